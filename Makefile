@@ -1,0 +1,70 @@
+# `make run` serves from a fresh clone; `make test` and `make lint` are what CI asks.
+
+CARGO ?= cargo
+TIME ?= 600
+TARGET := $(if $(CARGO_TARGET_DIR),$(CARGO_TARGET_DIR),target)
+TOOLS := $(CURDIR)/target/tools
+FEATURES := --features failpoints
+
+export SQLX_OFFLINE ?= true
+# Where the tests find grpcurl, Python and PostgreSQL's other majors.
+export HOWDAH_TEST_TOOLS := $(TOOLS)
+
+.PHONY: run release debug test soak bench demo tools fmt lint sqlx sqlx-check prerequisites
+
+# Serves with the defaults. Settings: make run ARGS='--listen 127.0.0.1:0'
+run: release
+	@exec $(TARGET)/release/howdah serve $(ARGS)
+
+release:
+	@tools/prerequisites.sh build
+	$(CARGO) build --release --locked
+
+debug:
+	@tools/prerequisites.sh test
+	$(CARGO) build --locked $(FEATURES)
+
+# All that the tests use besides the system's PostgreSQL, in target/tools.
+tools: prerequisites
+	@tools/install.sh
+
+prerequisites:
+	@tools/prerequisites.sh test
+
+# Everything but the long tables, which are `make soak`.
+test: prerequisites
+	@tools/install.sh grpcurl python postgres
+	$(CARGO) test --locked $(FEATURES) -- --skip soak::
+
+# The long tables, for about TIME seconds in all.
+soak: prerequisites
+	@tools/install.sh grpcurl python postgres
+	@tools/soak.sh $(TIME)
+
+# Figures, as ratios against the bare alternative in the same run.
+bench: prerequisites
+	@tools/install.sh postgres
+	$(CARGO) bench --locked
+
+# The README's tour, by itself, against a server of its own.
+demo: release
+	@tools/install.sh grpcurl
+	@HOWDAH=$(TARGET)/release/howdah tools/demo.sh
+
+fmt:
+	$(CARGO) fmt
+
+lint: prerequisites
+	@tools/install.sh buf deny
+	$(CARGO) fmt --check
+	$(CARGO) clippy --locked --all-targets $(FEATURES) -- -D warnings
+	$(TOOLS)/bin/buf lint
+	shellcheck -x .ci/run tools/*.sh
+	@tools/deny.sh
+
+# The offline data of the store's queries.
+sqlx: prerequisites
+	@tools/sqlx.sh write
+
+sqlx-check: prerequisites
+	@tools/sqlx.sh check

@@ -1,0 +1,146 @@
+//! GetInstance and ListInstances against the bare handler.
+
+use std::{
+    io::{BufRead, BufReader},
+    process::{Child, Command, Stdio},
+    time::{Duration, Instant},
+};
+
+use howdah::pb::v1::{
+    GetInstanceRequest, ListInstancesRequest, instance_service_client::InstanceServiceClient,
+};
+use tonic::transport::Channel;
+
+use crate::{
+    ROUNDS,
+    support::howdah::{Howdah, Options, PROJECT, instance_name},
+    table::{Table, percentile},
+};
+
+const CONNECTIONS: usize = 64;
+const WARM_UP: Duration = Duration::from_secs(1);
+const ROUND: Duration = Duration::from_secs(4);
+
+#[derive(Clone, Copy)]
+enum Call {
+    Get,
+    List,
+}
+
+/// What a round of calls gave.
+struct Round {
+    rate: f64,
+    cpu_microseconds: f64,
+    p50: f64,
+    p99: f64,
+}
+
+pub async fn measure(table: &mut Table) {
+    let options = Options::external().await.with("HOWDAH_LOG_FILTER", "warn");
+    let url = options.database_url.clone().unwrap();
+    let howdah = Howdah::serve(options).await;
+    howdah.instance("orders").await;
+    let (bare, address) = bare(&url);
+    for (call, name) in [(Call::Get, "GetInstance"), (Call::List, "ListInstances")] {
+        let mut rounds = Vec::new();
+        for _ in 0..ROUNDS {
+            let ours = round(&howdah.endpoint(), howdah.pid(), call).await;
+            let theirs = round(&address, bare.0.id(), call).await;
+            rounds.push((ours, theirs));
+        }
+        let how = "64 connections, 4 s each in turns, client on the same 2 cores";
+        let mut row = |what: &str, of: fn(&Round) -> f64, unit: &str, target: &str| {
+            let pairs: Vec<(f64, f64)> = rounds.iter().map(|(a, b)| (of(a), of(b))).collect();
+            table.compare(&format!("{name}: {what}"), &pairs, unit, target, how);
+        };
+        row("rate", |round| round.rate, "calls/s", ">= 0.8");
+        row("CPU per call", |round| round.cpu_microseconds, "us", "");
+        row("p50", |round| round.p50, "ms", "");
+        row("p99", |round| round.p99, "ms", "");
+    }
+}
+
+/// The bare server, ended when this is dropped.
+struct Bare(Child);
+
+impl Drop for Bare {
+    fn drop(&mut self) {
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
+}
+
+fn bare(database_url: &str) -> (Bare, String) {
+    let mut child = Command::new(std::env::current_exe().unwrap())
+        .args(["bare-server", database_url])
+        .stdout(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let mut address = String::new();
+    BufReader::new(child.stdout.take().unwrap())
+        .read_line(&mut address)
+        .unwrap();
+    (Bare(child), address.trim().to_owned())
+}
+
+async fn round(address: &str, pid: u32, call: Call) -> Round {
+    let mut clients = Vec::new();
+    for _ in 0..CONNECTIONS {
+        let channel = Channel::from_shared(format!("http://{address}")).unwrap();
+        clients.push(InstanceServiceClient::new(channel.connect().await.unwrap()));
+    }
+    drive(&clients, call, WARM_UP).await;
+    let (before, start) = (cpu_seconds(pid), Instant::now());
+    let times = drive(&clients, call, ROUND).await;
+    let (cpu, elapsed) = (cpu_seconds(pid) - before, start.elapsed().as_secs_f64());
+    let count = times.len() as f64;
+    Round {
+        rate: count / elapsed,
+        cpu_microseconds: cpu * 1e6 / count,
+        p50: percentile(&times, 0.5) * 1e3,
+        p99: percentile(&times, 0.99) * 1e3,
+    }
+}
+
+/// Calls on every connection, one after the other; answers each call's seconds.
+async fn drive(clients: &[InstanceServiceClient<Channel>], call: Call, time: Duration) -> Vec<f64> {
+    let end = Instant::now() + time;
+    let mut running = tokio::task::JoinSet::new();
+    for client in clients {
+        let mut client = client.clone();
+        running.spawn(async move {
+            let mut times = Vec::new();
+            while Instant::now() < end {
+                let start = Instant::now();
+                match call {
+                    Call::Get => {
+                        let request = GetInstanceRequest {
+                            name: instance_name("orders"),
+                        };
+                        client.get_instance(request).await.map(drop).unwrap();
+                    }
+                    Call::List => {
+                        let parent = PROJECT.to_owned();
+                        let request = ListInstancesRequest {
+                            parent,
+                            ..Default::default()
+                        };
+                        client.list_instances(request).await.map(drop).unwrap();
+                    }
+                }
+                times.push(start.elapsed().as_secs_f64());
+            }
+            times
+        });
+    }
+    running.join_all().await.concat()
+}
+
+/// User and system time of a process, from /proc/PID/stat.
+pub fn cpu_seconds(pid: u32) -> f64 {
+    let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).unwrap();
+    let after_name = stat.rsplit_once(") ").unwrap().1;
+    let fields: Vec<&str> = after_name.split(' ').collect();
+    let ticks: u64 = fields[11].parse::<u64>().unwrap() + fields[12].parse::<u64>().unwrap();
+    ticks as f64 / 100.0
+}

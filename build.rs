@@ -1,0 +1,44 @@
+//! Compiles the protos: message and service code, validation rules, descriptors.
+
+use std::{env, error::Error, fs, path::PathBuf};
+
+/// Every proto with messages of ours, or of Google's that we serve.
+const PROTOS: &[&str] = &[
+    "proto/google/longrunning/operations.proto",
+    "proto/google/rpc/error_details.proto",
+    "proto/howdah/options/v1/permission.proto",
+    "proto/howdah/options/v1/secret.proto",
+    "proto/howdah/v1/change_stream_service.proto",
+    "proto/howdah/v1/database_service.proto",
+    "proto/howdah/v1/instance_service.proto",
+    "proto/howdah/v1/operation_metadata.proto",
+];
+
+/// Messages with secret fields, whose `Debug` is written by hand in `src/pb.rs`.
+const SECRET_MESSAGES: &[&str] = &["howdah.v1.Connection"];
+
+fn main() -> Result<(), Box<dyn Error>> {
+    println!("cargo:rerun-if-changed=proto");
+    println!("cargo:rerun-if-changed=migrations");
+    let out = PathBuf::from(env::var("OUT_DIR")?);
+    let mut compiler = protox::Compiler::new(["proto"])?;
+    compiler.include_imports(true).include_source_info(true);
+    compiler.open_files(PROTOS.iter().map(|path| path.trim_start_matches("proto/")))?;
+    let descriptors = out.join("descriptors.bin");
+    fs::write(&descriptors, compiler.encode_file_descriptor_set())?;
+
+    let mut config = tonic_prost_build::Config::new();
+    config.skip_debug(SECRET_MESSAGES);
+    // Encoded maps must be the same every time: requests are known again by their hash.
+    config.btree_map(["."]);
+    config.enable_type_names();
+    tonic_prost_build::configure()
+        .build_transport(false)
+        .compile_well_known_types(false)
+        .compile_fds_with_config(compiler.file_descriptor_set(), config)?;
+    prost_protovalidate_build::Builder::new()
+        .file_descriptor_set_path(&descriptors)?
+        .fail_on_runtime_only(true)
+        .compile()?;
+    Ok(())
+}

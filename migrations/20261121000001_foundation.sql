@@ -1,0 +1,185 @@
+-- The metadata of Howdah. Forward only: expand first, contract one release later.
+
+create table projects (
+    id text primary key,
+    create_time timestamptz not null default now()
+);
+insert into projects (id) values ('default');
+
+-- Machines (more exactly: local roots) that run servers of the provider `local`.
+create table hosts (
+    id uuid primary key,
+    name text not null,
+    seen_time timestamptz not null default now()
+);
+
+-- Keys that sealed values were sealed with; the check value tells a wrong key.
+create table sealing_keys (
+    key_id text primary key,
+    check_value bytea not null,
+    create_time timestamptz not null default now()
+);
+
+create table instances (
+    uid uuid primary key,
+    project text not null references projects,
+    id text not null,
+    revision bigint not null default 1,
+    display_name text not null,
+    labels jsonb not null,
+    annotations jsonb not null,
+    create_time timestamptz not null default now(),
+    update_time timestamptz not null default now(),
+    delete_time timestamptz,
+    purge_time timestamptz,
+    state text not null check (state in
+        ('CREATING', 'READY', 'STOPPED', 'STARTING', 'STOPPING', 'DELETING', 'DELETED', 'FAILED')),
+    wanted_version text not null,
+    parameters jsonb not null,
+    pending_restart text[] not null default '{}',
+    ephemeral boolean not null,
+    deletion_protection boolean not null,
+    epoch bigint not null default 1,
+    active_server integer not null default 1,
+    -- Whether its server is meant to run: what the supervisor goes by.
+    running boolean not null default true,
+    conditions jsonb not null default '[]',
+    unique (project, id),
+    check ((delete_time is null) = (purge_time is null))
+);
+create index instances_purge on instances (purge_time) where purge_time is not null;
+
+create table servers (
+    uid uuid primary key,
+    instance_uid uuid not null references instances on delete cascade,
+    number integer not null,
+    provider text not null,
+    version text not null,
+    host uuid not null references hosts,
+    -- Reserved on its host as long as the row is there.
+    port integer check (port between 1 and 65535),
+    -- PostgreSQL's, as decimal text: it does not fit a bigint.
+    system_identifier text,
+    started boolean not null default false,
+    -- Password of howdah_admin, sealed.
+    admin_password bytea not null,
+    unique (instance_uid, number),
+    unique (host, port)
+);
+
+create table databases (
+    uid uuid primary key,
+    instance_uid uuid not null references instances on delete cascade,
+    id text not null,
+    revision bigint not null default 1,
+    display_name text not null,
+    labels jsonb not null,
+    annotations jsonb not null,
+    create_time timestamptz not null default now(),
+    update_time timestamptz not null default now(),
+    state text not null check (state in ('CREATING', 'READY', 'DELETING', 'FAILED')),
+    postgresql_name text not null,
+    owner text not null,
+    encoding text not null,
+    locale_provider text not null,
+    locale text not null,
+    connection_limit integer not null,
+    deletion_protection boolean not null,
+    unique (instance_uid, id),
+    unique (instance_uid, postgresql_name)
+);
+
+create table roles (
+    uid uuid primary key,
+    instance_uid uuid not null references instances on delete cascade,
+    id text not null,
+    postgresql_name text not null,
+    -- The database that it was made for and goes with.
+    database_uid uuid references databases on delete cascade,
+    -- Its password, sealed.
+    password bytea not null,
+    create_time timestamptz not null default now(),
+    unique (instance_uid, id),
+    unique (instance_uid, postgresql_name)
+);
+create index roles_database on roles (database_uid);
+
+create table operations (
+    id uuid primary key,
+    project text not null references projects,
+    kind text not null,
+    plan_version integer not null,
+    verb text not null,
+    target text not null,
+    target_uid uuid not null,
+    -- The instance of a database's operation.
+    parent_uid uuid,
+    principal text not null,
+    parameters jsonb not null,
+    state text not null check (state in
+        ('PENDING', 'RUNNING', 'UNDOING', 'SUCCEEDED', 'FAILED', 'CANCELLED')),
+    -- Step that is next (forward) or is being taken back (undoing).
+    position integer not null default 0,
+    attempt integer not null default 0,
+    -- Grows with each claim; a commit with an old one is refused.
+    token bigint not null default 0,
+    worker uuid,
+    lease_until timestamptz,
+    run_time timestamptz not null default now(),
+    required_host uuid references hosts,
+    -- Whether every step can be taken back.
+    cancellable boolean not null,
+    cancel_requested boolean not null default false,
+    last_error jsonb,
+    failure jsonb,
+    outcome jsonb,
+    hidden boolean not null default false,
+    create_time timestamptz not null default now(),
+    end_time timestamptz,
+    check ((end_time is null) = (state in ('PENDING', 'RUNNING', 'UNDOING')))
+);
+create unique index operations_one_active on operations (target_uid) where end_time is null;
+create index operations_active_parent on operations (parent_uid) where end_time is null;
+create index operations_due on operations (run_time) where end_time is null;
+create index operations_listed on operations (project, create_time, id);
+create index operations_ended on operations (end_time) where end_time is not null;
+
+create table operation_stages (
+    operation_id uuid not null references operations on delete cascade,
+    position integer not null,
+    name text not null,
+    title text not null,
+    state text not null default 'PENDING' check (state in
+        ('PENDING', 'RUNNING', 'SUCCEEDED', 'FAILED', 'UNDONE')),
+    start_time timestamptz,
+    end_time timestamptz,
+    progress_percent integer not null default 0 check (progress_percent between 0 and 100),
+    primary key (operation_id, position)
+);
+
+-- Requests that were accepted, so that a replay finds its first operation.
+create table requests (
+    principal text not null,
+    method text not null,
+    request_id uuid not null,
+    fingerprint bytea not null,
+    operation_id uuid not null,
+    create_time timestamptz not null default now(),
+    primary key (principal, method, request_id)
+);
+create index requests_age on requests (create_time);
+
+-- Temporary subscriptions: what they made on a server, recorded before it is made.
+create table subscriptions (
+    uid uuid primary key,
+    instance_uid uuid not null references instances on delete cascade,
+    database text not null,
+    publications text[] not null,
+    slot text not null,
+    backend_pid integer,
+    worker uuid not null,
+    lease_until timestamptz not null,
+    create_time timestamptz not null default now()
+);
+create index subscriptions_instance on subscriptions (instance_uid);
+create index subscriptions_lease on subscriptions (lease_until);

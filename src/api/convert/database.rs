@@ -1,0 +1,163 @@
+//! Databases and connections.
+
+use std::collections::BTreeMap;
+
+use secrecy::ExposeSecret;
+
+use super::{refuse_nul, refuse_nul_in, timestamp};
+use crate::{
+    app::CreateDatabase,
+    domain::{
+        Reason, Result,
+        database::{Connection, Database, State},
+        name::{DatabaseName, Id},
+    },
+    pb::v1,
+};
+
+/// The database on the wire.
+pub(in crate::api) fn to_wire(database: Database) -> v1::Database {
+    let state = match database.state {
+        State::Creating => v1::database::State::Creating,
+        State::Ready => v1::database::State::Ready,
+        State::Deleting => v1::database::State::Deleting,
+        State::Failed => v1::database::State::Failed,
+    };
+    v1::Database {
+        etag: database.etag(),
+        name: database.name.to_string(),
+        uid: database.uid.to_string(),
+        labels: database.labels,
+        annotations: database.annotations,
+        display_name: database.display_name,
+        create_time: Some(timestamp(database.create_time)),
+        update_time: Some(timestamp(database.update_time)),
+        state: state.into(),
+        reconciling: database.reconciling,
+        postgresql_name: database.postgresql_name.to_string(),
+        owner: database.owner.to_string(),
+        encoding: database.encoding,
+        locale_provider: database.locale_provider,
+        locale: database.locale,
+        connection_limit: database.connection_limit,
+        deletion_protection: database.deletion_protection,
+    }
+}
+
+/// What a request asks to be created.
+///
+/// # Errors
+/// NAME_MALFORMED, NAME_TOO_LONG, FIELD_INVALID, LABEL_INVALID.
+pub(in crate::api) fn create(request: v1::CreateDatabaseRequest) -> Result<CreateDatabase> {
+    let database = request.database.unwrap_or_default();
+    for (text, field) in [
+        (&database.display_name, "display_name"),
+        (&database.encoding, "encoding"),
+        (&database.locale_provider, "locale_provider"),
+        (&database.locale, "locale"),
+    ] {
+        refuse_nul(text, &format!("database.{field}"), Reason::FieldInvalid)?;
+    }
+    for (map, field) in [
+        (&database.labels, "labels"),
+        (&database.annotations, "annotations"),
+    ] {
+        refuse_nul_in(map, &format!("database.{field}"), Reason::LabelInvalid)?;
+    }
+    Ok(CreateDatabase {
+        name: DatabaseName {
+            instance: request.parent.parse()?,
+            database: Id::parse(&request.database_id, "database_id")?,
+        },
+        display_name: database.display_name,
+        labels: database.labels,
+        annotations: database.annotations,
+        postgresql_name: database.postgresql_name,
+        owner: database.owner,
+        encoding: database.encoding,
+        locale_provider: database.locale_provider,
+        locale: database.locale,
+        connection_limit: database.connection_limit,
+        deletion_protection: database.deletion_protection,
+    })
+}
+
+/// The connection on the wire, with everything that a program may want it as.
+pub(in crate::api) fn connection_to_wire(connection: &Connection) -> v1::Connection {
+    let password = connection.password.expose_secret().to_owned();
+    let (user, database) = (connection.user.to_string(), connection.database.to_string());
+    let uri = uri(connection, &password);
+    let environment = BTreeMap::from([
+        ("DATABASE_URL".to_owned(), uri.clone()),
+        ("DB_HOST".to_owned(), connection.host.clone()),
+        ("DB_PORT".to_owned(), connection.port.to_string()),
+        ("DB_NAME".to_owned(), database.clone()),
+        ("DB_USER".to_owned(), user.clone()),
+        ("DB_PASSWORD".to_owned(), password.clone()),
+    ]);
+    v1::Connection {
+        host: connection.host.clone(),
+        port: connection.port.into(),
+        database,
+        user,
+        password,
+        uri,
+        sslmode: connection.sslmode.to_owned(),
+        environment,
+    }
+}
+
+fn uri(connection: &Connection, password: &str) -> String {
+    let host = match connection.host.contains(':') {
+        true => format!("[{}]", connection.host),
+        false => connection.host.clone(),
+    };
+    format!(
+        "postgresql://{}:{}@{host}:{}/{}?sslmode={}",
+        percent(connection.user.as_str()),
+        percent(password),
+        connection.port,
+        percent(connection.database.as_str()),
+        connection.sslmode,
+    )
+}
+
+/// Percent-encodes everything but RFC 3986's unreserved characters.
+fn percent(text: &str) -> String {
+    let mut encoded = String::with_capacity(text.len());
+    for byte in text.bytes() {
+        match byte {
+            b'a'..=b'z' | b'A'..=b'Z' | b'0'..=b'9' | b'-' | b'.' | b'_' | b'~' => {
+                encoded.push(char::from(byte));
+            }
+            _ => encoded.push_str(&format!("%{byte:02X}")),
+        }
+    }
+    encoded
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::domain::postgres::PostgresName;
+
+    #[test]
+    fn uris_survive_odd_names() {
+        let connection = Connection {
+            host: "::1".into(),
+            port: 5432,
+            database: PostgresName::parse("a/b?c", "d").unwrap(),
+            user: PostgresName::parse("ü@x", "u").unwrap(),
+            password: "p:w".into(),
+            sslmode: "prefer",
+        };
+        let wire = connection_to_wire(&connection);
+        assert_eq!(
+            wire.uri,
+            "postgresql://%C3%BC%40x:p%3Aw@[::1]:5432/a%2Fb%3Fc?sslmode=prefer"
+        );
+        assert_eq!(wire.environment["DB_PASSWORD"], "p:w");
+        assert!(!format!("{wire:?}").contains("p:w"));
+        assert!(!format!("{wire:?}").contains("p%3Aw"));
+    }
+}

@@ -1,0 +1,181 @@
+//! Instances, servers and engines.
+
+use uuid::Uuid;
+
+use super::{refuse_nul, refuse_nul_in, timestamp};
+use crate::{
+    app::CreateInstance,
+    domain::{
+        Error, Reason, Result,
+        engine::Engine,
+        instance::{Condition, Instance, Server, State, Status},
+        name::{Id, InstanceName, ProjectName},
+        provider::Address,
+    },
+    pb::v1,
+};
+
+/// The instance on the wire.
+pub(in crate::api) fn to_wire(instance: Instance) -> v1::Instance {
+    let active = instance.active().ok();
+    let host = active
+        .map(|server| server.host.to_string())
+        .unwrap_or_default();
+    let server_version = active
+        .filter(|server| server.started)
+        .map(|server| server.version);
+    let servers = instance
+        .servers
+        .iter()
+        .map(|server| server_to_wire(&instance, server))
+        .collect();
+    v1::Instance {
+        etag: instance.etag(),
+        active_server: format!("{}/servers/{}", instance.name, instance.active_server),
+        server_version: server_version
+            .map(|version| version.to_string())
+            .unwrap_or_default(),
+        servers,
+        provider_config: Some(v1::instance::ProviderConfig::Local(
+            v1::instance::LocalProviderConfig { host },
+        )),
+        name: instance.name.to_string(),
+        uid: instance.uid.to_string(),
+        labels: instance.labels,
+        annotations: instance.annotations,
+        display_name: instance.display_name,
+        create_time: Some(timestamp(instance.create_time)),
+        update_time: Some(timestamp(instance.update_time)),
+        delete_time: instance.delete_time.map(timestamp),
+        purge_time: instance.purge_time.map(timestamp),
+        state: state(instance.state).into(),
+        reconciling: instance.reconciling,
+        version: instance.wanted.to_string(),
+        parameters: instance.parameters,
+        pending_restart_parameters: instance.pending_restart,
+        ephemeral: instance.ephemeral,
+        deletion_protection: instance.deletion_protection,
+        epoch: instance.epoch,
+        endpoint: instance.endpoint.map(endpoint),
+        conditions: instance.conditions.into_iter().map(condition).collect(),
+    }
+}
+
+fn state(state: State) -> v1::instance::State {
+    match state {
+        State::Creating => v1::instance::State::Creating,
+        State::Ready => v1::instance::State::Ready,
+        State::Stopped => v1::instance::State::Stopped,
+        State::Starting => v1::instance::State::Starting,
+        State::Stopping => v1::instance::State::Stopping,
+        State::Deleting => v1::instance::State::Deleting,
+        State::Deleted => v1::instance::State::Deleted,
+        State::Failed => v1::instance::State::Failed,
+    }
+}
+
+fn server_to_wire(instance: &Instance, server: &Server) -> v1::Server {
+    v1::Server {
+        name: format!("{}/servers/{}", instance.name, server.number),
+        uid: server.uid.to_string(),
+        version: server.version.to_string(),
+        provider: server.provider.clone(),
+        host: server.host.to_string(),
+        system_identifier: server.system_identifier.unwrap_or_default(),
+    }
+}
+
+fn endpoint(address: Address) -> v1::Endpoint {
+    let directory = address
+        .socket_directory
+        .map(|directory| directory.display().to_string());
+    v1::Endpoint {
+        host: address.host,
+        port: address.port.into(),
+        socket_directory: directory.unwrap_or_default(),
+    }
+}
+
+fn condition(condition: Condition) -> v1::Condition {
+    let status = match condition.status {
+        Status::True => v1::condition::Status::True,
+        Status::False => v1::condition::Status::False,
+        Status::Unknown => v1::condition::Status::Unknown,
+    };
+    v1::Condition {
+        r#type: condition.kind,
+        status: status.into(),
+        reason: condition.reason,
+        message: condition.message,
+        time: Some(timestamp(condition.time)),
+    }
+}
+
+/// The engine on the wire.
+pub(in crate::api) fn engine_to_wire(engine: &Engine) -> v1::Engine {
+    v1::Engine {
+        provider: engine.provider.to_owned(),
+        version: engine.version.to_string(),
+        major: engine.version.major.into(),
+        directory: engine.directory.display().to_string(),
+        tls: engine.tls,
+        icu: engine.icu,
+        extensions: engine.extensions.clone(),
+        tools: engine.tools.clone(),
+        missing_tools: engine.missing_tools(),
+        usable: engine.usable(),
+    }
+}
+
+/// What a request asks to be created.
+///
+/// # Errors
+/// NAME_MALFORMED, NAME_TOO_LONG, VERSION_MALFORMED, FIELD_INVALID, LABEL_INVALID,
+/// PARAMETER_INVALID.
+pub(in crate::api) fn create(request: v1::CreateInstanceRequest) -> Result<CreateInstance> {
+    let parent: ProjectName = request.parent.parse()?;
+    let instance = request.instance.unwrap_or_default();
+    let host = match instance.provider_config {
+        Some(v1::instance::ProviderConfig::Local(local)) => host(&local.host)?,
+        None => None,
+    };
+    refuse_nul(
+        &instance.display_name,
+        "instance.display_name",
+        Reason::FieldInvalid,
+    )?;
+    for (map, field, reason) in [
+        (&instance.labels, "labels", Reason::LabelInvalid),
+        (&instance.annotations, "annotations", Reason::LabelInvalid),
+        (&instance.parameters, "parameters", Reason::ParameterInvalid),
+    ] {
+        refuse_nul_in(map, &format!("instance.{field}"), reason)?;
+    }
+    Ok(CreateInstance {
+        name: InstanceName {
+            project: parent.project,
+            instance: Id::parse(&request.instance_id, "instance_id")?,
+        },
+        wanted: instance
+            .version
+            .parse()
+            .map_err(|error: Error| error.with_field("instance.version"))?,
+        display_name: instance.display_name,
+        labels: instance.labels,
+        annotations: instance.annotations,
+        parameters: instance.parameters,
+        ephemeral: instance.ephemeral,
+        deletion_protection: instance.deletion_protection,
+        host,
+    })
+}
+
+fn host(text: &str) -> Result<Option<Uuid>> {
+    if text.is_empty() {
+        return Ok(None);
+    }
+    Uuid::try_parse(text).map(Some).map_err(|_| {
+        Error::new(Reason::FieldInvalid, "the id of a host is a UUID")
+            .with_field("instance.local.host")
+    })
+}

@@ -1,0 +1,91 @@
+//! `howdah.v1.DatabaseService`.
+
+use tonic::{Request, Response, Status, async_trait};
+
+use super::{
+    convert::{database, mutation::mutation},
+    instances::{answer, mutation_of},
+    validate::check,
+};
+use crate::{
+    app::{App, DeleteDatabase, List},
+    pb::{
+        google::longrunning::Operation,
+        v1::{self, database_service_server::DatabaseService},
+    },
+};
+
+/// The service over the use cases.
+#[derive(Clone)]
+pub struct Databases(pub App);
+
+type Answer<T> = Result<Response<T>, Status>;
+
+#[async_trait]
+impl DatabaseService for Databases {
+    async fn create_database(
+        &self,
+        request: Request<v1::CreateDatabaseRequest>,
+    ) -> Answer<Operation> {
+        check(request.get_ref())?;
+        let mutation = mutation_of!(request, "howdah.v1.DatabaseService/CreateDatabase")?;
+        let new = database::create(request.into_inner())?;
+        answer(self.0.create_database(mutation, new).await)
+    }
+
+    async fn get_database(&self, request: Request<v1::GetDatabaseRequest>) -> Answer<v1::Database> {
+        check(request.get_ref())?;
+        let name = request.into_inner().name.parse()?;
+        Ok(Response::new(database::to_wire(
+            self.0.database(&name).await?,
+        )))
+    }
+
+    async fn list_databases(
+        &self,
+        request: Request<v1::ListDatabasesRequest>,
+    ) -> Answer<v1::ListDatabasesResponse> {
+        check(request.get_ref())?;
+        let request = request.into_inner();
+        let list = List {
+            page_size: request.page_size,
+            page_token: request.page_token,
+            filter: request.filter,
+            order_by: request.order_by,
+            show_deleted: false,
+        };
+        let page = self
+            .0
+            .list_databases(&request.parent.parse()?, list)
+            .await?;
+        Ok(Response::new(v1::ListDatabasesResponse {
+            databases: page.items.into_iter().map(database::to_wire).collect(),
+            next_page_token: page.next_page_token,
+        }))
+    }
+
+    async fn delete_database(
+        &self,
+        request: Request<v1::DeleteDatabaseRequest>,
+    ) -> Answer<Operation> {
+        check(request.get_ref())?;
+        let mutation = mutation_of!(request, "howdah.v1.DatabaseService/DeleteDatabase")?;
+        let request = request.into_inner();
+        let delete = DeleteDatabase {
+            name: request.name.parse()?,
+            etag: request.etag,
+            force: request.force,
+        };
+        answer(self.0.delete_database(mutation, delete).await)
+    }
+
+    async fn get_connection(
+        &self,
+        request: Request<v1::GetConnectionRequest>,
+    ) -> Answer<v1::Connection> {
+        check(request.get_ref())?;
+        let name = request.into_inner().name.parse()?;
+        let connection = self.0.connection(&name).await?;
+        Ok(Response::new(database::connection_to_wire(&connection)))
+    }
+}

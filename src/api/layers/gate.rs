@@ -1,0 +1,108 @@
+//! A layer that lets a request in or answers it at once.
+
+use std::{
+    convert::Infallible,
+    pin::Pin,
+    task::{Context, Poll},
+};
+
+use http::Request;
+use pin_project_lite::pin_project;
+use tonic::Status;
+use tower::{Layer, Service};
+
+use crate::domain::{Error, Result};
+
+use super::Response;
+
+/// The decision of a gate.
+pub trait Check: Clone {
+    /// Lets the request in, maybe with more in its extensions.
+    ///
+    /// # Errors
+    /// Why it is not let in.
+    fn check<B>(&self, request: &mut Request<B>) -> Result<()>;
+}
+
+/// Puts a [`Check`] in front of a service.
+#[derive(Clone, Debug)]
+pub struct GateLayer<C>(pub C);
+
+impl<S, C: Check> Layer<S> for GateLayer<C> {
+    type Service = Gate<S, C>;
+
+    fn layer(&self, inner: S) -> Self::Service {
+        Gate {
+            inner,
+            check: self.0.clone(),
+        }
+    }
+}
+
+/// A service behind a [`Check`].
+#[derive(Clone, Debug)]
+pub struct Gate<S, C> {
+    inner: S,
+    check: C,
+}
+
+impl<S, C, B> Service<Request<B>> for Gate<S, C>
+where
+    S: Service<Request<B>, Response = Response, Error = Infallible>,
+    C: Check,
+{
+    type Response = Response;
+    type Error = Infallible;
+    type Future = Passing<S::Future>;
+
+    fn poll_ready(&mut self, context: &mut Context<'_>) -> Poll<Result<(), Infallible>> {
+        self.inner.poll_ready(context)
+    }
+
+    fn call(&mut self, mut request: Request<B>) -> Self::Future {
+        match self.check.check(&mut request) {
+            Ok(()) => Passing::through(self.inner.call(request)),
+            Err(error) => Passing::refused(error),
+        }
+    }
+}
+
+pin_project! {
+    /// The answer of the service behind, or a refusal.
+    #[derive(Debug)]
+    pub struct Passing<F> {
+        #[pin]
+        future: Option<F>,
+        refusal: Option<Response>,
+    }
+}
+
+impl<F> Passing<F> {
+    pub(super) const fn through(future: F) -> Self {
+        Self {
+            future: Some(future),
+            refusal: None,
+        }
+    }
+
+    pub(super) fn refused(error: Error) -> Self {
+        Self {
+            future: None,
+            refusal: Some(Status::from(error).into_http()),
+        }
+    }
+}
+
+impl<F: Future<Output = Result<Response, Infallible>>> Future for Passing<F> {
+    type Output = F::Output;
+
+    fn poll(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Self::Output> {
+        let this = self.project();
+        match (this.future.as_pin_mut(), this.refusal.take()) {
+            (Some(future), _) => future.poll(context),
+            (None, Some(response)) => Poll::Ready(Ok(response)),
+            // Polled after it was done, which the contract of futures rules out.
+            (None, None) => Poll::Pending,
+        }
+    }
+}

@@ -1,0 +1,60 @@
+//! What every call passes, from the outside to the inside:
+//!
+//! 1. [`trace`]: trace context, span, the [`Call`] that the layers below read;
+//! 2. [`measure`]: metrics and access log, of calls that are dropped too;
+//! 3. [`details`]: an `ErrorInfo` for every status, also for those that tonic makes;
+//! 4. [`panics`]: a panic becomes INTERNAL;
+//! 5. [`shed`]: a bound on calls under way;
+//! 6. [`deadline`]: the caller's timeout and our own cap;
+//! 7. [`authenticate`]: who calls;
+//! 8. [`rate`]: how often this caller may;
+//! 9. [`authorise`]: whether it may, by the method's permission;
+//! 10. [`audit`]: mutations and secrets are written down.
+//!
+//! The layers are always ready and hold no locks; their futures and bodies are
+//! concrete types, so that a call costs no allocation in them.
+
+mod answer;
+pub mod audit;
+pub mod authenticate;
+pub mod authorise;
+mod body;
+pub mod deadline;
+pub mod details;
+pub mod gate;
+pub mod measure;
+pub mod panics;
+pub mod rate;
+pub mod shed;
+pub mod trace;
+
+use std::sync::Arc;
+
+use http::{Request, header::HeaderMap};
+use opentelemetry::trace::TraceId;
+use tonic::{Code, Status};
+
+use super::method::Method;
+
+/// Answer of the services behind the layers.
+pub(super) type Response = http::Response<tonic::body::Body>;
+
+/// A call on its way in, in the request's extensions from the first layer on.
+#[derive(Clone, Debug)]
+pub struct Call {
+    /// The method that is called.
+    pub method: Arc<Method>,
+    /// Trace that the call belongs to.
+    pub trace: TraceId,
+}
+
+/// The method of a request; None if the first layer was not passed.
+fn method_of<B>(request: &Request<B>) -> Option<&Arc<Method>> {
+    request.extensions().get::<Call>().map(|call| &call.method)
+}
+
+/// The status in headers or trailers, if there is one.
+fn code_in(headers: &HeaderMap) -> Option<Code> {
+    let value = headers.get(Status::GRPC_STATUS)?;
+    Some(Code::from_bytes(value.as_bytes()))
+}

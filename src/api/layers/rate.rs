@@ -1,0 +1,80 @@
+//! How often a caller may call.
+
+use std::{
+    num::NonZeroU32,
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
+};
+
+use governor::{
+    Quota, RateLimiter,
+    clock::{Clock as _, DefaultClock},
+    state::keyed::DefaultKeyedStateStore,
+};
+use http::Request;
+
+use crate::{
+    api::method::Method,
+    domain::{Error, Reason, Result, principal::Principal},
+};
+
+use super::{gate::Check, method_of};
+
+type Limiter = RateLimiter<Principal, DefaultKeyedStateStore<Principal>, DefaultClock>;
+
+/// After so many calls, callers that have been quiet are forgotten.
+const SWEEP: u64 = 65_536;
+
+/// A bound on the rate of calls per principal. Public methods do not count.
+#[derive(Clone, Debug)]
+pub struct Rate {
+    limiter: Option<Arc<Limiter>>,
+    calls: Arc<AtomicU64>,
+}
+
+impl Rate {
+    /// Lets `per_second` calls per second pass, and `burst` at once after a pause.
+    /// No bound if `per_second` is 0; `burst` is at least `per_second`.
+    #[must_use]
+    pub fn new(per_second: u32, burst: u32) -> Self {
+        let limiter = NonZeroU32::new(per_second).map(|rate| {
+            let burst = NonZeroU32::new(burst).map_or(rate, |burst| burst.max(rate));
+            Arc::new(RateLimiter::keyed(
+                Quota::per_second(rate).allow_burst(burst),
+            ))
+        });
+        Self {
+            limiter,
+            calls: Arc::default(),
+        }
+    }
+
+    fn sweep(&self, limiter: &Limiter) {
+        if self.calls.fetch_add(1, Ordering::Relaxed) % SWEEP == SWEEP - 1 {
+            limiter.retain_recent();
+        }
+    }
+}
+
+impl Check for Rate {
+    fn check<B>(&self, request: &mut Request<B>) -> Result<()> {
+        let Some(limiter) = &self.limiter else {
+            return Ok(());
+        };
+        let Some(principal) = request.extensions().get::<Principal>() else {
+            return Ok(());
+        };
+        if method_of(request).is_some_and(|method| Method::is_public(method)) {
+            return Ok(());
+        }
+        self.sweep(limiter);
+        limiter.check_key(principal).map_err(|early| {
+            let wait = early.wait_time_from(DefaultClock::default().now());
+            Error::new(Reason::RateLimited, "too many calls in a short time")
+                .with_resource(principal.to_string())
+                .with_retry_after(wait)
+        })
+    }
+}

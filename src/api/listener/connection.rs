@@ -1,0 +1,231 @@
+//! The life of one connection: handshakes, HTTP/2, age, drain.
+
+use std::{
+    convert::Infallible,
+    future, io,
+    sync::Arc,
+    task::{Context, Poll},
+    time::Duration,
+};
+
+use bytes::Bytes;
+use http::{Request, Response};
+use http_body::Body;
+use hyper::{body::Incoming, rt::Executor, server::conn::http2};
+use hyper_util::{
+    rt::{TokioIo, TokioTimer},
+    service::TowerToHyperService,
+};
+use opentelemetry::{metrics::UpDownCounter, trace::TraceId};
+use opentelemetry_sdk::trace::{IdGenerator as _, RandomIdGenerator};
+use tokio::time::{Instant, sleep_until, timeout};
+use tokio_rustls::TlsAcceptor;
+use tokio_util::{sync::CancellationToken, task::TaskTracker};
+use tower::{BoxError, Service};
+
+use crate::auth::{Peer, certificate};
+
+use super::{
+    Settings,
+    io::{Plain, Prefaced, Stream},
+    socket::Accepted,
+    tls,
+};
+
+/// What every connection is served with.
+#[derive(Clone, Debug)]
+pub(super) struct Acceptor {
+    pub(super) settings: Arc<Settings>,
+    pub(super) certificates: Option<Arc<tls::Certificates>>,
+    pub(super) open: UpDownCounter<i64>,
+    pub(super) tasks: TaskTracker,
+    pub(super) drain: CancellationToken,
+    pub(super) abort: CancellationToken,
+}
+
+impl Acceptor {
+    /// Serves a connection to its end.
+    pub(super) async fn serve<S, B>(self, accepted: Accepted, service: S)
+    where
+        S: Service<Request<Incoming>, Response = Response<B>, Error = Infallible>
+            + Clone
+            + Send
+            + Sync
+            + 'static,
+        S::Future: Send + 'static,
+        B: Body<Data = Bytes, Error: Into<BoxError>> + Send + 'static,
+    {
+        let _open = Open::new(&self.open);
+        let address = accepted.address;
+        let greeted = self
+            .drain
+            .run_until_cancelled(self.greet(accepted.stream))
+            .await;
+        let (stream, certificate) = match greeted {
+            Some(Ok(greeted)) => greeted,
+            Some(Err(error)) => {
+                tracing::debug!(peer = %address, %error, "handshake failed");
+                return;
+            }
+            None => return,
+        };
+        let peer = Peer {
+            address,
+            certificate,
+        };
+        if let Err(error) = self.converse(stream, with_peer(service, peer)).await {
+            tracing::debug!(peer = %address, %error, "connection ended");
+        }
+    }
+
+    /// TLS if configured, then the HTTP/2 preface.
+    async fn greet(&self, stream: Plain) -> io::Result<(Prefaced, Option<String>)> {
+        let bound = self.settings.handshake_timeout;
+        let (stream, certificate) = match &self.certificates {
+            None => (Stream::Plain(stream), None),
+            Some(certificates) => {
+                let acceptor = TlsAcceptor::from(certificates.current());
+                let stream = timeout(bound, acceptor.accept(stream)).await??;
+                let (_, session) = stream.get_ref();
+                if session.alpn_protocol() != Some(tls::ALPN) {
+                    return Err(io::Error::new(io::ErrorKind::InvalidData, "no ALPN h2"));
+                }
+                let identity = session
+                    .peer_certificates()
+                    .and_then(<[_]>::first)
+                    .and_then(|der| certificate::identity(der));
+                (Stream::Tls(Box::new(stream)), identity)
+            }
+        };
+        let stream = timeout(bound, Prefaced::read(stream)).await??;
+        Ok((stream, certificate))
+    }
+
+    /// HTTP/2 until the client leaves, the connection is too old, or the drain.
+    async fn converse<S, B>(
+        &self,
+        stream: Prefaced,
+        service: WithPeer<S>,
+    ) -> Result<(), hyper::Error>
+    where
+        S: Service<Request<Incoming>, Response = Response<B>, Error = Infallible>
+            + Clone
+            + Send
+            + Sync
+            + 'static,
+        S::Future: Send + 'static,
+        B: Body<Data = Bytes, Error: Into<BoxError>> + Send + 'static,
+    {
+        let service = TowerToHyperService::new(service);
+        let builder = self.builder();
+        let mut connection =
+            std::pin::pin!(builder.serve_connection(TokioIo::new(stream), service));
+        let too_old = self
+            .settings
+            .max_age
+            .map(|age| Instant::now() + jittered(age));
+        let grace = tokio::select! {
+            ended = connection.as_mut() => return ended,
+            () = until(too_old) => self.settings.age_grace,
+            () = self.drain.cancelled() => None,
+        };
+        connection.as_mut().graceful_shutdown();
+        let patience = grace.map(|grace| Instant::now() + grace);
+        tokio::select! {
+            ended = connection => ended,
+            () = until(patience) => Ok(()),
+        }
+    }
+
+    fn builder(&self) -> http2::Builder<Tracked> {
+        let settings = &self.settings;
+        let mut builder = http2::Builder::new(Tracked(self.tasks.clone()));
+        builder
+            .timer(TokioTimer::new())
+            .keep_alive_interval(settings.keepalive_interval)
+            .keep_alive_timeout(settings.keepalive_timeout)
+            .initial_stream_window_size(settings.stream_window)
+            .initial_connection_window_size(settings.connection_window)
+            .max_concurrent_streams(settings.max_concurrent_streams)
+            .max_header_list_size(settings.max_header_list_size)
+            .max_send_buf_size(settings.max_send_buffer);
+        builder
+    }
+}
+
+/// Sleeps until then, or for ever.
+async fn until(then: Option<Instant>) {
+    match then {
+        Some(then) => sleep_until(then).await,
+        None => future::pending().await,
+    }
+}
+
+/// Up to a tenth longer, so that connections of one moment do not end in one moment.
+fn jittered(age: Duration) -> Duration {
+    let random = RandomIdGenerator::default().new_trace_id();
+    let [first, ..] = TraceId::to_bytes(random);
+    age + age / 10 * u32::from(first) / 256
+}
+
+/// Runs the tasks of calls where a shutdown sees them. They end with their connection:
+/// hyper drops a call whose stream is gone.
+#[derive(Clone, Debug)]
+struct Tracked(TaskTracker);
+
+impl<F> Executor<F> for Tracked
+where
+    F: Future<Output = ()> + Send + 'static,
+{
+    fn execute(&self, future: F) {
+        self.0.spawn(future);
+    }
+}
+
+/// Counts a connection as open while it lives.
+struct Open(UpDownCounter<i64>);
+
+impl Open {
+    fn new(counter: &UpDownCounter<i64>) -> Self {
+        counter.add(1, &[]);
+        Self(counter.clone())
+    }
+}
+
+impl Drop for Open {
+    fn drop(&mut self) {
+        self.0.add(-1, &[]);
+    }
+}
+
+/// A service whose requests carry the peer.
+#[derive(Clone, Debug)]
+struct WithPeer<S> {
+    inner: S,
+    peer: Arc<Peer>,
+}
+
+fn with_peer<S>(inner: S, peer: Peer) -> WithPeer<S> {
+    WithPeer {
+        inner,
+        peer: Arc::new(peer),
+    }
+}
+
+impl<S, B> Service<Request<B>> for WithPeer<S>
+where
+    S: Service<Request<B>>,
+{
+    type Response = S::Response;
+    type Error = S::Error;
+    type Future = S::Future;
+
+    fn poll_ready(&mut self, context: &mut Context<'_>) -> Poll<Result<(), S::Error>> {
+        self.inner.poll_ready(context)
+    }
+
+    fn call(&mut self, mut request: Request<B>) -> S::Future {
+        request.extensions_mut().insert(Arc::clone(&self.peer));
+        self.inner.call(request)
+    }
+}

@@ -1,0 +1,137 @@
+//! Streams under HTTP/2.
+
+use std::{
+    io,
+    pin::Pin,
+    task::{Context, Poll},
+};
+
+use tokio::{
+    io::{AsyncRead, AsyncReadExt as _, AsyncWrite, ReadBuf},
+    net::{TcpStream, UnixStream},
+};
+use tokio_rustls::server::TlsStream;
+
+/// What every HTTP/2 client says first (RFC 9113, section 3.4).
+const PREFACE: &[u8; 24] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
+
+/// A stream without TLS.
+#[derive(Debug)]
+pub(super) enum Plain {
+    Tcp(TcpStream),
+    Unix(UnixStream),
+}
+
+/// A stream, encrypted or not.
+#[derive(Debug)]
+pub(super) enum Stream {
+    Plain(Plain),
+    Tls(Box<TlsStream<Plain>>),
+}
+
+macro_rules! delegate_read {
+    ($enum:ty: $($variant:pat => $stream:ident),*) => {
+        impl AsyncRead for $enum {
+            fn poll_read(
+                self: Pin<&mut Self>,
+                context: &mut Context<'_>,
+                buffer: &mut ReadBuf<'_>,
+            ) -> Poll<io::Result<()>> {
+                match self.get_mut() { $($variant => Pin::new($stream).poll_read(context, buffer),)* }
+            }
+        }
+    };
+}
+
+macro_rules! delegate_write {
+    ($enum:ty: $($variant:pat => $stream:ident),*) => {
+        impl AsyncWrite for $enum {
+            fn poll_write(
+                self: Pin<&mut Self>,
+                context: &mut Context<'_>,
+                bytes: &[u8],
+            ) -> Poll<io::Result<usize>> {
+                match self.get_mut() { $($variant => Pin::new($stream).poll_write(context, bytes),)* }
+            }
+
+            fn poll_write_vectored(
+                self: Pin<&mut Self>,
+                context: &mut Context<'_>,
+                slices: &[io::IoSlice<'_>],
+            ) -> Poll<io::Result<usize>> {
+                match self.get_mut() {
+                    $($variant => Pin::new($stream).poll_write_vectored(context, slices),)*
+                }
+            }
+
+            fn is_write_vectored(&self) -> bool {
+                match self { $($variant => $stream.is_write_vectored(),)* }
+            }
+
+            fn poll_flush(
+                self: Pin<&mut Self>,
+                context: &mut Context<'_>,
+            ) -> Poll<io::Result<()>> {
+                match self.get_mut() { $($variant => Pin::new($stream).poll_flush(context),)* }
+            }
+
+            fn poll_shutdown(
+                self: Pin<&mut Self>,
+                context: &mut Context<'_>,
+            ) -> Poll<io::Result<()>> {
+                match self.get_mut() { $($variant => Pin::new($stream).poll_shutdown(context),)* }
+            }
+        }
+    };
+}
+
+delegate_read!(Plain: Plain::Tcp(stream) => stream, Plain::Unix(stream) => stream);
+delegate_write!(Plain: Plain::Tcp(stream) => stream, Plain::Unix(stream) => stream);
+delegate_read!(Stream: Stream::Plain(stream) => stream, Stream::Tls(stream) => stream);
+delegate_write!(Stream: Stream::Plain(stream) => stream, Stream::Tls(stream) => stream);
+
+/// A stream whose HTTP/2 preface was read and will be read once more: without it a
+/// client that says nothing would hold its place for ever.
+#[derive(Debug)]
+pub(super) struct Prefaced {
+    unread: &'static [u8],
+    stream: Stream,
+}
+
+impl Prefaced {
+    /// Waits for the preface.
+    ///
+    /// # Errors
+    /// When the client goes away or speaks something else.
+    pub(super) async fn read(mut stream: Stream) -> io::Result<Self> {
+        let mut bytes = [0; PREFACE.len()];
+        stream.read_exact(&mut bytes).await?;
+        if bytes != *PREFACE {
+            return Err(io::Error::new(io::ErrorKind::InvalidData, "no HTTP/2"));
+        }
+        Ok(Self {
+            unread: PREFACE,
+            stream,
+        })
+    }
+}
+
+impl AsyncRead for Prefaced {
+    fn poll_read(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+        buffer: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        if self.unread.is_empty() {
+            return Pin::new(&mut self.stream).poll_read(context, buffer);
+        }
+        let (now, later) = self
+            .unread
+            .split_at(self.unread.len().min(buffer.remaining()));
+        buffer.put_slice(now);
+        self.unread = later;
+        Poll::Ready(Ok(()))
+    }
+}
+
+delegate_write!(Prefaced: Prefaced { stream, .. } => stream);

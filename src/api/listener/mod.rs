@@ -1,0 +1,166 @@
+//! The API's own accept loop: TCP and Unix sockets, TLS, HTTP/2.
+//!
+//! Everything is bounded before anybody is known: connections, handshakes, headers,
+//! streams, windows, the age of a connection and the end of the process.
+
+mod connection;
+mod io;
+mod settings;
+mod socket;
+mod tls;
+
+use std::{convert::Infallible, sync::Arc, time::Duration};
+
+use bytes::Bytes;
+use http::{Request, Response};
+use http_body::Body;
+use hyper::body::Incoming;
+use opentelemetry::metrics::{Meter, UpDownCounter};
+use tokio::{sync::Semaphore, time};
+use tokio_util::{sync::CancellationToken, task::TaskTracker};
+use tower::{BoxError, Service};
+
+use crate::{domain::Result, telemetry::names};
+
+pub use settings::{Address, ClientAuth, Settings, Tls};
+
+use connection::Acceptor;
+use socket::{Accepted, Socket};
+
+/// Pause after an accept that failed: the usual cause, no free descriptors, does not
+/// go away by asking again at once.
+const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
+/// Time for cut-off connections to notice.
+const ABORT_TIMEOUT: Duration = Duration::from_secs(1);
+
+/// A bound socket that is not served yet.
+#[derive(Debug)]
+pub struct Listener {
+    socket: Socket,
+    settings: Settings,
+    certificates: Option<Arc<tls::Certificates>>,
+    open: UpDownCounter<i64>,
+}
+
+impl Listener {
+    /// Binds the socket and reads the certificates.
+    ///
+    /// # Errors
+    /// CONFIG_INVALID when the address cannot be bound or TLS cannot be set up.
+    pub async fn bind(address: &Address, settings: Settings, meter: &Meter) -> Result<Self> {
+        let certificates = match &settings.tls {
+            Some(files) => Some(Arc::new(tls::Certificates::load(files.clone()).await?)),
+            None => None,
+        };
+        let socket = Socket::bind(address).await?;
+        let open = meter
+            .i64_up_down_counter(names::CONNECTIONS_OPEN)
+            .with_unit("{connection}")
+            .with_description("Connections to the API that are open.")
+            .build();
+        Ok(Self {
+            socket,
+            settings,
+            certificates,
+            open,
+        })
+    }
+
+    /// Where it listens, with the port that was picked for port 0.
+    #[must_use]
+    pub fn local_addr(&self) -> &Address {
+        self.socket.address()
+    }
+
+    /// Serves until `drain` is cancelled. Then it stops accepting, tells every client
+    /// to go (GOAWAY), waits for calls under way at most `settings.drain_timeout` and
+    /// cuts off the rest. Dropping the future cuts off all connections.
+    pub async fn run<S, B>(self, service: S, drain: CancellationToken)
+    where
+        S: Service<Request<Incoming>, Response = Response<B>, Error = Infallible>
+            + Clone
+            + Send
+            + Sync
+            + 'static,
+        S::Future: Send + 'static,
+        B: Body<Data = Bytes, Error: Into<BoxError>> + Send + 'static,
+    {
+        let tasks = TaskTracker::new();
+        let abort = CancellationToken::new();
+        let _abort_on_drop = abort.clone().drop_guard();
+        if let Some(certificates) = &self.certificates {
+            let watch = Arc::clone(certificates).watch(self.settings.reload_interval);
+            tasks.spawn(drain.clone().run_until_cancelled_owned(watch));
+        }
+        let acceptor = Acceptor {
+            settings: Arc::new(self.settings),
+            certificates: self.certificates,
+            open: self.open,
+            tasks: tasks.clone(),
+            drain: drain.clone(),
+            abort: abort.clone(),
+        };
+        accept(&self.socket, &acceptor, &service).await;
+        drop(self.socket);
+        tasks.close();
+        if time::timeout(acceptor.settings.drain_timeout, tasks.wait())
+            .await
+            .is_err()
+        {
+            tracing::warn!(tasks = tasks.len(), "connections are cut off");
+            abort.cancel();
+            let _ = time::timeout(ABORT_TIMEOUT, tasks.wait()).await;
+        }
+    }
+}
+
+async fn accept<S, B>(socket: &Socket, acceptor: &Acceptor, service: &S)
+where
+    S: Service<Request<Incoming>, Response = Response<B>, Error = Infallible>
+        + Clone
+        + Send
+        + Sync
+        + 'static,
+    S::Future: Send + 'static,
+    B: Body<Data = Bytes, Error: Into<BoxError>> + Send + 'static,
+{
+    let free = Arc::new(Semaphore::new(acceptor.settings.max_connections));
+    loop {
+        let accepted = tokio::select! {
+            biased;
+            () = acceptor.drain.cancelled() => return,
+            accepted = socket.accept() => accepted,
+        };
+        match accepted {
+            Ok(accepted) => admit(accepted, &free, acceptor, service),
+            Err(error) => {
+                tracing::warn!(%error, "connection was not accepted");
+                time::sleep(ACCEPT_PAUSE).await;
+            }
+        }
+    }
+}
+
+/// Serves a connection if there is room, else closes it at once: the client can try
+/// another replica, which it could not while it waits here.
+fn admit<S, B>(accepted: Accepted, free: &Arc<Semaphore>, acceptor: &Acceptor, service: &S)
+where
+    S: Service<Request<Incoming>, Response = Response<B>, Error = Infallible>
+        + Clone
+        + Send
+        + Sync
+        + 'static,
+    S::Future: Send + 'static,
+    B: Body<Data = Bytes, Error: Into<BoxError>> + Send + 'static,
+{
+    let Ok(permit) = Arc::clone(free).try_acquire_owned() else {
+        tracing::warn!("connection was closed: there are too many");
+        return;
+    };
+    let serve = acceptor.clone().serve(accepted, service.clone());
+    let abort = acceptor.abort.clone();
+    acceptor.tasks.spawn(async move {
+        let _permit = permit;
+        abort.run_until_cancelled(serve).await;
+    });
+}

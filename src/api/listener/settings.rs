@@ -1,0 +1,103 @@
+//! What can be set about the listener, with the physics of each knob.
+
+use std::{fmt, net::SocketAddr, path::PathBuf, time::Duration};
+
+/// Where to listen, or where it listens.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Address {
+    /// TCP; port 0 picks a free one.
+    Tcp(SocketAddr),
+    /// A Unix socket at this path, for the user that Howdah runs as (mode 0600).
+    Unix(PathBuf),
+}
+
+impl fmt::Display for Address {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Tcp(address) => address.fmt(formatter),
+            Self::Unix(path) => write!(formatter, "unix:{}", path.display()),
+        }
+    }
+}
+
+/// Whether clients show a certificate.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ClientAuth {
+    /// They may; one that is shown is verified.
+    Optional,
+    /// Without one there is no connection.
+    Required,
+}
+
+/// Files for TLS, in PEM. They are read again when they change and on SIGHUP.
+#[derive(Clone, Debug)]
+pub struct Tls {
+    /// The server's certificate and the chain up to its CA.
+    pub certificate: PathBuf,
+    /// Its private key.
+    pub key: PathBuf,
+    /// CAs of client certificates. None: clients show none.
+    pub client_ca: Option<PathBuf>,
+    /// Whether clients must show one, if there is a CA for it.
+    pub client_auth: ClientAuth,
+}
+
+/// Bounds and timing of connections.
+#[derive(Clone, Debug)]
+pub struct Settings {
+    /// TLS, or plain text.
+    pub tls: Option<Tls>,
+    /// Connections at once. Each costs a file descriptor and some 50 KiB when idle;
+    /// one over the bound is closed at once.
+    pub max_connections: usize,
+    /// Longest time for the TLS handshake and the HTTP/2 preface, each. Until then a
+    /// connection holds a place and nobody is known.
+    pub handshake_timeout: Duration,
+    /// After this time, plus up to a tenth, a connection is told to go, so that
+    /// clients spread over replicas that came later. None: never.
+    pub max_age: Option<Duration>,
+    /// How long calls of a connection that was told to go may still last. None:
+    /// as long as they like.
+    pub age_grace: Option<Duration>,
+    /// A connection is pinged this often, so that a dead peer is found and proxies do
+    /// not take it for idle.
+    pub keepalive_interval: Duration,
+    /// A ping that is not answered in this time ends the connection.
+    pub keepalive_timeout: Duration,
+    /// Bytes that a client may send on one call before they are read. Bounds the
+    /// memory of a call and, by the round-trip time, its speed.
+    pub stream_window: u32,
+    /// The same for all calls of a connection together.
+    pub connection_window: u32,
+    /// Calls at once on one connection.
+    pub max_concurrent_streams: u32,
+    /// Size of a call's headers in bytes, as HPACK counts them.
+    pub max_header_list_size: u32,
+    /// Bytes of answers that wait for one call's client to read them.
+    pub max_send_buffer: usize,
+    /// How long a shutdown waits for calls under way.
+    pub drain_timeout: Duration,
+    /// How often the TLS files are looked at.
+    pub reload_interval: Duration,
+}
+
+impl Default for Settings {
+    fn default() -> Self {
+        Self {
+            tls: None,
+            max_connections: 4096,
+            handshake_timeout: Duration::from_secs(10),
+            max_age: Some(Duration::from_secs(3600)),
+            age_grace: None,
+            keepalive_interval: Duration::from_secs(30),
+            keepalive_timeout: Duration::from_secs(20),
+            stream_window: 1024 * 1024,
+            connection_window: 4 * 1024 * 1024,
+            max_concurrent_streams: 256,
+            max_header_list_size: 16 * 1024,
+            max_send_buffer: 1024 * 1024,
+            drain_timeout: Duration::from_secs(10),
+            reload_interval: Duration::from_secs(5),
+        }
+    }
+}

@@ -1,0 +1,119 @@
+//! The listening socket.
+
+use std::{
+    fs::{self, Permissions},
+    io,
+    os::unix::fs::PermissionsExt as _,
+    path::Path,
+};
+
+use tokio::net::{TcpListener, UnixListener, UnixStream};
+
+use crate::{
+    auth::peer,
+    domain::{Error, Reason, Result},
+};
+
+use super::{Address, io::Plain};
+
+/// A bound socket; the file of a Unix socket goes with it.
+#[derive(Debug)]
+pub(super) struct Socket {
+    kind: Kind,
+    address: Address,
+}
+
+#[derive(Debug)]
+enum Kind {
+    Tcp(TcpListener),
+    Unix(UnixListener),
+}
+
+/// A connection that nobody has spoken on yet.
+#[derive(Debug)]
+pub(super) struct Accepted {
+    pub(super) stream: Plain,
+    pub(super) address: peer::Address,
+}
+
+impl Socket {
+    pub(super) async fn bind(address: &Address) -> Result<Self> {
+        let bound = match address {
+            Address::Tcp(tcp) => bind_tcp(*tcp).await,
+            Address::Unix(path) => bind_unix(path).await,
+        };
+        bound.map_err(|error| {
+            let message = format!("cannot listen on {address}: {error}");
+            Error::new(Reason::ConfigInvalid, message).with_source(error)
+        })
+    }
+
+    pub(super) const fn address(&self) -> &Address {
+        &self.address
+    }
+
+    pub(super) async fn accept(&self) -> io::Result<Accepted> {
+        match &self.kind {
+            Kind::Tcp(listener) => {
+                let (stream, address) = listener.accept().await?;
+                stream.set_nodelay(true)?;
+                Ok(Accepted {
+                    stream: Plain::Tcp(stream),
+                    address: peer::Address::Tcp(address),
+                })
+            }
+            Kind::Unix(listener) => {
+                let (stream, _) = listener.accept().await?;
+                let uid = stream.peer_cred()?.uid();
+                Ok(Accepted {
+                    stream: Plain::Unix(stream),
+                    address: peer::Address::Unix { uid },
+                })
+            }
+        }
+    }
+}
+
+async fn bind_tcp(address: std::net::SocketAddr) -> io::Result<Socket> {
+    let listener = TcpListener::bind(address).await?;
+    let address = Address::Tcp(listener.local_addr()?);
+    Ok(Socket {
+        kind: Kind::Tcp(listener),
+        address,
+    })
+}
+
+async fn bind_unix(path: &Path) -> io::Result<Socket> {
+    if fs::symlink_metadata(path).is_ok() {
+        remove_stale(path).await?;
+    }
+    let listener = UnixListener::bind(path)?;
+    fs::set_permissions(path, Permissions::from_mode(0o600))?;
+    Ok(Socket {
+        kind: Kind::Unix(listener),
+        address: Address::Unix(path.to_owned()),
+    })
+}
+
+/// Removes a socket that a killed process left behind: nobody answers on it.
+async fn remove_stale(path: &Path) -> io::Result<()> {
+    match UnixStream::connect(path).await {
+        Err(error) if error.kind() == io::ErrorKind::ConnectionRefused => {}
+        Err(error) => return Err(error),
+        Ok(_) => return Err(io::ErrorKind::AddrInUse.into()),
+    }
+    // A path that is no socket refuses connections too, and stays.
+    let kind = fs::symlink_metadata(path)?.file_type();
+    if !std::os::unix::fs::FileTypeExt::is_socket(&kind) {
+        return Err(io::ErrorKind::AlreadyExists.into());
+    }
+    fs::remove_file(path)
+}
+
+impl Drop for Socket {
+    fn drop(&mut self) {
+        if let Address::Unix(path) = &self.address {
+            let _ = fs::remove_file(path);
+        }
+    }
+}

@@ -1,0 +1,211 @@
+//! TLS with certificates that are reloaded in place.
+
+use std::{
+    path::Path,
+    sync::{Arc, PoisonError, RwLock},
+    time::Duration,
+};
+
+use aws_lc_rs::digest;
+use rustls::{
+    RootCertStore, ServerConfig,
+    crypto::{CryptoProvider, aws_lc_rs as provider},
+    pki_types::{CertificateDer, PrivateKeyDer, pem::PemObject as _},
+    server::{WebPkiClientVerifier, danger::ClientCertVerifier},
+};
+use tokio::{
+    fs,
+    signal::unix::{SignalKind, signal},
+    time::{MissedTickBehavior, interval},
+};
+
+use crate::domain::{Error, Reason, Result};
+
+use super::{ClientAuth, Tls};
+
+/// The only protocol that is spoken.
+pub(super) const ALPN: &[u8] = b"h2";
+
+/// The present TLS configuration of a listener.
+#[derive(Debug)]
+pub(super) struct Certificates {
+    files: Tls,
+    current: RwLock<Loaded>,
+}
+
+#[derive(Clone, Debug)]
+struct Loaded {
+    config: Arc<ServerConfig>,
+    /// Of the files that were last looked at, good or bad.
+    seen: Fingerprint,
+}
+
+type Fingerprint = [u8; 32];
+
+/// The files' bytes.
+struct Contents {
+    certificate: Vec<u8>,
+    key: Vec<u8>,
+    client_ca: Option<Vec<u8>>,
+}
+
+impl Certificates {
+    /// Reads the files.
+    ///
+    /// # Errors
+    /// CONFIG_INVALID when one cannot be read or they do not fit together.
+    pub(super) async fn load(files: Tls) -> Result<Self> {
+        let contents = Contents::read(&files).await?;
+        let loaded = Loaded {
+            config: Arc::new(contents.config(files.client_auth)?),
+            seen: contents.fingerprint(),
+        };
+        Ok(Self {
+            files,
+            current: RwLock::new(loaded),
+        })
+    }
+
+    /// What the next handshake goes by.
+    pub(super) fn current(&self) -> Arc<ServerConfig> {
+        let current = self.current.read().unwrap_or_else(PoisonError::into_inner);
+        Arc::clone(&current.config)
+    }
+
+    /// Looks at the files again and again, and on SIGHUP. Contents are compared, not
+    /// times, which say nothing of files that are swapped by symbolic links.
+    pub(super) async fn watch(self: Arc<Self>, every: Duration) {
+        let mut ticks = interval(every.max(Duration::from_millis(10)));
+        ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        let Ok(mut hangup) = signal(SignalKind::hangup()) else {
+            tracing::error!("SIGHUP cannot be watched, TLS files are not reloaded");
+            return;
+        };
+        loop {
+            tokio::select! {
+                _ = ticks.tick() => {}
+                _ = hangup.recv() => {}
+            }
+            self.reload().await;
+        }
+    }
+
+    /// Takes changed files over; broken ones are logged once and change nothing.
+    async fn reload(&self) {
+        let contents = match Contents::read(&self.files).await {
+            Ok(contents) => contents,
+            Err(error) => {
+                // Maybe between two renames: only worth a line, not an alarm.
+                tracing::warn!(%error, "TLS files were not read");
+                return;
+            }
+        };
+        let seen = contents.fingerprint();
+        let mut loaded = self.snapshot();
+        if loaded.seen == seen {
+            return;
+        }
+        loaded.seen = seen;
+        match contents.config(self.files.client_auth) {
+            Ok(config) => {
+                loaded.config = Arc::new(config);
+                tracing::info!("TLS files were reloaded");
+            }
+            Err(error) => {
+                tracing::error!(%error, "TLS files are broken, the former ones stay in use");
+            }
+        }
+        *self.current.write().unwrap_or_else(PoisonError::into_inner) = loaded;
+    }
+
+    fn snapshot(&self) -> Loaded {
+        let current = self.current.read().unwrap_or_else(PoisonError::into_inner);
+        current.clone()
+    }
+}
+
+impl Contents {
+    async fn read(files: &Tls) -> Result<Self> {
+        let client_ca = match &files.client_ca {
+            Some(path) => Some(read(path).await?),
+            None => None,
+        };
+        Ok(Self {
+            certificate: read(&files.certificate).await?,
+            key: read(&files.key).await?,
+            client_ca,
+        })
+    }
+
+    fn fingerprint(&self) -> Fingerprint {
+        let mut context = digest::Context::new(&digest::SHA256);
+        let ca = self.client_ca.as_deref().unwrap_or_default();
+        for part in [self.certificate.as_slice(), &self.key, ca] {
+            context.update(&part.len().to_be_bytes());
+            context.update(part);
+        }
+        let mut fingerprint = Fingerprint::default();
+        fingerprint.copy_from_slice(context.finish().as_ref());
+        fingerprint
+    }
+
+    fn config(&self, client_auth: ClientAuth) -> Result<ServerConfig> {
+        let chain = certificates(&self.certificate)?;
+        let key = PrivateKeyDer::from_pem_slice(&self.key).map_err(|error| broken("key", error))?;
+        let provider = Arc::new(provider::default_provider());
+        let verifier = self.verifier(client_auth, &provider)?;
+        let mut config = ServerConfig::builder_with_provider(provider)
+            .with_safe_default_protocol_versions()
+            .map_err(|error| broken("protocol versions", error))?
+            .with_client_cert_verifier(verifier)
+            .with_single_cert(chain, key)
+            .map_err(|error| broken("certificate and key", error))?;
+        config.alpn_protocols = vec![ALPN.to_vec()];
+        Ok(config)
+    }
+
+    fn verifier(
+        &self,
+        client_auth: ClientAuth,
+        provider: &Arc<CryptoProvider>,
+    ) -> Result<Arc<dyn ClientCertVerifier>> {
+        let Some(pem) = &self.client_ca else {
+            return Ok(WebPkiClientVerifier::no_client_auth());
+        };
+        let mut roots = RootCertStore::empty();
+        for certificate in certificates(pem)? {
+            roots
+                .add(certificate)
+                .map_err(|error| broken("client CA", error))?;
+        }
+        let builder =
+            WebPkiClientVerifier::builder_with_provider(Arc::new(roots), Arc::clone(provider));
+        let builder = match client_auth {
+            ClientAuth::Optional => builder.allow_unauthenticated(),
+            ClientAuth::Required => builder,
+        };
+        builder.build().map_err(|error| broken("client CA", error))
+    }
+}
+
+async fn read(path: &Path) -> Result<Vec<u8>> {
+    fs::read(path).await.map_err(|error| {
+        let message = format!("cannot read {}: {error}", path.display());
+        Error::new(Reason::ConfigInvalid, message)
+    })
+}
+
+fn certificates(pem: &[u8]) -> Result<Vec<CertificateDer<'static>>> {
+    let chain: Vec<_> = CertificateDer::pem_slice_iter(pem)
+        .collect::<Result<_, _>>()
+        .map_err(|error| broken("certificate", error))?;
+    if chain.is_empty() {
+        let message = "TLS: a file holds no certificate";
+        return Err(Error::new(Reason::ConfigInvalid, message));
+    }
+    Ok(chain)
+}
+
+fn broken(what: &str, error: impl std::error::Error + Send + Sync + 'static) -> Error {
+    Error::new(Reason::ConfigInvalid, format!("TLS: {what}: {error}"))
+}

@@ -1,0 +1,15 @@
+//! The gRPC edge: listener, layers, conversions and one thin file per service.
+
+pub mod change_streams;
+mod convert;
+pub mod databases;
+pub mod health;
+pub mod instances;
+pub mod layers;
+pub mod listener;
+pub mod method;
+pub mod operations;
+pub mod reflection;
+pub mod server;
+pub mod status;
+pub mod validate;

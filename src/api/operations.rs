@@ -1,0 +1,80 @@
+//! `google.longrunning.Operations`.
+
+use std::time::Duration;
+
+use tonic::{Request, Response, Status, async_trait};
+
+use super::convert::operation::to_wire;
+use crate::{
+    app::{App, ListOperations},
+    domain::name::OperationName,
+    pb::google::longrunning::{
+        CancelOperationRequest, DeleteOperationRequest, GetOperationRequest, ListOperationsRequest,
+        ListOperationsResponse, Operation, WaitOperationRequest,
+        operations_server::Operations as OperationsService,
+    },
+};
+
+/// Longest wait in one call; a client that wants to wait longer calls again.
+const MAX_WAIT: Duration = Duration::from_secs(300);
+
+/// The service over the use cases.
+#[derive(Clone)]
+pub struct Operations(pub App);
+
+type Answer<T> = Result<Response<T>, Status>;
+
+#[async_trait]
+impl OperationsService for Operations {
+    async fn list_operations(
+        &self,
+        request: Request<ListOperationsRequest>,
+    ) -> Answer<ListOperationsResponse> {
+        let request = request.into_inner();
+        // The collection may be named as itself or as its parent.
+        let parent = request
+            .name
+            .strip_suffix("/operations")
+            .unwrap_or(&request.name);
+        let list = ListOperations {
+            page_size: request.page_size,
+            page_token: request.page_token,
+            filter: request.filter,
+        };
+        let page = self.0.list_operations(&parent.parse()?, list).await?;
+        Ok(Response::new(ListOperationsResponse {
+            operations: page.items.into_iter().map(to_wire).collect(),
+            next_page_token: page.next_page_token,
+            ..ListOperationsResponse::default()
+        }))
+    }
+
+    async fn get_operation(&self, request: Request<GetOperationRequest>) -> Answer<Operation> {
+        let name: OperationName = request.into_inner().name.parse()?;
+        Ok(Response::new(to_wire(self.0.operation(&name).await?)))
+    }
+
+    async fn delete_operation(&self, request: Request<DeleteOperationRequest>) -> Answer<()> {
+        let name: OperationName = request.into_inner().name.parse()?;
+        self.0.delete_operation(&name).await?;
+        Ok(Response::new(()))
+    }
+
+    async fn cancel_operation(&self, request: Request<CancelOperationRequest>) -> Answer<()> {
+        let name: OperationName = request.into_inner().name.parse()?;
+        self.0.cancel_operation(&name).await?;
+        Ok(Response::new(()))
+    }
+
+    async fn wait_operation(&self, request: Request<WaitOperationRequest>) -> Answer<Operation> {
+        let request = request.into_inner();
+        let name: OperationName = request.name.parse()?;
+        let asked = request
+            .timeout
+            .map(|timeout| Duration::try_from(timeout).unwrap_or_default());
+        let limit = asked.unwrap_or(MAX_WAIT).min(MAX_WAIT);
+        Ok(Response::new(to_wire(
+            self.0.wait_operation(&name, limit).await?,
+        )))
+    }
+}

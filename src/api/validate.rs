@@ -1,0 +1,178 @@
+//! Enforces the field rules of the protos (`buf.validate`) on requests.
+//!
+//! The conversions after it stay the last gate; this one gives early, complete
+//! answers: all violations in `BadRequest`, the first one's reason in `ErrorInfo`.
+
+use prost_protovalidate::{Validate, Violation};
+use tonic::Status;
+
+use crate::domain::{Error, Reason};
+
+use super::status;
+
+/// Checks a request against its rules.
+///
+/// # Errors
+/// INVALID_ARGUMENT with the reason of the first rule that is broken.
+pub fn check(request: &impl Validate) -> Result<(), Status> {
+    let Err(broken) = request.validate() else {
+        return Ok(());
+    };
+    let violations = broken.into_violations();
+    let Some(first) = violations.first() else {
+        return Ok(());
+    };
+    let field = first.field_path();
+    let error = Error::new(reason(first), format!("{field}: {}", phrase(first)));
+    let all = violations
+        .iter()
+        .map(|violation| (violation.field_path(), phrase(violation)))
+        .collect();
+    Err(status::with_violations(&error, all))
+}
+
+/// What is wrong, for people.
+fn phrase(violation: &Violation) -> String {
+    match violation.message() {
+        "" => format!("breaks the rule {}", violation.rule_id()),
+        message => message.to_owned(),
+    }
+}
+
+fn reason(violation: &Violation) -> Reason {
+    let path = violation.field_path();
+    let rule = violation.rule_id();
+    match field_of(&path) {
+        "name" | "parent" | "instance_id" | "database_id" => name_reason(rule),
+        // In some requests this is the resource itself, not its name.
+        "instance" | "database" if rule.starts_with("string.") => name_reason(rule),
+        "postgresql_name" | "owner" | "publication" => name_reason(rule),
+        "page_size" => Reason::PageSizeNegative,
+        "page_token" => Reason::PageTokenInvalid,
+        "filter" => Reason::FilterInvalid,
+        "order_by" => Reason::OrderByInvalid,
+        "request_id" => Reason::RequestIdMalformed,
+        "labels" | "annotations" => Reason::LabelInvalid,
+        "tables" => Reason::TableNameMalformed,
+        "version" => Reason::VersionMalformed,
+        "parameters" => Reason::ParameterInvalid,
+        _ => Reason::FieldInvalid,
+    }
+}
+
+fn name_reason(rule: &str) -> Reason {
+    match rule {
+        "string.max_len" | "string.max_bytes" => Reason::NameTooLong,
+        _ => Reason::NameMalformed,
+    }
+}
+
+/// The field's own name: the last segment of the path, without index or key.
+fn field_of(path: &str) -> &str {
+    let unkeyed = path.split_once('[').map_or(path, |(field, _)| field);
+    unkeyed.rsplit('.').next().unwrap_or(unkeyed)
+}
+
+#[cfg(test)]
+mod tests {
+    use tonic::Code;
+    use tonic_types::StatusExt as _;
+
+    use crate::pb::v1;
+
+    use super::*;
+
+    fn instance() -> v1::CreateInstanceRequest {
+        v1::CreateInstanceRequest {
+            parent: "projects/default".to_owned(),
+            instance_id: "orders".to_owned(),
+            instance: Some(v1::Instance::default()),
+            ..Default::default()
+        }
+    }
+
+    #[track_caller]
+    fn refused(request: &impl Validate) -> Reason {
+        let status = check(request).unwrap_err();
+        assert_eq!(status.code(), Code::InvalidArgument);
+        status::reason(&status).unwrap()
+    }
+
+    #[test]
+    fn good_request_passes() {
+        check(&instance()).unwrap();
+    }
+
+    #[test]
+    fn names_have_their_reasons() {
+        let mut request = instance();
+        request.instance_id = "Orders".to_owned();
+        assert_eq!(refused(&request), Reason::NameMalformed);
+        request.instance_id = "o".repeat(64);
+        assert_eq!(refused(&request), Reason::NameTooLong);
+        let request = v1::GetInstanceRequest::default();
+        assert_eq!(refused(&request), Reason::NameMalformed);
+    }
+
+    #[test]
+    fn missing_message_is_no_malformed_name() {
+        let mut request = instance();
+        request.instance = None;
+        assert_eq!(refused(&request), Reason::FieldInvalid);
+    }
+
+    #[test]
+    fn nested_fields_have_their_reasons() {
+        let mut request = instance();
+        let inner = request.instance.as_mut().unwrap();
+        inner.version = "1".repeat(17);
+        assert_eq!(refused(&request), Reason::VersionMalformed);
+        let mut request = instance();
+        let inner = request.instance.as_mut().unwrap();
+        inner.labels.insert("No.Dots[".to_owned(), String::new());
+        assert_eq!(refused(&request), Reason::LabelInvalid);
+    }
+
+    #[test]
+    fn lists_have_their_reasons() {
+        let list = |page_size, filter: &str| v1::ListInstancesRequest {
+            parent: "projects/default".to_owned(),
+            page_size,
+            filter: filter.to_owned(),
+            ..Default::default()
+        };
+        assert_eq!(refused(&list(-1, "")), Reason::PageSizeNegative);
+        assert_eq!(refused(&list(0, &"f".repeat(1025))), Reason::FilterInvalid);
+    }
+
+    #[test]
+    fn request_id_and_tables_have_their_reasons() {
+        let mut request = instance();
+        request.request_id = "no-uuid".to_owned();
+        assert_eq!(refused(&request), Reason::RequestIdMalformed);
+        let request = v1::SubscribeRequest {
+            instance: "projects/default/instances/orders".to_owned(),
+            database: "shop".to_owned(),
+            tables: vec![String::new()],
+            ..Default::default()
+        };
+        assert_eq!(refused(&request), Reason::TableNameMalformed);
+    }
+
+    #[test]
+    fn lists_every_violation() {
+        let request = v1::CreateInstanceRequest {
+            request_id: "x".to_owned(),
+            ..Default::default()
+        };
+        let status = check(&request).unwrap_err();
+        let violations = status.get_details_bad_request().unwrap().field_violations;
+        let fields: Vec<_> = violations
+            .iter()
+            .map(|violation| violation.field.as_str())
+            .collect();
+        for field in ["parent", "instance_id", "instance", "request_id"] {
+            assert!(fields.contains(&field), "{field} in {fields:?}");
+        }
+    }
+}

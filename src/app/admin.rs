@@ -1,0 +1,183 @@
+//! Howdah's own way into a user's server: SQL as `howdah_admin`.
+
+use std::{sync::Arc, time::Duration};
+
+use uuid::Uuid;
+
+use super::App;
+use crate::{
+    domain::{
+        Error, Reason, Result,
+        instance::Instance,
+        provider::{Provider, ServerSpec},
+    },
+    pg::{self, Client, Host, Login, Target, Tls},
+};
+
+/// Name of Howdah's own role on every server.
+pub(super) const ADMIN: &str = "howdah_admin";
+
+/// Longest wait for a connection to a server.
+const CONNECT_LIMIT: Duration = Duration::from_secs(10);
+
+/// Longest wait for what a former worker's statement still holds.
+const LOCK_LIMIT: Duration = Duration::from_secs(30);
+
+/// How to reach a server as `howdah_admin`.
+pub(super) struct AdminAccess {
+    pub(super) target: Target,
+    pub(super) login: Login,
+}
+
+impl App {
+    /// The provider of a server.
+    pub(super) fn provider(&self) -> &Arc<dyn Provider> {
+        &self.parts.provider
+    }
+
+    /// An instance's active server as its provider takes it.
+    pub(super) async fn server_spec(&self, instance: &Instance, token: i64) -> Result<ServerSpec> {
+        let server = instance.active()?;
+        let sealed = self.parts.store.admin_password(server.uid).await?;
+        let port = server
+            .port
+            .ok_or_else(|| Error::internal("a server without a port"))?;
+        Ok(ServerSpec {
+            uid: server.uid,
+            version: server.version,
+            host: server.host,
+            port,
+            parameters: instance.parameters.clone(),
+            ephemeral: instance.ephemeral,
+            admin_password: self.parts.keyring.open(&sealed, &identity(server.uid))?,
+            system_identifier: server.system_identifier,
+            token,
+        })
+    }
+
+    /// The instance with its endpoint filled in.
+    pub(super) fn located(&self, mut instance: Instance) -> Instance {
+        instance.endpoint = instance.active().ok().and_then(|server| {
+            let started = server.started.then_some(server.port).flatten();
+            started.map(|port| self.provider().address(server.uid, port))
+        });
+        instance
+    }
+
+    /// How to reach the instance's server as `howdah_admin`.
+    pub(super) async fn admin_access(
+        &self,
+        instance: &Instance,
+        database: &str,
+    ) -> Result<AdminAccess> {
+        let spec = self.server_spec(instance, 0).await?;
+        let address = self.provider().address(spec.uid, spec.port);
+        let host = address
+            .socket_directory
+            .map_or(Host::Tcp(address.host), Host::Unix);
+        let login = Login {
+            user: ADMIN.to_owned(),
+            password: Some(spec.admin_password),
+            database: database.to_owned(),
+        };
+        Ok(AdminAccess {
+            target: Target {
+                host,
+                port: spec.port,
+                tls: Tls::Disable,
+            },
+            login,
+        })
+    }
+
+    /// A connection to a database of the instance as `howdah_admin`.
+    pub(super) async fn admin_connection(
+        &self,
+        instance: &Instance,
+        database: &str,
+    ) -> Result<Client> {
+        let access = self.admin_access(instance, database).await?;
+        pg::client::connect(&access.target, &access.login, CONNECT_LIMIT)
+            .await
+            .map_err(classify)
+    }
+
+    /// The same, once no former worker's statement on `resource` is under way. The
+    /// lock is held as long as the connection. What is done over it is not lost with a
+    /// server that is killed, whatever the instance's own settings say.
+    pub(super) async fn exclusive_connection(
+        &self,
+        instance: &Instance,
+        database: &str,
+        resource: Uuid,
+    ) -> Result<Client> {
+        let client = self.admin_connection(instance, database).await?;
+        let (key, _) = resource.as_u64_pair();
+        let lock = format!(
+            "set synchronous_commit = on; set lock_timeout = '{}s';
+             select pg_advisory_lock({}); set lock_timeout = 0",
+            LOCK_LIMIT.as_secs(),
+            key.cast_signed(),
+        );
+        execute(&client, &lock).await?;
+        Ok(client)
+    }
+}
+
+/// What a server's sealed admin password is bound to.
+pub(super) fn identity(server: Uuid) -> String {
+    format!("server {server} admin")
+}
+
+/// What a role's sealed password is bound to.
+pub(super) fn role_identity(role: Uuid) -> String {
+    format!("role {role}")
+}
+
+/// Runs statements whose results do not matter.
+pub(super) async fn execute(client: &Client, sql: &str) -> Result<()> {
+    client
+        .batch_execute(sql)
+        .await
+        .map_err(|error| classify(pg::Error::from(error)))
+}
+
+/// The first column of the only row, or none without a row.
+pub(super) async fn fetch<T>(
+    client: &Client,
+    sql: &str,
+    parameters: &[&(dyn tokio_postgres::types::ToSql + Sync)],
+) -> Result<Option<T>>
+where
+    T: for<'a> tokio_postgres::types::FromSql<'a>,
+{
+    let row = client.query_opt(sql, parameters).await;
+    let row = row.map_err(|error| classify(pg::Error::from(error)))?;
+    let value = row.map(|row| row.try_get(0)).transpose();
+    value.map_err(|error| Error::internal("column of a query").with_source(error))
+}
+
+/// What an error of a user's server means.
+pub(super) fn classify(error: pg::Error) -> Error {
+    let reason = match error.sqlstate() {
+        _ if error.is_connection() => Reason::ServerUnavailable,
+        Some("57P01" | "57P02" | "57P03" | "53300") => Reason::ServerUnavailable,
+        Some("55P03" | "55006" | "40P01" | "40001" | "57014") => Reason::LockTimeout,
+        Some("53100") => Reason::DiskFull,
+        Some("42501") => Reason::RightMissing,
+        Some(_) => Reason::PostgresqlRefused,
+        None => Reason::ServerUnavailable,
+    };
+    let message = match (reason, error.server()) {
+        (Reason::PostgresqlRefused | Reason::RightMissing, Some(server)) => {
+            format!(
+                "PostgreSQL refused: {} (SQLSTATE {})",
+                server.message, server.code
+            )
+        }
+        (Reason::LockTimeout, _) => "the server is busy with something that must end first".into(),
+        (Reason::DiskFull, _) => "the server's disk is full".into(),
+        _ => "the instance's server is not available".into(),
+    };
+    Error::new(reason, message).with_source(error)
+}

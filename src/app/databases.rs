@@ -1,0 +1,344 @@
+//! Databases and how to connect to them.
+
+use std::collections::BTreeMap;
+
+use serde_json::json;
+use uuid::Uuid;
+
+use super::{
+    App, Mutation,
+    admin::role_identity,
+    mutation::{Accept, Target},
+    operations::{self, DeleteDatabaseParameters},
+    pages::{List, Listed, Page, Query},
+};
+use crate::{
+    domain::{
+        Error, Reason, Result,
+        database::{Connection, Database, State, default_owner},
+        filter::{Fields, Filter, Type, Value as Field},
+        instance::{self, Instance, check_etag},
+        list::{Order, Place, SortBy},
+        name::{DatabaseName, InstanceName},
+        operation::Operation,
+        postgres::PostgresName,
+    },
+    store::{databases::NewDatabase, roles::NewRole},
+};
+
+const FIELDS: Fields = &[
+    ("database_id", Type::Text),
+    (
+        "state",
+        Type::Word(&["CREATING", "READY", "DELETING", "FAILED"]),
+    ),
+    ("postgresql_name", Type::Text),
+    ("owner", Type::Text),
+    ("display_name", Type::Text),
+    ("create_time", Type::Time),
+];
+
+/// A request for a new database.
+#[derive(Clone, Debug)]
+pub struct CreateDatabase {
+    /// Resource name.
+    pub name: DatabaseName,
+    /// Name for people.
+    pub display_name: String,
+    /// Labels of the user.
+    pub labels: BTreeMap<String, String>,
+    /// Notes of the user's tools.
+    pub annotations: BTreeMap<String, String>,
+    /// Name in PostgreSQL; empty for the id.
+    pub postgresql_name: String,
+    /// Owner role; empty for `{postgresql_name}_user`.
+    pub owner: String,
+    /// Encoding; empty for `UTF8`.
+    pub encoding: String,
+    /// Locale provider: empty, `libc` or `icu`.
+    pub locale_provider: String,
+    /// Locale; empty for the instance's.
+    pub locale: String,
+    /// Most connections at once, 0 for no limit.
+    pub connection_limit: i32,
+    /// Refuses deletion without force.
+    pub deletion_protection: bool,
+}
+
+/// A request to drop a database.
+#[derive(Clone, Debug)]
+pub struct DeleteDatabase {
+    /// Resource name.
+    pub name: DatabaseName,
+    /// Etag that it must have; empty for any.
+    pub etag: String,
+    /// In spite of sessions and protection.
+    pub force: bool,
+}
+
+impl App {
+    /// Gets a database.
+    ///
+    /// # Errors
+    /// DATABASE_NOT_FOUND.
+    pub async fn database(&self, name: &DatabaseName) -> Result<Database> {
+        self.parts.store.database(name).await
+    }
+
+    /// Lists the databases of an instance.
+    ///
+    /// # Errors
+    /// INSTANCE_NOT_FOUND; as [`App::list_instances`].
+    pub async fn list_databases(
+        &self,
+        instance: &InstanceName,
+        list: List,
+    ) -> Result<Page<Database>> {
+        let order = Order::parse(&list.order_by, "database_id")?;
+        let filter = Filter::parse(&list.filter, FIELDS)?;
+        let mut query = Query::new(&instance.to_string(), list, order, filter)?;
+        let instance = self.parts.store.instance(instance).await?;
+        let mut page = Page::empty();
+        loop {
+            let read = self
+                .parts
+                .store
+                .databases(instance.uid, query.slice()?)
+                .await?;
+            if query.take(&mut page, read)? {
+                return Ok(page);
+            }
+        }
+    }
+
+    /// Creates a database with its owner role and password.
+    ///
+    /// # Errors
+    /// INSTANCE_NOT_FOUND, INSTANCE_NOT_READY, DATABASE_EXISTS, ROLE_EXISTS,
+    /// NAME_TOO_LONG, FIELD_INVALID, RESOURCE_BUSY.
+    pub async fn create_database(
+        &self,
+        mutation: Mutation,
+        new: CreateDatabase,
+    ) -> Result<Operation> {
+        let app = self.clone();
+        self.detached(async move { Box::pin(app.accept_create_database(mutation, new)).await })
+            .await
+    }
+
+    /// Drops a database and its owner role.
+    ///
+    /// # Errors
+    /// DATABASE_NOT_FOUND, ETAG_MISMATCH, DELETION_PROTECTED, INSTANCE_NOT_READY,
+    /// RESOURCE_BUSY.
+    pub async fn delete_database(
+        &self,
+        mutation: Mutation,
+        delete: DeleteDatabase,
+    ) -> Result<Operation> {
+        let app = self.clone();
+        self.detached(async move { app.accept_delete_database(mutation, delete).await })
+            .await
+    }
+
+    /// How to connect to a database, password included.
+    ///
+    /// # Errors
+    /// DATABASE_NOT_FOUND, DATABASE_NOT_READY, INSTANCE_NOT_READY.
+    pub async fn connection(&self, name: &DatabaseName) -> Result<Connection> {
+        let database = self.parts.store.database(name).await?;
+        if database.state != State::Ready {
+            let message = format!("the database is {}, not READY", database.state.as_str());
+            return Err(
+                Error::new(Reason::DatabaseNotReady, message).with_resource(name.to_string())
+            );
+        }
+        let instance = self.located(self.parts.store.instance(&name.instance).await?);
+        let role = self.parts.store.owner_role(database.uid).await?;
+        let endpoint = instance.endpoint.clone();
+        let endpoint = endpoint.ok_or_else(|| refuse_unready(&instance))?;
+        Ok(Connection {
+            host: endpoint.host,
+            port: endpoint.port,
+            user: PostgresName::parse(&role.postgresql_name, "owner")?,
+            password: self
+                .parts
+                .keyring
+                .open(&role.password, &role_identity(role.uid))?,
+            sslmode: "prefer",
+            database: database.postgresql_name,
+        })
+    }
+
+    async fn accept_create_database(
+        self,
+        mutation: Mutation,
+        new: CreateDatabase,
+    ) -> Result<Operation> {
+        let mut accepting = match self.accept(mutation).await? {
+            Accept::Replay(operation) => return Ok(*operation),
+            Accept::Fresh(accepting) => *accepting,
+        };
+        let tx = &mut accepting.tx;
+        let instance = tx.hold_instance(&new.name.instance).await?;
+        ready(&instance)?;
+        tx.refuse_busy(instance.uid).await?;
+        let (uid, role) = (self.parts.random.uuid()?, self.parts.random.uuid()?);
+        let name = new.name.clone();
+        let database = record(new, uid, instance.uid)?;
+        refuse_reserved(&database)?;
+        let password = self.parts.random.password()?;
+        tx.insert_database(&database).await?;
+        tx.insert_role(&NewRole {
+            uid: role,
+            instance_uid: instance.uid,
+            id: format!("{}-user", name.database),
+            postgresql_name: database.owner.to_string(),
+            database_uid: uid,
+            password: self.parts.keyring.seal(&password, &role_identity(role))?,
+        })
+        .await?;
+        let target = target_of(&name, uid, &instance)?;
+        accepting
+            .enqueue(&operations::CREATE_DATABASE, target, json!({}))
+            .await
+    }
+
+    async fn accept_delete_database(
+        self,
+        mutation: Mutation,
+        delete: DeleteDatabase,
+    ) -> Result<Operation> {
+        let mut accepting = match self.accept(mutation).await? {
+            Accept::Replay(operation) => return Ok(*operation),
+            Accept::Fresh(accepting) => *accepting,
+        };
+        let tx = &mut accepting.tx;
+        let instance = tx.hold_instance(&delete.name.instance).await?;
+        let database = tx.lock_database(&delete.name).await?;
+        check_etag(&delete.etag, &database.etag())?;
+        ready(&instance)?;
+        tx.refuse_busy(instance.uid).await?;
+        tx.refuse_busy(database.uid).await?;
+        if database.deletion_protection && !delete.force {
+            let message = "deletion protection is on; `force` deletes all the same";
+            return Err(Error::new(Reason::DeletionProtected, message)
+                .with_resource(delete.name.to_string()));
+        }
+        tx.set_database_state(database.uid, State::Deleting).await?;
+        let target = target_of(&delete.name, database.uid, &instance)?;
+        let parameters = serde_json::to_value(DeleteDatabaseParameters {
+            force: delete.force,
+        })
+        .map_err(|error| Error::internal("parameters").with_source(error))?;
+        accepting
+            .enqueue(&operations::DELETE_DATABASE, target, parameters)
+            .await
+    }
+}
+
+/// Refuses work on a server that does not run.
+pub(super) fn ready(instance: &Instance) -> Result<()> {
+    match instance.state {
+        instance::State::Ready => Ok(()),
+        _ => Err(refuse_unready(instance)),
+    }
+}
+
+fn refuse_unready(instance: &Instance) -> Error {
+    let message = format!("the instance is {}, not READY", instance.state.as_str());
+    Error::new(Reason::InstanceNotReady, message).with_resource(instance.name.to_string())
+}
+
+/// PostgreSQL keeps these names for itself, and Howdah its own role's.
+fn refuse_reserved(database: &NewDatabase) -> Result<()> {
+    let name = database.postgresql_name.as_str();
+    if matches!(name, "postgres" | "template0" | "template1") {
+        let message = format!("the database `{name}` exists on every server");
+        return Err(
+            Error::new(Reason::DatabaseExists, message).with_resource(database.name.to_string())
+        );
+    }
+    let owner = database.owner.as_str();
+    if owner.starts_with("pg_") || matches!(owner, "public" | "none" | super::admin::ADMIN) {
+        let message = format!("the role name `{owner}` is reserved");
+        return Err(Error::new(Reason::FieldInvalid, message).with_field("database.owner"));
+    }
+    Ok(())
+}
+
+fn target_of(name: &DatabaseName, uid: Uuid, instance: &Instance) -> Result<Target> {
+    Ok(Target {
+        project: name.instance.project.clone(),
+        name: name.to_string(),
+        uid,
+        parent: Some(instance.uid),
+        host: Some(instance.active()?.host),
+    })
+}
+
+fn record(new: CreateDatabase, uid: Uuid, instance_uid: Uuid) -> Result<NewDatabase> {
+    let postgresql_name = match new.postgresql_name.as_str() {
+        "" => PostgresName::parse(new.name.database.as_str(), "database_id")?,
+        name => PostgresName::parse(name, "database.postgresql_name")?,
+    };
+    let owner = match new.owner.as_str() {
+        "" => default_owner(&postgresql_name)?,
+        name => PostgresName::parse(name, "database.owner")?,
+    };
+    if !matches!(new.locale_provider.as_str(), "" | "libc" | "icu") {
+        let message = "`locale_provider` is `libc` or `icu`";
+        return Err(
+            Error::new(Reason::FieldInvalid, message).with_field("database.locale_provider")
+        );
+    }
+    Ok(NewDatabase {
+        uid,
+        instance_uid,
+        name: new.name,
+        display_name: new.display_name,
+        labels: new.labels,
+        annotations: new.annotations,
+        postgresql_name,
+        owner,
+        encoding: if new.encoding.is_empty() {
+            "UTF8".to_owned()
+        } else {
+            new.encoding
+        },
+        locale_provider: new.locale_provider,
+        locale: new.locale,
+        connection_limit: new.connection_limit,
+        deletion_protection: new.deletion_protection,
+    })
+}
+
+impl Listed for Database {
+    fn place(&self, by: SortBy) -> Place {
+        let time = match by {
+            SortBy::Id => chrono::DateTime::UNIX_EPOCH,
+            SortBy::CreateTime => self.create_time,
+            SortBy::UpdateTime => self.update_time,
+        };
+        Place {
+            time,
+            id: self.name.database.to_string(),
+        }
+    }
+
+    fn field(&self, name: &str) -> Field {
+        let label = || {
+            name.strip_prefix("labels.")
+                .and_then(|key| self.labels.get(key))
+        };
+        match name {
+            "database_id" => Field::Text(self.name.database.to_string()),
+            "state" => Field::Text(self.state.as_str().to_owned()),
+            "postgresql_name" => Field::Text(self.postgresql_name.to_string()),
+            "owner" => Field::Text(self.owner.to_string()),
+            "display_name" => Field::Text(self.display_name.clone()),
+            "create_time" => Field::Time(self.create_time),
+            _ => label().map_or(Field::Missing, |value| Field::Text(value.clone())),
+        }
+    }
+}

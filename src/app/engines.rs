@@ -1,0 +1,49 @@
+//! PostgreSQL installations.
+
+use super::App;
+use crate::domain::{
+    Error, Reason, Result,
+    engine::{Engine, newest},
+    version::Wanted,
+};
+
+impl App {
+    /// The installations at hand, newest first.
+    ///
+    /// # Errors
+    /// When they cannot be looked for.
+    pub async fn engines(&self) -> Result<Vec<Engine>> {
+        self.provider().engines().await
+    }
+
+    /// The newest usable installation that is what `wanted` asks for.
+    pub(super) async fn engine_for(&self, wanted: Wanted) -> Result<Engine> {
+        let engines = self.engines().await?;
+        if let Some(engine) = newest(&engines, wanted) {
+            return Ok(engine.clone());
+        }
+        let unusable = engines.iter().find(|engine| wanted.matches(engine.version));
+        if let Some(engine) = unusable {
+            let message = format!(
+                "PostgreSQL {} in {} lacks {}",
+                engine.version,
+                engine.directory.display(),
+                engine.missing_tools().join(", "),
+            );
+            return Err(Error::new(Reason::ToolMissing, message));
+        }
+        if engines.is_empty() {
+            let message = "no PostgreSQL is installed; `howdah doctor` says how to get one";
+            return Err(Error::new(Reason::PostgresqlNotFound, message));
+        }
+        let have: Vec<String> = engines
+            .iter()
+            .map(|engine| engine.version.to_string())
+            .collect();
+        let message = format!(
+            "PostgreSQL {wanted} is not installed; there is {}",
+            have.join(", ")
+        );
+        Err(Error::new(Reason::VersionNotInstalled, message).with_field("instance.version"))
+    }
+}

@@ -1,0 +1,229 @@
+//! Long-running operations, as `google.longrunning.Operations` shows them.
+
+use std::time::Duration;
+
+use tokio::{sync::broadcast::error::RecvError, time::Instant};
+use uuid::Uuid;
+
+use super::{App, Page};
+use crate::domain::{
+    Error, Reason, Result,
+    list::{Place, page_size, page_token, parse_page_token},
+    name::{OperationName, ProjectName},
+    operation::Operation,
+};
+
+/// A waiting call looks by itself this often, in case a notification got lost.
+const LOOK_AGAIN: Duration = Duration::from_secs(2);
+
+/// Pause before the connection for notifications is made again.
+const RECONNECT_PAUSE: Duration = Duration::from_millis(500);
+
+/// Arguments of `ListOperations`.
+#[derive(Clone, Debug, Default)]
+pub struct ListOperations {
+    /// Most operations in an answer; 0 for the default.
+    pub page_size: i32,
+    /// Token of the former answer; empty for the first page.
+    pub page_token: String,
+    /// Empty, `done = true` or `done = false`.
+    pub filter: String,
+}
+
+impl App {
+    /// Gets an operation.
+    ///
+    /// # Errors
+    /// OPERATION_NOT_FOUND.
+    pub async fn operation(&self, name: &OperationName) -> Result<Operation> {
+        let operation = self.parts.store.operation(name).await?;
+        Ok(self.operation_located(operation))
+    }
+
+    /// Lists a project's operations, newest first.
+    ///
+    /// # Errors
+    /// PAGE_SIZE_NEGATIVE, PAGE_TOKEN_INVALID, FILTER_INVALID.
+    pub async fn list_operations(
+        &self,
+        project: &ProjectName,
+        list: ListOperations,
+    ) -> Result<Page<Operation>> {
+        let size = page_size(list.page_size)?;
+        let parent = project.to_string();
+        let arguments = [parent.as_str(), "operations", list.filter.as_str()];
+        let after = parse_page_token(&list.page_token, &arguments)?;
+        let done = done_filter(&list.filter)?;
+        let limit = i64::try_from(size + 1).map_err(|_| Error::internal("page size"))?;
+        let mut items = self
+            .parts
+            .store
+            .operations(&project.project, done, after.as_ref(), limit)
+            .await?;
+        let mut next_page_token = String::new();
+        if items.len() > size {
+            items.truncate(size);
+            if let Some(last) = items.last() {
+                let id = last.name.operation.to_string();
+                next_page_token = page_token(
+                    &Place {
+                        time: last.create_time,
+                        id,
+                    },
+                    &arguments,
+                )?;
+            }
+        }
+        let items = items
+            .into_iter()
+            .map(|item| self.operation_located(item))
+            .collect();
+        Ok(Page {
+            items,
+            next_page_token,
+        })
+    }
+
+    /// Waits until an operation is done, or `limit` is over; answers it as it is then.
+    ///
+    /// # Errors
+    /// OPERATION_NOT_FOUND; SHUTTING_DOWN.
+    pub async fn wait_operation(&self, name: &OperationName, limit: Duration) -> Result<Operation> {
+        let end = Instant::now() + limit;
+        let mut changes = self.changed.subscribe();
+        loop {
+            let operation = self.operation(name).await?;
+            if operation.state.is_done() || Instant::now() >= end {
+                return Ok(operation);
+            }
+            let look_again = end.min(Instant::now() + LOOK_AGAIN);
+            tokio::select! {
+                () = self.draining.cancelled() => return Err(shutting_down()),
+                () = changed(&mut changes, name.operation) => {}
+                () = tokio::time::sleep_until(look_again) => {}
+            }
+        }
+    }
+
+    /// Asks for the cancellation of an operation: its finished steps are taken back.
+    ///
+    /// # Errors
+    /// OPERATION_NOT_FOUND, OPERATION_NOT_CANCELLABLE.
+    pub async fn cancel_operation(&self, name: &OperationName) -> Result<()> {
+        let app = self.clone();
+        let name = name.clone();
+        self.detached(async move {
+            let operation = app.parts.store.operation(&name).await?;
+            if operation.state.is_done() || operation.cancel_requested {
+                return Ok(());
+            }
+            if app.parts.store.request_cancel(name.operation).await? {
+                app.wake.notify_one();
+                return Ok(());
+            }
+            let message = "the operation cannot be cancelled: it has no way back";
+            Err(Error::new(Reason::OperationNotCancellable, message)
+                .with_resource(name.to_string()))
+        })
+        .await
+    }
+
+    /// Hides a done operation.
+    ///
+    /// # Errors
+    /// OPERATION_NOT_FOUND, OPERATION_NOT_DONE.
+    pub async fn delete_operation(&self, name: &OperationName) -> Result<()> {
+        let app = self.clone();
+        let name = name.clone();
+        self.detached(async move {
+            app.parts.store.operation(&name).await?;
+            if app.parts.store.hide_operation(name.operation).await? {
+                return Ok(());
+            }
+            let message = "the operation is under way; cancel it first";
+            Err(Error::new(Reason::OperationNotDone, message).with_resource(name.to_string()))
+        })
+        .await
+    }
+
+    /// Tells those who wait here that an operation has changed.
+    pub(super) fn announce(&self, operation: Uuid) {
+        // Nobody waits: nobody to tell.
+        let _ = self.changed.send(operation);
+    }
+
+    /// The operation with its instance's endpoint filled in, if it answers one.
+    pub(super) fn operation_located(&self, mut operation: Operation) -> Operation {
+        use crate::domain::operation::Outcome;
+        operation.outcome = operation.outcome.map(|outcome| match outcome {
+            Outcome::Instance(instance) => Outcome::Instance(Box::new(self.located(*instance))),
+            other => other,
+        });
+        operation
+    }
+}
+
+/// Returns when the operation has changed, or may have.
+pub(super) async fn changed(changes: &mut tokio::sync::broadcast::Receiver<Uuid>, id: Uuid) {
+    loop {
+        match changes.recv().await {
+            Ok(changed) if changed != id => {}
+            Ok(_) | Err(RecvError::Lagged(_)) => return,
+            Err(RecvError::Closed) => return std::future::pending().await,
+        }
+    }
+}
+
+fn done_filter(filter: &str) -> Result<Option<bool>> {
+    let words: String = filter.split_whitespace().collect();
+    match words.as_str() {
+        "" => Ok(None),
+        "done=true" => Ok(Some(true)),
+        "done=false" => Ok(Some(false)),
+        _ => {
+            let message = "the filter of operations is `done = true` or `done = false`";
+            Err(Error::new(Reason::FilterInvalid, message).with_field("filter"))
+        }
+    }
+}
+
+/// What streams and waiting calls end with at shutdown.
+#[must_use]
+pub fn shutting_down() -> Error {
+    Error::new(Reason::ShuttingDown, "the server shuts down")
+        .with_retry_after(Duration::from_secs(1))
+}
+
+/// Passes notifications of other processes on to those who wait here.
+pub(super) async fn listen(app: App) {
+    loop {
+        tokio::select! {
+            () = app.stopping.cancelled() => return,
+            error = hear(&app) => tracing::warn!(%error, "not listening for notifications"),
+        }
+        tokio::select! {
+            () = app.stopping.cancelled() => return,
+            () = tokio::time::sleep(RECONNECT_PAUSE) => {}
+        }
+    }
+}
+
+async fn hear(app: &App) -> Error {
+    let mut changes = match app.parts.store.operation_changes().await {
+        Ok(changes) => changes,
+        Err(error) => return error,
+    };
+    // What was told before is found by looking.
+    app.wake.notify_one();
+    loop {
+        match changes.next().await {
+            Ok(changed) => {
+                app.wake.notify_one();
+                if let Some(id) = changed {
+                    app.announce(id);
+                }
+            }
+            Err(error) => return error,
+        }
+    }
+}

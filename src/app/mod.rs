@@ -1,0 +1,192 @@
+//! Use cases, one file per resource, and the step engine with one file per long
+//! operation.
+
+mod admin;
+mod databases;
+mod engines;
+mod housekeeping;
+mod instances;
+mod longrunning;
+mod mutation;
+pub mod operations;
+mod pages;
+mod subscriptions;
+mod supervision;
+
+use std::{sync::Arc, time::Duration};
+
+use tokio::sync::{Notify, Semaphore, broadcast};
+use tokio_util::{sync::CancellationToken, task::TaskTracker};
+use uuid::Uuid;
+
+pub use databases::{CreateDatabase, DeleteDatabase};
+pub use instances::{ChangeInstance, CreateInstance, DeleteInstance};
+pub use longrunning::{ListOperations, shutting_down};
+pub use mutation::Mutation;
+pub use pages::{List, Page};
+pub use subscriptions::Changes;
+
+use crate::{
+    domain::{Error, Result, clock::Clock, provider::Provider, random::Random},
+    store::{Store, sealing::Keyring},
+};
+
+/// How the use cases and the step engine behave.
+#[derive(Clone, Debug)]
+pub struct Settings {
+    /// Ports for local servers.
+    pub ports: std::ops::RangeInclusive<u16>,
+    /// How long a deleted instance is kept.
+    pub purge_delay: Duration,
+    /// How many operations this process works on at once.
+    pub workers: usize,
+    /// For how long a worker holds an operation without a sign of life.
+    pub lease: Duration,
+    /// How often due operations are looked for when nothing wakes the workers.
+    pub scan_interval: Duration,
+    /// For how long done operations are kept.
+    pub retention: Duration,
+    /// For how long a replayed request finds its operation.
+    pub idempotency_retention: Duration,
+}
+
+/// What the use cases work with.
+pub struct Parts {
+    /// The metadata.
+    pub store: Store,
+    /// Where servers come from.
+    pub provider: Arc<dyn Provider>,
+    /// Keys for stored secrets.
+    pub keyring: Keyring,
+    /// Source of identities and passwords.
+    pub random: Arc<dyn Random>,
+    /// Source of the present time.
+    pub clock: Arc<dyn Clock>,
+    /// This host, whose local servers are in reach.
+    pub host: Uuid,
+    /// Identity of this process's workers: the same after a restart in the same data
+    /// directory.
+    pub worker: Uuid,
+    /// How it all behaves.
+    pub settings: Settings,
+}
+
+/// All use cases. Cheap to clone.
+#[derive(Clone)]
+pub struct App(Arc<Inner>);
+
+/// The insides of [`App`]; nothing of them is public.
+pub struct Inner {
+    pub(crate) parts: Parts,
+    /// Mutations and workers, which shutdown waits for.
+    pub(crate) tasks: TaskTracker,
+    /// Ends the workers.
+    pub(crate) stopping: CancellationToken,
+    /// Wakes the workers.
+    pub(crate) wake: Notify,
+    /// Ids of operations that have changed.
+    pub(crate) changed: broadcast::Sender<Uuid>,
+    /// Servers that a watcher looks after.
+    pub(crate) watched: supervision::Watched,
+    /// Ends streams and waiting calls.
+    pub(crate) draining: CancellationToken,
+    /// Subscriptions that are open here.
+    pub(crate) subscribed: subscriptions::Open,
+    /// One for each subscription that may be open.
+    pub(crate) subscription_permits: Arc<Semaphore>,
+}
+
+impl std::ops::Deref for App {
+    type Target = Inner;
+
+    fn deref(&self) -> &Inner {
+        &self.0
+    }
+}
+
+impl App {
+    /// The use cases over these parts. Nothing runs before [`App::start`].
+    #[must_use]
+    pub fn new(parts: Parts) -> Self {
+        let (changed, _) = broadcast::channel(1024);
+        Self(Arc::new(Inner {
+            parts,
+            tasks: TaskTracker::new(),
+            stopping: CancellationToken::new(),
+            wake: Notify::new(),
+            changed,
+            watched: supervision::Watched::default(),
+            draining: CancellationToken::new(),
+            subscribed: subscriptions::Open::default(),
+            subscription_permits: Arc::new(Semaphore::new(subscriptions::MAX_OPEN)),
+        }))
+    }
+
+    /// The metadata.
+    #[must_use]
+    pub fn store(&self) -> Store {
+        self.parts.store.clone()
+    }
+
+    /// Takes back what a dead process with the same data directory held: operations
+    /// are due at once, subscriptions are swept.
+    ///
+    /// # Errors
+    /// METADATA_UNAVAILABLE.
+    pub async fn take_over(&self) -> Result<()> {
+        self.parts.store.see_host(self.parts.host, "local").await?;
+        self.parts.store.release_worker(self.parts.worker).await?;
+        self.parts
+            .store
+            .expire_subscriptions(self.parts.worker)
+            .await
+    }
+
+    /// Starts the workers, the supervisor of local servers and the housekeeping.
+    /// Returns at once.
+    pub fn start(&self) {
+        self.tasks.spawn(operations::dispatch(self.clone()));
+        self.tasks.spawn(longrunning::listen(self.clone()));
+        self.tasks.spawn(supervision::run(self.clone()));
+        self.tasks.spawn(housekeeping::run(self.clone()));
+        self.tasks.spawn(subscriptions::run(self.clone()));
+    }
+
+    /// Ends streams and waiting calls with SHUTTING_DOWN. Returns at once.
+    pub fn drain(&self) {
+        self.draining.cancel();
+    }
+
+    /// Ends when streams and waiting calls are to end.
+    #[must_use]
+    pub fn draining(&self) -> CancellationToken {
+        self.draining.clone()
+    }
+
+    /// Ends everything that runs, within `limit`. Operations under way are given
+    /// back; another process, or the next start, goes on with them.
+    pub async fn stop(&self, limit: Duration) {
+        self.draining.cancel();
+        self.stopping.cancel();
+        self.tasks.close();
+        if tokio::time::timeout(limit, self.tasks.wait())
+            .await
+            .is_err()
+        {
+            tracing::warn!("tasks were still running at the end of the drain");
+        }
+    }
+
+    /// Runs a mutation to its end, whatever becomes of the caller.
+    async fn detached<T: Send + 'static>(
+        &self,
+        work: impl Future<Output = Result<T>> + Send + 'static,
+    ) -> Result<T> {
+        let span = tracing::Span::current();
+        let task = self
+            .tasks
+            .spawn(tracing::Instrument::instrument(work, span));
+        task.await
+            .map_err(|error| Error::internal("a mutation ended").with_source(error))?
+    }
+}

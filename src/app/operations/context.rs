@@ -1,0 +1,45 @@
+//! What a step knows: its claim, and the records of what it works on.
+
+use serde::de::DeserializeOwned;
+
+use super::super::App;
+use crate::{
+    domain::{Error, Result, database::Database, instance::Instance, provider::ServerSpec},
+    store::lease::Claim,
+};
+
+/// The surroundings of a step.
+pub(crate) struct Context {
+    /// The use cases.
+    pub(crate) app: App,
+    /// The operation that it is a step of.
+    pub(crate) claim: Claim,
+}
+
+impl Context {
+    /// What the operation was accepted with.
+    pub(crate) fn parameters<T: DeserializeOwned>(&self) -> Result<T> {
+        serde_json::from_value(self.claim.parameters.clone())
+            .map_err(|error| Error::internal("parameters of an operation").with_source(error))
+    }
+
+    /// The instance that the operation is about, as it is now.
+    pub(crate) async fn instance(&self) -> Result<Instance> {
+        let uid = self.claim.parent_uid.unwrap_or(self.claim.target_uid);
+        let found = self.app.parts.store.instance_by_uid(uid).await?;
+        found.ok_or_else(|| Error::internal(format!("instance {uid} of an operation is gone")))
+    }
+
+    /// The database that the operation is about, as it is now.
+    pub(crate) async fn database(&self) -> Result<Database> {
+        let uid = self.claim.target_uid;
+        let found = self.app.parts.store.database_by_uid(uid).await?;
+        found.ok_or_else(|| Error::internal(format!("database {uid} of an operation is gone")))
+    }
+
+    /// The active server of the instance, as its provider takes it.
+    pub(crate) async fn server(&self) -> Result<ServerSpec> {
+        let instance = self.instance().await?;
+        self.app.server_spec(&instance, self.claim.token).await
+    }
+}

@@ -1,0 +1,247 @@
+//! Creates a database with its owner role, and closes it to PUBLIC.
+//!
+//! What was made is marked, so that a retry knows its own objects: the role by a
+//! comment with its uid, set in the transaction that creates it; the database by its
+//! owner.
+
+use super::{
+    super::admin::{execute, fetch, role_identity},
+    context::Context,
+    plan::{Commit, Plan, Step, commit, nothing},
+};
+use crate::{
+    domain::{
+        Error, Reason, Result,
+        database::{Database, State},
+        operation::Outcome,
+    },
+    failpoint,
+    pg::{
+        Client, scram,
+        sql::{quote_identifier, quote_literal},
+    },
+    store::{Tx, roles::OwnerRole},
+};
+use uuid::Uuid;
+
+pub(crate) const PLAN: Plan = Plan {
+    kind: "database.create",
+    version: 1,
+    verb: "create",
+    steps: &[
+        Step {
+            name: "role",
+            title: "Create the owner role",
+            act: |context| Box::pin(create_role(context)),
+            undo: Some(|context| Box::pin(drop_role(context))),
+            failpoints: &[
+                "database.create.role.in_transaction",
+                "database.create.role.after_sql",
+            ],
+        },
+        Step {
+            name: "database",
+            title: "Create the database",
+            act: |context| Box::pin(create_database(context)),
+            undo: Some(|context| Box::pin(drop_database(context))),
+            failpoints: &["database.create.database.after_sql"],
+        },
+        Step {
+            name: "privileges",
+            title: "Close the database to PUBLIC",
+            act: |context| Box::pin(restrict(context)),
+            undo: Some(|_| Box::pin(async { Ok(nothing()) })),
+            failpoints: &["database.create.privileges.after_sql"],
+        },
+    ],
+    outcome: |tx, uid| Box::pin(outcome(tx, uid)),
+    // Everything was taken back: the id is free again.
+    abandon: |tx, claim, _| Box::pin(tx.remove_database(claim.target_uid)),
+};
+
+/// A connection that waits for what a former try still does.
+pub(super) async fn connect(context: &Context) -> Result<Client> {
+    let instance = context.instance().await?;
+    context
+        .app
+        .exclusive_connection(&instance, "postgres", context.claim.target_uid)
+        .await
+}
+
+/// The comment that marks a role as ours.
+pub(super) fn mark(role: &OwnerRole) -> String {
+    format!("howdah role {}", role.uid)
+}
+
+/// Whether the role is there, and ours.
+pub(super) async fn owns_role(client: &Client, role: &OwnerRole) -> Result<Option<bool>> {
+    let comment: Option<Option<String>> = fetch(
+        client,
+        "select shobj_description(oid, 'pg_authid') from pg_roles where rolname = $1",
+        &[&role.postgresql_name],
+    )
+    .await?;
+    Ok(comment.map(|comment| comment.as_deref() == Some(mark(role).as_str())))
+}
+
+/// Whether the database is there, and ours.
+pub(super) async fn owns_database(
+    client: &Client,
+    database: &Database,
+    role: &OwnerRole,
+) -> Result<Option<bool>> {
+    let owner: Option<String> = fetch(
+        client,
+        "select pg_get_userbyid(datdba)::text from pg_database where datname = $1",
+        &[&database.postgresql_name.as_str()],
+    )
+    .await?;
+    let Some(owner) = owner else { return Ok(None) };
+    Ok(Some(
+        owner == role.postgresql_name && owns_role(client, role).await? == Some(true),
+    ))
+}
+
+async fn create_role(context: &Context) -> Result<Commit> {
+    let app = &context.app;
+    let role = app.parts.store.owner_role(context.claim.target_uid).await?;
+    let client = connect(context).await?;
+    match owns_role(&client, &role).await? {
+        Some(true) => return Ok(nothing()),
+        Some(false) => {
+            let message = format!("the role `{}` exists on the server", role.postgresql_name);
+            return Err(Error::new(Reason::RoleExists, message).with_field("database.owner"));
+        }
+        None => {}
+    }
+    let password = app
+        .parts
+        .keyring
+        .open(&role.password, &role_identity(role.uid))?;
+    let mut salt = [0; 16];
+    app.parts.random.fill(&mut salt)?;
+    // Only the verifier reaches the server, and with it the server's log.
+    let verifier = scram::verifier(&password, &salt, scram::ITERATIONS);
+    let name = quote_identifier(&role.postgresql_name);
+    execute(
+        &client,
+        &format!(
+            "begin; create role {name} login password {}",
+            quote_literal(&verifier)
+        ),
+    )
+    .await?;
+    failpoint::hit("database.create.role.in_transaction");
+    let comment = quote_literal(&mark(&role));
+    execute(
+        &client,
+        &format!("comment on role {name} is {comment}; commit"),
+    )
+    .await?;
+    failpoint::hit("database.create.role.after_sql");
+    Ok(nothing())
+}
+
+async fn drop_role(context: &Context) -> Result<Commit> {
+    let role = context
+        .app
+        .parts
+        .store
+        .owner_role(context.claim.target_uid)
+        .await?;
+    let client = connect(context).await?;
+    if owns_role(&client, &role).await? == Some(true) {
+        execute(
+            &client,
+            &format!("drop role {}", quote_identifier(&role.postgresql_name)),
+        )
+        .await?;
+    }
+    Ok(nothing())
+}
+
+async fn create_database(context: &Context) -> Result<Commit> {
+    let database = context.database().await?;
+    let role = context.app.parts.store.owner_role(database.uid).await?;
+    let client = connect(context).await?;
+    match owns_database(&client, &database, &role).await? {
+        Some(true) => return Ok(nothing()),
+        Some(false) => {
+            let message = format!(
+                "the database `{}` exists on the server",
+                database.postgresql_name
+            );
+            return Err(Error::new(Reason::DatabaseExists, message)
+                .with_resource(database.name.to_string()));
+        }
+        None => {}
+    }
+    execute(&client, &statement(&database)).await?;
+    failpoint::hit("database.create.database.after_sql");
+    Ok(nothing())
+}
+
+fn statement(database: &Database) -> String {
+    let mut sql = format!(
+        "create database {} owner {} encoding {}",
+        quote_identifier(database.postgresql_name.as_str()),
+        quote_identifier(database.owner.as_str()),
+        quote_literal(&database.encoding),
+    );
+    let locale = quote_literal(&database.locale);
+    match (
+        database.locale_provider.as_str(),
+        database.locale.is_empty(),
+    ) {
+        ("icu", false) => sql.push_str(&format!(" locale_provider icu icu_locale {locale}")),
+        ("icu", true) => sql.push_str(" locale_provider icu icu_locale 'und'"),
+        ("", true) => {}
+        (_, true) => sql.push_str(" locale_provider libc"),
+        (_, false) => sql.push_str(&format!(" locale_provider libc locale {locale}")),
+    }
+    // template1 fits only the encoding and locale that the instance was made with.
+    sql.push_str(" template template0");
+    sql
+}
+
+async fn drop_database(context: &Context) -> Result<Commit> {
+    let database = context.database().await?;
+    let role = context.app.parts.store.owner_role(database.uid).await?;
+    let client = connect(context).await?;
+    if owns_database(&client, &database, &role).await? == Some(true) {
+        let name = quote_identifier(database.postgresql_name.as_str());
+        execute(&client, &format!("drop database {name} with (force)")).await?;
+    }
+    Ok(nothing())
+}
+
+async fn restrict(context: &Context) -> Result<Commit> {
+    let database = context.database().await?;
+    let client = connect(context).await?;
+    let name = quote_identifier(database.postgresql_name.as_str());
+    let limit = match database.connection_limit {
+        0 => -1,
+        limit => limit,
+    };
+    execute(
+        &client,
+        &format!(
+            "revoke connect, temporary on database {name} from public; \
+             alter database {name} connection limit {limit}"
+        ),
+    )
+    .await?;
+    failpoint::hit("database.create.privileges.after_sql");
+    let uid = database.uid;
+    Ok(commit(move |tx| {
+        Box::pin(tx.set_database_state(uid, State::Ready))
+    }))
+}
+
+async fn outcome(tx: &mut Tx, uid: Uuid) -> Result<Outcome> {
+    let found = tx.lock_database_by_uid(uid).await?;
+    let mut found = found.ok_or_else(|| Error::internal(format!("database {uid} is gone")))?;
+    // The operation ends with the commit that this picture is taken in.
+    found.reconciling = false;
+    Ok(Outcome::Database(Box::new(found)))
+}

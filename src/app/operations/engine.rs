@@ -1,0 +1,443 @@
+//! Workers: they claim operations and carry out their steps.
+
+use std::{
+    sync::{Arc, Mutex, PoisonError},
+    task::Poll,
+    time::{Duration, Instant},
+};
+
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tokio_util::sync::CancellationToken;
+
+use super::{
+    super::{App, longrunning::changed},
+    catalog,
+    context::Context,
+    plan::{Plan, Step},
+    retry::{Verdict, delay, verdict},
+};
+use crate::{
+    domain::{
+        Error, Reason, Result,
+        operation::{Failure, StageState, State},
+    },
+    failpoint,
+    store::lease::{Capability, Claim, Renewal},
+};
+
+/// Pause before a step is tried again while the metadata is away.
+const OUTAGE_PAUSE: Duration = Duration::from_millis(500);
+
+/// Shortest sleep of the dispatcher, against a busy loop by clock differences.
+const MIN_SLEEP: Duration = Duration::from_millis(20);
+
+/// How long a worker may take from its last commit to its end.
+const LAST_WORDS: Duration = Duration::from_secs(3600);
+
+/// Claims operations as long as the process serves.
+pub(crate) async fn dispatch(app: App) {
+    let plans: Vec<String> = catalog::ALL.iter().map(|plan| plan.key()).collect();
+    let permits = Arc::new(Semaphore::new(app.parts.settings.workers));
+    while let Some(permit) = permit(&app, &permits).await {
+        let capability = Capability {
+            worker: app.parts.worker,
+            host: app.parts.host,
+            plans: &plans,
+            lease_seconds: app.parts.settings.lease.as_secs_f64(),
+        };
+        let until = Instant::now() + app.parts.settings.lease;
+        match app.parts.store.claim_operation(&capability).await {
+            Ok(Some(claim)) => {
+                app.tasks.spawn(work(app.clone(), claim, until, permit));
+            }
+            Ok(None) => {
+                drop(permit);
+                idle(&app, &capability).await;
+            }
+            Err(error) => {
+                drop(permit);
+                tracing::warn!(error = %error, detail = error.internal_detail(), "cannot claim operations");
+                pause(&app, OUTAGE_PAUSE).await;
+            }
+        }
+    }
+}
+
+async fn permit(app: &App, permits: &Arc<Semaphore>) -> Option<OwnedSemaphorePermit> {
+    tokio::select! {
+        biased;
+        () = app.stopping.cancelled() => None,
+        permit = Arc::clone(permits).acquire_owned() => permit.ok(),
+    }
+}
+
+/// Sleeps until an operation is due, somebody wakes us, or the scan interval is over.
+async fn idle(app: &App, capability: &Capability<'_>) {
+    let longest = app.parts.settings.scan_interval;
+    let due = app.parts.store.next_due(capability).await.ok().flatten();
+    let sleep = due.map_or(longest, |seconds| Duration::from_secs_f64(seconds.max(0.0)));
+    pause(app, sleep.clamp(MIN_SLEEP, longest)).await;
+}
+
+async fn pause(app: &App, time: Duration) {
+    tokio::select! {
+        () = app.stopping.cancelled() => {}
+        () = app.wake.notified() => {}
+        () = tokio::time::sleep(time) => {}
+    }
+}
+
+/// Carries an operation as far as it goes, as long as the lease holds.
+async fn work(app: App, claim: Claim, until: Instant, permit: OwnedSemaphorePermit) {
+    let span =
+        tracing::info_span!("operation", id = %claim.id, kind = claim.kind, token = claim.token);
+    let lease = Lease::new(until);
+    let keeper = app
+        .tasks
+        .spawn(keep(app.clone(), claim.id, claim.token, lease.clone()));
+    let (id, token) = (claim.id, claim.token);
+    let steps = tracing::Instrument::instrument(carry_out(&app, claim, &lease), span);
+    tokio::select! {
+        biased;
+        () = lease.lost.cancelled() => tracing::warn!(operation = %id, "lease lost"),
+        () = lease.expired() => tracing::warn!(operation = %id, "lease expired"),
+        () = app.stopping.cancelled() => {
+            let _ = app.parts.store.release_operation(id, token, 0.0, None).await;
+        }
+        () = steps => {}
+    }
+    keeper.abort();
+    drop(permit);
+    app.wake.notify_one();
+}
+
+/// What the keeper of a lease finds out.
+#[derive(Clone)]
+struct Lease {
+    lost: CancellationToken,
+    cancel_requested: CancellationToken,
+    /// Until when it holds for sure, by this process's clock.
+    until: Arc<Mutex<Instant>>,
+}
+
+impl Lease {
+    fn new(until: Instant) -> Self {
+        Self {
+            lost: CancellationToken::new(),
+            cancel_requested: CancellationToken::new(),
+            until: Arc::new(Mutex::new(until)),
+        }
+    }
+
+    fn extend(&self, until: Instant) {
+        *self.until.lock().unwrap_or_else(PoisonError::into_inner) = until;
+    }
+
+    fn has_expired(&self) -> bool {
+        Instant::now() >= *self.until.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Ready when the lease may have run out. It only looks when it is polled: before
+    /// each move of the work that it stands in front of, so that a process that was
+    /// frozen does nothing more outside the metadata, where no token is checked.
+    async fn expired(&self) {
+        std::future::poll_fn(|_| match self.has_expired() {
+            true => Poll::Ready(()),
+            false => Poll::Pending,
+        })
+        .await;
+    }
+}
+
+/// Renews a lease until it is lost.
+async fn keep(app: App, id: uuid::Uuid, token: i64, lease: Lease) {
+    let length = app.parts.settings.lease;
+    let mut changes = app.changed.subscribe();
+    loop {
+        // One pause, however often other operations change meanwhile.
+        tokio::select! {
+            () = tokio::time::sleep(length / 3) => {}
+            // A request to cancel is told at once.
+            () = changed(&mut changes, id) => {}
+        }
+        let asked = Instant::now();
+        let seconds = length.as_secs_f64();
+        match app.parts.store.renew_lease(id, token, seconds).await {
+            Ok(Renewal::Held) => lease.extend(asked + length),
+            Ok(Renewal::CancelRequested) => {
+                lease.extend(asked + length);
+                lease.cancel_requested.cancel();
+            }
+            // Told by the database sooner than to the worker that committed it.
+            Ok(Renewal::Ended) => return lease.extend(asked + LAST_WORDS),
+            Ok(Renewal::Lost) => return lease.lost.cancel(),
+            Err(error) => tracing::warn!(operation = %id, error = %error, "cannot renew a lease"),
+        }
+    }
+}
+
+/// What comes after a try of a step.
+enum Next {
+    /// Go on with the operation as it is now.
+    Go(Box<Claim>),
+    /// Leave it: it is done, or due later.
+    Leave,
+}
+
+async fn carry_out(app: &App, claim: Claim, lease: &Lease) {
+    let Some(plan) = catalog::find(&claim.kind) else {
+        tracing::error!(kind = claim.kind, "claimed an operation of an unknown kind");
+        return;
+    };
+    let mut context = Context {
+        app: app.clone(),
+        claim,
+    };
+    loop {
+        let tried = match context.claim.state {
+            State::Undoing => take_back(&context, plan).await,
+            _ => advance(&context, plan, lease).await,
+        };
+        match tried {
+            Ok(Next::Go(claim)) => context.claim = *claim,
+            Ok(Next::Leave) => return,
+            Err(error) => match failed(&context, plan, error).await {
+                Next::Go(claim) => context.claim = *claim,
+                Next::Leave => return,
+            },
+        }
+    }
+}
+
+fn step(plan: &'static Plan, position: i32) -> Option<&'static Step> {
+    usize::try_from(position)
+        .ok()
+        .and_then(|position| plan.steps.get(position))
+}
+
+/// Does the step that is next.
+async fn advance(context: &Context, plan: &'static Plan, lease: &Lease) -> Result<Next> {
+    let claim = &context.claim;
+    if plan.cancellable() && cancel_requested(context, lease).await? {
+        let why = failure(&Error::new(
+            Reason::OperationCancelled,
+            "cancelled by request",
+        ));
+        return turn_round(context, plan, &why).await;
+    }
+    let current = step(plan, claim.position)
+        .ok_or_else(|| Error::internal(format!("{} has no step {}", claim.kind, claim.position)))?;
+    mark_running(context).await?;
+    kill_point(plan, current, "before_effect");
+    let work = (current.act)(context).await?;
+    kill_point(plan, current, "before_commit");
+    let mut tx = context.app.parts.store.begin().await?;
+    tx.check_token(claim.id, claim.token).await?;
+    work(&mut tx).await?;
+    tx.set_stage(claim.id, claim.position, StageState::Succeeded)
+        .await?;
+    let next = claim.position + 1;
+    let done = step(plan, next).is_none();
+    if done {
+        let outcome = (plan.outcome)(&mut tx, claim.target_uid).await?;
+        tx.finish_operation(claim.id, &outcome).await?;
+    } else {
+        tx.move_operation(claim.id, next).await?;
+    }
+    tx.commit().await?;
+    kill_point(plan, current, "after_commit");
+    if done {
+        tracing::info!(target = claim.target, "operation succeeded");
+        context.app.announce(claim.id);
+        // After the commit: before, the server would not seem meant to run.
+        if claim.parent_uid.is_none() {
+            context.app.look_after(claim.target_uid);
+        }
+        return Ok(Next::Leave);
+    }
+    Ok(Next::Go(Box::new(Claim {
+        position: next,
+        attempt: 1,
+        ..claim.clone()
+    })))
+}
+
+/// Shows that the step has begun.
+async fn mark_running(context: &Context) -> Result<()> {
+    let claim = &context.claim;
+    let mut tx = context.app.parts.store.begin().await?;
+    tx.check_token(claim.id, claim.token).await?;
+    tx.set_stage(claim.id, claim.position, StageState::Running)
+        .await?;
+    tx.commit().await
+}
+
+async fn cancel_requested(context: &Context, lease: &Lease) -> Result<bool> {
+    if lease.cancel_requested.is_cancelled() {
+        return Ok(true);
+    }
+    let (id, token) = (context.claim.id, context.claim.token);
+    let length = context.app.parts.settings.lease.as_secs_f64();
+    Ok(context
+        .app
+        .parts
+        .store
+        .renew_lease(id, token, length)
+        .await?
+        == Renewal::CancelRequested)
+}
+
+/// Takes the step back that is next, and ends the operation after the first one.
+async fn take_back(context: &Context, plan: &'static Plan) -> Result<Next> {
+    let claim = &context.claim;
+    let Some(current) = step(plan, claim.position) else {
+        return end(context, plan).await;
+    };
+    let undo = current
+        .undo
+        .ok_or_else(|| Error::internal(format!("{} cannot undo {}", plan.kind, current.name)))?;
+    let work = undo(context).await?;
+    kill_point(plan, current, "before_undo_commit");
+    let mut tx = context.app.parts.store.begin().await?;
+    tx.check_token(claim.id, claim.token).await?;
+    work(&mut tx).await?;
+    tx.set_stage(claim.id, claim.position, StageState::Undone)
+        .await?;
+    tx.move_operation(claim.id, claim.position - 1).await?;
+    tx.commit().await?;
+    kill_point(plan, current, "after_undo_commit");
+    Ok(Next::Go(Box::new(Claim {
+        position: claim.position - 1,
+        attempt: 1,
+        ..claim.clone()
+    })))
+}
+
+/// Ends an operation whose steps are all taken back.
+async fn end(context: &Context, plan: &'static Plan) -> Result<Next> {
+    let claim = &context.claim;
+    let unknown = || failure(&Error::internal("undone without a failure"));
+    let why = claim.failure.clone().unwrap_or_else(unknown);
+    let cancelled = why.reason == Reason::OperationCancelled.as_str();
+    let state = if cancelled {
+        State::Cancelled
+    } else {
+        State::Failed
+    };
+    conclude(context, plan, state, &why).await?;
+    Ok(Next::Leave)
+}
+
+async fn conclude(
+    context: &Context,
+    plan: &'static Plan,
+    state: State,
+    why: &Failure,
+) -> Result<()> {
+    let claim = &context.claim;
+    let mut tx = context.app.parts.store.begin().await?;
+    tx.check_token(claim.id, claim.token).await?;
+    (plan.abandon)(&mut tx, claim, why).await?;
+    tx.fail_operation(claim.id, state, why).await?;
+    tx.commit().await?;
+    tracing::warn!(
+        target = claim.target,
+        reason = why.reason,
+        "operation ended without success"
+    );
+    context.app.announce(claim.id);
+    Ok(())
+}
+
+/// After a failure for good: takes the steps back, or ends at once where the plan
+/// has no way back.
+async fn turn_round(context: &Context, plan: &'static Plan, why: &Failure) -> Result<Next> {
+    let claim = &context.claim;
+    if !plan.cancellable() {
+        let mut tx = context.app.parts.store.begin().await?;
+        tx.check_token(claim.id, claim.token).await?;
+        tx.set_stage(claim.id, claim.position, StageState::Failed)
+            .await?;
+        tx.commit().await?;
+        conclude(context, plan, State::Failed, why).await?;
+        return Ok(Next::Leave);
+    }
+    let mut tx = context.app.parts.store.begin().await?;
+    tx.check_token(claim.id, claim.token).await?;
+    if why.reason != Reason::OperationCancelled.as_str() {
+        tx.set_stage(claim.id, claim.position, StageState::Failed)
+            .await?;
+    }
+    tx.undo_operation(claim.id, claim.position, why).await?;
+    tx.commit().await?;
+    Ok(Next::Go(Box::new(Claim {
+        state: State::Undoing,
+        failure: Some(why.clone()),
+        attempt: 1,
+        ..claim.clone()
+    })))
+}
+
+/// Decides what comes after a failed try.
+async fn failed(context: &Context, plan: &'static Plan, error: Error) -> Next {
+    let claim = &context.claim;
+    tracing::warn!(
+        step = step(plan, claim.position).map(|step| step.name),
+        attempt = claim.attempt,
+        error = %error,
+        detail = error.internal_detail(),
+        "a step failed"
+    );
+    if error.reason() == Reason::ResourceBusy && error.resource().is_none() {
+        // The token is not the newest any more.
+        return Next::Leave;
+    }
+    let undoing = claim.state == State::Undoing;
+    match verdict(&error, claim.attempt) {
+        Verdict::Wait => {
+            tokio::time::sleep(OUTAGE_PAUSE).await;
+            Next::Go(Box::new(claim.clone()))
+        }
+        Verdict::Retry(delay) => put_off(context, delay, &error).await,
+        // What was begun must not be left half taken back.
+        Verdict::GiveUp if undoing => put_off(context, delay(claim.attempt), &error).await,
+        Verdict::GiveUp => {
+            let why = failure(&error);
+            match turn_round(context, plan, &why).await {
+                Ok(next) => next,
+                Err(error) => put_off(context, OUTAGE_PAUSE, &error).await,
+            }
+        }
+    }
+}
+
+/// Gives the operation back, to be tried again after `delay`.
+async fn put_off(context: &Context, delay: Duration, error: &Error) -> Next {
+    let claim = &context.claim;
+    let why = failure(error);
+    let released = context
+        .app
+        .parts
+        .store
+        .release_operation(claim.id, claim.token, delay.as_secs_f64(), Some(&why))
+        .await;
+    if let Err(error) = released {
+        // The lease runs out by itself.
+        tracing::warn!(operation = %claim.id, error = %error, "cannot give an operation back");
+    }
+    Next::Leave
+}
+
+fn failure(error: &Error) -> Failure {
+    Failure {
+        reason: error.reason().as_str().to_owned(),
+        message: error.message().to_owned(),
+    }
+}
+
+/// A point next to a commit at which a test can kill the process.
+fn kill_point(plan: &Plan, step: &Step, place: &str) {
+    if cfg!(feature = "failpoints") {
+        failpoint::hit(&format!("{}.{}.{place}", plan.kind, step.name));
+    }
+}

@@ -1,0 +1,31 @@
+//! The step engine, and the long operations that it runs.
+//!
+//! A worker claims an operation by a lease with a growing token. It carries out one
+//! step after the other: first the effect, which may run twice, then one commit that
+//! checks the token, writes what the step found and moves the operation on. A step
+//! that fails is tried again or, if that is of no use, the steps are taken back in
+//! reverse order.
+
+mod catalog;
+mod context;
+mod create_database;
+mod create_instance;
+mod delete_database;
+mod delete_instance;
+mod engine;
+mod instance_steps;
+mod plan;
+mod purge_instance;
+mod retry;
+mod run_instance;
+
+pub(crate) use catalog::{
+    ABANDON_INSTANCE, CREATE_DATABASE, CREATE_INSTANCE, DELETE_DATABASE, DELETE_INSTANCE,
+    PURGE_INSTANCE, RECOVER_INSTANCE, REMOVE_INSTANCE, RESTART_INSTANCE, START_INSTANCE,
+    STOP_INSTANCE, UNDELETE_INSTANCE,
+};
+pub use catalog::{PlanPoints, points};
+pub(crate) use delete_database::DeleteDatabaseParameters;
+pub(crate) use delete_instance::DeleteInstanceParameters;
+pub(crate) use engine::dispatch;
+pub(crate) use plan::Plan;

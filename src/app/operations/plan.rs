@@ -1,0 +1,75 @@
+//! What a long operation is made of.
+
+use futures::future::BoxFuture;
+use uuid::Uuid;
+
+use super::context::Context;
+use crate::{
+    domain::{
+        Result,
+        operation::{Failure, Outcome},
+    },
+    store::{Tx, lease::Claim},
+};
+
+/// What a step writes in the transaction that makes it done.
+pub(crate) type Commit = Box<dyn for<'a> FnOnce(&'a mut Tx) -> BoxFuture<'a, Result<()>> + Send>;
+
+/// The work of a step: an effect outside the metadata, which may run twice, and the
+/// commit that makes it done, which happens once.
+pub(crate) type Act = for<'a> fn(&'a Context) -> BoxFuture<'a, Result<Commit>>;
+
+/// A kind of long operation.
+pub(crate) struct Plan {
+    /// Name of the kind, as in `instance.create`.
+    pub(crate) kind: &'static str,
+    /// Raised when steps change; a worker claims only versions that it knows.
+    pub(crate) version: i32,
+    /// What it does, as clients see it.
+    pub(crate) verb: &'static str,
+    /// Its steps, in order.
+    pub(crate) steps: &'static [Step],
+    /// What it answers: a picture of the resource, taken in the last commit.
+    pub(crate) outcome: for<'a> fn(&'a mut Tx, Uuid) -> BoxFuture<'a, Result<Outcome>>,
+    /// What is written when it ends without success.
+    pub(crate) abandon: for<'a> fn(&'a mut Tx, &'a Claim, &'a Failure) -> BoxFuture<'a, Result<()>>,
+}
+
+/// A step of a plan.
+pub(crate) struct Step {
+    /// Name, unique in the plan.
+    pub(crate) name: &'static str,
+    /// One phrase for people.
+    pub(crate) title: &'static str,
+    /// Does it.
+    pub(crate) act: Act,
+    /// Takes it back, also when it was done in part or not at all.
+    pub(crate) undo: Option<Act>,
+    /// Points in the middle of its effect at which a test can kill the process.
+    pub(crate) failpoints: &'static [&'static str],
+}
+
+impl Plan {
+    /// Kind and version, as workers claim by.
+    pub(crate) fn key(&self) -> String {
+        format!("{}@{}", self.kind, self.version)
+    }
+
+    /// Whether every step can be taken back.
+    pub(crate) fn cancellable(&self) -> bool {
+        self.steps.iter().all(|step| step.undo.is_some())
+    }
+}
+
+/// A commit that writes `work`.
+pub(crate) fn commit<F>(work: F) -> Commit
+where
+    F: for<'a> FnOnce(&'a mut Tx) -> BoxFuture<'a, Result<()>> + Send + 'static,
+{
+    Box::new(work)
+}
+
+/// A commit that writes nothing but that the step is done.
+pub(crate) fn nothing() -> Commit {
+    Box::new(|_| Box::pin(std::future::ready(Ok(()))))
+}

@@ -1,0 +1,62 @@
+//! When a step that failed is tried again.
+
+use std::time::Duration;
+
+use crate::domain::{Error, Reason};
+
+/// Tries of one step before it is given up. With the delays below this is about
+/// four minutes.
+const MAX_ATTEMPTS: i32 = 15;
+
+/// Longest delay between two tries.
+const MAX_DELAY: Duration = Duration::from_secs(30);
+
+/// What to do after a failed try.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Verdict {
+    /// Try again here, soon: the metadata is away and nothing can be written.
+    Wait,
+    /// Try again after the delay.
+    Retry(Duration),
+    /// Give up.
+    GiveUp,
+}
+
+/// What to do after the try number `attempt` (from 1) failed with `error`.
+pub(super) fn verdict(error: &Error, attempt: i32) -> Verdict {
+    match error.reason() {
+        Reason::MetadataUnavailable => Verdict::Wait,
+        _ if error.retryable() && attempt < MAX_ATTEMPTS => Verdict::Retry(delay(attempt)),
+        _ => Verdict::GiveUp,
+    }
+}
+
+/// Delay before the try after number `attempt`: doubled each time, from 100 ms.
+pub(super) fn delay(attempt: i32) -> Duration {
+    let doublings = u32::try_from(attempt.clamp(1, 12) - 1).unwrap_or_default();
+    Duration::from_millis(100 << doublings).min(MAX_DELAY)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn tries_again_where_time_helps() {
+        let down = Error::new(Reason::ServerUnavailable, "");
+        assert_eq!(
+            verdict(&down, 1),
+            Verdict::Retry(Duration::from_millis(100))
+        );
+        assert_eq!(verdict(&down, MAX_ATTEMPTS), Verdict::GiveUp);
+        assert_eq!(
+            verdict(&Error::new(Reason::MetadataUnavailable, ""), 99),
+            Verdict::Wait
+        );
+        assert_eq!(
+            verdict(&Error::new(Reason::RoleExists, ""), 1),
+            Verdict::GiveUp
+        );
+        assert_eq!(delay(100), MAX_DELAY);
+    }
+}

@@ -1,0 +1,77 @@
+//! Starts, stops, restarts and recovers an instance's server.
+
+use super::{
+    instance_steps as steps,
+    plan::{Plan, Step},
+};
+
+const START: Step = Step {
+    name: "start",
+    title: "Start the server",
+    act: |context| Box::pin(steps::start(context)),
+    undo: None,
+    failpoints: steps::START_POINTS,
+};
+
+const STOP: Step = Step {
+    name: "stop",
+    title: "Stop the server",
+    act: |context| Box::pin(steps::stop(context)),
+    undo: None,
+    failpoints: &["local.stop.after_spawn"],
+};
+
+pub(crate) const START_PLAN: Plan = Plan {
+    kind: "instance.start",
+    version: 1,
+    verb: "start",
+    steps: &[START],
+    outcome: |tx, uid| Box::pin(steps::instance(tx, uid)),
+    abandon: |tx, claim, why| Box::pin(steps::mark_failed(tx, claim, why)),
+};
+
+pub(crate) const STOP_PLAN: Plan = Plan {
+    kind: "instance.stop",
+    version: 1,
+    verb: "stop",
+    steps: &[Step {
+        act: |context| Box::pin(steps::stop_and_stay(context)),
+        ..STOP
+    }],
+    outcome: |tx, uid| Box::pin(steps::instance(tx, uid)),
+    abandon: |tx, claim, why| Box::pin(steps::mark_failed(tx, claim, why)),
+};
+
+pub(crate) const RESTART_PLAN: Plan = Plan {
+    kind: "instance.restart",
+    version: 1,
+    verb: "restart",
+    steps: &[STOP, START],
+    outcome: |tx, uid| Box::pin(steps::instance(tx, uid)),
+    abandon: |tx, claim, why| Box::pin(steps::mark_failed(tx, claim, why)),
+};
+
+/// Enqueued by the supervisor when a server's process has ended by itself.
+pub(crate) const RECOVER_PLAN: Plan = Plan {
+    kind: "instance.recover",
+    version: 1,
+    verb: "recover",
+    steps: &[Step {
+        name: "start",
+        title: "Start the server again",
+        act: |context| Box::pin(steps::recover(context)),
+        undo: None,
+        failpoints: &["local.start.after_spawn", "local.start.after_start"],
+    }],
+    outcome: |tx, uid| Box::pin(steps::instance(tx, uid)),
+    abandon: |tx, claim, why| Box::pin(steps::mark_failed(tx, claim, why)),
+};
+
+pub(crate) const UNDELETE_PLAN: Plan = Plan {
+    kind: "instance.undelete",
+    version: 1,
+    verb: "undelete",
+    steps: &[START],
+    outcome: |tx, uid| Box::pin(steps::instance(tx, uid)),
+    abandon: |tx, claim, why| Box::pin(steps::mark_failed(tx, claim, why)),
+};

@@ -1,0 +1,287 @@
+//! Temporary subscriptions: where they read from, and that nothing of them stays.
+
+use std::{
+    collections::HashSet,
+    sync::{Arc, Mutex, PoisonError},
+    task::{Context, Poll},
+    time::Duration,
+};
+
+use tokio::sync::OwnedSemaphorePermit;
+use tokio_postgres::types::ToSql;
+use uuid::Uuid;
+
+use super::{
+    App,
+    admin::{execute, fetch},
+    databases::ready,
+    shutting_down,
+};
+use crate::{
+    domain::{
+        Error, Reason, Result, instance::Instance, name::InstanceName, postgres::PostgresName,
+    },
+    pg::{Client, sql::quote_identifier},
+    store::subscriptions::Subscription as Record,
+    streams::{ChangeBatch, Feed, Opening, Request, Source},
+};
+
+/// For how long a subscription is kept from being swept without a sign of life.
+const LEASE: Duration = Duration::from_secs(60);
+
+/// How often subscriptions are looked after.
+const INTERVAL: Duration = Duration::from_secs(10);
+
+/// How long sessions may take to notice that their client has gone, and how often
+/// that is looked at.
+const GRACE: Duration = Duration::from_secs(1);
+const GRACE_LOOKS: u32 = 20;
+
+/// Most subscriptions at once in this process: each holds three connections.
+pub(super) const MAX_OPEN: usize = 256;
+
+/// Names of the publications that a subscription may make: one for all events, and
+/// one for tables without replica identity.
+fn publications(uid: Uuid) -> [String; 2] {
+    let mark = uid.simple();
+    [
+        format!("howdah_tmp_{mark}"),
+        format!("howdah_tmp_{mark}_insert"),
+    ]
+}
+
+/// Subscriptions that are open in this process.
+#[derive(Debug, Default)]
+pub(crate) struct Open(Mutex<HashSet<Uuid>>);
+
+impl Open {
+    fn insert(&self, uid: Uuid) {
+        self.0
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .insert(uid);
+    }
+
+    fn remove(&self, uid: Uuid) {
+        self.0
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .remove(&uid);
+    }
+
+    fn uids(&self) -> Vec<Uuid> {
+        self.0
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .iter()
+            .copied()
+            .collect()
+    }
+}
+
+/// The changes that a subscriber gets. Dropping it ends the subscription.
+#[derive(Debug)]
+pub struct Changes(Feed);
+
+impl Changes {
+    /// The next batch, heartbeats included; an error is the last thing that comes.
+    pub fn poll_next(&mut self, context: &mut Context<'_>) -> Poll<Option<Result<ChangeBatch>>> {
+        self.0.poll_next(context)
+    }
+}
+
+/// A temporary subscription that was recorded. When it is dropped, what it made on
+/// the server is removed in the background.
+struct Subscription {
+    app: App,
+    record: Record,
+    _permit: OwnedSemaphorePermit,
+}
+
+impl Drop for Subscription {
+    fn drop(&mut self) {
+        let app = self.app.clone();
+        let record = self.record.clone();
+        let Ok(runtime) = tokio::runtime::Handle::try_current() else {
+            // The process ends; the next one sweeps.
+            return;
+        };
+        let sweeping = async move {
+            // Until it is swept here, nobody else does; if it cannot be, somebody will.
+            if let Err(error) = app.sweep(&record).await {
+                let detail = error.internal_detail();
+                tracing::warn!(%error, detail, subscription = %record.uid, "a subscription is to be swept later");
+                let at_once = app
+                    .parts
+                    .store
+                    .renew_subscriptions(&[record.uid], 0.0)
+                    .await;
+                // At worst it is found when its lease is over.
+                let _ = at_once;
+            }
+            app.subscribed.remove(record.uid);
+        };
+        self.app.tasks.spawn_on(sweeping, &runtime);
+    }
+}
+
+impl App {
+    /// Follows changes of a database on a temporary slot.
+    ///
+    /// # Errors
+    /// INSTANCE_NOT_FOUND, INSTANCE_NOT_READY, STREAMS_EXHAUSTED; as
+    /// [`Opening::prepare`].
+    pub async fn subscribe(
+        &self,
+        name: &InstanceName,
+        database: &PostgresName,
+        request: Request,
+    ) -> Result<Changes> {
+        let permit = Arc::clone(&self.subscription_permits)
+            .try_acquire_owned()
+            .map_err(|_| {
+                let message = "too many subscriptions are open";
+                Error::new(Reason::StreamsExhausted, message)
+                    .with_retry_after(Duration::from_secs(5))
+            })?;
+        let instance = self.parts.store.instance(name).await?;
+        ready(&instance)?;
+        let access = self.admin_access(&instance, database.as_str()).await?;
+        let subscription = self.record(&instance, database, permit).await?;
+        let record = &subscription.record;
+        let [publication, insert_publication] = publications(record.uid);
+        let source = Source {
+            uid: record.uid,
+            target: access.target,
+            login: access.login,
+            slot: record.slot.clone(),
+            publication,
+            insert_publication,
+        };
+        let draining = self.draining();
+        let opening = tokio::select! {
+            opening = Opening::prepare(source, request) => opening?,
+            () = draining.cancelled() => return Err(shutting_down()),
+        };
+        if let Some(pid) = opening.backend_pid() {
+            let store = &self.parts.store;
+            store.set_subscription_backend(record.uid, pid).await?;
+        }
+        // Whether or not the subscriber reads, what is on the server goes at once.
+        let stop = async move {
+            draining.cancelled().await;
+            shutting_down()
+        };
+        Ok(Changes(opening.run(stop, subscription)))
+    }
+
+    /// Records a subscription before anything is made on its server.
+    async fn record(
+        &self,
+        instance: &Instance,
+        database: &PostgresName,
+        permit: OwnedSemaphorePermit,
+    ) -> Result<Subscription> {
+        let uid = self.parts.random.uuid()?;
+        let record = Record {
+            uid,
+            instance_uid: instance.uid,
+            database: database.to_string(),
+            publications: publications(uid).into(),
+            slot: format!("howdah_tmp_{}", uid.simple()),
+            backend_pid: None,
+        };
+        let lease = LEASE.as_secs_f64();
+        self.parts
+            .store
+            .insert_subscription(&record, self.parts.worker, lease)
+            .await?;
+        self.subscribed.insert(uid);
+        Ok(Subscription {
+            app: self.clone(),
+            record,
+            _permit: permit,
+        })
+    }
+
+    /// Gives signs of life for what is open here, and removes what dead processes
+    /// have left on the servers of this host.
+    async fn sweep_subscriptions(&self) -> Result<()> {
+        let store = &self.parts.store;
+        let lease = LEASE.as_secs_f64();
+        store
+            .renew_subscriptions(&self.subscribed.uids(), lease)
+            .await?;
+        let (host, worker) = (self.parts.host, self.parts.worker);
+        for record in store.claim_stale_subscriptions(host, worker, lease).await? {
+            if let Err(error) = self.sweep(&record).await {
+                let detail = error.internal_detail();
+                tracing::warn!(%error, detail, subscription = %record.uid, "cannot sweep a subscription");
+            }
+            // One sweep takes less than a lease, several may not.
+            store
+                .renew_subscriptions(&self.subscribed.uids(), lease)
+                .await?;
+        }
+        Ok(())
+    }
+
+    /// Removes what a subscription made: first the slot, which goes with its
+    /// walsender, then the publications, then the record.
+    async fn sweep(&self, record: &Record) -> Result<()> {
+        let store = &self.parts.store;
+        let Some(instance) = store.instance_by_uid(record.instance_uid).await? else {
+            return Ok(());
+        };
+        let client = match self.admin_connection(&instance, &record.database).await {
+            Ok(client) => client,
+            // The database is gone, and with it all that was made in it.
+            Err(error) if error.internal_detail().contains("3D000") => {
+                return store.remove_subscription(record.uid).await;
+            }
+            Err(error) => return Err(error),
+        };
+        end_sessions(&client, record).await?;
+        for publication in &record.publications {
+            let name = quote_identifier(publication);
+            let drop = format!("set lock_timeout = '10s'; drop publication if exists {name}");
+            execute(&client, &drop).await?;
+        }
+        store.remove_subscription(record.uid).await
+    }
+}
+
+/// Looks after subscriptions as long as the process serves.
+pub(super) async fn run(app: App) {
+    loop {
+        if let Err(error) = app.sweep_subscriptions().await {
+            tracing::warn!(%error, detail = error.internal_detail(), "cannot look after subscriptions");
+        }
+        tokio::select! {
+            () = app.stopping.cancelled() => return,
+            () = tokio::time::sleep(INTERVAL) => {}
+        }
+    }
+}
+
+/// Waits until the sessions of a subscription are gone, and ends those that do not go
+/// by themselves. One that still runs could make what is about to be removed.
+async fn end_sessions(client: &Client, record: &Record) -> Result<()> {
+    let theirs = "from pg_stat_activity where usename = current_user
+        and (application_name = $1 or pid in
+            (select active_pid from pg_replication_slots where slot_name = $1))";
+    let alive = format!("select count(*) {theirs}");
+    let name: &[&(dyn ToSql + Sync)] = &[&record.slot];
+    for _ in 0..GRACE_LOOKS {
+        if fetch::<i64>(client, &alive, name).await? == Some(0) {
+            return Ok(());
+        }
+        tokio::time::sleep(GRACE / GRACE_LOOKS).await;
+    }
+    // Waits up to 5 s for each.
+    let end = format!("select coalesce(bool_and(pg_terminate_backend(pid, 5000)), true) {theirs}");
+    match fetch::<bool>(client, &end, name).await? {
+        Some(true) => Ok(()),
+        _ => Err(Error::internal("sessions of a subscription do not end")),
+    }
+}

@@ -1,0 +1,150 @@
+//! Looks after the local servers: adopts those that run, and sees to it that one
+//! that dies is started again.
+
+use std::{
+    collections::HashSet,
+    sync::{Mutex, PoisonError},
+    time::Duration,
+};
+
+use serde_json::Value;
+use uuid::Uuid;
+
+use super::{
+    App, Mutation,
+    mutation::{Accept, Target},
+    operations,
+};
+use crate::domain::{
+    Result,
+    instance::{Instance, State},
+    principal::Principal,
+    provider::Presence,
+};
+
+/// How often it is looked for servers that nobody watches.
+const SCAN: Duration = Duration::from_secs(5);
+
+/// Instances whose server is being watched by this process.
+#[derive(Debug, Default)]
+pub(crate) struct Watched(Mutex<HashSet<Uuid>>);
+
+impl Watched {
+    fn insert(&self, uid: Uuid) -> bool {
+        self.0
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .insert(uid)
+    }
+
+    fn remove(&self, uid: Uuid) {
+        self.0
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .remove(&uid);
+    }
+}
+
+/// Adopts the servers of this host, and again whenever one has no watcher.
+pub(super) async fn run(app: App) {
+    loop {
+        match app.parts.store.instances_on(app.parts.host).await {
+            Ok(instances) => {
+                for instance in instances {
+                    app.look_after(instance.uid);
+                }
+            }
+            Err(error) => tracing::warn!(%error, "cannot look for servers to watch"),
+        }
+        tokio::select! {
+            () = app.stopping.cancelled() => return,
+            () = tokio::time::sleep(SCAN) => {}
+        }
+    }
+}
+
+impl App {
+    /// Watches an instance's server, unless it is being watched.
+    pub(super) fn look_after(&self, uid: Uuid) {
+        if !self.watched.insert(uid) {
+            return;
+        }
+        let app = self.clone();
+        self.tasks.spawn(async move {
+            tokio::select! {
+                () = app.stopping.cancelled() => {}
+                watched = app.watch(uid) => if let Err(error) = watched {
+                    tracing::warn!(
+                        instance = %uid, %error, detail = error.internal_detail(),
+                        "a server is not watched"
+                    );
+                }
+            }
+            app.watched.remove(uid);
+        });
+    }
+
+    /// Returns when the server is not meant to run any more, or a recovery was asked
+    /// for; the next scan watches it again.
+    async fn watch(&self, uid: Uuid) -> Result<()> {
+        loop {
+            let Some(instance) = self.parts.store.instance_by_uid(uid).await? else {
+                return Ok(());
+            };
+            if !meant_to_run(&instance) {
+                return Ok(());
+            }
+            let server = self.server_spec(&instance, 0).await?;
+            if self.provider().inspect(&server).await? == Presence::Running {
+                self.provider().ended(&server).await?;
+                continue;
+            }
+            return self.recover(&instance).await;
+        }
+    }
+
+    /// Asks for the server to be started again, unless an operation is at work on the
+    /// instance. Operations on its databases are no reason to wait: they cannot go on
+    /// without the server.
+    async fn recover(&self, instance: &Instance) -> Result<()> {
+        let mutation = Mutation {
+            principal: Principal::Anonymous,
+            method: "recover",
+            request_id: None,
+            fingerprint: Vec::new(),
+            validate_only: false,
+        };
+        let Accept::Fresh(accepting) = self.accept(mutation).await? else {
+            return Ok(());
+        };
+        let mut accepting = *accepting;
+        let Some(now) = accepting.tx.lock_instance_by_uid(instance.uid).await? else {
+            return Ok(());
+        };
+        if !meant_to_run(&now) || now.reconciling {
+            return Ok(());
+        }
+        accepting
+            .tx
+            .set_instance_state(now.uid, State::Starting, true)
+            .await?;
+        tracing::warn!(instance = %now.name, "a server has ended, it is started again");
+        let target = Target {
+            project: now.name.project.clone(),
+            name: now.name.to_string(),
+            uid: now.uid,
+            parent: None,
+            host: Some(now.active()?.host),
+        };
+        accepting
+            .enqueue(&operations::RECOVER_INSTANCE, target, Value::Null)
+            .await?;
+        Ok(())
+    }
+}
+
+fn meant_to_run(instance: &Instance) -> bool {
+    instance.running
+        && instance.delete_time.is_none()
+        && instance.active().is_ok_and(|server| server.started)
+}

@@ -1,0 +1,18 @@
+//! From a connection to the principal of its calls.
+
+use crate::domain::principal::Principal;
+
+use super::{Peer, peer::Address};
+
+/// Who calls through this connection: the client certificate's identity, else the
+/// Unix socket's user, else nobody known.
+#[must_use]
+pub fn identify(peer: &Peer) -> Principal {
+    match (&peer.certificate, peer.address) {
+        (Some(identity), _) => Principal::Certificate {
+            identity: identity.clone(),
+        },
+        (None, Address::Unix { uid }) => Principal::UnixUser { uid },
+        (None, Address::Tcp(_)) => Principal::Anonymous,
+    }
+}

@@ -1,0 +1,286 @@
+//! Composition root: builds everything, owns start and shutdown.
+
+mod data_dir;
+mod doctor;
+mod edge;
+mod keys;
+mod metadata;
+mod welcome;
+
+use std::{
+    path::{Path, PathBuf},
+    sync::Arc,
+    time::Duration,
+};
+
+use anyhow::Context as _;
+use tokio::{
+    net::TcpListener,
+    signal::unix::{SignalKind, signal},
+    task::JoinSet,
+};
+use tokio_util::sync::CancellationToken;
+
+use self::{data_dir::DataDir, metadata::Metadata};
+use crate::{
+    api::{health::Reporter, listener::Listener, server},
+    app::{App, Parts, Settings},
+    config::{Config, ListenAddress, LogFormat},
+    domain::{
+        Error, Reason, Result,
+        clock::SystemClock,
+        random::{Random, SystemSource},
+    },
+    providers::local::{Local, Settings as LocalSettings, default_run_directory},
+    store::{Store, sealing::Keyring},
+    telemetry::{self, Telemetry, admin},
+};
+
+pub use doctor::doctor;
+
+/// File in the data directory with the address of the API while it serves.
+const ENDPOINT: &str = "endpoint";
+
+/// File in the data directory with the address of the admin listener.
+const ADMIN_ENDPOINT: &str = "admin-endpoint";
+
+/// Longest wait for workers at shutdown; what they leave is taken up again.
+const WORKERS_STOP: Duration = Duration::from_secs(5);
+
+/// Longest wait for the last traces and metrics to be sent.
+const TELEMETRY_STOP: Duration = Duration::from_secs(3);
+
+/// Serves until SIGTERM or SIGINT, then shuts down in order.
+///
+/// # Errors
+/// When it cannot start: each cause with its reason.
+pub async fn serve(config: Config) -> anyhow::Result<()> {
+    let telemetry = telemetry::init(&telemetry_settings(&config)).context("telemetry")?;
+    let served = run(&config, &telemetry).await;
+    telemetry.shutdown(TELEMETRY_STOP).await;
+    Ok(served?)
+}
+
+/// Applies the migrations of the metadata database, and ends.
+///
+/// # Errors
+/// METADATA_UNAVAILABLE, METADATA_SCHEMA_MISMATCH, DATA_DIR_IN_USE.
+pub async fn migrate(config: Config) -> anyhow::Result<()> {
+    let data_dir = DataDir::open(&config.data_dir)?;
+    let metadata = Metadata::open(&config, &data_dir).await?;
+    let migrated = metadata.store.migrate().await;
+    metadata.close().await;
+    Ok(migrated?)
+}
+
+async fn run(config: &Config, telemetry: &Telemetry) -> Result<()> {
+    let mut shutdown = Shutdown::new()?;
+    let data_dir = DataDir::open(&config.data_dir)?;
+    warn_of_open_doors(config);
+    let random: Arc<dyn Random> = Arc::new(SystemSource::default());
+    let keyring = keys::keyring(config, &data_dir, random.as_ref())?;
+    let local = Local::new(local_settings(config))?;
+    // Bound first: a port in use is found before a server is started.
+    let listener = edge::listener(config, &telemetry.meter()).await?;
+    let admin = admin_listener(config).await?;
+    let metadata = Metadata::open(config, &data_dir).await?;
+    let host = local.host();
+    let app = App::new(Parts {
+        store: metadata.store.clone(),
+        provider: Arc::new(local),
+        keyring: keyring.clone(),
+        worker: data_dir.worker(random.as_ref())?,
+        random,
+        clock: Arc::new(SystemClock),
+        host,
+        settings: app_settings(config),
+    });
+    let served = attend(
+        config,
+        telemetry,
+        &data_dir,
+        &app,
+        &keyring,
+        (listener, admin),
+        &mut shutdown,
+    )
+    .await;
+    app.stop(WORKERS_STOP).await;
+    metadata.close().await;
+    served
+}
+
+/// Serves calls, brings the metadata up, and drains when it is told to.
+async fn attend(
+    config: &Config,
+    telemetry: &Telemetry,
+    data_dir: &DataDir,
+    app: &App,
+    keyring: &Keyring,
+    (listener, admin): (Listener, Option<TcpListener>),
+    shutdown: &mut Shutdown,
+) -> Result<()> {
+    let health = Reporter::new(edge::SERVICES.to_vec()).await;
+    let readiness = admin::Readiness::default();
+    let routes = edge::routes(app, &health, config.server.max_message_bytes)?;
+    let (policy, limits) = (edge::policy(config), edge::limits(config));
+    let service = server::assemble(routes, policy, &limits, &telemetry.meter())?;
+    let drain = CancellationToken::new();
+    let address = listener.local_addr().clone();
+    let mut tasks = JoinSet::new();
+    let admin_address = admin.as_ref().and_then(|admin| admin.local_addr().ok());
+    if let Some(admin) = admin {
+        let registry = telemetry.registry().clone();
+        tasks.spawn(admin::serve(
+            admin,
+            registry,
+            readiness.clone(),
+            drain.clone(),
+        ));
+    }
+    let serving = listener.run(service, drain.clone());
+    tokio::pin!(serving);
+    let opening = async {
+        bring_up(&app.store(), keyring, app).await?;
+        // Before the files: who finds them is to be told that it serves.
+        health.serving().await;
+        readiness.set(true);
+        let admin = admin_address
+            .map(|address| address.to_string())
+            .unwrap_or_default();
+        data_dir.replace(ADMIN_ENDPOINT, &format!("{admin}\n"))?;
+        data_dir.replace(ENDPOINT, &format!("{address}\n"))?;
+        tracing::info!(%address, "serving");
+        welcome::print(config, &address, &admin);
+        std::future::pending::<Result<()>>().await
+    };
+    let outcome = tokio::select! {
+        () = &mut serving => Err(Error::internal("the listener ended by itself")),
+        failed = opening => failed,
+        () = shutdown.asked() => Ok(()),
+    };
+    tracing::info!("shutting down");
+    health.not_serving().await;
+    readiness.set(false);
+    data_dir.remove(ENDPOINT);
+    data_dir.remove(ADMIN_ENDPOINT);
+    app.drain();
+    health.drain();
+    drain.cancel();
+    tokio::select! {
+        () = serving => {}
+        () = shutdown.asked() => tracing::warn!("told twice to end: calls are cut off"),
+    }
+    tasks.shutdown().await;
+    outcome
+}
+
+/// Waits for the metadata, migrates it, and lets the workers begin.
+async fn bring_up(store: &Store, keyring: &Keyring, app: &App) -> Result<()> {
+    metadata::migrate(store).await?;
+    store.check_keys(keyring).await?;
+    app.take_over().await?;
+    app.start();
+    Ok(())
+}
+
+async fn admin_listener(config: &Config) -> Result<Option<TcpListener>> {
+    let ListenAddress::Tcp(address) = config.admin_listen else {
+        let message = "admin_listen must be a TCP address";
+        return Err(Error::new(Reason::ConfigInvalid, message));
+    };
+    let bound = TcpListener::bind(address).await;
+    bound.map(Some).map_err(|error| {
+        let message = format!(
+            "cannot listen on {address} (admin_listen): {}",
+            error.kind()
+        );
+        Error::new(Reason::ConfigInvalid, message).with_source(error)
+    })
+}
+
+fn warn_of_open_doors(config: &Config) {
+    let asks = config.tls.client_ca.is_some();
+    if rustix::process::geteuid().is_root() && !asks {
+        tracing::warn!("serving as root without authentication: every local user is an admin");
+    }
+    if config.insecure {
+        tracing::warn!("serving with --insecure: whoever reaches the port is an admin");
+    }
+}
+
+fn telemetry_settings(config: &Config) -> telemetry::Settings {
+    telemetry::Settings {
+        log_format: match config.log.format {
+            LogFormat::Json => telemetry::Format::Json,
+            LogFormat::Pretty => telemetry::Format::Pretty,
+        },
+        log_filter: config.log.filter.clone(),
+        otlp_endpoint: config.otlp.endpoint.clone(),
+        instance_id: None,
+    }
+}
+
+fn local_settings(config: &Config) -> LocalSettings {
+    let local = &config.local;
+    LocalSettings {
+        run_directory: run_directory(&local.run_directory, &local.root),
+        engine_directories: local.engine_directories.clone(),
+        system_engines: local.system_engines,
+        run_as: run_as(config),
+        listen_addresses: local.listen_addresses.clone(),
+        advertise_host: Some(local.advertise_host.clone()),
+        trash_retention: local.trash_retention,
+        ..LocalSettings::new(local.root.clone())
+    }
+}
+
+/// Who servers run as; nobody else where we are not root.
+fn run_as(config: &Config) -> Option<String> {
+    let root = rustix::process::geteuid().is_root();
+    root.then(|| config.local.run_as.clone())
+}
+
+/// A directory below `base` for the sockets of what lies under `root`, so that two
+/// roots never meet in one.
+fn run_directory(base: &Path, root: &Path) -> PathBuf {
+    let own = default_run_directory(root);
+    base.join(own.file_name().unwrap_or_default())
+}
+
+fn app_settings(config: &Config) -> Settings {
+    let operations = &config.operations;
+    Settings {
+        ports: config.local.ports.first()..=config.local.ports.last(),
+        purge_delay: config.local.purge_delay,
+        workers: operations.workers,
+        lease: operations.lease,
+        scan_interval: operations.scan_interval,
+        retention: operations.retention,
+        idempotency_retention: operations.idempotency_retention,
+    }
+}
+
+/// SIGTERM and SIGINT.
+struct Shutdown {
+    terminate: tokio::signal::unix::Signal,
+    interrupt: tokio::signal::unix::Signal,
+}
+
+impl Shutdown {
+    fn new() -> Result<Self> {
+        let listen =
+            |kind| signal(kind).map_err(|error| Error::internal("signals").with_source(error));
+        Ok(Self {
+            terminate: listen(SignalKind::terminate())?,
+            interrupt: listen(SignalKind::interrupt())?,
+        })
+    }
+
+    async fn asked(&mut self) {
+        tokio::select! {
+            _ = self.terminate.recv() => {}
+            _ = self.interrupt.recv() => {}
+        }
+    }
+}

@@ -1,0 +1,116 @@
+//! The listener, the services on it, and the settings that both take.
+
+use std::time::Duration;
+
+use opentelemetry::metrics::Meter;
+use tonic::service::Routes;
+
+use crate::{
+    api::{
+        change_streams::ChangeStreams,
+        databases::Databases,
+        health::Reporter,
+        instances::Instances,
+        layers::deadline::Caps,
+        listener::{Address, ClientAuth, Listener, Settings, Tls},
+        operations::Operations,
+        reflection,
+        server::Limits,
+    },
+    app::App,
+    auth::Policy,
+    config::{ClientCertificates, Config, ListenAddress},
+    domain::Result,
+    pb::{
+        google::longrunning::operations_server::OperationsServer,
+        v1::{
+            change_stream_service_server::ChangeStreamServiceServer,
+            database_service_server::DatabaseServiceServer,
+            instance_service_server::InstanceServiceServer,
+        },
+    },
+};
+
+/// Longest wait by design: `WaitOperation`, and some time to answer.
+const LONGEST_WAIT: Duration = Duration::from_secs(310);
+
+/// Names of the services, for their health.
+pub(super) const SERVICES: [&str; 4] = [
+    "howdah.v1.InstanceService",
+    "howdah.v1.DatabaseService",
+    "howdah.v1.ChangeStreamService",
+    "google.longrunning.Operations",
+];
+
+/// Every service, without the layers.
+pub(super) fn routes(app: &App, health: &Reporter, max_message: usize) -> Result<Routes> {
+    let instances = InstanceServiceServer::new(Instances(app.clone()));
+    let databases = DatabaseServiceServer::new(Databases(app.clone()));
+    let streams = ChangeStreamServiceServer::new(ChangeStreams(app.clone()));
+    let operations = OperationsServer::new(Operations(app.clone()));
+    let routes = Routes::new(instances.max_decoding_message_size(max_message))
+        .add_service(databases.max_decoding_message_size(max_message))
+        .add_service(streams.max_decoding_message_size(max_message))
+        .add_service(operations.max_decoding_message_size(max_message))
+        .add_service(health.service());
+    reflection::add_to(routes)
+}
+
+/// Binds the listener of the API.
+pub(super) async fn listener(config: &Config, meter: &Meter) -> Result<Listener> {
+    let address = match &config.listen {
+        ListenAddress::Tcp(address) => Address::Tcp(*address),
+        ListenAddress::Unix(path) => Address::Unix(path.clone()),
+    };
+    Listener::bind(&address, settings(config), meter).await
+}
+
+fn settings(config: &Config) -> Settings {
+    let server = &config.server;
+    let max_age = Some(server.connection_max_age).filter(|age| !age.is_zero());
+    Settings {
+        tls: tls(config),
+        max_connections: server.max_connections,
+        handshake_timeout: config.tls.handshake_timeout,
+        max_age,
+        keepalive_interval: server.keepalive_interval,
+        keepalive_timeout: server.keepalive_timeout,
+        max_concurrent_streams: server.max_concurrent_streams,
+        drain_timeout: server.drain_timeout,
+        ..Settings::default()
+    }
+}
+
+fn tls(config: &Config) -> Option<Tls> {
+    let (certificate, key) = (config.tls.certificate.clone()?, config.tls.key.clone()?);
+    let client_auth = match config.tls.client_certificates {
+        ClientCertificates::Required => ClientAuth::Required,
+        ClientCertificates::Off | ClientCertificates::Optional => ClientAuth::Optional,
+    };
+    Some(Tls {
+        certificate,
+        key,
+        client_ca: config.tls.client_ca.clone(),
+        client_auth,
+    })
+}
+
+/// Who is let in. Where only this machine can reach us, nobody has to say who it is.
+pub(super) fn policy(config: &Config) -> Policy {
+    Policy {
+        anonymous_allowed: config.insecure || config.listen.is_local(),
+    }
+}
+
+/// Bounds on calls.
+pub(super) fn limits(config: &Config) -> Limits {
+    Limits {
+        in_flight: config.server.max_in_flight,
+        rate: config.server.rate_limit_per_second,
+        burst: config.server.rate_limit_per_second.saturating_mul(2),
+        deadlines: Caps {
+            usual: config.server.request_timeout,
+            waiting: LONGEST_WAIT,
+        },
+    }
+}

@@ -1,0 +1,139 @@
+//! The metadata database: a PostgreSQL of our own, or one that is given.
+
+use std::{str::FromStr, sync::Arc, time::Duration};
+
+use secrecy::ExposeSecret;
+use sqlx::postgres::{PgConnectOptions, PgSslMode};
+use tokio::task::JoinSet;
+
+use super::{data_dir::DataDir, run_as, run_directory};
+use crate::{
+    config::Config,
+    domain::{Error, Reason, Result},
+    providers::local::embedded::{self, Embedded},
+    store::{Settings, Store},
+};
+
+/// A transaction in which nothing happens for longer is ended by the database, and no
+/// sooner than that: a frozen process must not keep others from its operations.
+const MIN_IDLE: Duration = Duration::from_secs(10);
+
+/// Pause between two tries to reach a metadata database that is away.
+const RETRY_PAUSE: Duration = Duration::from_secs(1);
+
+/// The metadata and, if it is ours, the server that holds it.
+#[derive(Debug)]
+pub(super) struct Metadata {
+    pub(super) store: Store,
+    embedded: Option<Arc<Embedded>>,
+    // Aborted when dropped.
+    watch: JoinSet<()>,
+}
+
+impl Metadata {
+    /// Starts or adopts the embedded server, or takes the one that is given. That one
+    /// may be away.
+    pub(super) async fn open(config: &Config, data_dir: &DataDir) -> Result<Self> {
+        let mut watch = JoinSet::new();
+        let (options, embedded) = match &config.database_url {
+            Some(url) => (external(url.expose_secret())?, None),
+            None => {
+                let embedded = Arc::new(Embedded::open(of_config(config, data_dir)).await?);
+                watch.spawn(keep_running(Arc::clone(&embedded)));
+                (of_embedded(&embedded.access()), Some(embedded))
+            }
+        };
+        let timeout = format!("{}ms", config.database.statement_timeout.as_millis());
+        let idle = config.operations.lease.max(MIN_IDLE);
+        let idle = format!("{}ms", idle.as_millis());
+        let options = options.application_name("howdah").options([
+            ("statement_timeout", timeout.as_str()),
+            ("lock_timeout", "5s"),
+            ("idle_in_transaction_session_timeout", idle.as_str()),
+        ]);
+        let settings = Settings {
+            max_connections: config.database.max_connections,
+            acquire_timeout: config.database.acquire_timeout,
+        };
+        Ok(Self {
+            store: Store::new(options, settings),
+            embedded,
+            watch,
+        })
+    }
+
+    /// Stops the server, if it is ours; the last thing of a shutdown.
+    pub(super) async fn close(mut self) {
+        self.watch.shutdown().await;
+        self.store.close().await;
+        if let Some(embedded) = self.embedded
+            && let Err(error) = embedded.stop().await
+        {
+            tracing::error!(%error, detail = error.internal_detail(), "the metadata server did not stop");
+        }
+    }
+}
+
+/// Applies the migrations, and waits for a database that is away.
+pub(super) async fn migrate(store: &Store) -> Result<()> {
+    loop {
+        match store.migrate().await {
+            Err(error) if error.reason() == Reason::MetadataUnavailable => {
+                tracing::warn!(
+                    detail = error.internal_detail(),
+                    "waiting for the metadata database"
+                );
+                tokio::time::sleep(RETRY_PAUSE).await;
+            }
+            migrated => return migrated,
+        }
+    }
+}
+
+fn external(url: &str) -> Result<PgConnectOptions> {
+    PgConnectOptions::from_str(url).map_err(|error| {
+        // The error may show the URL, and with it the password.
+        let _ = error;
+        Error::new(
+            Reason::ConfigInvalid,
+            "HOWDAH_DATABASE_URL is no PostgreSQL URL",
+        )
+    })
+}
+
+/// Starts the embedded server again whenever it has ended by itself.
+async fn keep_running(embedded: Arc<Embedded>) {
+    loop {
+        let result = match embedded.ended().await {
+            Ok(()) => {
+                tracing::warn!("the metadata server has ended, it is started again");
+                embedded.restart().await.map(|_| ())
+            }
+            failed => failed,
+        };
+        if let Err(error) = result {
+            tracing::error!(%error, detail = error.internal_detail(), "the metadata server is away");
+            tokio::time::sleep(RETRY_PAUSE).await;
+        }
+    }
+}
+
+fn of_config(config: &Config, data_dir: &DataDir) -> embedded::Options {
+    embedded::Options {
+        run_directory: run_directory(&config.local.run_directory, data_dir.path()),
+        engine_directories: config.local.engine_directories.clone(),
+        system_engines: config.local.system_engines,
+        run_as: run_as(config),
+        ..embedded::Options::new(data_dir.path().to_owned())
+    }
+}
+
+fn of_embedded(access: &embedded::Access) -> PgConnectOptions {
+    PgConnectOptions::new_without_pgpass()
+        .socket(&access.socket_directory)
+        .port(access.port)
+        .username(&access.user)
+        .password(access.password.expose_secret())
+        .database(&access.database)
+        .ssl_mode(PgSslMode::Disable)
+}

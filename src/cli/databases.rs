@@ -1,0 +1,212 @@
+//! `howdah databases`.
+
+use clap::{Args, Subcommand};
+
+use super::{
+    exit::{Exit, Failure},
+    instances::pair,
+    mutation::Mutation,
+    names::Names,
+    output::{Sheet, time, yes},
+    session::Session,
+};
+use crate::pb::v1::{
+    CreateDatabaseRequest, Database, DeleteDatabaseRequest, GetDatabaseRequest,
+    ListDatabasesRequest, ListDatabasesResponse,
+};
+
+#[derive(Debug, Subcommand)]
+pub(super) enum Command {
+    /// Create a database with its owner and a password
+    Create(Create),
+    /// Show a database
+    Get {
+        /// Database, such as orders/shop
+        database: String,
+    },
+    /// List the databases of an instance
+    List(List),
+    /// Drop a database and its owner, for good
+    Delete(Delete),
+}
+
+#[derive(Debug, Args)]
+pub(super) struct Create {
+    /// Database, such as orders/shop
+    database: String,
+    /// Name in PostgreSQL, if it is not the id
+    #[arg(long, default_value = "", hide_default_value = true)]
+    postgresql_name: String,
+    /// Owner role in PostgreSQL, if it is not NAME_user
+    #[arg(long, default_value = "", hide_default_value = true)]
+    owner: String,
+    /// Character set encoding, UTF8 if left out
+    #[arg(long, default_value = "", hide_default_value = true)]
+    encoding: String,
+    /// Locale provider: libc or icu
+    #[arg(long, default_value = "", hide_default_value = true)]
+    locale_provider: String,
+    /// Locale in the provider's form
+    #[arg(long, default_value = "", hide_default_value = true)]
+    locale: String,
+    /// Most connections at once; 0 is no limit
+    #[arg(long, default_value_t = 0)]
+    connection_limit: i32,
+    /// Name for people
+    #[arg(long, default_value = "", hide_default_value = true)]
+    display_name: String,
+    /// Label; can be repeated
+    #[arg(long = "label", value_name = "KEY=VALUE", value_parser = pair)]
+    labels: Vec<(String, String)>,
+    /// Refuse deletion without --force
+    #[arg(long)]
+    deletion_protection: bool,
+    #[command(flatten)]
+    mutation: Mutation,
+}
+
+#[derive(Debug, Args)]
+pub(super) struct List {
+    /// Instance, such as orders
+    instance: String,
+    /// Filter, such as 'state = READY'
+    #[arg(long, default_value = "", hide_default_value = true)]
+    filter: String,
+    /// Order, such as 'create_time desc'
+    #[arg(long, default_value = "", hide_default_value = true)]
+    order_by: String,
+    /// Most databases to list
+    #[arg(long, default_value_t = usize::MAX, hide_default_value = true)]
+    limit: usize,
+}
+
+#[derive(Debug, Args)]
+pub(super) struct Delete {
+    /// Database, such as orders/shop
+    database: String,
+    /// End its sessions, and delete in spite of deletion protection
+    #[arg(long)]
+    force: bool,
+    /// Only if the database has this etag
+    #[arg(long, default_value = "", hide_default_value = true)]
+    etag: String,
+    #[command(flatten)]
+    mutation: Mutation,
+}
+
+pub(super) async fn run(session: Session, command: Command) -> Result<(), Failure> {
+    match command {
+        Command::Create(create) => create.run(&session).await,
+        Command::Get { database } => {
+            let name = session.names.database(&database)?;
+            let found = session
+                .client
+                .get_database(GetDatabaseRequest { name })
+                .await?;
+            session.print("howdah.v1.Database", &found, sheet)
+        }
+        Command::List(list) => list.run(&session).await,
+        Command::Delete(delete) => delete.run(&session).await,
+    }
+}
+
+impl Create {
+    async fn run(self, session: &Session) -> Result<(), Failure> {
+        let name = session.names.database(&self.database)?;
+        let (parent, id) = name
+            .split_once("/databases/")
+            .ok_or_else(|| Failure::new(Exit::Usage, "no name of a database"))?;
+        let request = CreateDatabaseRequest {
+            parent: parent.to_owned(),
+            database_id: id.to_owned(),
+            database: Some(Database {
+                postgresql_name: self.postgresql_name,
+                owner: self.owner,
+                encoding: self.encoding,
+                locale_provider: self.locale_provider,
+                locale: self.locale,
+                connection_limit: self.connection_limit,
+                display_name: self.display_name,
+                labels: self.labels.into_iter().collect(),
+                deletion_protection: self.deletion_protection,
+                ..Database::default()
+            }),
+            request_id: self.mutation.request_id.clone(),
+            validate_only: self.mutation.validate_only,
+        };
+        let operation = session.client.create_database(request).await?;
+        self.mutation.finish(session, operation).await
+    }
+}
+
+impl List {
+    async fn run(self, session: &Session) -> Result<(), Failure> {
+        let request = ListDatabasesRequest {
+            parent: session.names.instance(&self.instance)?,
+            filter: self.filter,
+            order_by: self.order_by,
+            ..ListDatabasesRequest::default()
+        };
+        let databases = session.client.all_databases(request, self.limit).await?;
+        let found = ListDatabasesResponse {
+            databases,
+            next_page_token: String::new(),
+        };
+        session.print("howdah.v1.ListDatabasesResponse", &found, rows)
+    }
+}
+
+impl Delete {
+    async fn run(self, session: &Session) -> Result<(), Failure> {
+        let request = DeleteDatabaseRequest {
+            name: session.names.database(&self.database)?,
+            etag: self.etag,
+            force: self.force,
+            request_id: self.mutation.request_id.clone(),
+            validate_only: self.mutation.validate_only,
+        };
+        let operation = session.client.delete_database(request).await?;
+        self.mutation.finish(session, operation).await
+    }
+}
+
+fn rows(found: &ListDatabasesResponse, names: &Names) -> Sheet {
+    let row = |database: &Database| {
+        [
+            names.short(&database.name),
+            database.postgresql_name.clone(),
+            database.owner.clone(),
+            database.state().as_str_name().to_owned(),
+            time(database.create_time.as_ref()),
+        ]
+    };
+    let header = ["NAME", "POSTGRESQL NAME", "OWNER", "STATE", "CREATED"];
+    Sheet::rows(header, found.databases.iter().map(row))
+}
+
+/// One database for people.
+pub(super) fn sheet(database: &Database, names: &Names) -> Sheet {
+    let limit = match database.connection_limit {
+        0 => String::new(),
+        limit => limit.to_string(),
+    };
+    Sheet::fields([
+        ("name".into(), names.short(&database.name)),
+        ("display name".into(), database.display_name.clone()),
+        ("state".into(), database.state().as_str_name().to_owned()),
+        ("PostgreSQL name".into(), database.postgresql_name.clone()),
+        ("owner".into(), database.owner.clone()),
+        ("encoding".into(), database.encoding.clone()),
+        ("locale provider".into(), database.locale_provider.clone()),
+        ("locale".into(), database.locale.clone()),
+        ("connection limit".into(), limit),
+        ("uid".into(), database.uid.clone()),
+        ("etag".into(), database.etag.clone()),
+        ("created".into(), time(database.create_time.as_ref())),
+        ("updated".into(), time(database.update_time.as_ref())),
+        (
+            "deletion protection".into(),
+            yes(database.deletion_protection),
+        ),
+    ])
+}

@@ -1,0 +1,139 @@
+//! Directories: writable, passable, with room.
+
+use std::{
+    fs,
+    net::TcpStream,
+    os::unix::{fs::MetadataExt, net::UnixStream},
+    path::{Path, PathBuf},
+    time::Duration,
+};
+
+use rustix::fs::{Access, access, statvfs};
+
+use crate::config::{Config, Finding};
+
+/// Free bytes below which a first server with its log hardly fits.
+const LITTLE_ROOM: u64 = 1 << 30;
+
+pub(super) fn check(config: &Config) -> Vec<Finding> {
+    let mut findings = vec![
+        writable("data directory", &config.data_dir),
+        writable("local root", &config.local.root),
+        writable("run directory", &config.local.run_directory),
+        room(&config.local.root),
+    ];
+    findings.extend(in_use(&config.data_dir));
+    findings
+}
+
+/// The nearest directory above that exists, or the path itself.
+pub(super) fn nearest(path: &Path) -> PathBuf {
+    let existing = path.ancestors().find(|ancestor| ancestor.exists());
+    existing.unwrap_or_else(|| Path::new("/")).to_owned()
+}
+
+fn writable(check: &str, path: &Path) -> Finding {
+    let nearest = nearest(path);
+    let shown = path.display();
+    if !nearest.is_dir() {
+        let message = format!("{} is no directory", nearest.display());
+        return Finding::fail(check, message, "move the file away or set another place");
+    }
+    match access(&nearest, Access::WRITE_OK | Access::EXEC_OK) {
+        Ok(()) if nearest == path => Finding::ok(check, format!("{shown} can be written")),
+        Ok(()) => Finding::ok(check, format!("{shown} can be made")),
+        Err(error) => Finding::fail(
+            check,
+            format!("{} cannot be written: {error}", nearest.display()),
+            format!(
+                "sudo install -d -m 0711 -o \"$(id -un)\" {shown}, or set another place \
+                 (docs/configuration.md)"
+            ),
+        ),
+    }
+}
+
+fn room(root: &Path) -> Finding {
+    let check = "disk";
+    match statvfs(nearest(root)) {
+        Ok(disk) => {
+            let free = disk.f_bavail.saturating_mul(disk.f_frsize);
+            let message = format!("{} MiB free for servers", free >> 20);
+            if free >= LITTLE_ROOM {
+                Finding::ok(check, message)
+            } else {
+                Finding::warn(check, message, "free some space, or set --local-root")
+            }
+        }
+        Err(error) => Finding::warn(check, format!("free space is unknown: {error}"), ""),
+    }
+}
+
+/// Whether a process serves from the data directory: it has left its address there.
+fn in_use(data_dir: &Path) -> Option<Finding> {
+    let text = fs::read_to_string(data_dir.join("endpoint")).ok()?;
+    let address = text.trim();
+    match address.strip_prefix("unix:") {
+        Some(path) => drop(UnixStream::connect(path).ok()?),
+        None => {
+            let address = address.parse().ok()?;
+            drop(TcpStream::connect_timeout(&address, Duration::from_secs(1)).ok()?);
+        }
+    }
+    Some(Finding::warn(
+        "data directory in use",
+        format!("a process serves from it at {address}"),
+        "stop that process before another one starts, or set --data-dir",
+    ))
+}
+
+/// The directories on the way to `path` that others than their owner cannot pass.
+pub(super) fn closed(path: &Path) -> Vec<PathBuf> {
+    let existing = path.ancestors().filter(|ancestor| ancestor.exists());
+    let closed = existing.filter(|ancestor| {
+        fs::metadata(ancestor).is_ok_and(|metadata| metadata.mode() & 0o001 == 0)
+    });
+    closed.map(Path::to_owned).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use std::{fs::Permissions, net::TcpListener, os::unix::fs::PermissionsExt};
+
+    use super::*;
+    use crate::config::finding::Status;
+
+    #[test]
+    fn places_are_told_apart() {
+        let directory = tempfile::tempdir().unwrap();
+        let inner = directory.path().join("a/b");
+        assert_eq!(nearest(&inner), directory.path());
+        assert_eq!(writable("x", &inner).status, Status::Ok);
+        fs::write(directory.path().join("a"), "").unwrap();
+        assert_eq!(writable("x", &inner).status, Status::Fail);
+        assert_eq!(writable("x", Path::new("/proc/1/x")).status, Status::Fail);
+    }
+
+    #[test]
+    fn closed_directories_are_named() {
+        let directory = tempfile::tempdir().unwrap();
+        let inner = directory.path().join("a");
+        fs::create_dir(&inner).unwrap();
+        let mode = |mode| fs::set_permissions(&inner, Permissions::from_mode(mode)).unwrap();
+        mode(0o711);
+        assert!(!closed(&inner.join("x")).contains(&inner));
+        mode(0o700);
+        assert!(closed(&inner.join("x")).contains(&inner));
+    }
+
+    #[test]
+    fn a_process_that_serves_is_noticed() {
+        let directory = tempfile::tempdir().unwrap();
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let endpoint = directory.path().join("endpoint");
+        fs::write(&endpoint, listener.local_addr().unwrap().to_string()).unwrap();
+        assert!(in_use(directory.path()).is_some());
+        drop(listener);
+        assert!(in_use(directory.path()).is_none());
+    }
+}

@@ -1,0 +1,251 @@
+//! How a command ends.
+
+use std::{
+    io::{self, Write},
+    process::ExitCode,
+};
+
+use serde_json::json;
+use tonic::Code;
+
+use super::arguments::Output;
+use crate::{
+    client,
+    config::{self, Kind},
+};
+
+/// The exit codes, for the help.
+pub(super) const HELP: &str = "\
+Exit codes:
+    0  done
+    1  failed in a way that has no code of its own
+    2  the command line, a setting or an argument is wrong
+    3  not found
+    4  exists already, or lost against another operation
+    5  not possible in the present state
+    6  the server or something that it needs is away
+    7  not allowed, or not authenticated
+    8  the operation was accepted and failed
+    9  the time is over; an operation goes on
+   10  a quota or a range is used up
+  130  interrupted; an operation goes on";
+
+/// The exit codes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Exit {
+    Success = 0,
+    Failed = 1,
+    Usage = 2,
+    NotFound = 3,
+    Conflict = 4,
+    Precondition = 5,
+    Unavailable = 6,
+    Denied = 7,
+    OperationFailed = 8,
+    TimeOver = 9,
+    Exhausted = 10,
+    Interrupted = 130,
+}
+
+impl From<Exit> for ExitCode {
+    fn from(exit: Exit) -> Self {
+        Self::from(exit as u8)
+    }
+}
+
+/// Why a command failed, as it is told on stderr.
+#[derive(Debug)]
+pub(super) struct Failure {
+    exit: Exit,
+    message: String,
+    reason: String,
+    /// More lines, such as wrong fields.
+    notes: Vec<String>,
+}
+
+impl Failure {
+    pub(super) fn new(exit: Exit, message: impl Into<String>) -> Self {
+        Self {
+            exit,
+            message: message.into(),
+            reason: String::new(),
+            notes: Vec::new(),
+        }
+    }
+
+    pub(super) fn note(mut self, note: impl Into<String>) -> Self {
+        self.notes.push(note.into());
+        self
+    }
+
+    /// Tells it on stderr and gives its exit code.
+    pub(super) fn report(&self, output: Output) -> ExitCode {
+        if self.exit == Exit::Success {
+            return self.exit.into();
+        }
+        // Nobody is left to be told when stderr itself is gone.
+        let _ = match output {
+            Output::Json => writeln!(io::stderr(), "{}", self.json()),
+            Output::Table => write!(io::stderr(), "{}", self.text()),
+        };
+        self.exit.into()
+    }
+
+    fn json(&self) -> serde_json::Value {
+        json!({ "error": {
+            "message": self.message,
+            "reason": self.reason,
+            "notes": self.notes,
+            "exitCode": self.exit as u8,
+        }})
+    }
+
+    fn text(&self) -> String {
+        let mut text = format!("error: {}\n", self.message.replace('\n', "\n       "));
+        for note in &self.notes {
+            text.push_str(&format!("       {note}\n"));
+        }
+        if !self.reason.is_empty() {
+            let reason = &self.reason;
+            text.push_str(&format!("reason: {reason}, see docs/errors/{reason}.md\n"));
+        }
+        text
+    }
+}
+
+impl From<client::Error> for Failure {
+    fn from(error: client::Error) -> Self {
+        let message = error.to_string();
+        match error {
+            client::Error::Options(_) => Self::new(Exit::Usage, message),
+            client::Error::Unreachable { .. } => Self::new(Exit::Unavailable, message)
+                .note("is `howdah serve` running there? --endpoint names another place"),
+            client::Error::Call(failure) => Self::of_call(exit_of(failure.code), *failure),
+            client::Error::Operation { name, failure } => {
+                Self::of_call(Exit::OperationFailed, *failure).note(format!("operation: {name}"))
+            }
+            client::Error::NotDone { .. } => Self::new(Exit::TimeOver, message),
+            client::Error::Unexpected(_) => Self::new(Exit::Failed, message),
+        }
+    }
+}
+
+impl Failure {
+    fn of_call(exit: Exit, failure: client::Failure) -> Self {
+        let mut notes: Vec<String> = Vec::new();
+        let fields = failure.fields.iter();
+        notes.extend(fields.map(|(field, why)| format!("{field}: {why}")));
+        if let Some(delay) = failure.retry_after {
+            notes.push(format!("try again in {:.1} s", delay.as_secs_f64()));
+        }
+        Self {
+            exit,
+            message: failure.to_string(),
+            reason: failure.reason,
+            notes,
+        }
+    }
+}
+
+const fn exit_of(code: Code) -> Exit {
+    match code {
+        Code::Ok => Exit::Success,
+        Code::InvalidArgument | Code::OutOfRange => Exit::Usage,
+        Code::NotFound => Exit::NotFound,
+        Code::AlreadyExists | Code::Aborted => Exit::Conflict,
+        Code::FailedPrecondition => Exit::Precondition,
+        Code::Unavailable => Exit::Unavailable,
+        Code::PermissionDenied | Code::Unauthenticated => Exit::Denied,
+        Code::DeadlineExceeded => Exit::TimeOver,
+        Code::ResourceExhausted => Exit::Exhausted,
+        Code::Cancelled | Code::Unimplemented | Code::Internal | Code::Unknown | Code::DataLoss => {
+            Exit::Failed
+        }
+    }
+}
+
+impl From<config::Error> for Failure {
+    fn from(error: config::Error) -> Self {
+        Self::from(&error)
+    }
+}
+
+impl From<&config::Error> for Failure {
+    fn from(error: &config::Error) -> Self {
+        let exit = match error.kind() {
+            Kind::InvalidArgument => Exit::Usage,
+            Kind::NotFound => Exit::NotFound,
+            Kind::AlreadyExists | Kind::Aborted => Exit::Conflict,
+            Kind::FailedPrecondition => Exit::Precondition,
+            Kind::ResourceExhausted => Exit::Exhausted,
+            Kind::PermissionDenied | Kind::Unauthenticated => Exit::Denied,
+            Kind::Unavailable => Exit::Unavailable,
+            Kind::DeadlineExceeded => Exit::TimeOver,
+            Kind::Cancelled | Kind::Unimplemented | Kind::Internal => Exit::Failed,
+        };
+        let detail = error.internal_detail();
+        Self {
+            exit,
+            message: error.message().to_owned(),
+            reason: error.reason().as_str().to_owned(),
+            // This process is the server: its operator is the one who may know.
+            notes: Some(detail)
+                .filter(|detail| !detail.is_empty())
+                .into_iter()
+                .collect(),
+        }
+    }
+}
+
+impl From<anyhow::Error> for Failure {
+    fn from(error: anyhow::Error) -> Self {
+        match error.downcast_ref::<config::Error>() {
+            Some(known) => Self::from(known),
+            None => Self::new(Exit::Failed, format!("{error:#}")),
+        }
+    }
+}
+
+/// Of writing to stdout: a reader such as `head` that has gone is no failure.
+impl From<io::Error> for Failure {
+    fn from(error: io::Error) -> Self {
+        match error.kind() {
+            io::ErrorKind::BrokenPipe => Self::new(Exit::Success, ""),
+            _ => Self::new(Exit::Failed, format!("cannot write the output: {error}")),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_exit_code_is_in_the_help() {
+        let exits = [
+            Exit::Success,
+            Exit::Failed,
+            Exit::Usage,
+            Exit::NotFound,
+            Exit::Conflict,
+            Exit::Precondition,
+            Exit::Unavailable,
+            Exit::Denied,
+            Exit::OperationFailed,
+            Exit::TimeOver,
+            Exit::Exhausted,
+            Exit::Interrupted,
+        ];
+        for exit in exits {
+            let line = format!("\n{:>5}  ", exit as u8);
+            assert!(HELP.contains(&line), "{exit:?}");
+        }
+    }
+
+    #[test]
+    fn reasons_name_their_page() {
+        let failure = Failure::from(anyhow::Error::new(config::error(&[])).context("at start"));
+        assert_eq!(failure.exit, Exit::Usage);
+        assert!(failure.text().contains("docs/errors/CONFIG_INVALID.md"));
+    }
+}

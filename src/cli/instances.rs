@@ -1,0 +1,325 @@
+//! `howdah instances`.
+
+use clap::{Args, Subcommand};
+
+use super::{
+    exit::Failure,
+    mutation::Mutation,
+    names::Names,
+    output::{Sheet, time, yes},
+    session::Session,
+};
+use crate::pb::v1::{
+    CreateInstanceRequest, DeleteInstanceRequest, GetInstanceRequest, Instance, ListEnginesRequest,
+    ListEnginesResponse, ListInstancesRequest, ListInstancesResponse, RestartInstanceRequest,
+    StartInstanceRequest, StopInstanceRequest, UndeleteInstanceRequest,
+    instance::{LocalProviderConfig, ProviderConfig},
+};
+
+#[derive(Debug, Subcommand)]
+pub(super) enum Command {
+    /// Create an instance
+    Create(Create),
+    /// Show an instance
+    Get {
+        /// Instance, such as orders
+        instance: String,
+    },
+    /// List instances
+    List(List),
+    /// Stop an instance and keep its data until it is purged
+    Delete(Delete),
+    /// Take a deletion back
+    Undelete(Act),
+    /// Start a stopped instance
+    Start(Act),
+    /// Stop an instance, and cut off its sessions
+    Stop(Act),
+    /// Stop and start an instance
+    Restart(Act),
+    /// List the PostgreSQL versions at hand
+    Engines,
+}
+
+#[derive(Debug, Args)]
+pub(super) struct Create {
+    /// Id, such as orders: lower-case letters, digits and hyphens
+    id: String,
+    /// PostgreSQL version: 15, or 15.18. The newest at hand if left out
+    #[arg(long, default_value = "", hide_default_value = true)]
+    version: String,
+    /// Name for people
+    #[arg(long, default_value = "", hide_default_value = true)]
+    display_name: String,
+    /// PostgreSQL setting, such as work_mem=64MB; can be repeated
+    #[arg(long = "parameter", value_name = "NAME=VALUE", value_parser = pair)]
+    parameters: Vec<(String, String)>,
+    /// Label; can be repeated
+    #[arg(long = "label", value_name = "KEY=VALUE", value_parser = pair)]
+    labels: Vec<(String, String)>,
+    /// Host of the server, a UUID. That of the server that takes the call if left out
+    #[arg(long)]
+    host: Option<String>,
+    /// The data may be lost in a crash of the machine: faster, for tests
+    #[arg(long)]
+    ephemeral: bool,
+    /// Refuse deletion without --force
+    #[arg(long)]
+    deletion_protection: bool,
+    #[command(flatten)]
+    mutation: Mutation,
+}
+
+#[derive(Debug, Args)]
+pub(super) struct List {
+    /// Filter, such as 'state = READY AND labels.team = "a"'
+    #[arg(long, default_value = "", hide_default_value = true)]
+    filter: String,
+    /// Order, such as 'create_time desc'
+    #[arg(long, default_value = "", hide_default_value = true)]
+    order_by: String,
+    /// List deleted instances too
+    #[arg(long)]
+    show_deleted: bool,
+    /// Most instances to list
+    #[arg(long, default_value_t = usize::MAX, hide_default_value = true)]
+    limit: usize,
+}
+
+#[derive(Debug, Args)]
+pub(super) struct Delete {
+    /// Instance, such as orders
+    instance: String,
+    /// Also with databases, deletion protection or a host that is gone
+    #[arg(long)]
+    force: bool,
+    /// Free the id and move the data to the trash at once
+    #[arg(long)]
+    purge: bool,
+    /// Only if the instance has this etag
+    #[arg(long, default_value = "", hide_default_value = true)]
+    etag: String,
+    #[command(flatten)]
+    mutation: Mutation,
+}
+
+#[derive(Debug, Args)]
+pub(super) struct Act {
+    /// Instance, such as orders
+    instance: String,
+    /// Only if the instance has this etag
+    #[arg(long, default_value = "", hide_default_value = true)]
+    etag: String,
+    #[command(flatten)]
+    mutation: Mutation,
+}
+
+/// Reads `NAME=VALUE`.
+pub(super) fn pair(text: &str) -> Result<(String, String), String> {
+    let (name, value) = text.split_once('=').ok_or("must be NAME=VALUE")?;
+    Ok((name.to_owned(), value.to_owned()))
+}
+
+/// Runs a call that takes an instance's name, etag and the rest of a mutation.
+macro_rules! act {
+    ($session:ident, $act:ident, $method:ident($request:ident)) => {{
+        let request = $request {
+            name: $session.names.instance(&$act.instance)?,
+            etag: $act.etag,
+            request_id: $act.mutation.request_id.clone(),
+            validate_only: $act.mutation.validate_only,
+        };
+        let operation = $session.client.$method(request).await?;
+        $act.mutation.finish(&$session, operation).await
+    }};
+}
+
+pub(super) async fn run(session: Session, command: Command) -> Result<(), Failure> {
+    match command {
+        Command::Create(create) => create.run(&session).await,
+        Command::Get { instance } => {
+            let name = session.names.instance(&instance)?;
+            let found = session
+                .client
+                .get_instance(GetInstanceRequest { name })
+                .await?;
+            session.print("howdah.v1.Instance", &found, sheet)
+        }
+        Command::List(list) => list.run(&session).await,
+        Command::Delete(delete) => delete.run(&session).await,
+        Command::Undelete(act) => act!(session, act, undelete_instance(UndeleteInstanceRequest)),
+        Command::Start(act) => act!(session, act, start_instance(StartInstanceRequest)),
+        Command::Stop(act) => act!(session, act, stop_instance(StopInstanceRequest)),
+        Command::Restart(act) => act!(session, act, restart_instance(RestartInstanceRequest)),
+        Command::Engines => engines(&session).await,
+    }
+}
+
+impl Create {
+    async fn run(self, session: &Session) -> Result<(), Failure> {
+        let local = |host| ProviderConfig::Local(LocalProviderConfig { host });
+        let request = CreateInstanceRequest {
+            parent: session.names.project(),
+            instance_id: self.id,
+            instance: Some(Instance {
+                version: self.version,
+                display_name: self.display_name,
+                parameters: self.parameters.into_iter().collect(),
+                labels: self.labels.into_iter().collect(),
+                ephemeral: self.ephemeral,
+                deletion_protection: self.deletion_protection,
+                provider_config: self.host.map(local),
+                ..Instance::default()
+            }),
+            request_id: self.mutation.request_id.clone(),
+            validate_only: self.mutation.validate_only,
+        };
+        let operation = session.client.create_instance(request).await?;
+        self.mutation.finish(session, operation).await
+    }
+}
+
+impl List {
+    async fn run(self, session: &Session) -> Result<(), Failure> {
+        let request = ListInstancesRequest {
+            parent: session.names.project(),
+            filter: self.filter,
+            order_by: self.order_by,
+            show_deleted: self.show_deleted,
+            ..ListInstancesRequest::default()
+        };
+        let instances = session.client.all_instances(request, self.limit).await?;
+        let found = ListInstancesResponse {
+            instances,
+            next_page_token: String::new(),
+        };
+        session.print("howdah.v1.ListInstancesResponse", &found, rows)
+    }
+}
+
+impl Delete {
+    async fn run(self, session: &Session) -> Result<(), Failure> {
+        let request = DeleteInstanceRequest {
+            name: session.names.instance(&self.instance)?,
+            etag: self.etag,
+            force: self.force,
+            purge: self.purge,
+            request_id: self.mutation.request_id.clone(),
+            validate_only: self.mutation.validate_only,
+        };
+        let operation = session.client.delete_instance(request).await?;
+        self.mutation.finish(session, operation).await
+    }
+}
+
+async fn engines(session: &Session) -> Result<(), Failure> {
+    let parent = session.names.project();
+    let found = session
+        .client
+        .list_engines(ListEnginesRequest { parent })
+        .await?;
+    session.print(
+        "howdah.v1.ListEnginesResponse",
+        &found,
+        |found: &ListEnginesResponse, _| {
+            let header = [
+                "VERSION",
+                "PROVIDER",
+                "USABLE",
+                "TLS",
+                "ICU",
+                "DIRECTORY",
+                "LACKS",
+            ];
+            let row = |engine: &crate::pb::v1::Engine| {
+                [
+                    engine.version.clone(),
+                    engine.provider.clone(),
+                    yes(engine.usable),
+                    yes(engine.tls),
+                    yes(engine.icu),
+                    engine.directory.clone(),
+                    engine.missing_tools.join(","),
+                ]
+            };
+            Sheet::rows(header, found.engines.iter().map(row))
+        },
+    )
+}
+
+fn endpoint(instance: &Instance) -> String {
+    let endpoint = instance.endpoint.as_ref();
+    endpoint
+        .map(|endpoint| format!("{}:{}", endpoint.host, endpoint.port))
+        .unwrap_or_default()
+}
+
+fn version(instance: &Instance) -> String {
+    let known = [&instance.server_version, &instance.version];
+    let found = known.into_iter().find(|version| !version.is_empty());
+    found.cloned().unwrap_or_default()
+}
+
+fn rows(found: &ListInstancesResponse, names: &Names) -> Sheet {
+    let row = |instance: &Instance| {
+        [
+            names.short(&instance.name),
+            version(instance),
+            instance.state().as_str_name().to_owned(),
+            endpoint(instance),
+            time(instance.create_time.as_ref()),
+        ]
+    };
+    let header = ["NAME", "VERSION", "STATE", "ENDPOINT", "CREATED"];
+    Sheet::rows(header, found.instances.iter().map(row))
+}
+
+/// One instance for people.
+pub(super) fn sheet(instance: &Instance, names: &Names) -> Sheet {
+    let directory = instance
+        .endpoint
+        .as_ref()
+        .map(|e| e.socket_directory.clone());
+    let mut fields = vec![
+        ("name".into(), names.short(&instance.name)),
+        ("display name".into(), instance.display_name.clone()),
+        ("state".into(), instance.state().as_str_name().to_owned()),
+        ("version".into(), version(instance)),
+        ("endpoint".into(), endpoint(instance)),
+        ("socket directory".into(), directory.unwrap_or_default()),
+        ("uid".into(), instance.uid.clone()),
+        ("etag".into(), instance.etag.clone()),
+        ("created".into(), time(instance.create_time.as_ref())),
+        ("updated".into(), time(instance.update_time.as_ref())),
+        ("deleted".into(), time(instance.delete_time.as_ref())),
+        ("to be purged".into(), time(instance.purge_time.as_ref())),
+        ("ephemeral".into(), yes(instance.ephemeral)),
+        (
+            "deletion protection".into(),
+            yes(instance.deletion_protection),
+        ),
+        (
+            "wait for a restart".into(),
+            instance.pending_restart_parameters.join(", "),
+        ),
+    ];
+    fields.extend(sorted("parameter", &instance.parameters));
+    fields.extend(sorted("label", &instance.labels));
+    fields.extend(instance.conditions.iter().map(|condition| {
+        let status = condition.status().as_str_name();
+        let (reason, message) = (&condition.reason, &condition.message);
+        let text = format!("{status} {reason} {message}").trim().to_owned();
+        (format!("condition {}", condition.r#type), text)
+    }));
+    Sheet::fields(fields)
+}
+
+fn sorted<'a>(
+    what: &'a str,
+    entries: &'a std::collections::BTreeMap<String, String>,
+) -> impl Iterator<Item = (String, String)> + use<'a> {
+    let ordered: std::collections::BTreeMap<_, _> = entries.iter().collect();
+    ordered
+        .into_iter()
+        .map(move |(name, value)| (format!("{what} {name}"), value.clone()))
+}

@@ -1,0 +1,106 @@
+//! The command line: serves, looks after the service, and calls it as a client.
+
+mod arguments;
+mod config;
+mod connection;
+mod databases;
+mod doctor;
+mod exit;
+mod instances;
+mod mutation;
+mod names;
+mod operations;
+mod output;
+mod progress;
+mod session;
+mod streams;
+
+use std::{
+    future::Future,
+    io::{self, Write},
+    process::ExitCode,
+};
+
+use clap::{CommandFactory, Parser};
+use tokio::{
+    runtime::Runtime,
+    signal::unix::{SignalKind, signal},
+};
+
+use self::{
+    arguments::{Arguments, Command},
+    exit::{Exit, Failure},
+    session::Session,
+};
+use crate::{bootstrap, config::Config};
+
+/// Runs the command that the process was started with.
+#[must_use]
+pub fn run() -> ExitCode {
+    let arguments = Arguments::parse();
+    let output = arguments.global.output;
+    match dispatch(arguments) {
+        Ok(exit) => exit.into(),
+        Err(failure) => failure.report(output),
+    }
+}
+
+fn dispatch(arguments: Arguments) -> Result<Exit, Failure> {
+    let global = arguments.global;
+    match arguments.command {
+        Command::Serve(settings) => {
+            let config = Config::load(&settings)?;
+            Ok(runtime()?
+                .block_on(bootstrap::serve(config))
+                .map(|()| Exit::Success)?)
+        }
+        Command::Migrate(settings) => {
+            let config = Config::load(&settings)?;
+            Ok(runtime()?
+                .block_on(bootstrap::migrate(config))
+                .map(|()| Exit::Success)?)
+        }
+        Command::Doctor(settings) => runtime()?.block_on(doctor::run(&settings, global.output)),
+        Command::Config(command) => config::run(&command, global.output),
+        Command::Completion { shell } => {
+            let mut command = Arguments::command();
+            // Into memory first: the generator panics where its writer fails.
+            let mut script = Vec::new();
+            clap_complete::generate(shell, &mut command, "howdah", &mut script);
+            io::stdout().write_all(&script)?;
+            Ok(Exit::Success)
+        }
+        Command::Instances(command) => {
+            client(async { instances::run(Session::open(global).await?, command).await })
+        }
+        Command::Databases(command) => {
+            client(async { databases::run(Session::open(global).await?, command).await })
+        }
+        Command::Connection(command) => {
+            client(async { connection::run(Session::open(global).await?, command).await })
+        }
+        Command::Operations(command) => {
+            client(async { operations::run(Session::open(global).await?, command).await })
+        }
+        Command::Streams(command) => {
+            client(async { streams::run(Session::open(global).await?, command).await })
+        }
+    }
+}
+
+fn runtime() -> Result<Runtime, Failure> {
+    Runtime::new().map_err(|error| Failure::new(Exit::Failed, format!("no runtime: {error}")))
+}
+
+/// Runs a client command until it ends or the user presses Ctrl-C.
+fn client(command: impl Future<Output = Result<(), Failure>>) -> Result<Exit, Failure> {
+    runtime()?.block_on(async {
+        // From here on: a signal that comes before the first wait for it counts too.
+        let mut interrupt = signal(SignalKind::interrupt())
+            .map_err(|error| Failure::new(Exit::Failed, format!("no signals: {error}")))?;
+        tokio::select! {
+            result = command => result.map(|()| Exit::Success),
+            _ = interrupt.recv() => Ok(Exit::Interrupted),
+        }
+    })
+}

@@ -1,0 +1,180 @@
+//! `howdah operations`.
+
+use std::time::Duration;
+
+use clap::{Args, Subcommand};
+
+use super::{
+    exit::Failure,
+    mutation,
+    names::Names,
+    output::{Sheet, time, yes},
+    progress,
+    session::Session,
+};
+use crate::{
+    client::unpack,
+    config::duration,
+    pb::{
+        google::longrunning::{
+            CancelOperationRequest, DeleteOperationRequest, GetOperationRequest,
+            ListOperationsRequest, ListOperationsResponse, Operation, operation,
+        },
+        v1::OperationMetadata,
+    },
+};
+
+#[derive(Debug, Subcommand)]
+pub(super) enum Command {
+    /// List operations
+    List(List),
+    /// Show an operation
+    Get {
+        /// Operation: its id
+        operation: String,
+    },
+    /// Wait until an operation is done, and print its result
+    Wait {
+        /// Operation: its id
+        operation: String,
+        /// Longest wait, such as 10m
+        #[arg(long, value_parser = duration::parse)]
+        timeout: Option<Duration>,
+    },
+    /// Ask an operation to stop and undo what it did
+    Cancel {
+        /// Operation: its id
+        operation: String,
+    },
+    /// Forget a finished operation
+    Delete {
+        /// Operation: its id
+        operation: String,
+    },
+}
+
+#[derive(Debug, Args)]
+pub(super) struct List {
+    /// Filter, such as 'done = false'
+    #[arg(long, default_value = "", hide_default_value = true)]
+    filter: String,
+    /// Most operations to list
+    #[arg(long, default_value_t = usize::MAX, hide_default_value = true)]
+    limit: usize,
+}
+
+pub(super) async fn run(session: Session, command: Command) -> Result<(), Failure> {
+    let name = |text: &str| session.names.operation(text);
+    match command {
+        Command::List(list) => list.run(&session).await,
+        Command::Get { operation } => {
+            let request = GetOperationRequest {
+                name: name(&operation)?,
+            };
+            let found = session.client.get_operation(request).await?;
+            session.print("google.longrunning.Operation", &found, sheet)
+        }
+        Command::Wait { operation, timeout } => {
+            let done = session.wait(&name(&operation)?, timeout).await?;
+            mutation::print(&session, &done)
+        }
+        Command::Cancel { operation } => {
+            let request = CancelOperationRequest {
+                name: name(&operation)?,
+            };
+            session.client.cancel_operation(request).await?;
+            session.hint("asked for; the operation ends when its stages are undone");
+            Ok(())
+        }
+        Command::Delete { operation } => {
+            let request = DeleteOperationRequest {
+                name: name(&operation)?,
+            };
+            Ok(session.client.delete_operation(request).await?)
+        }
+    }
+}
+
+impl List {
+    async fn run(self, session: &Session) -> Result<(), Failure> {
+        let request = ListOperationsRequest {
+            name: session.names.project(),
+            filter: self.filter,
+            ..ListOperationsRequest::default()
+        };
+        let operations = session.client.all_operations(request, self.limit).await?;
+        let found = ListOperationsResponse {
+            operations,
+            ..ListOperationsResponse::default()
+        };
+        session.print("google.longrunning.ListOperationsResponse", &found, rows)
+    }
+}
+
+/// The metadata; empty where it is of another type, which a newer server may send.
+fn metadata(operation: &Operation) -> OperationMetadata {
+    let packed = operation.metadata.as_ref();
+    packed
+        .and_then(|packed| unpack(packed, "howdah.v1.OperationMetadata").ok())
+        .unwrap_or_default()
+}
+
+/// How an operation stands, in a word.
+fn status(operation: &Operation, metadata: &OperationMetadata) -> &'static str {
+    match &operation.result {
+        Some(operation::Result::Error(_)) => "FAILED",
+        _ if operation.done => "DONE",
+        _ if metadata.cancel_requested => "CANCELLING",
+        _ => "RUNNING",
+    }
+}
+
+fn stage(operation: &Operation, metadata: &OperationMetadata) -> String {
+    match (operation.done, &operation.result) {
+        (_, Some(operation::Result::Error(error))) => error.message.clone(),
+        (true, _) => String::new(),
+        (false, _) => progress::line(metadata),
+    }
+}
+
+fn rows(found: &ListOperationsResponse, names: &Names) -> Sheet {
+    let row = |operation: &Operation| {
+        let metadata = metadata(operation);
+        [
+            names.short(&operation.name),
+            metadata.verb.clone(),
+            names.short(&metadata.target),
+            status(operation, &metadata).to_owned(),
+            time(metadata.create_time.as_ref()),
+            stage(operation, &metadata),
+        ]
+    };
+    let header = ["ID", "VERB", "TARGET", "STATUS", "CREATED", "STAGE"];
+    Sheet::rows(header, found.operations.iter().map(row))
+}
+
+/// One operation for people.
+pub(super) fn sheet(operation: &Operation, names: &Names) -> Sheet {
+    let metadata = metadata(operation);
+    let mut fields = vec![
+        ("id".into(), names.short(&operation.name)),
+        ("verb".into(), metadata.verb.clone()),
+        ("target".into(), names.short(&metadata.target)),
+        ("status".into(), status(operation, &metadata).to_owned()),
+        ("created".into(), time(metadata.create_time.as_ref())),
+        ("ended".into(), time(metadata.end_time.as_ref())),
+        ("can be cancelled".into(), yes(metadata.cancellable)),
+        ("last error".into(), metadata.last_error.clone()),
+    ];
+    if let Some(operation::Result::Error(error)) = &operation.result {
+        fields.push(("error".into(), error.message.clone()));
+    }
+    fields.extend(metadata.stages.iter().map(|stage| {
+        let state = stage.state().as_str_name().to_lowercase();
+        (
+            format!("stage {}", stage.name),
+            format!("{state}  {}", stage.title),
+        )
+    }));
+    Sheet::fields(fields)
+}

@@ -1,0 +1,100 @@
+//! Messages as protobuf JSON (the mapping of the protobuf documentation): names in
+//! lowerCamelCase, 64-bit numbers as strings, fields with their default left out.
+
+use std::sync::LazyLock;
+
+use prost::Message;
+use prost_reflect::{DescriptorError, DescriptorPool, DynamicMessage};
+use prost_types::Any;
+
+use crate::{
+    cli::exit::{Exit, Failure},
+    pb::DESCRIPTORS,
+};
+
+static POOL: LazyLock<Result<DescriptorPool, DescriptorError>> =
+    LazyLock::new(|| DescriptorPool::decode(DESCRIPTORS));
+
+/// A message of the type with that full name, over several lines.
+pub(in crate::cli) fn render<M: Message>(full_name: &str, message: &M) -> Result<String, Failure> {
+    of_bytes(full_name, &message.encode_to_vec())
+}
+
+/// A packed message by itself, without the type that it says.
+pub(in crate::cli) fn render_any(any: &Any) -> Result<String, Failure> {
+    let full_name = any.type_url.rsplit('/').next().unwrap_or_default();
+    of_bytes(full_name, &any.value)
+}
+
+fn of_bytes(full_name: &str, bytes: &[u8]) -> Result<String, Failure> {
+    let fail = |error: String| {
+        Failure::new(
+            Exit::Failed,
+            format!("cannot print {full_name} as JSON: {error}"),
+        )
+    };
+    let pool = POOL.as_ref().map_err(|error| fail(error.to_string()))?;
+    let descriptor = pool
+        .get_message_by_name(full_name)
+        .ok_or_else(|| fail("its type is unknown".into()))?;
+    let message = DynamicMessage::decode(descriptor, bytes).map_err(|e| fail(e.to_string()))?;
+    serde_json::to_string_pretty(&message).map_err(|error| fail(error.to_string()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::pb::{
+        google::longrunning::{Operation, operation},
+        v1::{Instance, Server, instance},
+    };
+
+    #[test]
+    fn messages_follow_the_protobuf_mapping() {
+        let instance = Instance {
+            name: "projects/default/instances/orders".into(),
+            state: instance::State::Ready.into(),
+            epoch: 1,
+            server_version: "15.18".into(),
+            create_time: Some(prost_types::Timestamp {
+                seconds: 1,
+                nanos: 0,
+            }),
+            servers: vec![Server {
+                system_identifier: u64::MAX,
+                ..Server::default()
+            }],
+            ..Instance::default()
+        };
+        let packed = Any {
+            type_url: "type.googleapis.com/howdah.v1.Instance".into(),
+            value: instance.encode_to_vec(),
+        };
+        let expected = serde_json::json!({
+            "name": "projects/default/instances/orders",
+            "state": "READY",
+            "epoch": "1",
+            "serverVersion": "15.18",
+            "createTime": "1970-01-01T00:00:01Z",
+            "servers": [{"systemIdentifier": u64::MAX.to_string()}],
+        });
+        let read = |text: String| serde_json::from_str::<serde_json::Value>(&text).unwrap();
+        assert_eq!(
+            read(render("howdah.v1.Instance", &instance).unwrap()),
+            expected
+        );
+        assert_eq!(read(render_any(&packed).unwrap()), expected);
+
+        let operation = Operation {
+            done: true,
+            result: Some(operation::Result::Response(packed)),
+            ..Operation::default()
+        };
+        let shown = read(render("google.longrunning.Operation", &operation).unwrap());
+        assert_eq!(
+            shown["response"]["@type"],
+            "type.googleapis.com/howdah.v1.Instance"
+        );
+        assert_eq!(shown["response"]["state"], "READY");
+    }
+}

@@ -1,0 +1,98 @@
+//! Tables.
+
+use std::fmt;
+
+use comfy_table::{Cell, Table, presets};
+
+use super::clean;
+
+/// A table with a header, or names with values.
+pub(in crate::cli) struct Sheet(Table);
+
+impl Sheet {
+    /// A table of rows below `header`.
+    pub(in crate::cli) fn rows<const N: usize>(
+        header: [&str; N],
+        rows: impl IntoIterator<Item = [String; N]>,
+    ) -> Self {
+        let mut table = plain();
+        table.set_header(header);
+        for row in rows {
+            table.add_row(row.iter().map(|cell| Cell::new(shown(cell))));
+        }
+        Self(spaced(table))
+    }
+
+    /// One thing: a name and a value a line. Empty values are left out.
+    pub(in crate::cli) fn fields(fields: impl IntoIterator<Item = (String, String)>) -> Self {
+        let mut table = plain();
+        for (name, value) in fields {
+            if !value.is_empty() {
+                table.add_row([Cell::new(name), Cell::new(clean(&value))]);
+            }
+        }
+        Self(spaced(table))
+    }
+}
+
+impl fmt::Display for Sheet {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let lines: Vec<String> = self
+            .0
+            .lines()
+            .map(|line| line.trim_end().to_owned())
+            .collect();
+        formatter.write_str(&lines.join("\n"))
+    }
+}
+
+fn plain() -> Table {
+    let mut table = Table::new();
+    table.load_style(presets::NOTHING);
+    table
+}
+
+/// The table flush left, with two spaces between columns.
+fn spaced(mut table: Table) -> Table {
+    for column in table.column_iter_mut() {
+        column.set_padding((0, 2));
+    }
+    table
+}
+
+fn shown(cell: &str) -> String {
+    if cell.is_empty() {
+        "-".into()
+    } else {
+        clean(cell)
+    }
+}
+
+/// A time in UTC to the second, empty for none.
+pub(in crate::cli) fn time(time: Option<&prost_types::Timestamp>) -> String {
+    let whole = time.map(|time| prost_types::Timestamp { nanos: 0, ..*time });
+    whole.map(|time| time.to_string()).unwrap_or_default()
+}
+
+/// `yes`, or nothing.
+pub(in crate::cli) fn yes(holds: bool) -> String {
+    if holds { "yes".into() } else { String::new() }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn tables_are_plain_and_harmless() {
+        let text = Sheet::rows(["NAME", "NOTE"], [["a".into(), "\u{1b}[31m\n".into()]]).to_string();
+        let lines: Vec<&str> = text.lines().map(str::trim).collect();
+        assert_eq!(lines.len(), 2, "{text}");
+        assert!(lines[1].ends_with("\\u{1b}[31m\\n"), "{text}");
+        let moment = prost_types::Timestamp {
+            seconds: 0,
+            nanos: 5,
+        };
+        assert_eq!(time(Some(&moment)), "1970-01-01T00:00:00Z");
+    }
+}

@@ -1,0 +1,155 @@
+//! `howdah streams`.
+
+mod changes;
+mod text;
+
+use std::io::{self, Write};
+
+use clap::{Args, Subcommand};
+
+use self::changes::Tables;
+use super::{arguments::Output, exit::Failure, session::Session};
+use crate::pb::v1::{SubscribeRequest, change::Event};
+
+#[derive(Debug, Subcommand)]
+pub(super) enum Command {
+    /// Print the changes of tables as they are committed, a line each
+    Subscribe(Subscribe),
+}
+
+#[derive(Debug, Args)]
+pub(super) struct Subscribe {
+    /// Instance, such as orders
+    instance: String,
+    /// Database, by its name in PostgreSQL
+    database: String,
+    /// Tables as in SQL, such as public.items; with commas or repeated
+    #[arg(long, required_unless_present = "publication")]
+    tables: Vec<String>,
+    /// Publication that exists in the database, instead of tables
+    #[arg(long, conflicts_with = "tables")]
+    publication: Option<String>,
+    /// Columns of the key, instead of the primary key
+    #[arg(long, value_delimiter = ',')]
+    key_columns: Vec<String>,
+    /// End after this many rows and truncates
+    #[arg(long, value_name = "NUMBER")]
+    count: Option<u64>,
+    /// Also print begin and commit of each transaction
+    #[arg(long)]
+    transactions: bool,
+}
+
+pub(super) async fn run(session: Session, command: Command) -> Result<(), Failure> {
+    let Command::Subscribe(subscribe) = command;
+    let request = SubscribeRequest {
+        instance: session.names.instance(&subscribe.instance)?,
+        database: subscribe.database.clone(),
+        tables: subscribe
+            .tables
+            .iter()
+            .flat_map(|text| split(text))
+            .collect(),
+        publication: subscribe.publication.clone().unwrap_or_default(),
+        key_columns: subscribe.key_columns.clone(),
+        ..SubscribeRequest::default()
+    };
+    let mut stream = session.client.subscribe(request).await?;
+    let mut printer = Printer::new(&session, &subscribe);
+    while let Some(batch) = stream.message().await.map_err(crate::client::Error::from)? {
+        if printer.first {
+            printer.first = false;
+            session.hint("subscribed: changes that are committed from now on are printed");
+        }
+        for change in &batch.changes {
+            if let Some(event) = &change.event
+                && printer.print(event, change.ordinal)?
+            {
+                return Ok(());
+            }
+        }
+        // One write for a batch: a line that is cut in two helps nobody.
+        printer.flush()?;
+    }
+    Ok(())
+}
+
+/// The parts of `text` between the commas that stand outside double quotes.
+fn split(text: &str) -> Vec<String> {
+    let mut quoted = false;
+    let parts = text.split(|character| {
+        quoted ^= character == '"';
+        character == ',' && !quoted
+    });
+    let parts = parts.map(|part| part.trim().to_owned());
+    parts.filter(|part| !part.is_empty()).collect()
+}
+
+/// Prints events and counts them.
+struct Printer {
+    tables: Tables,
+    output: Output,
+    transactions: bool,
+    left: Option<u64>,
+    first: bool,
+    lines: String,
+}
+
+impl Printer {
+    fn new(session: &Session, subscribe: &Subscribe) -> Self {
+        Self {
+            tables: Tables::default(),
+            output: session.output,
+            transactions: subscribe.transactions,
+            left: subscribe.count,
+            first: true,
+            lines: String::new(),
+        }
+    }
+
+    /// Prints an event; true when it was the last one wanted.
+    fn print(&mut self, event: &Event, ordinal: u64) -> Result<bool, Failure> {
+        let record = self.tables.read(event, ordinal);
+        if !self.transactions && matches!(event, Event::Begin(_) | Event::Commit(_)) {
+            return Ok(false);
+        }
+        if let Some(record) = record {
+            let line = match self.output {
+                Output::Json => record.to_string(),
+                Output::Table => text::line(&record),
+            };
+            self.lines.push_str(&line);
+            self.lines.push('\n');
+        }
+        let counts = matches!(event, Event::Row(_) | Event::Truncate(_));
+        if let Some(left) = self.left.as_mut().filter(|_| counts) {
+            *left = left.saturating_sub(1);
+            if *left == 0 {
+                self.flush()?;
+                return Ok(true);
+            }
+        }
+        Ok(false)
+    }
+
+    fn flush(&mut self) -> Result<(), Failure> {
+        let mut stdout = io::stdout().lock();
+        stdout.write_all(self.lines.as_bytes())?;
+        stdout.flush()?;
+        self.lines.clear();
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn commas_inside_quotes_do_not_part() {
+        assert_eq!(
+            split(r#"a, "b,c"."d""e,",f,"#),
+            ["a", r#""b,c"."d""e,""#, "f"]
+        );
+    }
+}

@@ -1,0 +1,194 @@
+//! Every method of the API.
+
+use tonic::{Streaming, transport::Channel};
+use uuid::Uuid;
+
+use super::{Client, Result, Retries};
+use crate::pb::{
+    google::longrunning::{
+        CancelOperationRequest, DeleteOperationRequest, GetOperationRequest, ListOperationsRequest,
+        ListOperationsResponse, Operation, operations_client::OperationsClient,
+    },
+    v1::{
+        ChangeBatch, Connection, CreateDatabaseRequest, CreateInstanceRequest, Database,
+        DeleteDatabaseRequest, DeleteInstanceRequest, GetConnectionRequest, GetDatabaseRequest,
+        GetInstanceRequest, Instance, ListDatabasesRequest, ListDatabasesResponse,
+        ListEnginesRequest, ListEnginesResponse, ListInstancesRequest, ListInstancesResponse,
+        RestartInstanceRequest, StartInstanceRequest, StopInstanceRequest, SubscribeRequest,
+        UndeleteInstanceRequest, change_stream_service_client::ChangeStreamServiceClient,
+        database_service_client::DatabaseServiceClient,
+        instance_service_client::InstanceServiceClient,
+    },
+};
+
+/// Calls that change nothing and may be tried again.
+macro_rules! reads {
+    ($service:ident: $($(#[$doc:meta])* $method:ident($request:ty) -> $answer:ty;)*) => {
+        impl Client {
+            $($(#[$doc])*
+            ///
+            /// # Errors
+            /// As the method says in the protos; UNAVAILABLE after some tries.
+            pub async fn $method(&self, request: $request) -> Result<$answer> {
+                let call = |channel: Channel| {
+                    let request = self.bounded(request.clone());
+                    async move { $service::new(channel).$method(request).await }
+                };
+                self.retried(call, Retries::Short).await
+            })*
+        }
+    };
+}
+
+/// Calls that change something; their request id makes it safe to try again.
+macro_rules! mutations {
+    ($service:ident: $($(#[$doc:meta])* $method:ident($request:ty);)*) => {
+        impl Client {
+            $($(#[$doc])*
+            /// Without a `request_id` it gets one, so that it is done once.
+            ///
+            /// # Errors
+            /// As the method says in the protos; UNAVAILABLE after some tries.
+            pub async fn $method(&self, mut request: $request) -> Result<Operation> {
+                if request.request_id.is_empty() {
+                    request.request_id = Uuid::new_v4().to_string();
+                }
+                let call = |channel: Channel| {
+                    let request = self.bounded(request.clone());
+                    async move { $service::new(channel).$method(request).await }
+                };
+                self.retried(call, Retries::Short).await
+            })*
+        }
+    };
+}
+
+/// Lists that are read to their end.
+macro_rules! lists {
+    ($($(#[$doc:meta])* $all:ident = $method:ident($request:ty).$field:ident -> $item:ty;)*) => {
+        impl Client {
+            $($(#[$doc])*
+            ///
+            /// # Errors
+            /// As the method says in the protos; UNAVAILABLE after some tries.
+            pub async fn $all(&self, mut request: $request, limit: usize) -> Result<Vec<$item>> {
+                let mut found = Vec::new();
+                loop {
+                    let page = self.$method(request.clone()).await?;
+                    found.extend(page.$field);
+                    if page.next_page_token.is_empty() || found.len() >= limit {
+                        found.truncate(limit);
+                        return Ok(found);
+                    }
+                    request.page_token = page.next_page_token;
+                }
+            })*
+        }
+    };
+}
+
+reads! { InstanceServiceClient:
+    /// Gets an instance.
+    get_instance(GetInstanceRequest) -> Instance;
+    /// Lists a page of instances.
+    list_instances(ListInstancesRequest) -> ListInstancesResponse;
+    /// Lists the PostgreSQL installations.
+    list_engines(ListEnginesRequest) -> ListEnginesResponse;
+}
+
+reads! { DatabaseServiceClient:
+    /// Gets a database.
+    get_database(GetDatabaseRequest) -> Database;
+    /// Lists a page of databases.
+    list_databases(ListDatabasesRequest) -> ListDatabasesResponse;
+    /// Gets how to connect to a database, with its password.
+    get_connection(GetConnectionRequest) -> Connection;
+}
+
+reads! { OperationsClient:
+    /// Gets an operation.
+    get_operation(GetOperationRequest) -> Operation;
+    /// Lists a page of operations.
+    list_operations(ListOperationsRequest) -> ListOperationsResponse;
+}
+
+mutations! { InstanceServiceClient:
+    /// Creates an instance.
+    create_instance(CreateInstanceRequest);
+    /// Deletes an instance.
+    delete_instance(DeleteInstanceRequest);
+    /// Takes a deletion back.
+    undelete_instance(UndeleteInstanceRequest);
+    /// Starts an instance.
+    start_instance(StartInstanceRequest);
+    /// Stops an instance.
+    stop_instance(StopInstanceRequest);
+    /// Restarts an instance.
+    restart_instance(RestartInstanceRequest);
+}
+
+mutations! { DatabaseServiceClient:
+    /// Creates a database.
+    create_database(CreateDatabaseRequest);
+    /// Drops a database.
+    delete_database(DeleteDatabaseRequest);
+}
+
+lists! {
+    /// Lists instances to the end, or the first `limit`.
+    all_instances = list_instances(ListInstancesRequest).instances -> Instance;
+    /// Lists databases to the end, or the first `limit`.
+    all_databases = list_databases(ListDatabasesRequest).databases -> Database;
+    /// Lists operations to the end, or the first `limit`.
+    all_operations = list_operations(ListOperationsRequest).operations -> Operation;
+}
+
+impl Client {
+    /// Asks for the cancellation of an operation. Not tried again.
+    ///
+    /// # Errors
+    /// As the method says in the protos.
+    pub async fn cancel_operation(&self, request: CancelOperationRequest) -> Result<()> {
+        let call = |channel: Channel| {
+            let request = self.bounded(request.clone());
+            async move {
+                OperationsClient::new(channel)
+                    .cancel_operation(request)
+                    .await
+            }
+        };
+        self.retried(call, Retries::None).await
+    }
+
+    /// Forgets a finished operation. Not tried again.
+    ///
+    /// # Errors
+    /// As the method says in the protos.
+    pub async fn delete_operation(&self, request: DeleteOperationRequest) -> Result<()> {
+        let call = |channel: Channel| {
+            let request = self.bounded(request.clone());
+            async move {
+                OperationsClient::new(channel)
+                    .delete_operation(request)
+                    .await
+            }
+        };
+        self.retried(call, Retries::None).await
+    }
+
+    /// Follows changes. Not tried again: a temporary stream cannot be resumed.
+    ///
+    /// # Errors
+    /// As the method says in the protos, here or from the stream.
+    pub async fn subscribe(&self, request: SubscribeRequest) -> Result<Streaming<ChangeBatch>> {
+        let call = |channel: Channel| {
+            let request = request.clone();
+            async move {
+                ChangeStreamServiceClient::new(channel)
+                    .subscribe(request)
+                    .await
+            }
+        };
+        self.retried(call, Retries::None).await
+    }
+}

@@ -1,0 +1,190 @@
+//! What can go wrong for a client.
+
+use std::{collections::BTreeMap, fmt, time::Duration};
+
+use prost::Message;
+use tonic::{Code, Status};
+use tonic_types::StatusExt;
+
+use crate::pb::google::rpc;
+
+/// What tonic says when a call's own time is over, as CANCELLED.
+const TIMEOUT_EXPIRED: &str = "Timeout expired";
+
+/// What can go wrong for a client.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// The endpoint or a TLS file is wrong.
+    #[error("{0}")]
+    Options(String),
+    /// Nobody answers at the endpoint.
+    #[error("cannot reach {endpoint}: {message}")]
+    Unreachable {
+        /// The endpoint.
+        endpoint: String,
+        /// Why.
+        message: String,
+    },
+    /// The server refused the call.
+    #[error("{0}")]
+    Call(Box<Failure>),
+    /// The operation was accepted and failed later.
+    #[error("{failure}")]
+    Operation {
+        /// Name of the operation.
+        name: String,
+        /// Why it failed.
+        failure: Box<Failure>,
+    },
+    /// The operation took longer than was to be waited; it goes on.
+    #[error("operation {name} is not done yet, and goes on")]
+    NotDone {
+        /// Name of the operation.
+        name: String,
+    },
+    /// The server answered with something that this client does not understand.
+    #[error("unexpected answer of the server: {0}")]
+    Unexpected(String),
+}
+
+impl Error {
+    pub(super) fn unreachable(endpoint: &str, error: &dyn std::error::Error) -> Self {
+        // The outermost text is "transport error"; the innermost says what happened.
+        let mut innermost = error;
+        while let Some(source) = innermost.source() {
+            innermost = source;
+        }
+        Self::Unreachable {
+            endpoint: endpoint.to_owned(),
+            message: innermost.to_string(),
+        }
+    }
+
+    /// The server's own words, where it said any.
+    #[must_use]
+    pub fn failure(&self) -> Option<&Failure> {
+        match self {
+            Self::Call(failure) | Self::Operation { failure, .. } => Some(failure),
+            Self::Options(_)
+            | Self::Unreachable { .. }
+            | Self::NotDone { .. }
+            | Self::Unexpected(_) => None,
+        }
+    }
+
+    pub(super) fn is_unavailable(&self) -> bool {
+        matches!(self, Self::Call(failure) if failure.code == Code::Unavailable)
+    }
+
+    pub(super) fn retry_after(&self) -> Option<Duration> {
+        self.failure().and_then(|failure| failure.retry_after)
+    }
+}
+
+impl From<Status> for Error {
+    fn from(status: Status) -> Self {
+        Self::Call(Box::new(Failure::from(&status)))
+    }
+}
+
+/// A gRPC status with its google.rpc details.
+#[derive(Clone, Debug)]
+pub struct Failure {
+    /// Code of the status.
+    pub code: Code,
+    /// Message for people.
+    pub message: String,
+    /// Reason in UPPER_SNAKE, of `ErrorInfo`; empty if there is none.
+    pub reason: String,
+    /// Entries of `ErrorInfo.metadata`.
+    pub metadata: BTreeMap<String, String>,
+    /// Fields of the request that are wrong, each with why.
+    pub fields: Vec<(String, String)>,
+    /// Resource that it is about, empty if unknown.
+    pub resource: String,
+    /// Time after which another try makes sense.
+    pub retry_after: Option<Duration>,
+}
+
+impl Failure {
+    /// Reads the error of an operation.
+    pub(super) fn of_operation(error: rpc::Status) -> Self {
+        let details = error.encode_to_vec().into();
+        let code = Code::from_i32(error.code);
+        Self::from(&Status::with_details(code, error.message, details))
+    }
+}
+
+impl From<&Status> for Failure {
+    fn from(status: &Status) -> Self {
+        let details = status.get_error_details();
+        let info = details.error_info();
+        let fields = details.bad_request().map(|bad| &bad.field_violations);
+        let ran_out = status.code() == Code::Cancelled && status.message() == TIMEOUT_EXPIRED;
+        Self {
+            code: if ran_out {
+                Code::DeadlineExceeded
+            } else {
+                status.code()
+            },
+            message: status.message().to_owned(),
+            reason: info.map(|info| info.reason.clone()).unwrap_or_default(),
+            metadata: info
+                .map(|info| info.metadata.clone().into_iter().collect())
+                .unwrap_or_default(),
+            fields: fields
+                .into_iter()
+                .flatten()
+                .map(|field| (field.field.clone(), field.description.clone()))
+                .collect(),
+            resource: details
+                .resource_info()
+                .map(|resource| resource.resource_name.clone())
+                .unwrap_or_default(),
+            retry_after: details.retry_info().and_then(|retry| retry.retry_delay),
+        }
+    }
+}
+
+impl fmt::Display for Failure {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.message.as_str() {
+            "" => formatter.write_str(self.code.description()),
+            message => formatter.write_str(message),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use tonic_types::ErrorDetails;
+
+    use super::*;
+
+    #[test]
+    fn details_are_read_from_calls_and_operations() {
+        let range = [("range".to_owned(), "1-2".to_owned())];
+        let mut details = ErrorDetails::with_error_info("PORTS_EXHAUSTED", "howdah.dev", range);
+        details.set_retry_info(Some(Duration::from_secs(3)));
+        details.add_bad_request_violation("instance.version", "is no version");
+        let status = Status::with_error_details(Code::ResourceExhausted, "no port", details);
+        let operation = rpc::Status::decode(status.details()).unwrap();
+        for failure in [Failure::from(&status), Failure::of_operation(operation)] {
+            assert_eq!(failure.code, Code::ResourceExhausted);
+            assert_eq!(failure.reason, "PORTS_EXHAUSTED");
+            assert_eq!(failure.to_string(), "no port");
+            assert_eq!(failure.metadata["range"], "1-2");
+            assert_eq!(failure.fields[0].0, "instance.version");
+            assert_eq!(failure.retry_after, Some(Duration::from_secs(3)));
+        }
+    }
+
+    #[test]
+    fn a_status_without_details_is_read_too() {
+        let failure = Failure::from(&Status::cancelled(TIMEOUT_EXPIRED));
+        assert_eq!(
+            (failure.code, failure.reason.as_str()),
+            (Code::DeadlineExceeded, "")
+        );
+    }
+}

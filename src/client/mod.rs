@@ -1,0 +1,128 @@
+//! A typed client of the API: connects, retries, waits for operations.
+
+mod calls;
+mod endpoint;
+mod error;
+mod wait;
+
+use std::{future::Future, path::PathBuf, time::Duration};
+
+use backon::{ExponentialBuilder, Retryable};
+use tonic::{Request, Response, Status, transport::Channel};
+
+pub use self::{
+    error::{Error, Failure},
+    wait::{Wait, unpack},
+};
+
+/// Result of everything that a client does.
+pub type Result<T, E = Error> = std::result::Result<T, E>;
+
+/// How to connect.
+#[derive(Clone, Debug)]
+pub struct Options {
+    /// PEM file with the authorities that the server's certificate must come from.
+    /// None: those of the machine.
+    pub ca: Option<PathBuf>,
+    /// PEM file with the client's certificate.
+    pub certificate: Option<PathBuf>,
+    /// PEM file with the private key of the client's certificate.
+    pub key: Option<PathBuf>,
+    /// Longest time to connect.
+    pub connect_timeout: Duration,
+    /// Longest time of one try of a call; streams have none.
+    pub call_timeout: Duration,
+}
+
+impl Default for Options {
+    fn default() -> Self {
+        Self {
+            ca: None,
+            certificate: None,
+            key: None,
+            connect_timeout: Duration::from_secs(5),
+            call_timeout: Duration::from_secs(60),
+        }
+    }
+}
+
+/// A connection to a Howdah server. Clones share it.
+#[derive(Clone, Debug)]
+pub struct Client {
+    channel: Channel,
+    call_timeout: Duration,
+}
+
+impl Client {
+    /// Connects to `http://HOST:PORT`, `https://HOST:PORT`, `unix:PATH`, or
+    /// `HOST:PORT`, which is https where TLS files are given and http otherwise.
+    ///
+    /// # Errors
+    /// [`Error::Options`] for a malformed endpoint or unreadable files,
+    /// [`Error::Unreachable`] where nobody answers.
+    pub async fn connect(endpoint: &str, options: &Options) -> Result<Self> {
+        let channel = endpoint::prepare(endpoint, options)?
+            .connect()
+            .await
+            .map_err(|error| Error::unreachable(endpoint, &error))?;
+        Ok(Self {
+            channel,
+            call_timeout: options.call_timeout,
+        })
+    }
+
+    /// Calls until the server is there: only UNAVAILABLE is tried again, after the
+    /// time that the server asks for.
+    async fn retried<T, F>(&self, call: impl Fn(Channel) -> F, retries: Retries) -> Result<T>
+    where
+        F: Future<Output = Result<Response<T>, Status>>,
+    {
+        let attempt = || async {
+            let answer = call(self.channel.clone()).await;
+            answer.map(Response::into_inner).map_err(Error::from)
+        };
+        attempt
+            .retry(retries.backoff())
+            .when(Error::is_unavailable)
+            .adjust(|error: &Error, delay| {
+                delay.map(|delay| {
+                    error
+                        .retry_after()
+                        .map_or(delay, |wanted| wanted.max(delay))
+                })
+            })
+            .await
+    }
+
+    /// A request that ends at the client's own bound; the server learns it.
+    fn bounded<T>(&self, message: T) -> Request<T> {
+        let mut request = Request::new(message);
+        request.set_timeout(self.call_timeout);
+        request
+    }
+}
+
+/// How patiently a call is tried again.
+#[derive(Clone, Copy)]
+enum Retries {
+    /// It may have been done already: never.
+    None,
+    /// A few seconds.
+    Short,
+    /// As long as a restart of the server takes.
+    Restart,
+}
+
+impl Retries {
+    fn backoff(self) -> ExponentialBuilder {
+        let backoff = ExponentialBuilder::new()
+            .with_jitter()
+            .with_min_delay(Duration::from_millis(100))
+            .with_max_delay(Duration::from_secs(2));
+        match self {
+            Self::None => backoff.with_max_times(0),
+            Self::Short => backoff.with_max_times(5),
+            Self::Restart => backoff.with_max_times(40),
+        }
+    }
+}

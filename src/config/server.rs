@@ -1,0 +1,97 @@
+//! Limits of the gRPC listener.
+
+use std::time::Duration;
+
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+
+use super::{Problem, duration, problem::require};
+
+/// Smallest and largest `max_message_bytes`.
+const MESSAGE_BYTES: std::ops::RangeInclusive<usize> = 64 * 1024..=64 * 1024 * 1024;
+
+/// Limits of the gRPC listener.
+#[derive(Clone, Debug, Deserialize, Serialize, JsonSchema)]
+#[serde(default, deny_unknown_fields)]
+pub struct Server {
+    /// Most open connections; the next one waits in the kernel's queue.
+    pub max_connections: usize,
+    /// Most streams at once on a connection; the client queues what is above.
+    pub max_concurrent_streams: u32,
+    /// Most unary calls at once on all connections; the next is refused as OVERLOADED.
+    pub max_in_flight: usize,
+    /// Largest request message in bytes.
+    pub max_message_bytes: usize,
+    /// Longest time for a unary call; a client's shorter deadline holds. Waiting for
+    /// an operation and streams have bounds of their own.
+    #[serde(with = "duration")]
+    #[schemars(with = "duration::Text")]
+    pub request_timeout: Duration,
+    /// Silence after which a connection is sent an HTTP/2 PING.
+    #[serde(with = "duration")]
+    #[schemars(with = "duration::Text")]
+    pub keepalive_interval: Duration,
+    /// Longest wait for the answer of a PING; then the connection is closed.
+    #[serde(with = "duration")]
+    #[schemars(with = "duration::Text")]
+    pub keepalive_timeout: Duration,
+    /// Age at which a connection is told to go, a tenth more or less, so that clients
+    /// spread over replicas again. 0s: never.
+    #[serde(with = "duration")]
+    #[schemars(with = "duration::Text")]
+    pub connection_max_age: Duration,
+    /// Longest wait at shutdown for calls under way; the rest is cut off.
+    #[serde(with = "duration")]
+    #[schemars(with = "duration::Text")]
+    pub drain_timeout: Duration,
+    /// Most calls a second of one caller, as an average. 0: no limit.
+    pub rate_limit_per_second: u32,
+}
+
+impl Default for Server {
+    fn default() -> Self {
+        Self {
+            max_connections: 1024,
+            max_concurrent_streams: 256,
+            max_in_flight: 512,
+            max_message_bytes: 4 * 1024 * 1024,
+            request_timeout: Duration::from_secs(60),
+            keepalive_interval: Duration::from_secs(20),
+            keepalive_timeout: Duration::from_secs(10),
+            connection_max_age: Duration::from_secs(30 * 60),
+            drain_timeout: Duration::from_secs(25),
+            rate_limit_per_second: 0,
+        }
+    }
+}
+
+impl Server {
+    pub(super) fn check(&self, problems: &mut Vec<Problem>) {
+        let positive = [
+            ("server.max_connections", self.max_connections > 0),
+            (
+                "server.max_concurrent_streams",
+                self.max_concurrent_streams > 0,
+            ),
+            ("server.max_in_flight", self.max_in_flight > 0),
+            ("server.request_timeout", !self.request_timeout.is_zero()),
+            (
+                "server.keepalive_interval",
+                !self.keepalive_interval.is_zero(),
+            ),
+            (
+                "server.keepalive_timeout",
+                !self.keepalive_timeout.is_zero(),
+            ),
+        ];
+        for (key, holds) in positive {
+            require(problems, holds, key, "must be more than 0");
+        }
+        require(
+            problems,
+            MESSAGE_BYTES.contains(&self.max_message_bytes),
+            "server.max_message_bytes",
+            "must be 65536 to 67108864",
+        );
+    }
+}

@@ -1,0 +1,211 @@
+//! Instances and their servers.
+
+use std::collections::BTreeMap;
+
+use chrono::{DateTime, Utc};
+use serde::{Deserialize, Serialize};
+use uuid::Uuid;
+
+use super::{
+    Error, Reason, Result,
+    name::InstanceName,
+    provider::Address,
+    version::{Version, Wanted},
+};
+
+macro_rules! states {
+    ($(#[$doc:meta])* $name:ident { $($(#[$variant_doc:meta])* $variant:ident = $text:literal,)* }) => {
+        $(#[$doc])*
+        #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, serde::Serialize, serde::Deserialize)]
+        pub enum $name { $($(#[$variant_doc])* $variant,)* }
+
+        impl $name {
+            /// Every value there is.
+            pub const ALL: &'static [Self] = &[$(Self::$variant,)*];
+
+            /// The name in the metadata and in filters.
+            #[must_use]
+            pub const fn as_str(self) -> &'static str {
+                match self { $(Self::$variant => $text,)* }
+            }
+
+            /// The value of that name.
+            ///
+            /// # Errors
+            /// INTERNAL: only the metadata is read with it.
+            pub fn parse(text: &str) -> $crate::domain::Result<Self> {
+                Self::ALL.iter().copied().find(|value| value.as_str() == text).ok_or_else(|| {
+                    $crate::domain::Error::internal(format!("unknown {} {text}", stringify!($name)))
+                })
+            }
+        }
+    };
+}
+pub(crate) use states;
+
+states! {
+    /// Where an instance stands.
+    State {
+        /// Being made.
+        Creating = "CREATING",
+        /// Runs and takes connections.
+        Ready = "READY",
+        /// Stopped by request.
+        Stopped = "STOPPED",
+        /// On its way up.
+        Starting = "STARTING",
+        /// On its way down.
+        Stopping = "STOPPING",
+        /// Being deleted.
+        Deleting = "DELETING",
+        /// Deleted; its data is kept until the purge.
+        Deleted = "DELETED",
+        /// Creation failed, or the server does not come up.
+        Failed = "FAILED",
+    }
+}
+
+/// What users name, connect to, subscribe to and authorise.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct Instance {
+    /// Resource name.
+    pub name: InstanceName,
+    /// Identity for ever.
+    pub uid: Uuid,
+    /// Counts the changes of the record; the etag is made of it.
+    pub revision: i64,
+    /// Labels of the user.
+    pub labels: BTreeMap<String, String>,
+    /// Notes of the user's tools.
+    pub annotations: BTreeMap<String, String>,
+    /// Name for people.
+    pub display_name: String,
+    /// When it was created.
+    pub create_time: DateTime<Utc>,
+    /// When it last changed.
+    pub update_time: DateTime<Utc>,
+    /// When it was deleted.
+    pub delete_time: Option<DateTime<Utc>>,
+    /// When its data goes for good.
+    pub purge_time: Option<DateTime<Utc>>,
+    /// Where it stands.
+    pub state: State,
+    /// Whether an operation is under way on it.
+    pub reconciling: bool,
+    /// Version that was asked for.
+    pub wanted: Wanted,
+    /// PostgreSQL settings of the user.
+    pub parameters: BTreeMap<String, String>,
+    /// Settings that wait for a restart.
+    pub pending_restart: Vec<String>,
+    /// Careless of the disk.
+    pub ephemeral: bool,
+    /// Refuses deletion without force.
+    pub deletion_protection: bool,
+    /// Raised by each cutover.
+    pub epoch: i64,
+    /// Number of the active server.
+    pub active_server: i32,
+    /// Its servers, by number.
+    pub servers: Vec<Server>,
+    /// Where clients connect, once it has started.
+    pub endpoint: Option<Address>,
+    /// Whether its server is meant to run.
+    pub running: bool,
+    /// What drifted, failed or happened.
+    pub conditions: Vec<Condition>,
+}
+
+impl Instance {
+    /// The etag of the present record.
+    #[must_use]
+    pub fn etag(&self) -> String {
+        etag(self.uid, self.revision)
+    }
+
+    /// The server that clients reach.
+    ///
+    /// # Errors
+    /// INTERNAL when the record is broken.
+    pub fn active(&self) -> Result<&Server> {
+        let active = self
+            .servers
+            .iter()
+            .find(|server| server.number == self.active_server);
+        active.ok_or_else(|| Error::internal(format!("instance {} has no active server", self.uid)))
+    }
+}
+
+/// The etag of a record in its present revision.
+#[must_use]
+pub fn etag(uid: Uuid, revision: i64) -> String {
+    let (head, _, _, _) = uid.as_fields();
+    format!("{head:08x}-{revision}")
+}
+
+/// Refuses a request whose etag is not that of the record; an empty one fits all.
+///
+/// # Errors
+/// ETAG_MISMATCH.
+pub fn check_etag(wanted: &str, present: &str) -> Result<()> {
+    if wanted.is_empty() || wanted == present {
+        return Ok(());
+    }
+    let message = format!("the resource has changed: its etag is `{present}` now");
+    Err(Error::new(Reason::EtagMismatch, message).with_field("etag"))
+}
+
+/// A physical PostgreSQL cluster of an instance.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct Server {
+    /// Identity for ever.
+    pub uid: Uuid,
+    /// Number within the instance, from 1.
+    pub number: i32,
+    /// Provider that runs it.
+    pub provider: String,
+    /// Version that it runs.
+    pub version: Version,
+    /// Host that it lives on.
+    pub host: Uuid,
+    /// TCP port; none before one is reserved.
+    pub port: Option<u16>,
+    /// PostgreSQL's system identifier, once the data directory exists.
+    pub system_identifier: Option<u64>,
+    /// Whether it has ever been started.
+    pub started: bool,
+}
+
+/// Whether a condition holds.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "SCREAMING_SNAKE_CASE")]
+pub enum Status {
+    /// It holds.
+    True,
+    /// It does not hold.
+    False,
+    /// It could not be found out.
+    Unknown,
+}
+
+/// An observation about a resource; one per type is kept.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Condition {
+    /// What is observed, in CamelCase.
+    #[serde(rename = "type")]
+    pub kind: String,
+    /// Whether it holds.
+    pub status: Status,
+    /// Why, as one UPPER_SNAKE word.
+    pub reason: String,
+    /// Why, for people.
+    pub message: String,
+    /// When it was last seen to change.
+    pub time: DateTime<Utc>,
+}
+
+/// Puts `condition` in the place of the former one of its type.
+pub fn set_condition(conditions: &mut Vec<Condition>, condition: Condition) {
+    conditions.retain(|former| former.kind != condition.kind);
+    conditions.push(condition);
+}

@@ -1,0 +1,120 @@
+//! Operations as clients see them.
+
+use chrono::{DateTime, Utc};
+use serde::{Deserialize, Serialize};
+
+use super::{
+    database::Database,
+    instance::{Instance, states},
+    name::OperationName,
+};
+
+states! {
+    /// Where an operation stands.
+    State {
+        /// Waits for a worker, or for its next try.
+        Pending = "PENDING",
+        /// A worker is on it.
+        Running = "RUNNING",
+        /// Its finished steps are being taken back.
+        Undoing = "UNDOING",
+        /// Done.
+        Succeeded = "SUCCEEDED",
+        /// Given up.
+        Failed = "FAILED",
+        /// Cancelled, its steps taken back.
+        Cancelled = "CANCELLED",
+    }
+}
+
+impl State {
+    /// Whether nothing will happen any more.
+    #[must_use]
+    pub const fn is_done(self) -> bool {
+        matches!(self, Self::Succeeded | Self::Failed | Self::Cancelled)
+    }
+}
+
+states! {
+    /// Where a stage stands.
+    StageState {
+        /// Not reached yet.
+        Pending = "PENDING",
+        /// Under way.
+        Running = "RUNNING",
+        /// Done.
+        Succeeded = "SUCCEEDED",
+        /// Given up.
+        Failed = "FAILED",
+        /// Taken back.
+        Undone = "UNDONE",
+    }
+}
+
+/// A stage of an operation.
+#[derive(Clone, Debug)]
+pub struct Stage {
+    /// Name, unique in the operation.
+    pub name: String,
+    /// One phrase for people.
+    pub title: String,
+    /// Where it stands.
+    pub state: StageState,
+    /// When its first try began.
+    pub start_time: Option<DateTime<Utc>>,
+    /// When it ended.
+    pub end_time: Option<DateTime<Utc>>,
+    /// Percent done.
+    pub progress_percent: i32,
+}
+
+/// Why an operation ended without success.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Failure {
+    /// A [`super::Reason`] by its name.
+    pub reason: String,
+    /// Message for the caller.
+    pub message: String,
+}
+
+/// What an operation answers when it succeeds: a picture of the resource then.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub enum Outcome {
+    /// An instance.
+    Instance(Box<Instance>),
+    /// A database.
+    Database(Box<Database>),
+    /// Nothing is left to show.
+    Empty,
+}
+
+/// A long-running operation.
+#[derive(Clone, Debug)]
+pub struct Operation {
+    /// Resource name.
+    pub name: OperationName,
+    /// Resource that it works on, by name.
+    pub target: String,
+    /// What it does, in lower case.
+    pub verb: String,
+    /// Where it stands.
+    pub state: State,
+    /// When it was accepted.
+    pub create_time: DateTime<Utc>,
+    /// When it ended.
+    pub end_time: Option<DateTime<Utc>>,
+    /// Its stages, in order.
+    pub stages: Vec<Stage>,
+    /// Whether a cancellation would be obeyed.
+    pub cancellable: bool,
+    /// Whether a cancellation was asked for.
+    pub cancel_requested: bool,
+    /// How often the current stage has been tried.
+    pub attempt: i32,
+    /// Why the last try failed.
+    pub last_error: Option<Failure>,
+    /// What it answers, when it succeeded.
+    pub outcome: Option<Outcome>,
+    /// Why it ended without success.
+    pub failure: Option<Failure>,
+}

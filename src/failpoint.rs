@@ -1,0 +1,41 @@
+//! Named points at which a test can kill the process, as a crash would.
+//!
+//! Compiled to nothing without the feature `failpoints`. A test sets
+//! `FAILPOINTS="name=return"` in the environment of the process.
+
+/// Keeps the points armed that `FAILPOINTS` names.
+#[cfg(feature = "failpoints")]
+#[derive(Debug)]
+pub struct Armed(#[expect(dead_code, reason = "held")] fail::FailScenario<'static>);
+
+/// Keeps nothing: failpoints are compiled out.
+#[cfg(not(feature = "failpoints"))]
+#[derive(Debug)]
+pub struct Armed;
+
+/// Arms the points that `FAILPOINTS` names, for as long as the answer is held.
+#[cfg(feature = "failpoints")]
+#[must_use]
+pub fn arm() -> Armed {
+    Armed(fail::FailScenario::setup())
+}
+
+/// Does nothing: failpoints are compiled out.
+#[cfg(not(feature = "failpoints"))]
+#[must_use]
+pub const fn arm() -> Armed {
+    Armed
+}
+
+/// Kills the process at once, as SIGKILL does, when the point `name` is armed.
+#[cfg(feature = "failpoints")]
+pub fn hit(name: &str) {
+    fail::eval(name, |_| {
+        let _ =
+            rustix::process::kill_process(rustix::process::getpid(), rustix::process::Signal::KILL);
+    });
+}
+
+/// Does nothing: failpoints are compiled out.
+#[cfg(not(feature = "failpoints"))]
+pub const fn hit(_name: &str) {}

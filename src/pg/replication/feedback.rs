@@ -1,0 +1,152 @@
+//! What we tell the server about our progress, and when.
+//!
+//! A walsender that is being shut down waits until the client has flushed
+//! everything, or, where flush is 0, has written everything. A flush that is
+//! repeated in each message would make the server's shutdown wait for a
+//! subscriber's acknowledgement; so flush is said once, when it rises.
+
+use std::time::Duration;
+
+use tokio::time::Instant;
+
+use crate::pg::Lsn;
+
+/// The progress of one stream.
+#[derive(Debug)]
+pub(super) struct Feedback {
+    received: Lsn,
+    acknowledged: Lsn,
+    confirmed: Lsn,
+    // The server's clock when it last sent something, and ours then.
+    clock: Option<(i64, Instant)>,
+}
+
+impl Feedback {
+    pub(super) fn new() -> Self {
+        Feedback {
+            received: Lsn::ZERO,
+            acknowledged: Lsn::ZERO,
+            confirmed: Lsn::ZERO,
+            clock: None,
+        }
+    }
+
+    /// Something up to `lsn` has arrived, sent at `server_time`.
+    pub(super) fn receive(&mut self, lsn: Lsn, server_time: i64, now: Instant) {
+        self.received = self.received.max(lsn);
+        self.clock = Some((server_time, now));
+    }
+
+    /// Everything up to `lsn` will never be asked for again.
+    pub(super) fn acknowledge(&mut self, lsn: Lsn) {
+        self.acknowledged = self.acknowledged.max(lsn);
+    }
+
+    pub(super) fn received(&self) -> Lsn {
+        self.received
+    }
+
+    pub(super) fn confirmed(&self) -> Lsn {
+        self.confirmed
+    }
+
+    /// Whether the next message would raise the slot's place. A server
+    /// believes any flush, so it never exceeds what was received.
+    pub(super) fn rises(&self) -> bool {
+        self.acknowledged.min(self.received) > self.confirmed
+    }
+
+    /// A standby status update in its CopyData.
+    pub(super) fn message(&mut self, now: Instant) -> [u8; 39] {
+        let flush = match self.rises() {
+            true => {
+                self.confirmed = self.acknowledged.min(self.received);
+                self.confirmed
+            }
+            false => Lsn::ZERO,
+        };
+        // The server's own clock, carried on: ours may be wrong, and only
+        // people read it (`reply_time`).
+        let time = self.clock.map_or(0, |(server, at)| {
+            server.saturating_add(micros(now.saturating_duration_since(at)))
+        });
+        let mut out = [0; 39];
+        let fields = [&b"d"[..], &38u32.to_be_bytes(), b"r"];
+        let numbers = [
+            self.received.get(),
+            flush.get(),
+            Lsn::ZERO.get(),
+            time.cast_unsigned(),
+        ]
+        .map(u64::to_be_bytes);
+        let bytes = fields
+            .into_iter()
+            .chain(numbers.iter().map(|n| &n[..]))
+            .flatten();
+        // The last byte stays 0: no answer wanted.
+        for (to, from) in out.iter_mut().zip(bytes) {
+            *to = *from;
+        }
+        out
+    }
+}
+
+fn micros(duration: Duration) -> i64 {
+    i64::try_from(duration.as_micros()).unwrap_or(i64::MAX)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    fn fields(message: [u8; 39]) -> (u64, u64, u64, i64) {
+        assert_eq!(&message[..6], b"d\0\0\0\x26r");
+        assert_eq!(message[38], 0);
+        let at = |i: usize| u64::from_be_bytes(message[i..i + 8].try_into().unwrap());
+        (at(6), at(14), at(22), at(30).cast_signed())
+    }
+
+    #[test]
+    fn flush_is_said_once() {
+        let now = Instant::now();
+        let mut feedback = Feedback::new();
+        feedback.receive(Lsn::new(100), 5, now);
+        assert_eq!(fields(feedback.message(now)), (100, 0, 0, 5));
+        feedback.acknowledge(Lsn::new(60));
+        let later = now + Duration::from_micros(7);
+        assert_eq!(fields(feedback.message(later)), (100, 60, 0, 12));
+        assert_eq!(fields(feedback.message(now)), (100, 0, 0, 5));
+    }
+
+    proptest! {
+        #[test]
+        fn flush_only_rises_and_never_exceeds_what_was_received(
+            steps in prop::collection::vec((0u8..3, 0u64..1000), 0..60)
+        ) {
+            let now = Instant::now();
+            let mut feedback = Feedback::new();
+            let (mut received, mut acknowledged, mut last) = (0, 0, 0);
+            for (what, lsn) in steps {
+                match what {
+                    0 => {
+                        feedback.receive(Lsn::new(lsn), 0, now);
+                        received = received.max(lsn);
+                    }
+                    1 => {
+                        feedback.acknowledge(Lsn::new(lsn));
+                        acknowledged = acknowledged.max(lsn);
+                    }
+                    _ => {
+                        let (write, flush, apply, _) = fields(feedback.message(now));
+                        prop_assert_eq!((write, apply), (received, 0));
+                        let due = acknowledged.min(received);
+                        prop_assert_eq!(flush, if due > last { due } else { 0 });
+                        last = last.max(flush);
+                        prop_assert_eq!(feedback.confirmed(), Lsn::new(last));
+                    }
+                }
+            }
+        }
+    }
+}

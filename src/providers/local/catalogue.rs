@@ -1,0 +1,216 @@
+//! The settings that an installation knows, with their rules.
+
+use std::{
+    collections::HashMap,
+    path::{Path, PathBuf},
+    sync::{Arc, Mutex, PoisonError},
+};
+
+use secrecy::SecretString;
+use serde::{Deserialize, Serialize};
+
+use super::{
+    TEMPLATE, configure,
+    control::DATA,
+    directory::{Directory, blocking},
+    initialize::{self, Plan},
+    lock::Lock,
+    template,
+    user::RunAs,
+    value,
+};
+use crate::domain::{
+    Error, Result,
+    engine::Engine,
+    random::{Random, SystemSource},
+};
+
+/// Most that the settings of an installation take as text.
+const MOST: usize = 4 * 1024 * 1024;
+
+/// All of it in one line, for that is what a standalone backend prints well.
+const QUERY: &str = "select jsonb_agg(jsonb_build_object('name', name, 'unit', unit, \
+     'kind', vartype, 'least', min_val, 'most', max_val, 'choices', enumvals, \
+     'context', context)) as settings from pg_settings;\n";
+
+/// A setting as `pg_settings` describes it.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub(crate) struct Setting {
+    /// Its name.
+    pub(crate) name: String,
+    /// Unit of its number, such as `8kB` or `ms`.
+    pub(crate) unit: Option<String>,
+    /// `bool`, `enum`, `integer`, `real` or `string`.
+    pub(crate) kind: String,
+    /// Least number, in its unit.
+    pub(crate) least: Option<String>,
+    /// Largest number, in its unit.
+    pub(crate) most: Option<String>,
+    /// Values of an `enum`.
+    pub(crate) choices: Option<Vec<String>>,
+    /// When it can be set; `internal` is never.
+    pub(crate) context: String,
+}
+
+/// The settings of one installation.
+#[derive(Debug)]
+pub(crate) struct Catalogue(HashMap<String, Setting>);
+
+impl Catalogue {
+    fn parse(json: &[u8]) -> Option<Self> {
+        let settings: Vec<Setting> = serde_json::from_slice(json).ok()?;
+        let named = settings
+            .into_iter()
+            .map(|setting| (setting.name.to_ascii_lowercase(), setting));
+        Some(Self(named.collect())).filter(|catalogue| !catalogue.0.is_empty())
+    }
+
+    /// Refuses what the server would not start with.
+    ///
+    /// # Errors
+    /// PARAMETER_INVALID.
+    pub(crate) fn check(&self, name: &str, given: &str) -> Result<()> {
+        let Some(setting) = self.0.get(&name.to_ascii_lowercase()) else {
+            // Settings of extensions are known when the extension is loaded.
+            return if name.contains('.') {
+                Ok(())
+            } else {
+                Err(configure::invalid(name, "does not exist in that version"))
+            };
+        };
+        if setting.context == "internal" {
+            return Err(configure::invalid(name, "cannot be set"));
+        }
+        value::check(setting, given).map_err(|why| configure::invalid(name, &why))
+    }
+}
+
+/// The catalogues that were read.
+#[derive(Debug, Default)]
+pub(crate) struct Catalogues(Mutex<HashMap<PathBuf, Arc<Catalogue>>>);
+
+impl Catalogues {
+    /// The file that keeps the catalogue of an installation.
+    pub(crate) fn file(root: &Path, engine: &Engine) -> PathBuf {
+        let name = format!("{}-{}.json", engine.version, template::mark(engine));
+        root.join("catalogues").join(name)
+    }
+
+    /// The catalogue in a file, if it was read before.
+    pub(crate) fn known(&self, file: &Path) -> Result<Option<Arc<Catalogue>>> {
+        if let Some(known) = self.lock().get(file) {
+            return Ok(Some(Arc::clone(known)));
+        }
+        let (directory, name) = parts(file)?;
+        let Some(bytes) = directory.read(name)? else {
+            return Ok(None);
+        };
+        Ok(Catalogue::parse(&bytes).map(|catalogue| self.keep(file, catalogue)))
+    }
+
+    /// Asks a copy of the installation's template, and keeps the answer in the file.
+    pub(crate) async fn read(
+        &self,
+        engine: &Engine,
+        template: &Path,
+        file: PathBuf,
+        run_as: RunAs,
+        lock: Lock,
+    ) -> Result<Arc<Catalogue>> {
+        if let Some(known) = self.known(&file)? {
+            return Ok(known);
+        }
+        let json = ask(engine, template, &file, run_as, lock).await?;
+        let catalogue = Catalogue::parse(json.as_bytes());
+        let catalogue = catalogue.ok_or_else(|| Error::internal("no settings were listed"))?;
+        let writing = file.clone();
+        blocking(move || {
+            let (directory, name) = parts(&writing)?;
+            directory.replace(name, json.as_bytes(), 0o600, run_as, || ())
+        })
+        .await?;
+        Ok(self.keep(&file, catalogue))
+    }
+
+    fn keep(&self, file: &Path, catalogue: Catalogue) -> Arc<Catalogue> {
+        let catalogue = Arc::new(catalogue);
+        self.lock().insert(file.to_owned(), Arc::clone(&catalogue));
+        catalogue
+    }
+
+    fn lock(&self) -> std::sync::MutexGuard<'_, HashMap<PathBuf, Arc<Catalogue>>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+fn parts(file: &Path) -> Result<(Directory, &str)> {
+    let parent = file.parent().unwrap_or(file);
+    let name = file.file_name().and_then(|name| name.to_str());
+    Ok((Directory::open(parent)?, name.unwrap_or_default()))
+}
+
+/// The settings as JSON, from a throw-away server.
+async fn ask(
+    engine: &Engine,
+    template: &Path,
+    file: &Path,
+    run_as: RunAs,
+    lock: Lock,
+) -> Result<String> {
+    // Not the beginning of the file's name: what begins with it is swept away.
+    let name = format!("reading-{}", template::name(engine));
+    let plan = Plan {
+        programs: engine.directory.clone(),
+        parent: file.parent().unwrap_or(file).to_owned(),
+        unfinished: format!("{name}.{}", SystemSource::default().uuid()?.as_simple()),
+        name,
+        run_as,
+        durable: false,
+        points: &TEMPLATE,
+        lock,
+    };
+    let preparing = plan.clone();
+    blocking(move || preparing.prepare(None)).await?;
+    template::copy(&plan, template.to_owned()).await?;
+    let data = plan.path().join(DATA);
+    let done = template::single(&plan, data, SecretString::from(QUERY), MOST).await?;
+    blocking(move || initialize::sweep(&Directory::open(&plan.parent)?, &plan.name)).await?;
+    answer(&done.output)
+        .map(str::to_owned)
+        .ok_or_else(|| Error::internal("a standalone backend did not answer"))
+}
+
+/// The value in what a standalone backend prints of a row with one column:
+/// `<tab> 1: settings = "value"<tab>(typeid = ...)`.
+fn answer(output: &str) -> Option<&str> {
+    let (_, rest) = output.split_once("1: settings = \"")?;
+    let (value, _) = rest.split_once("\"\t(typeid")?;
+    Some(value)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn reads_what_a_standalone_backend_prints() {
+        let printed = "backend> \t 1: settings\t(typeid = 25, len = -1)\n\t----\n\t 1: \
+                       settings = \"[{\"name\": \"port\"}]\"\t(typeid = 25, len = -1)\n";
+        assert_eq!(answer(printed), Some("[{\"name\": \"port\"}]"));
+        assert_eq!(answer("backend> "), None);
+    }
+
+    #[test]
+    fn unknown_and_internal_settings_are_refused() {
+        let json = r#"[{"name": "TimeZone", "unit": null, "kind": "string", "least": null,
+            "most": null, "choices": null, "context": "user"},
+            {"name": "block_size", "unit": null, "kind": "integer", "least": "8192",
+            "most": "8192", "choices": null, "context": "internal"}]"#;
+        let catalogue = Catalogue::parse(json.as_bytes()).unwrap();
+        catalogue.check("timezone", "UTC").unwrap();
+        catalogue.check("ext.anything", "x").unwrap();
+        assert!(catalogue.check("anything", "x").is_err());
+        assert!(catalogue.check("block_size", "8192").is_err());
+        assert!(Catalogue::parse(b"[]").is_none());
+    }
+}

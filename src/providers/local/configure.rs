@@ -1,0 +1,309 @@
+//! The settings file that Howdah owns, and which settings users may not take.
+
+use std::{collections::BTreeMap, fmt::Write, net::IpAddr, path::Path};
+
+use super::{directory::Directory, log::DIRECTORY, user::RunAs};
+use crate::domain::{Error, Reason, Result, version::Version};
+
+/// Name of the file, in the data directory.
+pub(crate) const FILE: &str = "howdah.conf";
+
+/// What `postgresql.conf` ends with.
+pub(crate) const INCLUDE: &str = "\n# The settings that Howdah keeps, and those of the \
+                                  instance.\ninclude 'howdah.conf'\n";
+
+/// Settings that Howdah keeps: it relies on them, or who could set them could run
+/// programs as the user of every server, or read its files.
+const RESERVED: &[&str] = &[
+    "archive_cleanup_command",
+    "archive_command",
+    "archive_library",
+    "config_file",
+    "data_directory",
+    "dynamic_library_path",
+    "external_pid_file",
+    "fsync",
+    "full_page_writes",
+    "hba_file",
+    "ident_file",
+    "include",
+    "include_dir",
+    "include_if_exists",
+    "listen_addresses",
+    "log_destination",
+    "log_directory",
+    "log_file_mode",
+    "log_filename",
+    "log_line_prefix",
+    "log_rotation_age",
+    "log_rotation_size",
+    "log_truncate_on_rotation",
+    "logging_collector",
+    "max_replication_slots",
+    "max_slot_wal_keep_size",
+    "max_wal_senders",
+    "password_encryption",
+    "port",
+    "recovery_end_command",
+    "restore_command",
+    "ssl_passphrase_command",
+    "unix_socket_directories",
+    "unix_socket_group",
+    "unix_socket_permissions",
+    "wal_level",
+];
+
+/// Seven files, one a weekday, each begun anew.
+const LOG: &[(&str, &str)] = &[
+    ("logging_collector", "on"),
+    ("log_destination", "stderr"),
+    ("log_filename", "postgresql-%a.log"),
+    ("log_rotation_age", "1d"),
+    ("log_rotation_size", "0"),
+    ("log_truncate_on_rotation", "on"),
+    ("log_file_mode", "0600"),
+    ("log_line_prefix", "%m [%p] %q%u@%d "),
+    ("password_encryption", "scram-sha-256"),
+    ("unix_socket_permissions", "0700"),
+];
+
+/// Enough for Howdah and its users, and a bound on what a forgotten slot holds.
+const REPLICATION: &[(&str, &str)] = &[
+    ("wal_level", "logical"),
+    ("max_replication_slots", "16"),
+    ("max_wal_senders", "16"),
+];
+
+/// First major version with `max_slot_wal_keep_size`.
+const SLOT_BOUND: (u16, &str, &str) = (13, "max_slot_wal_keep_size", "8GB");
+
+/// For servers whose data nobody will miss.
+const CARELESS: &[(&str, &str)] = &[
+    ("fsync", "off"),
+    ("full_page_writes", "off"),
+    ("synchronous_commit", "off"),
+];
+
+/// For the metadata: small, and reached through its socket alone.
+const EMBEDDED: &[(&str, &str)] = &[
+    ("listen_addresses", ""),
+    ("shared_buffers", "32MB"),
+    ("max_connections", "50"),
+    ("max_wal_senders", "2"),
+    ("max_replication_slots", "2"),
+    ("max_wal_size", "256MB"),
+];
+
+/// What a server's settings are made from.
+#[derive(Debug)]
+pub(crate) struct Contents<'a> {
+    /// Version that it runs.
+    pub(crate) version: Version,
+    /// Directory that holds its data and logs.
+    pub(crate) home: &'a Path,
+    /// Directory of its Unix socket.
+    pub(crate) socket_directory: &'a Path,
+    /// Port.
+    pub(crate) port: u16,
+    /// Whether it may lose its data in a crash.
+    pub(crate) ephemeral: bool,
+    /// Addresses that it listens on.
+    pub(crate) listen_addresses: &'a [IpAddr],
+    /// Settings of the user.
+    pub(crate) parameters: &'a BTreeMap<String, String>,
+}
+
+impl Contents<'_> {
+    /// The file of a user's server.
+    ///
+    /// # Errors
+    /// PARAMETER_INVALID, PARAMETER_RESERVED.
+    pub(crate) fn server(&self) -> Result<String> {
+        let mut text = self.head();
+        let addresses: Vec<String> = self
+            .listen_addresses
+            .iter()
+            .map(ToString::to_string)
+            .collect();
+        line(&mut text, "listen_addresses", &addresses.join(","));
+        lines(&mut text, REPLICATION);
+        if self.version.major >= SLOT_BOUND.0 {
+            line(&mut text, SLOT_BOUND.1, SLOT_BOUND.2);
+        }
+        if self.ephemeral {
+            lines(&mut text, CARELESS);
+        }
+        for (name, value) in self.parameters {
+            check_name(name)?;
+            check_text(name, value)?;
+            line(&mut text, name, value);
+        }
+        Ok(text)
+    }
+
+    /// The file of the embedded metadata server.
+    pub(crate) fn embedded(&self) -> String {
+        let mut text = self.head();
+        lines(&mut text, EMBEDDED);
+        text
+    }
+
+    fn head(&self) -> String {
+        let mut text = String::from("# Written by Howdah before each start: changes are lost.\n");
+        let log = self.home.join(DIRECTORY);
+        line(&mut text, "port", &self.port.to_string());
+        line(
+            &mut text,
+            "unix_socket_directories",
+            &self.socket_directory.to_string_lossy(),
+        );
+        line(&mut text, "log_directory", &log.to_string_lossy());
+        lines(&mut text, LOG);
+        text
+    }
+}
+
+/// Puts the file in its place, if it is not there with that text.
+pub(crate) fn write(
+    data: &Directory,
+    text: &str,
+    owner: RunAs,
+    before_rename: impl FnOnce(),
+) -> Result<()> {
+    if data.read(FILE)?.as_deref() == Some(text.as_bytes()) {
+        return Ok(());
+    }
+    data.replace(FILE, text.as_bytes(), 0o600, owner, before_rename)
+}
+
+/// Refuses a setting whose name is no name, or that Howdah keeps.
+///
+/// # Errors
+/// PARAMETER_INVALID, PARAMETER_RESERVED.
+pub(crate) fn check_name(name: &str) -> Result<()> {
+    let part = |part: &str| {
+        let first = part.starts_with(|c: char| c.is_ascii_alphabetic() || c == '_');
+        first
+            && part
+                .chars()
+                .all(|c| c.is_ascii_alphanumeric() || c == '_' || c == '$')
+    };
+    if name.len() > 127 || !name.split('.').all(part) {
+        let shown: String = name.chars().take(63).collect();
+        return Err(invalid(&shown, "is no name of a setting"));
+    }
+    if RESERVED.contains(&name.to_ascii_lowercase().as_str()) {
+        let message = format!("the setting `{name}` is kept by Howdah");
+        return Err(Error::new(Reason::ParameterReserved, message).with_field(field(name)));
+    }
+    Ok(())
+}
+
+/// Refuses a value that no file can hold.
+///
+/// # Errors
+/// PARAMETER_INVALID.
+pub(crate) fn check_text(name: &str, value: &str) -> Result<()> {
+    if value.len() > 4096 {
+        return Err(invalid(name, "has a value of more than 4096 bytes"));
+    }
+    if value.contains(|c: char| c.is_control() && c != '\t' && c != '\n') {
+        return Err(invalid(name, "has a value with control characters"));
+    }
+    Ok(())
+}
+
+/// A setting that is wrong; `why` goes on after its name.
+pub(crate) fn invalid(name: &str, why: &str) -> Error {
+    let message = format!("the setting `{name}` {why}");
+    Error::new(Reason::ParameterInvalid, message).with_field(field(name))
+}
+
+fn field(name: &str) -> String {
+    format!("instance.parameters.{name}")
+}
+
+fn lines(text: &mut String, settings: &[(&str, &str)]) {
+    for (name, value) in settings {
+        line(text, name, value);
+    }
+}
+
+fn line(text: &mut String, name: &str, value: &str) {
+    // Writing to a string does not fail.
+    let _ = writeln!(text, "{name} = '{}'", escaped(value));
+}
+
+/// As between single quotes in `postgresql.conf` (guc-file.l).
+fn escaped(value: &str) -> String {
+    value
+        .replace('\\', "\\\\")
+        .replace('\'', "''")
+        .replace('\n', "\\n")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn contents(parameters: &BTreeMap<String, String>) -> Contents<'_> {
+        Contents {
+            version: Version {
+                major: 15,
+                minor: 1,
+            },
+            home: Path::new("/srv/it's"),
+            socket_directory: Path::new("/run/x"),
+            port: 7000,
+            ephemeral: false,
+            listen_addresses: &[],
+            parameters,
+        }
+    }
+
+    #[test]
+    fn values_stay_between_their_quotes() {
+        let parameters = BTreeMap::from([
+            ("work_mem".to_owned(), "4MB".to_owned()),
+            ("app.x".to_owned(), "a'b\\\nfsync = off".to_owned()),
+        ]);
+        let text = contents(&parameters).server().unwrap();
+        assert!(text.contains("\nwork_mem = '4MB'\n"));
+        assert!(text.contains("\napp.x = 'a''b\\\\\\nfsync = off'\n"));
+        assert!(text.contains("\nlog_directory = '/srv/it''s/log'\n"));
+        assert!(text.contains("\nmax_slot_wal_keep_size = '8GB'\n"));
+        assert!(!text.contains("\nfsync"));
+    }
+
+    #[test]
+    fn what_howdah_keeps_is_refused_in_any_case() {
+        for name in ["wal_level", "Port", "FSYNC", "archive_command"] {
+            let error = check_name(name).unwrap_err();
+            assert_eq!(error.reason(), Reason::ParameterReserved, "{name}");
+        }
+        for name in ["", "a b", "a=1", "a\nport", ".", "a.", "1a", "a'", "é"] {
+            let error = check_name(name).unwrap_err();
+            assert_eq!(error.reason(), Reason::ParameterInvalid, "{name}");
+        }
+        check_name("auto_explain.log_min_duration").unwrap();
+        let parameters = BTreeMap::from([("port".to_owned(), "1".to_owned())]);
+        assert!(contents(&parameters).server().is_err());
+        assert!(check_text("a", "\0").is_err());
+    }
+
+    #[test]
+    fn what_howdah_writes_is_reserved() {
+        let kept = LOG.iter().chain(REPLICATION);
+        let kept = kept.map(|(name, _)| *name).chain([
+            SLOT_BOUND.1,
+            "port",
+            "listen_addresses",
+            "unix_socket_directories",
+            "log_directory",
+        ]);
+        for name in kept {
+            assert!(RESERVED.contains(&name), "{name}");
+        }
+        assert!(RESERVED.is_sorted());
+    }
+}

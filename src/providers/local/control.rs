@@ -1,0 +1,173 @@
+//! One server, whoever owns it: looking what is there, stopping, watching.
+
+use std::{os::fd::OwnedFd, path::PathBuf, time::Duration};
+
+use rustix::process::{Pid, PidfdFlags, Signal, pidfd_open, pidfd_send_signal};
+use secrecy::SecretString;
+use tokio::{
+    io::{Interest, unix::AsyncFd},
+    time::Instant,
+};
+
+use super::{
+    Points,
+    directory::Directory,
+    identity::{self, PidFile, Process},
+    user::RunAs,
+};
+use crate::{
+    domain::{Error, Reason, Result},
+    failpoint,
+};
+
+/// Directory of the data in a server's home.
+pub(crate) const DATA: &str = "data";
+
+/// How often it is looked whether the processes of a killed server are gone.
+const PAUSE: Duration = Duration::from_millis(100);
+
+/// A PostgreSQL server that Howdah made: `data`, `log` and `startup.log` in `home`.
+#[derive(Debug)]
+pub(crate) struct Cluster {
+    /// Directory with the programs.
+    pub(crate) programs: PathBuf,
+    /// Directory that holds all of it.
+    pub(crate) home: PathBuf,
+    /// Directory of the Unix socket.
+    pub(crate) socket_directory: PathBuf,
+    /// Port, also part of the socket's name.
+    pub(crate) port: u16,
+    /// Password of `howdah_admin`.
+    pub(crate) password: SecretString,
+    /// Database to connect to; made if it is missing.
+    pub(crate) database: &'static str,
+    /// What its system identifier must be, if that is known.
+    pub(crate) system_identifier: Option<u64>,
+    /// Who it runs as.
+    pub(crate) run_as: RunAs,
+    /// Where a test can kill this process.
+    pub(crate) points: &'static Points,
+}
+
+/// What was found at the place of a server.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum Found {
+    /// No data directory.
+    Missing,
+    /// A data directory that nobody works in.
+    Stopped,
+    /// `postmaster.pid` names a process that has nothing to do with it, of the user
+    /// that servers run as: PostgreSQL would refuse to start.
+    Reused(PidFile),
+    /// Processes whose postmaster is gone still work in it.
+    Lingering,
+    /// Its postmaster runs.
+    Running(PidFile),
+}
+
+impl Cluster {
+    /// The data directory.
+    pub(crate) fn data(&self) -> PathBuf {
+        self.home.join(DATA)
+    }
+
+    /// Looks what is there, without a connection.
+    pub(crate) fn look(&self) -> Result<Found> {
+        let Some(data) = self.open()? else {
+            return Ok(Found::Missing);
+        };
+        let Some(bytes) = data.read("postmaster.pid")? else {
+            return Ok(Found::Stopped);
+        };
+        let Some(file) = PidFile::parse(&String::from_utf8_lossy(&bytes)) else {
+            return Ok(Found::Stopped);
+        };
+        Ok(match identity::process(file.pid, &self.data()) {
+            Process::Postmaster => Found::Running(file),
+            Process::Inside => Found::Lingering,
+            Process::Stranger { uid } if uid == self.run_as.uid() => Found::Reused(file),
+            Process::Stranger { .. } | Process::Gone => Found::Stopped,
+        })
+    }
+
+    /// Opens the data directory, if it is there.
+    pub(crate) fn open(&self) -> Result<Option<Directory>> {
+        let unnamed = || Error::internal("a server's home has no place");
+        let parent = self.home.parent().ok_or_else(unnamed)?;
+        let name = self.home.file_name().and_then(|name| name.to_str());
+        Directory::open(parent)?.grandchild(name.ok_or_else(unnamed)?, DATA)
+    }
+
+    /// Stops the server ("fast"), or finds that it is stopped.
+    pub(crate) async fn stop(&self, limit: Duration) -> Result<()> {
+        let deadline = Instant::now() + limit;
+        loop {
+            match self.look()? {
+                Found::Missing | Found::Stopped | Found::Reused(_) => return Ok(()),
+                Found::Running(file) => {
+                    let Some(process) = self.watch(&file)? else {
+                        continue;
+                    };
+                    // What `pg_ctl stop -m fast` sends, but never to a reused pid.
+                    let _ = pidfd_send_signal(process.get_ref(), Signal::INT);
+                    failpoint::hit(self.points.stop_signalled);
+                    let ended = tokio::time::timeout_at(deadline, process.readable()).await;
+                    if let Ok(Err(error)) = ended {
+                        return Err(Error::internal("cannot watch a process").with_source(error));
+                    }
+                }
+                Found::Lingering => tokio::time::sleep(PAUSE).await,
+            }
+            if Instant::now() >= deadline {
+                let message = "the server did not stop in time";
+                return Err(Error::new(Reason::ServerUnavailable, message));
+            }
+        }
+    }
+
+    /// Returns when the running server's process has ended, or at once if it does
+    /// not run.
+    pub(crate) async fn ended(&self) -> Result<()> {
+        while let Found::Running(file) = self.look()? {
+            if let Some(process) = self.watch(&file)? {
+                let ended = process.readable().await;
+                return ended
+                    .map(|_| ())
+                    .map_err(|error| Error::internal("cannot watch a process").with_source(error));
+            }
+        }
+        Ok(())
+    }
+
+    /// A handle of the postmaster, readable when it has ended; none if it has.
+    fn watch(&self, file: &PidFile) -> Result<Option<AsyncFd<OwnedFd>>> {
+        let Some(pid) = Pid::from_raw(file.pid) else {
+            return Ok(None);
+        };
+        let handle = match pidfd_open(pid, PidfdFlags::empty()) {
+            Ok(handle) => handle,
+            Err(rustix::io::Errno::SRCH) => return Ok(None),
+            Err(error) => {
+                return Err(Error::internal("cannot watch a process").with_source(error));
+            }
+        };
+        // The pid may have been reused before the handle was there.
+        if identity::process(file.pid, &self.data()) != Process::Postmaster {
+            return Ok(None);
+        }
+        #[expect(
+            deprecated,
+            reason = "the replacement is unsafe; the handle is owned, and closed with it"
+        )]
+        let watched = AsyncFd::with_interest(handle, Interest::READABLE);
+        watched
+            .map(Some)
+            .map_err(|error| Error::internal("cannot watch a process").with_source(error))
+    }
+
+    /// What is there is not what should be.
+    pub(crate) fn mismatch(&self, why: &str) -> Error {
+        let message = format!("what is found is not the server on record: {why}");
+        Error::new(Reason::ServerMismatch, message).with_context(self.home.display().to_string())
+    }
+}

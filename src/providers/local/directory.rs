@@ -1,0 +1,246 @@
+//! Work inside one directory by its handle.
+//!
+//! Howdah may be root while the files belong to the user that servers run as, whom a
+//! superuser of a server can act as. So nothing below the root directory is reached
+//! through a symbolic link, and what is made is made anew.
+
+use std::{
+    fs::{self, File},
+    io::{self, Read, Write},
+    os::fd::OwnedFd,
+    path::{Path, PathBuf},
+};
+
+use rustix::{
+    fs::{AtFlags, Gid, Mode, OFlags, RenameFlags, Uid},
+    io::Errno,
+};
+
+use super::{failure, user::RunAs};
+use crate::domain::{Error, Result};
+
+/// Mode of the directories of servers.
+pub(crate) const PRIVATE: u32 = 0o700;
+
+/// Most that is read of a file.
+const MOST: u64 = 1024 * 1024;
+
+/// An open directory.
+#[derive(Debug)]
+pub(crate) struct Directory {
+    handle: OwnedFd,
+    path: PathBuf,
+}
+
+impl Directory {
+    /// Opens a directory that only Howdah's own user can exchange.
+    pub(crate) fn open(path: &Path) -> Result<Self> {
+        let flags = OFlags::DIRECTORY | OFlags::RDONLY | OFlags::CLOEXEC;
+        let handle = rustix::fs::open(path, flags, Mode::empty());
+        Ok(Self {
+            handle: handle.map_err(|error| failure::file(error.into(), path))?,
+            path: path.to_owned(),
+        })
+    }
+
+    /// Its path.
+    pub(crate) fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// A directory in this one, if it is there.
+    pub(crate) fn child(&self, name: &str) -> Result<Option<Self>> {
+        let flags = OFlags::DIRECTORY | OFlags::RDONLY | OFlags::CLOEXEC | OFlags::NOFOLLOW;
+        match rustix::fs::openat(&self.handle, name, flags, Mode::empty()) {
+            Ok(handle) => Ok(Some(Self {
+                handle,
+                path: self.path.join(name),
+            })),
+            Err(Errno::NOENT) => Ok(None),
+            Err(error) => Err(self.failed(name, error)),
+        }
+    }
+
+    /// As [`Directory::child`] of a child.
+    pub(crate) fn grandchild(&self, name: &str, next: &str) -> Result<Option<Self>> {
+        self.child(name)?
+            .map_or(Ok(None), |child| child.child(next))
+    }
+
+    /// A directory in this one, made if it is not there, with that mode and owner.
+    pub(crate) fn make(&self, name: &str, mode: u32, owner: RunAs) -> Result<Self> {
+        match rustix::fs::mkdirat(&self.handle, name, Mode::from_raw_mode(mode)) {
+            Ok(()) | Err(Errno::EXIST) => {}
+            Err(error) => return Err(self.failed(name, error)),
+        }
+        let made = self.child(name)?;
+        let made = made.ok_or_else(|| self.failed(name, Errno::NOENT))?;
+        own(&made.handle, owner).map_err(|error| self.failed(name, error))?;
+        // Whatever the umask left.
+        rustix::fs::fchmod(&made.handle, Mode::from_raw_mode(mode))
+            .map_err(|error| self.failed(name, error))?;
+        Ok(made)
+    }
+
+    /// Opens a file in it, if it is there.
+    pub(crate) fn file(&self, name: &str) -> Result<Option<File>> {
+        let flags = OFlags::RDONLY | OFlags::CLOEXEC | OFlags::NOFOLLOW | OFlags::NONBLOCK;
+        match rustix::fs::openat(&self.handle, name, flags, Mode::empty()) {
+            Ok(handle) => Ok(Some(File::from(handle))),
+            Err(Errno::NOENT) => Ok(None),
+            Err(error) => Err(self.failed(name, error)),
+        }
+    }
+
+    /// The first mebibyte of a file in it, if it is there.
+    pub(crate) fn read(&self, name: &str) -> Result<Option<Vec<u8>>> {
+        let Some(file) = self.file(name)? else {
+            return Ok(None);
+        };
+        let mut bytes = Vec::new();
+        file.take(MOST)
+            .read_to_end(&mut bytes)
+            .map_err(|error| failure::file(error, &self.path.join(name)))?;
+        Ok(Some(bytes))
+    }
+
+    /// Writes a file that was not there, on the disk when it returns.
+    pub(crate) fn create(&self, name: &str, bytes: &[u8], mode: u32, owner: RunAs) -> Result<()> {
+        let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL | OFlags::CLOEXEC;
+        let mut file = rustix::fs::openat(&self.handle, name, flags, Mode::from_raw_mode(mode))
+            .map(File::from)
+            .map_err(|error| self.failed(name, error))?;
+        let written = own(&file, owner)
+            .map_err(io::Error::from)
+            .and_then(|()| file.write_all(bytes))
+            .and_then(|()| file.sync_all());
+        if written.is_err() {
+            self.unlink(name)?;
+        }
+        written.map_err(|error| failure::file(error, &self.path.join(name)))
+    }
+
+    /// Puts a file with those contents in the place of the one of that name: whole,
+    /// on the disk, or not at all.
+    pub(crate) fn replace(
+        &self,
+        name: &str,
+        bytes: &[u8],
+        mode: u32,
+        owner: RunAs,
+        before_rename: impl FnOnce(),
+    ) -> Result<()> {
+        let unfinished = format!("{name}.new");
+        self.unlink(&unfinished)?;
+        self.create(&unfinished, bytes, mode, owner)?;
+        before_rename();
+        rustix::fs::renameat(&self.handle, &unfinished, &self.handle, name)
+            .map_err(|error| self.failed(name, error))?;
+        self.sync()
+    }
+
+    /// Adds to the end of a file that is there, on the disk when it returns.
+    pub(crate) fn append(&self, name: &str, bytes: &[u8]) -> Result<()> {
+        let flags = OFlags::WRONLY | OFlags::APPEND | OFlags::CLOEXEC | OFlags::NOFOLLOW;
+        let mut file = rustix::fs::openat(&self.handle, name, flags, Mode::empty())
+            .map(File::from)
+            .map_err(|error| self.failed(name, error))?;
+        let written = file.write_all(bytes).and_then(|()| file.sync_all());
+        written.map_err(|error| failure::file(error, &self.path.join(name)))
+    }
+
+    /// Removes a file, if it is there.
+    pub(crate) fn unlink(&self, name: &str) -> Result<()> {
+        match rustix::fs::unlinkat(&self.handle, name, AtFlags::empty()) {
+            Ok(()) | Err(Errno::NOENT) => Ok(()),
+            Err(error) => Err(self.failed(name, error)),
+        }
+    }
+
+    /// Moves an entry; never onto another one.
+    pub(crate) fn rename(&self, name: &str, to: &Self, new: &str) -> Result<()> {
+        rustix::fs::renameat_with(&self.handle, name, &to.handle, new, RenameFlags::NOREPLACE)
+            .map_err(|error| self.failed(name, error))
+    }
+
+    /// Removes a directory and all that is in it, if it is there. What a program
+    /// that is about to end still writes there is removed too.
+    pub(crate) fn remove_tree(&self, name: &str) -> Result<()> {
+        let path = self.path.join(name);
+        for attempt in 0.. {
+            match fs::remove_dir_all(&path) {
+                Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
+                Err(error) if error.kind() == io::ErrorKind::DirectoryNotEmpty && attempt < 20 => {
+                    std::thread::sleep(std::time::Duration::from_millis(25));
+                }
+                done => return done.map_err(|error| failure::file(error, &path)),
+            }
+        }
+        Ok(())
+    }
+
+    /// Names of its entries, those that are text.
+    pub(crate) fn names(&self) -> Result<Vec<String>> {
+        let failed = |error| failure::file(error, &self.path);
+        let mut names = Vec::new();
+        for entry in fs::read_dir(&self.path).map_err(failed)? {
+            names.extend(entry.map_err(failed)?.file_name().into_string());
+        }
+        Ok(names)
+    }
+
+    /// Makes its entries last.
+    pub(crate) fn sync(&self) -> Result<()> {
+        rustix::fs::fsync(&self.handle).map_err(|error| failure::file(error.into(), &self.path))
+    }
+
+    fn failed(&self, name: &str, error: Errno) -> Error {
+        failure::file(error.into(), &self.path.join(name))
+    }
+}
+
+/// Gives a file to its owner.
+fn own(handle: impl std::os::fd::AsFd, owner: RunAs) -> rustix::io::Result<()> {
+    let RunAs::Other { uid, gid } = owner else {
+        return Ok(());
+    };
+    rustix::fs::fchown(handle, Some(Uid::from_raw(uid)), Some(Gid::from_raw(gid)))
+}
+
+/// Does file work off the runtime's threads. It goes on when the future is dropped,
+/// so whatever guards it must be moved in.
+pub(crate) async fn blocking<T: Send + 'static>(
+    work: impl FnOnce() -> Result<T> + Send + 'static,
+) -> Result<T> {
+    match tokio::task::spawn_blocking(work).await {
+        Ok(done) => done,
+        Err(error) => Err(Error::internal("file work ended early").with_source(error)),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn links_are_not_followed_and_replacing_is_whole() {
+        let place = tempfile::tempdir().unwrap();
+        let directory = Directory::open(place.path()).unwrap();
+        let owner = RunAs::Ourselves;
+        directory.replace("a", b"one", 0o600, owner, || ()).unwrap();
+        directory.replace("a", b"two", 0o600, owner, || ()).unwrap();
+        assert_eq!(directory.read("a").unwrap().unwrap(), b"two");
+        assert_eq!(directory.names().unwrap(), ["a"]);
+        std::os::unix::fs::symlink("/etc/passwd", place.path().join("link")).unwrap();
+        std::os::unix::fs::symlink("/etc", place.path().join("etc")).unwrap();
+        assert!(directory.read("link").is_err());
+        assert!(directory.append("link", b"x").is_err());
+        assert!(directory.child("etc").is_err());
+        assert!(directory.create("link", b"x", 0o600, owner).is_err());
+        assert!(directory.child("nothing").unwrap().is_none());
+        directory.make("b", 0o700, owner).unwrap();
+        assert!(directory.rename("a", &directory, "b").is_err());
+        directory.remove_tree("b").unwrap();
+        directory.remove_tree("b").unwrap();
+    }
+}

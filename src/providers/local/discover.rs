@@ -1,0 +1,326 @@
+//! The PostgreSQL installations of this machine.
+
+use std::{
+    collections::{BTreeMap, HashMap},
+    env, fs,
+    os::unix::fs::PermissionsExt,
+    path::{Path, PathBuf},
+    sync::{Mutex, PoisonError},
+    time::{Duration, SystemTime},
+};
+
+use futures::future::join_all;
+
+use super::{
+    NAME,
+    command::{self, command},
+    directory::blocking,
+    user::RunAs,
+};
+use crate::domain::{
+    Result,
+    engine::{Engine, TOOLS},
+    version::Version,
+};
+
+/// Longest that a program takes to tell its version.
+const LIMIT: Duration = Duration::from_secs(10);
+
+/// Where installations usually lie: a directory whose entries begin with the second
+/// part and have their programs in `bin`.
+const USUAL: &[(&str, &str)] = &[
+    ("/usr/lib/postgresql", ""),
+    ("/usr", "pgsql-"),
+    ("/opt/homebrew/opt", "postgresql"),
+    ("/usr/local/opt", "postgresql"),
+    ("/home/linuxbrew/.linuxbrew/opt", "postgresql"),
+    ("/usr/local", "pgsql"),
+];
+
+/// What was found, as long as the program there stays the same.
+#[derive(Debug, Default)]
+struct Known {
+    engines: HashMap<PathBuf, (SystemTime, Option<Engine>)>,
+    configs: HashMap<PathBuf, (SystemTime, Option<PathBuf>)>,
+}
+
+/// Looks for installations and remembers what they are.
+#[derive(Debug)]
+pub(crate) struct Discovery {
+    configured: Vec<PathBuf>,
+    system: bool,
+    run_as: RunAs,
+    known: Mutex<Known>,
+}
+
+/// The installations on this machine, newest first; makes nothing. `configured`
+/// directories are looked at before the usual places, these only with `system`, and programs must be in reach of
+/// the user `run_as`.
+///
+/// # Errors
+/// CONFIG_INVALID when there is no such user.
+pub async fn installations(
+    configured: Vec<PathBuf>,
+    system: bool,
+    run_as: Option<&str>,
+) -> Result<Vec<Engine>> {
+    Discovery::new(configured, system, RunAs::resolve(run_as)?)
+        .engines()
+        .await
+}
+
+impl Discovery {
+    /// Looks in `configured`, then in the usual places if `system` says so.
+    pub(crate) fn new(configured: Vec<PathBuf>, system: bool, run_as: RunAs) -> Self {
+        Self {
+            configured,
+            system,
+            run_as,
+            known: Mutex::default(),
+        }
+    }
+
+    /// The installations at hand, newest first; of the same version, the one that was
+    /// configured first.
+    pub(crate) async fn engines(&self) -> Result<Vec<Engine>> {
+        let mut places = self.places();
+        if self.system {
+            places.extend(usual());
+            places.extend(self.told_by_path().await);
+        }
+        let mut seen = Vec::new();
+        for place in places {
+            let place = place.canonicalize().unwrap_or(place);
+            if !seen.contains(&place) {
+                seen.push(place);
+            }
+        }
+        let found = join_all(seen.iter().map(|place| self.engine(place))).await;
+        let mut engines: Vec<Engine> = found.into_iter().flatten().collect();
+        engines.sort_by_key(|engine| std::cmp::Reverse(engine.version));
+        Ok(engines)
+    }
+
+    /// What lies in a directory of programs.
+    pub(crate) async fn engine(&self, directory: &Path) -> Option<Engine> {
+        let modified = modified(&directory.join("postgres"))?;
+        if let Some((then, engine)) = self.lock().engines.get(directory)
+            && *then == modified
+        {
+            return engine.clone();
+        }
+        let engine = probe(directory, self.run_as).await;
+        let remembered = (modified, engine.clone());
+        self.lock().engines.insert(directory.to_owned(), remembered);
+        engine
+    }
+
+    fn places(&self) -> Vec<PathBuf> {
+        let configured = self.configured.iter();
+        configured
+            .flat_map(|directory| [directory.clone(), directory.join("bin")])
+            .collect()
+    }
+
+    /// The directory that the `pg_config` on PATH tells.
+    async fn told_by_path(&self) -> Option<PathBuf> {
+        let path = env::var_os("PATH")?;
+        let program = env::split_paths(&path)
+            .filter(|directory| directory.is_absolute())
+            .map(|directory| directory.join("pg_config"))
+            .find(|program| runnable(program))?;
+        let modified = modified(&program)?;
+        if let Some((then, told)) = self.lock().configs.get(&program)
+            && *then == modified
+        {
+            return told.clone();
+        }
+        let told = said(&program, &["--bindir"], self.run_as).await;
+        let told = told.map(|text| PathBuf::from(text.trim()));
+        let remembered = (modified, told.clone());
+        self.lock().configs.insert(program, remembered);
+        told
+    }
+
+    fn lock(&self) -> std::sync::MutexGuard<'_, Known> {
+        self.known.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+fn usual() -> Vec<PathBuf> {
+    let mut places = Vec::new();
+    for (parent, prefix) in USUAL {
+        let entries = fs::read_dir(parent).into_iter().flatten().flatten();
+        let fitting = entries.filter(|entry| {
+            let name = entry.file_name();
+            name.to_str().is_some_and(|name| name.starts_with(prefix))
+        });
+        places.extend(fitting.map(|entry| entry.path().join("bin")));
+    }
+    places
+}
+
+fn modified(program: &Path) -> Option<SystemTime> {
+    fs::metadata(program).ok()?.modified().ok()
+}
+
+/// What a program says about itself, if it does.
+async fn said(program: &Path, arguments: &[&str], run_as: RunAs) -> Option<String> {
+    let mut asked = command(program, run_as);
+    let done = command::run(asked.args(arguments), LIMIT, command::OUTPUT).await;
+    match done {
+        Ok(done) if done.status.success() => Some(done.output),
+        Ok(done) => {
+            tracing::debug!(program = %program.display(), errors = done.errors, "a program fails");
+            None
+        }
+        Err(error) => {
+            tracing::debug!(program = %program.display(), %error, "a program cannot be run");
+            None
+        }
+    }
+}
+
+async fn probe(directory: &Path, run_as: RunAs) -> Option<Engine> {
+    let postgres = directory.join("postgres");
+    let version = version(&said(&postgres, &["--version"], run_as).await?)?;
+    let config = directory.join("pg_config");
+    let told = if runnable(&config) {
+        said(&config, &["--sharedir", "--configure"], run_as).await
+    } else {
+        None
+    };
+    let told = told.unwrap_or_default();
+    let (share, options) = told.split_once('\n').unwrap_or_default();
+    let features = features(options, postgres).await;
+    Some(Engine {
+        provider: NAME,
+        version,
+        directory: directory.to_owned(),
+        tls: features.tls,
+        icu: features.icu,
+        extensions: extensions(directory, share, version),
+        tools: tools(directory),
+    })
+}
+
+/// Reads what `postgres --version` prints: `postgres (PostgreSQL) 15.18 (Debian ...)`.
+pub(crate) fn version(text: &str) -> Option<Version> {
+    let (_, rest) = text.split_once("(PostgreSQL) ")?;
+    let word = rest.split_whitespace().next()?;
+    let digits = |text: &str| {
+        let end = text.find(|c: char| !c.is_ascii_digit());
+        text.get(..end.unwrap_or(text.len()))?.parse().ok()
+    };
+    let minor = word.split_once('.').and_then(|(_, minor)| digits(minor));
+    Some(Version {
+        major: digits(word).filter(|major| *major >= 10)?,
+        // Betas have none.
+        minor: minor.unwrap_or(0),
+    })
+}
+
+/// What a server was built with.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Features {
+    tls: bool,
+    icu: bool,
+}
+
+/// From the options of its build, or else, where those were not recorded, from the
+/// names of the libraries that it is linked with.
+async fn features(options: &str, postgres: PathBuf) -> Features {
+    if options.contains("--") {
+        return Features {
+            tls: options.contains("--with-openssl") || options.contains("--with-ssl"),
+            icu: !options.contains("--without-icu")
+                && (options.contains("--with-icu") || options.contains("ICU_")),
+        };
+    }
+    let read = blocking(move || {
+        let program = fs::read(&postgres).unwrap_or_default();
+        Ok(Features {
+            tls: holds(&program, b"libssl") || holds(&program, b"SSL_CTX_new"),
+            icu: holds(&program, b"libicu") || holds(&program, b"ucol_open"),
+        })
+    });
+    let neither = Features {
+        tls: false,
+        icu: false,
+    };
+    read.await.unwrap_or(neither)
+}
+
+fn holds(bytes: &[u8], needle: &[u8]) -> bool {
+    bytes.windows(needle.len()).any(|window| window == needle)
+}
+
+/// Names of the control files in the installation's share directory.
+fn extensions(directory: &Path, told: &str, version: Version) -> Vec<String> {
+    let prefix = directory.parent().unwrap_or(directory);
+    let major = version.major;
+    let places = [
+        PathBuf::from(told.trim()),
+        prefix.join("share/postgresql"),
+        prefix.join("share"),
+        prefix.join(format!("share/postgresql@{major}")),
+        PathBuf::from(format!("/usr/share/postgresql/{major}")),
+    ];
+    let found = places
+        .iter()
+        .filter(|place| place.is_absolute())
+        .find_map(|place| fs::read_dir(place.join("extension")).ok());
+    let names = found.into_iter().flatten().flatten().filter_map(|entry| {
+        let name = entry.file_name().into_string().ok()?;
+        name.strip_suffix(".control").map(str::to_owned)
+    });
+    let mut names: Vec<String> = names.collect();
+    names.sort_unstable();
+    names
+}
+
+fn tools(directory: &Path) -> Vec<String> {
+    let have = TOOLS.iter().filter(|tool| runnable(&directory.join(tool)));
+    have.map(|tool| (*tool).to_owned()).collect()
+}
+
+fn runnable(program: &Path) -> bool {
+    fs::metadata(program)
+        .is_ok_and(|facts| facts.is_file() && facts.permissions().mode() & 0o111 != 0)
+}
+
+/// The newest usable installation of each major version.
+pub(crate) fn by_major(engines: &[Engine]) -> BTreeMap<u16, &Engine> {
+    let mut newest = BTreeMap::new();
+    for engine in engines.iter().filter(|engine| engine.usable()) {
+        newest.entry(engine.version.major).or_insert(engine);
+    }
+    newest
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn reads_versions() {
+        let read = |text: &str| version(text).map(|version| (version.major, version.minor));
+        let debian = "postgres (PostgreSQL) 15.18 (Debian 15.18-0+deb12u1)\n";
+        assert_eq!(read(debian), Some((15, 18)));
+        assert_eq!(read("postgres (PostgreSQL) 18beta1\n"), Some((18, 0)));
+        assert_eq!(read("postgres (PostgreSQL) 19devel"), Some((19, 0)));
+        assert_eq!(read("postgres (PostgreSQL) 9.6.24"), None);
+        assert_eq!(read("something else"), None);
+    }
+
+    #[tokio::test]
+    async fn reads_features_from_the_build_options() {
+        let of = |options: &'static str| features(options, PathBuf::from("/nonexistent"));
+        let both = of("'--with-openssl' '--with-icu'").await;
+        assert!(both.tls && both.icu);
+        let none = of("'--prefix=/usr' '--without-icu'").await;
+        assert!(!none.tls && !none.icu);
+        let unknown = of("").await;
+        assert!(!unknown.tls && !unknown.icu);
+    }
+}

@@ -1,0 +1,100 @@
+//! What goes wrong outside, told as errors of Howdah.
+
+use std::{io, path::Path};
+
+use crate::domain::{Error, Reason};
+
+/// An error of the file system at `path`.
+pub(crate) fn file(error: io::Error, path: &Path) -> Error {
+    let shown = path.display();
+    let (reason, message) = match error.kind() {
+        io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => {
+            (Reason::DiskFull, format!("no space is left for {shown}"))
+        }
+        io::ErrorKind::PermissionDenied
+        | io::ErrorKind::ReadOnlyFilesystem
+        | io::ErrorKind::NotADirectory
+        | io::ErrorKind::NotFound => (
+            Reason::DataDirUnwritable,
+            format!("{shown} cannot be written: {error}"),
+        ),
+        _ => {
+            let context = format!("cannot use {shown}");
+            return Error::internal(context).with_source(error);
+        }
+    };
+    Error::new(reason, message).with_source(error)
+}
+
+/// A program that could not be run or was killed for taking too long.
+pub(crate) fn program(error: io::Error, program: &Path) -> Error {
+    let shown = program.display();
+    match error.kind() {
+        io::ErrorKind::NotFound => {
+            Error::new(Reason::ToolMissing, format!("{shown} is not installed")).with_source(error)
+        }
+        io::ErrorKind::TimedOut => Error::new(
+            Reason::ServerUnavailable,
+            format!("{shown} did not end in time"),
+        )
+        .with_source(error),
+        io::ErrorKind::PermissionDenied => Error::new(
+            Reason::ToolMissing,
+            format!("{shown} cannot be run by the user that servers run as"),
+        )
+        .with_source(error),
+        _ => Error::internal(format!("cannot run {shown}")).with_source(error),
+    }
+}
+
+/// A program that ended badly: `what` could not be done, `output` says why.
+pub(crate) fn output(what: &str, path: &Path, output: &str) -> Error {
+    let shown = path.display();
+    let (reason, message) = if output.contains("No space left on device") {
+        (Reason::DiskFull, format!("no space is left for {shown}"))
+    } else if output.contains("Permission denied") || output.contains("Read-only file system") {
+        let message = format!("{shown} cannot be written by the user that servers run as");
+        (Reason::DataDirUnwritable, message)
+    } else {
+        (Reason::ServerStartFailed, format!("{what} failed"))
+    };
+    Error::new(reason, message).with_context(output.trim())
+}
+
+/// A server that did not come up, told from what it wrote to its logs.
+pub(crate) fn start(port: u16, path: &Path, log: &str) -> Error {
+    if log.contains("Address already in use") {
+        let message = format!("port {port} is in use by another process");
+        return Error::new(Reason::PortTaken, message).with_context(log.trim());
+    }
+    let invalid = log
+        .lines()
+        .find(|line| line.contains("configuration file") && line.contains("contains errors"));
+    if invalid.is_some() {
+        let message = "the server did not start: its configuration contains errors";
+        return Error::new(Reason::ServerStartFailed, message).with_context(log.trim());
+    }
+    output("starting the server", path, log)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn tells_full_from_unwritable() {
+        let path = Path::new("/x");
+        let reason = |kind: io::ErrorKind| file(kind.into(), path).reason();
+        assert_eq!(reason(io::ErrorKind::StorageFull), Reason::DiskFull);
+        assert_eq!(
+            reason(io::ErrorKind::PermissionDenied),
+            Reason::DataDirUnwritable
+        );
+        assert_eq!(reason(io::ErrorKind::InvalidInput), Reason::Internal);
+        let full = output("initdb", path, "initdb: x: No space left on device\n");
+        assert_eq!(full.reason(), Reason::DiskFull);
+        let taken = start(7000, path, "LOG: could not bind: Address already in use");
+        assert_eq!(taken.reason(), Reason::PortTaken);
+        assert_eq!(taken.message(), "port 7000 is in use by another process");
+    }
+}

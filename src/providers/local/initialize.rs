@@ -1,0 +1,220 @@
+//! New data directories: made beside their place, then moved there whole.
+
+use std::{
+    io::Read,
+    path::{Path, PathBuf},
+    time::Duration,
+};
+
+use secrecy::{ExposeSecret, SecretString};
+
+use super::{
+    ADMIN, Points,
+    command::{self, command},
+    configure,
+    control::DATA,
+    directory::{Directory, PRIVATE, blocking},
+    failure,
+    lock::Lock,
+    log,
+    user::RunAs,
+};
+use crate::{
+    domain::{Error, Reason, Result},
+    failpoint,
+};
+
+/// Longest that initdb takes.
+const LIMIT: Duration = Duration::from_secs(300);
+
+/// File that hands the password to initdb.
+const PASSWORD: &str = "password";
+
+/// A home to be made at `{parent}/{name}`, under its lock.
+#[derive(Clone, Debug)]
+pub(crate) struct Plan {
+    /// Directory with the programs.
+    pub(crate) programs: PathBuf,
+    /// Where it is to lie.
+    pub(crate) parent: PathBuf,
+    /// Its name there.
+    pub(crate) name: String,
+    /// Its name until it is whole: `name`, a dot, and more.
+    pub(crate) unfinished: String,
+    /// Who owns it.
+    pub(crate) run_as: RunAs,
+    /// Whether it must outlive a crash of the machine.
+    pub(crate) durable: bool,
+    /// Where a test can kill this process.
+    pub(crate) points: &'static Points,
+    /// The held lock.
+    pub(crate) lock: Lock,
+}
+
+impl Plan {
+    /// The system identifier of what lies there already.
+    ///
+    /// # Errors
+    /// SERVER_MISMATCH when it is of another major version.
+    pub(crate) async fn present(&self, major: u16) -> Result<Option<u64>> {
+        let plan = self.clone();
+        blocking(move || {
+            let parent = Directory::open(&plan.parent)?;
+            let Some(data) = parent.grandchild(&plan.name, DATA)? else {
+                return Ok(None);
+            };
+            check_major(&data, major)?;
+            // A crash may have come between the rename and this.
+            parent.sync()?;
+            identifier(&data).map(Some)
+        })
+        .await
+    }
+
+    /// Makes it with initdb and answers its system identifier.
+    pub(crate) async fn initdb(&self, password: &SecretString) -> Result<u64> {
+        let (plan, password) = (self.clone(), password.clone());
+        blocking(move || plan.prepare(Some(&password))).await?;
+        if let Err(error) = self.run_initdb().await {
+            // Not least because of the password.
+            let (parent, name) = (self.parent.clone(), self.name.clone());
+            blocking(move || sweep(&Directory::open(&parent)?, &name)).await?;
+            return Err(error);
+        }
+        failpoint::hit(self.points.after_initdb);
+        let plan = self.clone();
+        blocking(move || {
+            plan.complete()?;
+            plan.publish()
+        })
+        .await
+    }
+
+    /// The home while it is unfinished.
+    pub(crate) fn path(&self) -> PathBuf {
+        self.parent.join(&self.unfinished)
+    }
+
+    /// Removes what former tries left and makes the empty home.
+    pub(crate) fn prepare(&self, password: Option<&SecretString>) -> Result<()> {
+        let parent = Directory::open(&self.parent)?;
+        sweep(&parent, &self.name)?;
+        let home = parent.make(&self.unfinished, PRIVATE, self.run_as)?;
+        home.make(log::DIRECTORY, PRIVATE, self.run_as)?;
+        if let Some(password) = password {
+            let text = password.expose_secret().as_bytes();
+            home.create(PASSWORD, text, 0o600, self.run_as)?;
+        }
+        Ok(())
+    }
+
+    async fn run_initdb(&self) -> Result<()> {
+        let program = self.programs.join("initdb");
+        let home = self.path();
+        let mut initdb = command(&program, self.run_as);
+        initdb
+            .arg("--pgdata")
+            .arg(home.join(DATA))
+            .arg("--pwfile")
+            .arg(home.join(PASSWORD))
+            .args(["--username", ADMIN])
+            .args(["--auth-local=scram-sha-256", "--auth-host=scram-sha-256"])
+            .args(["--encoding=UTF8", locale(), "--data-checksums"])
+            .stdin(self.lock.stdin()?);
+        if !self.durable {
+            initdb.arg("--no-sync");
+        }
+        // Not killed when this future is dropped: it holds the lock until it ends.
+        let started = initdb.spawn();
+        failpoint::hit(self.points.spawned);
+        let failed = |error| failure::program(error, &program);
+        let mut child = started.map_err(failed)?;
+        let done = command::finish(&mut child, LIMIT, command::OUTPUT).await;
+        let done = done.map_err(failed)?;
+        if done.status.success() {
+            return Ok(());
+        }
+        let text = format!("{}{}", done.output, done.errors);
+        Err(failure::output("initdb", &home, &text))
+    }
+
+    /// Adds what initdb does not make.
+    fn complete(&self) -> Result<()> {
+        let parent = Directory::open(&self.parent)?;
+        let missing = || Error::internal("the unfinished data directory is gone");
+        let home = parent.child(&self.unfinished)?.ok_or_else(missing)?;
+        home.unlink(PASSWORD)?;
+        let data = home.child(DATA)?.ok_or_else(missing)?;
+        // Every start is configured before; an empty file is for single-user mode.
+        data.create(configure::FILE, b"", 0o600, self.run_as)?;
+        data.append("postgresql.conf", configure::INCLUDE.as_bytes())?;
+        if self.durable {
+            data.sync()?;
+            home.sync()?;
+        }
+        Ok(())
+    }
+
+    /// Gives the home its name, and answers the system identifier.
+    pub(crate) fn publish(&self) -> Result<u64> {
+        let parent = Directory::open(&self.parent)?;
+        let data = parent.grandchild(&self.unfinished, DATA)?;
+        let data = data.ok_or_else(|| Error::internal("initdb has left no data directory"))?;
+        let identifier = identifier(&data)?;
+        parent.rename(&self.unfinished, &parent, &self.name)?;
+        failpoint::hit(self.points.after_rename);
+        parent.sync()?;
+        Ok(identifier)
+    }
+}
+
+/// Removes what unfinished tries left of the home `name`.
+pub(crate) fn sweep(parent: &Directory, name: &str) -> Result<()> {
+    let prefix = format!("{name}.");
+    for left in parent.names()? {
+        // Files beside it may be named so too.
+        if left.starts_with(&prefix) && parent.path().join(&left).is_dir() {
+            parent.remove_tree(&left)?;
+        }
+    }
+    Ok(())
+}
+
+/// The system identifier: the first field of `global/pg_control`, in the byte order
+/// of the machine (PostgreSQL's `src/include/catalog/pg_control.h`).
+pub(crate) fn identifier(data: &Directory) -> Result<u64> {
+    let broken = || {
+        let message = "what is found is not the server on record: it has no control file";
+        Error::new(Reason::ServerMismatch, message).with_context(data.path().display().to_string())
+    };
+    let global = data.child("global")?.ok_or_else(broken)?;
+    let mut file = global.file("pg_control")?.ok_or_else(broken)?;
+    let mut bytes = [0; 8];
+    file.read_exact(&mut bytes)
+        .map_err(|error| broken().with_source(error))?;
+    Ok(u64::from_ne_bytes(bytes))
+}
+
+/// The major version of a data directory, if it says one.
+pub(crate) fn major(data: &Directory) -> Result<Option<u16>> {
+    let bytes = data.read("PG_VERSION")?.unwrap_or_default();
+    Ok(String::from_utf8_lossy(&bytes).trim().parse().ok())
+}
+
+fn check_major(data: &Directory, wanted: u16) -> Result<()> {
+    if major(data)? == Some(wanted) {
+        return Ok(());
+    }
+    let message = "what is found is not the server on record: it is of another version";
+    Err(Error::new(Reason::ServerMismatch, message).with_context(data.path().display().to_string()))
+}
+
+/// UTF-8 that sorts by code point, where the C library has it.
+fn locale() -> &'static str {
+    let known = ["/usr/lib/locale/C.utf8", "/usr/lib/locale/C.UTF-8"];
+    if known.iter().any(|path| Path::new(path).exists()) {
+        "--locale=C.UTF-8"
+    } else {
+        "--locale=C"
+    }
+}

@@ -1,0 +1,129 @@
+//! Lock files: one effect at a time on a server, across processes.
+
+use std::{
+    fs::{self, File, OpenOptions},
+    io,
+    os::unix::fs::{MetadataExt, OpenOptionsExt},
+    path::{Path, PathBuf},
+    process::Stdio,
+    sync::Arc,
+    time::Duration,
+};
+
+use rustix::{fs::FlockOperation, io::Errno};
+use tokio::time::Instant;
+
+use super::failure;
+use crate::domain::{Error, Reason, Result};
+
+/// How often a lock that another one holds is tried.
+const PAUSE: Duration = Duration::from_millis(20);
+
+/// A held lock. It is free when the last copy is dropped and every program that was
+/// given one has ended.
+#[derive(Clone, Debug)]
+pub(crate) struct Lock {
+    file: Arc<File>,
+    path: PathBuf,
+}
+
+impl Lock {
+    /// Waits for the lock.
+    ///
+    /// # Errors
+    /// LOCK_TIMEOUT when another process holds it for longer than `limit`.
+    pub(crate) async fn acquire(path: PathBuf, limit: Duration) -> Result<Self> {
+        let deadline = Instant::now() + limit;
+        loop {
+            if let Some(file) = attempt(&path).map_err(|error| failure::file(error, &path))? {
+                let file = Arc::new(file);
+                return Ok(Self { file, path });
+            }
+            if Instant::now() >= deadline {
+                let message = "another process works on the server";
+                return Err(Error::new(Reason::LockTimeout, message)
+                    .with_context(path.display().to_string()));
+            }
+            tokio::time::sleep(PAUSE).await;
+        }
+    }
+
+    /// A copy as the standard input of a program, which then holds the lock too, also
+    /// after a crash of this process. Not for programs that leave a server behind.
+    pub(crate) fn stdin(&self) -> Result<Stdio> {
+        let copy = self.file.try_clone();
+        copy.map(Stdio::from)
+            .map_err(|error| failure::file(error, &self.path))
+    }
+
+    /// Removes the file; who waits for it makes a new one.
+    pub(crate) fn remove(&self) -> Result<()> {
+        match fs::remove_file(&self.path) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => {
+                Err(failure::file(error, &self.path))
+            }
+            _ => Ok(()),
+        }
+    }
+}
+
+/// The locked file, unless another one holds the lock or has just removed the file.
+fn attempt(path: &Path) -> io::Result<Option<File>> {
+    let file = OpenOptions::new()
+        .read(true)
+        .write(true)
+        .create(true)
+        .truncate(false)
+        .mode(0o600)
+        .custom_flags(rustix::fs::OFlags::NOFOLLOW.bits().cast_signed())
+        .open(path)?;
+    match rustix::fs::flock(&file, FlockOperation::NonBlockingLockExclusive) {
+        Ok(()) => {}
+        Err(Errno::WOULDBLOCK) => return Ok(None),
+        Err(error) => return Err(error.into()),
+    }
+    let held = file.metadata()?;
+    match fs::symlink_metadata(path) {
+        Ok(present) if (present.dev(), present.ino()) == (held.dev(), held.ino()) => Ok(Some(file)),
+        Ok(_) => Ok(None),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
+        Err(error) => Err(error),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const SHORT: Duration = Duration::from_millis(60);
+
+    #[tokio::test]
+    async fn a_child_keeps_the_lock_until_it_ends() {
+        let place = tempfile::tempdir().unwrap();
+        let path = place.path().join("lock");
+        let lock = Lock::acquire(path.clone(), SHORT).await.unwrap();
+        let mut child = tokio::process::Command::new("sleep")
+            .arg("60")
+            .stdin(lock.stdin().unwrap())
+            .spawn()
+            .unwrap();
+        drop(lock);
+        let error = Lock::acquire(path.clone(), SHORT).await.unwrap_err();
+        assert_eq!(error.reason(), Reason::LockTimeout);
+        child.kill().await.unwrap();
+        Lock::acquire(path, Duration::from_secs(10)).await.unwrap();
+    }
+
+    #[tokio::test]
+    async fn who_waits_for_a_removed_lock_gets_the_new_one() {
+        let place = tempfile::tempdir().unwrap();
+        let path = place.path().join("lock");
+        let lock = Lock::acquire(path.clone(), SHORT).await.unwrap();
+        lock.remove().unwrap();
+        let next = Lock::acquire(path.clone(), SHORT).await.unwrap();
+        drop(lock);
+        assert!(Lock::acquire(path.clone(), SHORT).await.is_err());
+        next.remove().unwrap();
+        assert!(!path.exists());
+    }
+}

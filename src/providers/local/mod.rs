@@ -1,0 +1,107 @@
+//! Real `postgres` processes on this machine.
+//!
+//! Every effect on a server happens under its lock file, is idempotent, and leaves
+//! behind nothing that the next try does not find: files become real by rename, and
+//! what runs is told by `postmaster.pid` and the process that it names.
+
+pub mod embedded;
+
+mod catalogue;
+mod command;
+mod configure;
+mod control;
+mod directory;
+mod discover;
+mod failure;
+mod host;
+mod identity;
+mod initialize;
+mod lock;
+mod log;
+mod server;
+mod settings;
+mod start;
+mod template;
+mod trash;
+mod user;
+mod value;
+mod verify;
+
+pub use discover::installations;
+pub use server::Local;
+pub use settings::{Settings, default_run_directory};
+
+/// Name of the provider, as in `Server.provider`.
+pub const NAME: &str = "local";
+
+/// Howdah's own role on every server; a superuser.
+pub const ADMIN: &str = "howdah_admin";
+
+/// Points in the middle of the effects at which a test can kill the process.
+pub const FAILPOINTS: &[&str] = &[
+    SERVER.spawned,
+    SERVER.after_initdb,
+    SERVER.after_rename,
+    "local.initialize.after_clone",
+    SERVER.before_configure,
+    "local.configure.after_rename",
+    SERVER.start_spawned,
+    SERVER.started,
+    SERVER.stop_signalled,
+    "local.remove.after_rename",
+    "local.trash.before_delete",
+    TEMPLATE.spawned,
+    TEMPLATE.after_initdb,
+    TEMPLATE.after_rename,
+];
+
+/// The same points in the life of the embedded metadata server.
+pub const EMBEDDED_FAILPOINTS: &[&str] = &[
+    EMBEDDED.spawned,
+    EMBEDDED.after_initdb,
+    EMBEDDED.after_rename,
+    EMBEDDED.before_configure,
+    EMBEDDED.start_spawned,
+    EMBEDDED.started,
+    EMBEDDED.stop_signalled,
+    "embedded.password.after_write",
+];
+
+/// Names of the points in effects that several kinds of server go through.
+#[derive(Debug)]
+struct Points {
+    spawned: &'static str,
+    after_initdb: &'static str,
+    after_rename: &'static str,
+    before_configure: &'static str,
+    start_spawned: &'static str,
+    started: &'static str,
+    stop_signalled: &'static str,
+}
+
+const SERVER: Points = Points {
+    spawned: "local.initialize.spawned",
+    after_initdb: "local.initialize.after_initdb",
+    after_rename: "local.initialize.after_rename",
+    before_configure: "local.configure.before_rename",
+    start_spawned: "local.start.after_spawn",
+    started: "local.start.after_start",
+    stop_signalled: "local.stop.after_spawn",
+};
+
+const TEMPLATE: Points = Points {
+    spawned: "local.template.spawned",
+    after_initdb: "local.template.after_initdb",
+    after_rename: "local.template.after_rename",
+    ..SERVER
+};
+
+const EMBEDDED: Points = Points {
+    spawned: "embedded.initialize.spawned",
+    after_initdb: "embedded.initialize.after_initdb",
+    after_rename: "embedded.initialize.after_rename",
+    before_configure: "embedded.configure.before_rename",
+    start_spawned: "embedded.start.after_spawn",
+    started: "embedded.start.after_start",
+    stop_signalled: "embedded.stop.after_spawn",
+};

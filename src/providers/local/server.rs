@@ -1,0 +1,349 @@
+//! The local provider.
+
+use std::{
+    collections::BTreeMap, fs::DirBuilder, os::unix::fs::DirBuilderExt, path::PathBuf, sync::Arc,
+    time::Duration,
+};
+
+use async_trait::async_trait;
+use uuid::Uuid;
+
+use super::{
+    NAME, SERVER,
+    catalogue::Catalogues,
+    configure::{self, Contents},
+    control::{Cluster, DATA, Found},
+    directory::{Directory, PRIVATE, blocking},
+    discover::{self, Discovery},
+    failure, host, initialize,
+    lock::Lock,
+    settings::{self, Settings},
+    template, trash,
+    user::RunAs,
+    verify::FIRST_DATABASE,
+};
+use crate::{
+    domain::{
+        Error, Reason, Result,
+        engine::Engine,
+        provider::{Address, Presence, Provider, ServerSpec, Started},
+        version::Version,
+    },
+    failpoint,
+};
+
+/// Longest wait for another process that works on the same server.
+const LOCK: Duration = Duration::from_secs(60);
+
+/// Longest wait for a connection to a server that runs.
+const VERIFY: Duration = Duration::from_secs(5);
+
+/// The provider of servers on this machine.
+#[derive(Debug)]
+pub struct Local {
+    settings: Settings,
+    run_as: RunAs,
+    host: Uuid,
+    discovery: Arc<Discovery>,
+    catalogues: Catalogues,
+}
+
+impl Local {
+    /// Makes the directories and the host's identity where they are missing.
+    ///
+    /// # Errors
+    /// CONFIG_INVALID, DATA_DIR_UNWRITABLE, DISK_FULL.
+    pub fn new(mut settings: Settings) -> Result<Self> {
+        let run_as = RunAs::resolve(settings.run_as.as_deref())?;
+        let passable = match run_as {
+            RunAs::Ourselves => PRIVATE,
+            RunAs::Other { .. } => 0o711,
+        };
+        let failed = |error| failure::file(error, &settings.root);
+        DirBuilder::new()
+            .recursive(true)
+            .mode(passable)
+            .create(&settings.root)
+            .map_err(failed)?;
+        settings.root = settings.root.canonicalize().map_err(failed)?;
+        settings::check_path(&settings.root)?;
+        settings::check_run_directory(&settings.run_directory)?;
+        let root = Directory::open(&settings.root)?;
+        for name in ["servers", "trash", "templates", "catalogues"] {
+            root.make(name, PRIVATE, run_as)?;
+        }
+        root.make("locks", PRIVATE, RunAs::Ourselves)?;
+        let configured = settings.engine_directories.clone();
+        let discovery = Arc::new(Discovery::new(configured, settings.system_engines, run_as));
+        Ok(Self {
+            host: host::identity(&root)?,
+            catalogues: Catalogues::default(),
+            settings,
+            run_as,
+            discovery,
+        })
+    }
+
+    /// The identity of this host: that of `local.root`.
+    #[must_use]
+    pub fn host(&self) -> Uuid {
+        self.host
+    }
+
+    /// The installation for a server: of its version, else of the newest minor of the
+    /// same major, on which its data can go on.
+    async fn engine(&self, version: Version) -> Result<Engine> {
+        let engines = self.discovery.engines().await?;
+        let exact = engines
+            .iter()
+            .find(|engine| engine.version == version && engine.usable());
+        let newest = discover::by_major(&engines).remove(&version.major);
+        exact.or(newest).cloned().ok_or_else(|| {
+            let message = format!("PostgreSQL {version} is not installed");
+            Error::new(Reason::VersionNotInstalled, message)
+        })
+    }
+
+    fn servers(&self) -> PathBuf {
+        self.settings.root.join("servers")
+    }
+
+    fn socket_directory(&self, server: Uuid) -> PathBuf {
+        let name = server.as_simple().to_string();
+        self.settings.run_directory.join(name)
+    }
+
+    async fn lock(&self, name: &str) -> Result<Lock> {
+        let path = self.settings.root.join("locks").join(name);
+        Lock::acquire(path, LOCK).await
+    }
+
+    /// The server as something to look at; `programs` is only needed to start it.
+    fn cluster(&self, server: &ServerSpec, programs: PathBuf) -> Cluster {
+        Cluster {
+            programs,
+            home: self.servers().join(server.uid.to_string()),
+            socket_directory: self.socket_directory(server.uid),
+            port: server.port,
+            password: server.admin_password.clone(),
+            database: FIRST_DATABASE,
+            system_identifier: server.system_identifier,
+            run_as: self.run_as,
+            points: &SERVER,
+        }
+    }
+
+    fn found(&self, server: &ServerSpec) -> Cluster {
+        self.cluster(server, PathBuf::new())
+    }
+
+    fn plan(&self, server: &ServerSpec, engine: &Engine, lock: Lock) -> initialize::Plan {
+        initialize::Plan {
+            programs: engine.directory.clone(),
+            parent: self.servers(),
+            name: server.uid.to_string(),
+            unfinished: format!("{}.{}", server.uid, server.token),
+            run_as: self.run_as,
+            durable: !server.ephemeral,
+            points: &SERVER,
+            lock,
+        }
+    }
+
+    /// The template of an installation, made if it is not there.
+    async fn template(&self, engine: &Engine) -> Result<PathBuf> {
+        let name = template::name(engine);
+        let lock = self.lock(&format!("template-{name}")).await?;
+        let templates = self.settings.root.join("templates");
+        template::ensure(engine, templates, name, self.run_as, lock).await
+    }
+
+    /// Sees that what is in the data directory is the server on record.
+    fn check(&self, server: &ServerSpec) -> Result<()> {
+        let servers = Directory::open(&self.servers())?;
+        let data = servers.grandchild(&server.uid.to_string(), DATA)?;
+        let (Some(data), Some(expected)) = (data, server.system_identifier) else {
+            return Ok(());
+        };
+        if initialize::identifier(&data)? == expected {
+            return Ok(());
+        }
+        Err(self
+            .found(server)
+            .mismatch("its system identifier is another one"))
+    }
+
+    fn listen_addresses(&self) -> Vec<std::net::IpAddr> {
+        match self.settings.listen_addresses.as_slice() {
+            [] => vec![std::net::Ipv4Addr::LOCALHOST.into()],
+            given => given.to_vec(),
+        }
+    }
+
+    /// Where clients find the servers, if nobody says otherwise.
+    fn advertised(&self) -> String {
+        self.settings.advertise_host.clone().unwrap_or_else(|| {
+            let first = self.listen_addresses().into_iter().next();
+            let first = first.filter(|address| !address.is_unspecified());
+            first.map_or_else(|| "127.0.0.1".to_owned(), |address| address.to_string())
+        })
+    }
+}
+
+#[async_trait]
+impl Provider for Local {
+    fn name(&self) -> &'static str {
+        NAME
+    }
+
+    async fn engines(&self) -> Result<Vec<Engine>> {
+        self.discovery.engines().await
+    }
+
+    async fn check_parameters(
+        &self,
+        version: Version,
+        parameters: &BTreeMap<String, String>,
+    ) -> Result<()> {
+        if parameters.is_empty() {
+            return Ok(());
+        }
+        for (name, value) in parameters {
+            configure::check_name(name)?;
+            configure::check_text(name, value)?;
+        }
+        let engine = self.engine(version).await?;
+        let file = Catalogues::file(&self.settings.root, &engine);
+        let catalogue = match self.catalogues.known(&file)? {
+            Some(catalogue) => catalogue,
+            None => {
+                let template = self.template(&engine).await?;
+                let lock = self.lock("catalogues").await?;
+                self.catalogues
+                    .read(&engine, &template, file, self.run_as, lock)
+                    .await?
+            }
+        };
+        parameters
+            .iter()
+            .try_for_each(|(name, value)| catalogue.check(name, value))
+    }
+
+    async fn initialize(&self, server: &ServerSpec) -> Result<u64> {
+        let engine = self.engine(server.version).await?;
+        let lock = self.lock(&server.uid.to_string()).await?;
+        let plan = self.plan(server, &engine, lock);
+        let present = plan.present(server.version.major).await?;
+        match (present, server.system_identifier) {
+            (Some(present), None) => Ok(present),
+            (Some(present), Some(expected)) if present == expected => Ok(present),
+            (Some(_), Some(_)) => Err(self
+                .found(server)
+                .mismatch("its system identifier is another one")),
+            // It was there once: an empty one must not take its place.
+            (None, Some(_)) => Err(self.found(server).mismatch("its data directory is gone")),
+            (None, None) if server.ephemeral => {
+                let template = self.template(&engine).await?;
+                template::clone(&plan, template, &server.admin_password).await
+            }
+            (None, None) => plan.initdb(&server.admin_password).await,
+        }
+    }
+
+    async fn configure(&self, server: &ServerSpec) -> Result<()> {
+        let cluster = self.found(server);
+        let listen_addresses = self.listen_addresses();
+        let text = Contents {
+            version: server.version,
+            home: &cluster.home,
+            socket_directory: &cluster.socket_directory,
+            port: server.port,
+            ephemeral: server.ephemeral,
+            listen_addresses: &listen_addresses,
+            parameters: &server.parameters,
+        }
+        .server()?;
+        let lock = self.lock(&server.uid.to_string()).await?;
+        let (servers, uid, run_as) = (self.servers(), server.uid.to_string(), self.run_as);
+        let gone = cluster.mismatch("its data directory is gone");
+        blocking(move || {
+            let data = Directory::open(&servers)?.grandchild(&uid, DATA)?;
+            let data = data.ok_or(gone)?;
+            configure::write(&data, &text, run_as, || {
+                failpoint::hit(SERVER.before_configure);
+            })?;
+            failpoint::hit("local.configure.after_rename");
+            drop(lock);
+            Ok(())
+        })
+        .await
+    }
+
+    async fn start(&self, server: &ServerSpec) -> Result<Started> {
+        let engine = self.engine(server.version).await?;
+        let _lock = self.lock(&server.uid.to_string()).await?;
+        self.check(server)?;
+        let cluster = self.cluster(server, engine.directory);
+        Box::pin(cluster.start(self.settings.start_timeout)).await
+    }
+
+    async fn stop(&self, server: &ServerSpec) -> Result<()> {
+        if self.found(server).look()? == Found::Missing {
+            return Ok(());
+        }
+        let _lock = self.lock(&server.uid.to_string()).await?;
+        self.found(server).stop(self.settings.stop_timeout).await
+    }
+
+    async fn inspect(&self, server: &ServerSpec) -> Result<Presence> {
+        let cluster = self.found(server);
+        match cluster.look()? {
+            Found::Missing => Ok(Presence::Missing),
+            Found::Stopped | Found::Reused(_) | Found::Lingering => {
+                self.check(server)?;
+                Ok(Presence::Stopped)
+            }
+            Found::Running(_) => {
+                let deadline = tokio::time::Instant::now() + VERIFY;
+                match Box::pin(cluster.verify(deadline)).await {
+                    // It ended while it was looked at.
+                    Err(_) if cluster.look()? == Found::Stopped => Ok(Presence::Stopped),
+                    verified => verified.map(|()| Presence::Running),
+                }
+            }
+        }
+    }
+
+    async fn remove(&self, server: &ServerSpec) -> Result<()> {
+        let lock = self.lock(&server.uid.to_string()).await?;
+        // Someone may have started it again since it was stopped.
+        self.found(server).stop(self.settings.stop_timeout).await?;
+        let root = self.settings.root.clone();
+        let sockets = self.socket_directory(server.uid);
+        let (uid, now) = (server.uid, self.settings.clock.now());
+        blocking(move || {
+            trash::throw(&root, uid, now)?;
+            trash::remove_sockets(&sockets)?;
+            lock.remove()
+        })
+        .await
+    }
+
+    async fn ended(&self, server: &ServerSpec) -> Result<()> {
+        self.found(server).ended().await
+    }
+
+    fn address(&self, server: Uuid, port: u16) -> Address {
+        Address {
+            host: self.advertised(),
+            port,
+            socket_directory: Some(self.socket_directory(server)),
+        }
+    }
+
+    async fn empty_trash(&self) -> Result<()> {
+        let root = self.settings.root.clone();
+        let before = self.settings.clock.now() - self.settings.trash_retention;
+        blocking(move || trash::empty(&root, before)).await
+    }
+}

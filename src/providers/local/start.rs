@@ -1,0 +1,206 @@
+//! Starting a server, whatever a former one has left.
+
+use std::time::Duration;
+
+use tokio::{process::Child, time::Instant};
+
+use super::{
+    command::{self, command},
+    control::{Cluster, Found},
+    directory::{Directory, PRIVATE},
+    failure, identity,
+    log::{Mark, STARTUP},
+    settings,
+};
+use crate::{
+    domain::{Error, Reason, Result, provider::Started},
+    failpoint,
+};
+
+/// How often it is looked whether a server is up.
+const PAUSE: Duration = Duration::from_millis(5);
+
+/// How often a start that another process stands in the way of is tried, and how
+/// long: backends of a killed server let go of its shared memory within that.
+const RETRY: Duration = Duration::from_millis(100);
+const RETRIES: Duration = Duration::from_secs(10);
+
+/// Longest that `startup.log` grows, in bytes.
+const STARTUP_MOST: u64 = 256 * 1024;
+
+/// How much longer than told `pg_ctl` may take.
+const GRACE: Duration = Duration::from_secs(5);
+
+/// How a try to start ended.
+enum Launch {
+    Up,
+    Down(String),
+}
+
+impl Cluster {
+    /// Starts the server, or finds that it runs, and waits until it takes
+    /// connections and has shown that it is the right one.
+    pub(crate) async fn start(&self, limit: Duration) -> Result<Started> {
+        let begin = Instant::now();
+        loop {
+            let patient = begin.elapsed() < RETRIES;
+            let waits = begin.elapsed() < limit;
+            let found = self.look()?;
+            if lingers(&found) && patient {
+                tokio::time::sleep(RETRY).await;
+                continue;
+            }
+            match found {
+                Found::Missing => return Err(self.mismatch("its data directory is gone")),
+                Found::Running(_) => match self.verify(begin + limit).await {
+                    Ok(()) => return Ok(Started::Before),
+                    // It was on its way down.
+                    Err(_) if waits && !matches!(self.look()?, Found::Running(_)) => continue,
+                    Err(error) => return Err(error),
+                },
+                found if lingers(&found) => return Err(self.occupied("")),
+                Found::Reused(_) => self.set_aside()?,
+                Found::Stopped | Found::Lingering => {}
+            }
+            match self.launch(limit).await? {
+                Launch::Up => {
+                    failpoint::hit(self.points.started);
+                    self.verify(begin + limit).await?;
+                    return Ok(Started::Now);
+                }
+                Launch::Down(log) if patient && in_the_way(&log) => {
+                    tokio::time::sleep(RETRY).await;
+                }
+                Launch::Down(log) if in_the_way(&log) => return Err(self.occupied(&log)),
+                Launch::Down(log) => return Err(failure::start(self.port, &self.home, &log)),
+            }
+        }
+    }
+
+    /// Moves a pid file out of the way whose pid was reused by another process.
+    fn set_aside(&self) -> Result<()> {
+        let Some(data) = self.open()? else {
+            return Ok(());
+        };
+        tracing::warn!(
+            data = %self.data().display(),
+            "the pid of a server that is gone was reused, its pid file is set aside"
+        );
+        data.unlink("postmaster.pid.stale")?;
+        data.rename("postmaster.pid", &data, "postmaster.pid.stale")?;
+        // The socket's own lock file names the same pid.
+        let sockets = Directory::open(&self.socket_directory);
+        if let Ok(sockets) = sockets {
+            sockets.unlink(&format!(".s.PGSQL.{}", self.port))?;
+            sockets.unlink(&format!(".s.PGSQL.{}.lock", self.port))?;
+        }
+        Ok(())
+    }
+
+    /// Lets `pg_ctl` start the server and waits until it is up or has failed.
+    async fn launch(&self, limit: Duration) -> Result<Launch> {
+        self.make_socket_directory()?;
+        self.shorten_startup_log()?;
+        let mark = Mark::here(&self.home);
+        let mut child = self.spawn_start(limit)?;
+        failpoint::hit(self.points.start_spawned);
+        // pg_ctl looks ten times a second; the pid file tells sooner.
+        let ended = tokio::select! {
+            ended = command::finish(&mut child, limit + GRACE, command::OUTPUT) => ended,
+            () = self.until_ready() => return Ok(Launch::Up),
+        };
+        let ended = ended.map_err(|error| failure::program(error, &self.programs))?;
+        if ended.status.success() {
+            return Ok(Launch::Up);
+        }
+        if let Found::Running(_) = self.look()? {
+            let message = "the server is still starting";
+            return Err(Error::new(Reason::ServerUnavailable, message).with_context(mark.since()));
+        }
+        Ok(Launch::Down(format!(
+            "{}{}{}",
+            mark.since(),
+            ended.errors,
+            ended.output
+        )))
+    }
+
+    /// `pg_ctl` gives the server a session of its own. It inherits no lock: the
+    /// server would keep it; `postmaster.pid` is what keeps a second one out.
+    fn spawn_start(&self, limit: Duration) -> Result<Child> {
+        let program = self.programs.join("pg_ctl");
+        let startup = self.home.join(STARTUP);
+        command(&program, self.run_as)
+            .arg("--pgdata")
+            .arg(self.data())
+            .arg("--log")
+            .arg(&startup)
+            .args(["--wait", "--silent", "--timeout"])
+            .arg(limit.as_secs().max(1).to_string())
+            .arg("start")
+            .spawn()
+            .map_err(|error| failure::program(error, &program))
+    }
+
+    /// Each start adds a few lines.
+    fn shorten_startup_log(&self) -> Result<()> {
+        let long = std::fs::symlink_metadata(self.home.join(STARTUP))
+            .is_ok_and(|facts| facts.len() > STARTUP_MOST);
+        if long {
+            Directory::open(&self.home)?.unlink(STARTUP)?;
+        }
+        Ok(())
+    }
+
+    async fn until_ready(&self) {
+        loop {
+            if let Ok(Found::Running(file)) = self.look()
+                && file.ready
+            {
+                return;
+            }
+            tokio::time::sleep(PAUSE).await;
+        }
+    }
+
+    fn make_socket_directory(&self) -> Result<()> {
+        let unnamed = || Error::internal("a socket directory has no place");
+        let parent = self.socket_directory.parent().ok_or_else(unnamed)?;
+        let name = self
+            .socket_directory
+            .file_name()
+            .and_then(|name| name.to_str());
+        settings::make_run_directory(parent, self.run_as)?.make(
+            name.ok_or_else(unnamed)?,
+            PRIVATE,
+            self.run_as,
+        )?;
+        Ok(())
+    }
+
+    fn occupied(&self, log: &str) -> Error {
+        let message = "processes of a former server still use the data directory";
+        Error::new(Reason::ServerStartFailed, message).with_context(format!(
+            "{} {}",
+            self.home.display(),
+            log.trim()
+        ))
+    }
+}
+
+/// Whether processes of a former server are still there, maybe not for long: one
+/// works in the directory, or something is attached to the shared memory of a
+/// postmaster that is a zombie, or whose pid was reused.
+fn lingers(found: &Found) -> bool {
+    match found {
+        Found::Lingering => true,
+        Found::Reused(file) => file.shared_memory.is_some_and(identity::attached),
+        Found::Missing | Found::Stopped | Found::Running(_) => false,
+    }
+}
+
+/// Whether a start failed because of another server on the same data: one that
+/// starts right now, or what a killed one left.
+fn in_the_way(log: &str) -> bool {
+    log.contains("pre-existing shared memory block") || log.contains("lock file \"postmaster.pid\"")
+}

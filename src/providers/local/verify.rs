@@ -1,0 +1,133 @@
+//! Seeing that a server that runs is the one on record.
+
+use std::{path::Path, time::Duration};
+
+use tokio::time::Instant;
+
+use super::{
+    ADMIN,
+    control::{Cluster, Found},
+    identity,
+};
+use crate::{
+    domain::{Error, Reason, Result},
+    pg::{self, Client, Host, Login, Target, Tls},
+};
+
+/// Database that every server has.
+pub(crate) const FIRST_DATABASE: &str = "postgres";
+
+/// SQLSTATEs: `invalid_catalog_name`, `duplicate_database`, `too_many_connections`.
+const NO_DATABASE: &str = "3D000";
+const DUPLICATE: &str = "42P04";
+const TOO_MANY: &str = "53300";
+
+/// How often a server that does not take connections yet is tried.
+const PAUSE: Duration = Duration::from_millis(10);
+
+/// Longest wait for one connection.
+const CONNECT: Duration = Duration::from_secs(5);
+
+/// Most by which a server's start time and `postmaster.pid` may differ, in seconds.
+const START_SLACK: i64 = 5;
+
+impl Cluster {
+    /// Connects as `howdah_admin`.
+    async fn connect(&self, database: &str) -> Result<Client, pg::Error> {
+        let target = Target {
+            host: Host::Unix(self.socket_directory.clone()),
+            port: self.port,
+            tls: Tls::Disable,
+        };
+        let login = Login {
+            user: ADMIN.to_owned(),
+            password: Some(self.password.clone()),
+            database: database.to_owned(),
+        };
+        Box::pin(pg::client::connect(&target, &login, CONNECT)).await
+    }
+
+    /// Waits until the running server takes connections, and sees that it is the one
+    /// on record: identifier, data directory and start time, and that it has its
+    /// database.
+    pub(crate) async fn verify(&self, deadline: Instant) -> Result<()> {
+        loop {
+            let error = match self.connect(self.database).await {
+                Ok(client) => return self.examine(&client).await,
+                Err(error) if error.sqlstate() == Some(NO_DATABASE) => {
+                    return self.make_database().await;
+                }
+                Err(error) => error,
+            };
+            if error.is_auth() {
+                let why = "it refuses the password of howdah_admin";
+                return Err(self.mismatch(why).with_source(error));
+            }
+            // Every place is taken, howdah_admin's too: it does run.
+            if error.sqlstate() == Some(TOO_MANY) {
+                return Ok(());
+            }
+            if !error.is_connection() {
+                return Err(away().with_source(error));
+            }
+            if !matches!(self.look()?, Found::Running(_)) {
+                let message = "the server has ended while it started";
+                return Err(Error::new(Reason::ServerUnavailable, message).with_source(error));
+            }
+            if Instant::now() >= deadline {
+                return Err(away().with_source(error));
+            }
+            tokio::time::sleep(PAUSE).await;
+        }
+    }
+
+    /// Makes the database on a server that has just been made.
+    async fn make_database(&self) -> Result<()> {
+        let failed = |error: pg::Error| away().with_source(error);
+        let client = self.connect(FIRST_DATABASE).await.map_err(failed)?;
+        self.examine(&client).await?;
+        let name = pg::sql::quote_identifier(self.database);
+        let made = client
+            .batch_execute(&format!("create database {name}"))
+            .await;
+        match made.map_err(pg::Error::from) {
+            Err(error) if error.sqlstate() != Some(DUPLICATE) => Err(failed(error)),
+            _ => Ok(()),
+        }
+    }
+
+    async fn examine(&self, client: &Client) -> Result<()> {
+        let row = client
+            .query_one(
+                "select system_identifier, current_setting('data_directory'), \
+                 extract(epoch from pg_postmaster_start_time())::bigint \
+                 from pg_control_system()",
+                &[],
+            )
+            .await
+            .map_err(|error| away().with_source(pg::Error::from(error)))?;
+        let found: (i64, String, i64) = (row.get(0), row.get(1), row.get(2));
+        let identifier = u64::from_ne_bytes(found.0.to_ne_bytes());
+        if self.system_identifier.is_some_and(|id| id != identifier) {
+            return Err(self.mismatch("its system identifier is another one"));
+        }
+        let data = self.data();
+        if !identity::same(Path::new(&found.1), &data) {
+            return Err(self.mismatch("its data directory is another one"));
+        }
+        // Told by the server itself, so that a clock that was set since does not
+        // matter: both times were taken when it started.
+        match self.look()? {
+            Found::Running(file) if (file.started - found.2).abs() <= START_SLACK => Ok(()),
+            Found::Running(_) => Err(self.mismatch("postmaster.pid is not its own")),
+            _ => Err(away()),
+        }
+    }
+}
+
+fn away() -> Error {
+    Error::new(
+        Reason::ServerUnavailable,
+        "the server does not take connections",
+    )
+}

@@ -1,0 +1,320 @@
+//! Databases of instances.
+
+use std::collections::BTreeMap;
+
+use chrono::{DateTime, Utc};
+use sqlx::types::Json;
+use uuid::Uuid;
+
+use super::{
+    Store, Tx,
+    fault::{Measured, broken_constraint, classify},
+    instances::Slice,
+};
+use crate::domain::{
+    Error, Reason, Result,
+    database::{Database, State},
+    name::{DatabaseName, Id, InstanceName},
+    postgres::PostgresName,
+};
+
+/// A row of `databases` with the name of its instance.
+struct Record {
+    uid: Uuid,
+    instance_uid: Uuid,
+    project: String,
+    instance: String,
+    id: String,
+    revision: i64,
+    display_name: String,
+    labels: Json<BTreeMap<String, String>>,
+    annotations: Json<BTreeMap<String, String>>,
+    create_time: DateTime<Utc>,
+    update_time: DateTime<Utc>,
+    state: String,
+    postgresql_name: String,
+    owner: String,
+    encoding: String,
+    locale_provider: String,
+    locale: String,
+    connection_limit: i32,
+    deletion_protection: bool,
+    reconciling: bool,
+}
+
+/// One text of the columns for all the queries below.
+macro_rules! select_databases {
+    ($tail:literal $(, $argument:expr)* $(,)?) => {
+        sqlx::query_as!(
+            Record,
+            r#"select d.uid, d.instance_uid, i.project, i.id as instance, d.id, d.revision,
+                d.display_name, d.labels as "labels!: Json<BTreeMap<String, String>>",
+                d.annotations as "annotations!: Json<BTreeMap<String, String>>",
+                d.create_time, d.update_time, d.state, d.postgresql_name, d.owner, d.encoding,
+                d.locale_provider, d.locale, d.connection_limit, d.deletion_protection,
+                exists (select from operations o where o.target_uid = d.uid
+                    and o.end_time is null) as "reconciling!"
+            from databases d join instances i on i.uid = d.instance_uid "# + $tail
+            $(, $argument)*
+        )
+    };
+}
+
+/// What a new database is recorded with.
+#[derive(Clone, Debug)]
+pub struct NewDatabase {
+    /// Identity for ever.
+    pub uid: Uuid,
+    /// Identity of the instance.
+    pub instance_uid: Uuid,
+    /// Resource name.
+    pub name: DatabaseName,
+    /// Name for people.
+    pub display_name: String,
+    /// Labels of the user.
+    pub labels: BTreeMap<String, String>,
+    /// Notes of the user's tools.
+    pub annotations: BTreeMap<String, String>,
+    /// Name in PostgreSQL.
+    pub postgresql_name: PostgresName,
+    /// Role that owns it.
+    pub owner: PostgresName,
+    /// Character set encoding.
+    pub encoding: String,
+    /// Locale provider, empty for the instance's.
+    pub locale_provider: String,
+    /// Locale, empty for the instance's.
+    pub locale: String,
+    /// Most connections at once, 0 for no limit.
+    pub connection_limit: i32,
+    /// Refuses deletion without force.
+    pub deletion_protection: bool,
+}
+
+impl Store {
+    /// The database of that name.
+    ///
+    /// # Errors
+    /// DATABASE_NOT_FOUND; METADATA_UNAVAILABLE.
+    pub async fn database(&self, name: &DatabaseName) -> Result<Database> {
+        let record = select_databases!(
+            "where i.project = $1 and i.id = $2 and d.id = $3",
+            name.instance.project.as_str(),
+            name.instance.instance.as_str(),
+            name.database.as_str(),
+        )
+        .fetch_optional(&self.pool)
+        .named("databases.database")
+        .await?;
+        record.ok_or_else(|| not_found(name))?.database()
+    }
+
+    /// The database of that identity, if it is there.
+    ///
+    /// # Errors
+    /// METADATA_UNAVAILABLE.
+    pub async fn database_by_uid(&self, uid: Uuid) -> Result<Option<Database>> {
+        let record = select_databases!("where d.uid = $1", uid)
+            .fetch_optional(&self.pool)
+            .named("databases.database_by_uid")
+            .await?;
+        record.map(Record::database).transpose()
+    }
+
+    /// A part of an instance's databases, in order.
+    ///
+    /// # Errors
+    /// METADATA_UNAVAILABLE.
+    pub async fn databases(&self, instance: Uuid, slice: Slice<'_>) -> Result<Vec<Database>> {
+        let (time, id) = slice.after();
+        let column = slice.column();
+        let records = if slice.order.descending {
+            select_databases!(
+                "where d.instance_uid = $1
+                 and ($3::text is null or (case $2 when 'create_time' then d.create_time
+                    when 'update_time' then d.update_time else 'epoch' end, d.id)
+                    < ($4::timestamptz, $3))
+                 order by case $2 when 'create_time' then d.create_time
+                    when 'update_time' then d.update_time else 'epoch' end desc, d.id desc
+                 limit $5",
+                instance,
+                column,
+                id,
+                time,
+                slice.limit,
+            )
+            .fetch_all(&self.pool)
+            .named("databases.list")
+            .await
+        } else {
+            select_databases!(
+                "where d.instance_uid = $1
+                 and ($3::text is null or (case $2 when 'create_time' then d.create_time
+                    when 'update_time' then d.update_time else 'epoch' end, d.id)
+                    > ($4::timestamptz, $3))
+                 order by case $2 when 'create_time' then d.create_time
+                    when 'update_time' then d.update_time else 'epoch' end, d.id
+                 limit $5",
+                instance,
+                column,
+                id,
+                time,
+                slice.limit,
+            )
+            .fetch_all(&self.pool)
+            .named("databases.list")
+            .await
+        };
+        records?.into_iter().map(Record::database).collect()
+    }
+}
+
+impl Tx {
+    /// The database of that name, locked against every other change.
+    ///
+    /// # Errors
+    /// DATABASE_NOT_FOUND; METADATA_UNAVAILABLE.
+    pub async fn lock_database(&mut self, name: &DatabaseName) -> Result<Database> {
+        let record = select_databases!(
+            "where i.project = $1 and i.id = $2 and d.id = $3 for update of d",
+            name.instance.project.as_str(),
+            name.instance.instance.as_str(),
+            name.database.as_str(),
+        )
+        .fetch_optional(self.connection())
+        .named("databases.lock_database")
+        .await?;
+        record.ok_or_else(|| not_found(name))?.database()
+    }
+
+    /// The database of that identity, locked against every other change.
+    ///
+    /// # Errors
+    /// METADATA_UNAVAILABLE.
+    pub async fn lock_database_by_uid(&mut self, uid: Uuid) -> Result<Option<Database>> {
+        let record = select_databases!("where d.uid = $1 for update of d", uid)
+            .fetch_optional(self.connection())
+            .named("databases.lock_database_by_uid")
+            .await?;
+        record.map(Record::database).transpose()
+    }
+
+    /// How many databases an instance has.
+    ///
+    /// # Errors
+    /// METADATA_UNAVAILABLE.
+    pub async fn count_databases(&mut self, instance: Uuid) -> Result<i64> {
+        sqlx::query_scalar!(
+            r#"select count(*) as "count!" from databases where instance_uid = $1"#,
+            instance,
+        )
+        .fetch_one(self.connection())
+        .named("databases.count_databases")
+        .await
+    }
+
+    /// Records a new database, in state CREATING.
+    ///
+    /// # Errors
+    /// DATABASE_EXISTS; METADATA_UNAVAILABLE.
+    pub async fn insert_database(&mut self, new: &NewDatabase) -> Result<()> {
+        let inserted = sqlx::query!(
+            "insert into databases (uid, instance_uid, id, display_name, labels, annotations,
+                state, postgresql_name, owner, encoding, locale_provider, locale,
+                connection_limit, deletion_protection)
+             values ($1, $2, $3, $4, $5, $6, 'CREATING', $7, $8, $9, $10, $11, $12, $13)",
+            new.uid,
+            new.instance_uid,
+            new.name.database.as_str(),
+            new.display_name,
+            Json(&new.labels) as _,
+            Json(&new.annotations) as _,
+            new.postgresql_name.as_str(),
+            new.owner.as_str(),
+            new.encoding,
+            new.locale_provider,
+            new.locale,
+            new.connection_limit,
+            new.deletion_protection,
+        )
+        .execute(self.connection())
+        .raw("databases.insert_database")
+        .await;
+        let Err(error) = inserted else { return Ok(()) };
+        match broken_constraint(&error) {
+            Some(
+                "databases_instance_uid_id_key" | "databases_instance_uid_postgresql_name_key",
+            ) => {
+                let message = "a database of that id or PostgreSQL name exists";
+                Err(Error::new(Reason::DatabaseExists, message).with_resource(new.name.to_string()))
+            }
+            _ => Err(classify(error)),
+        }
+    }
+
+    /// Sets where a database stands.
+    ///
+    /// # Errors
+    /// METADATA_UNAVAILABLE.
+    pub async fn set_database_state(&mut self, uid: Uuid, state: State) -> Result<()> {
+        sqlx::query!(
+            "update databases set state = $2, revision = revision + 1, update_time = now()
+             where uid = $1",
+            uid,
+            state.as_str(),
+        )
+        .execute(self.connection())
+        .named("databases.set_database_state")
+        .await?;
+        Ok(())
+    }
+
+    /// Forgets a database and the role that was made for it.
+    ///
+    /// # Errors
+    /// METADATA_UNAVAILABLE.
+    pub async fn remove_database(&mut self, uid: Uuid) -> Result<()> {
+        sqlx::query!("delete from databases where uid = $1", uid)
+            .execute(self.connection())
+            .named("databases.remove_database")
+            .await?;
+        Ok(())
+    }
+}
+
+fn not_found(name: &DatabaseName) -> Error {
+    Error::new(Reason::DatabaseNotFound, "the database does not exist")
+        .with_resource(name.to_string())
+}
+
+impl Record {
+    fn database(self) -> Result<Database> {
+        let instance = InstanceName {
+            project: Id::parse(&self.project, "project")?,
+            instance: Id::parse(&self.instance, "instance")?,
+        };
+        Ok(Database {
+            name: DatabaseName {
+                instance,
+                database: Id::parse(&self.id, "database")?,
+            },
+            uid: self.uid,
+            instance_uid: self.instance_uid,
+            revision: self.revision,
+            labels: self.labels.0,
+            annotations: self.annotations.0,
+            display_name: self.display_name,
+            create_time: self.create_time,
+            update_time: self.update_time,
+            state: State::parse(&self.state)?,
+            reconciling: self.reconciling,
+            postgresql_name: PostgresName::parse(&self.postgresql_name, "postgresql_name")?,
+            owner: PostgresName::parse(&self.owner, "owner")?,
+            encoding: self.encoding,
+            locale_provider: self.locale_provider,
+            locale: self.locale,
+            connection_limit: self.connection_limit,
+            deletion_protection: self.deletion_protection,
+        })
+    }
+}

@@ -1,0 +1,507 @@
+//! Instances.
+
+use std::collections::BTreeMap;
+
+use chrono::{DateTime, Utc};
+use serde::Deserialize;
+use sqlx::types::Json;
+use uuid::Uuid;
+
+use super::{
+    Store, Tx,
+    fault::{Measured, broken_constraint, classify},
+};
+use crate::domain::{
+    Error, Reason, Result,
+    instance::{Condition, Instance, Server, State},
+    list::{Order, Place, SortBy},
+    name::{Id, InstanceName, ProjectName},
+};
+
+/// A row of `instances` with its servers.
+struct Record {
+    uid: Uuid,
+    project: String,
+    id: String,
+    revision: i64,
+    display_name: String,
+    labels: Json<BTreeMap<String, String>>,
+    annotations: Json<BTreeMap<String, String>>,
+    create_time: DateTime<Utc>,
+    update_time: DateTime<Utc>,
+    delete_time: Option<DateTime<Utc>>,
+    purge_time: Option<DateTime<Utc>>,
+    state: String,
+    wanted_version: String,
+    parameters: Json<BTreeMap<String, String>>,
+    pending_restart: Vec<String>,
+    ephemeral: bool,
+    deletion_protection: bool,
+    epoch: i64,
+    active_server: i32,
+    running: bool,
+    conditions: Json<Vec<Condition>>,
+    reconciling: bool,
+    servers: Json<Vec<ServerRecord>>,
+}
+
+#[derive(Deserialize)]
+struct ServerRecord {
+    uid: Uuid,
+    number: i32,
+    provider: String,
+    version: String,
+    host: Uuid,
+    port: Option<u16>,
+    system_identifier: Option<String>,
+    started: bool,
+}
+
+/// One text of the columns for all the queries below.
+macro_rules! select_instances {
+    ($tail:literal $(, $argument:expr)* $(,)?) => {
+        sqlx::query_as!(
+            Record,
+            r#"select i.uid, i.project, i.id, i.revision, i.display_name,
+                i.labels as "labels!: Json<BTreeMap<String, String>>",
+                i.annotations as "annotations!: Json<BTreeMap<String, String>>",
+                i.create_time, i.update_time, i.delete_time, i.purge_time, i.state,
+                i.wanted_version, i.parameters as "parameters!: Json<BTreeMap<String, String>>",
+                i.pending_restart, i.ephemeral, i.deletion_protection, i.epoch,
+                i.active_server, i.running, i.conditions as "conditions!: Json<Vec<Condition>>",
+                exists (select from operations o where o.target_uid = i.uid
+                    and o.end_time is null) as "reconciling!",
+                (select coalesce(jsonb_agg(jsonb_build_object('uid', s.uid, 'number', s.number,
+                    'provider', s.provider, 'version', s.version, 'host', s.host,
+                    'port', s.port, 'system_identifier', s.system_identifier,
+                    'started', s.started) order by s.number), '[]')
+                    from servers s where s.instance_uid = i.uid)
+                    as "servers!: Json<Vec<ServerRecord>>"
+            from instances i "# + $tail
+            $(, $argument)*
+        )
+    };
+}
+
+/// What a new instance is recorded with.
+#[derive(Clone, Debug)]
+pub struct NewInstance {
+    /// Identity for ever.
+    pub uid: Uuid,
+    /// Resource name.
+    pub name: InstanceName,
+    /// Name for people.
+    pub display_name: String,
+    /// Labels of the user.
+    pub labels: BTreeMap<String, String>,
+    /// Notes of the user's tools.
+    pub annotations: BTreeMap<String, String>,
+    /// Version that was asked for, as text.
+    pub wanted_version: String,
+    /// PostgreSQL settings of the user.
+    pub parameters: BTreeMap<String, String>,
+    /// Careless of the disk.
+    pub ephemeral: bool,
+    /// Refuses deletion without force.
+    pub deletion_protection: bool,
+}
+
+/// Which part of a project's instances to read.
+#[derive(Clone, Copy, Debug)]
+pub struct Slice<'a> {
+    /// In which order.
+    pub order: Order,
+    /// After which one.
+    pub after: Option<&'a Place>,
+    /// How many at most.
+    pub limit: i64,
+    /// Also deleted ones.
+    pub show_deleted: bool,
+}
+
+impl Slice<'_> {
+    /// The name of the column sorted by before the id, empty for none.
+    pub(super) fn column(&self) -> &'static str {
+        match self.order.by {
+            SortBy::Id => "",
+            SortBy::CreateTime => "create_time",
+            SortBy::UpdateTime => "update_time",
+        }
+    }
+
+    /// Time and id of the place that the slice begins after.
+    pub(super) fn after(&self) -> (Option<DateTime<Utc>>, Option<&str>) {
+        (
+            self.after.map(|place| place.time),
+            self.after.map(|place| place.id.as_str()),
+        )
+    }
+}
+
+impl Store {
+    /// The instance of that name.
+    ///
+    /// # Errors
+    /// INSTANCE_NOT_FOUND; METADATA_UNAVAILABLE.
+    pub async fn instance(&self, name: &InstanceName) -> Result<Instance> {
+        let record = select_instances!(
+            "where i.project = $1 and i.id = $2",
+            name.project.as_str(),
+            name.instance.as_str(),
+        )
+        .fetch_optional(&self.pool)
+        .named("instances.instance")
+        .await?;
+        record.ok_or_else(|| not_found(name))?.instance()
+    }
+
+    /// The instance of that identity, if it is there.
+    ///
+    /// # Errors
+    /// METADATA_UNAVAILABLE.
+    pub async fn instance_by_uid(&self, uid: Uuid) -> Result<Option<Instance>> {
+        let record = select_instances!("where i.uid = $1", uid)
+            .fetch_optional(&self.pool)
+            .named("instances.instance_by_uid")
+            .await?;
+        record.map(Record::instance).transpose()
+    }
+
+    /// A part of a project's instances, in order.
+    ///
+    /// # Errors
+    /// METADATA_UNAVAILABLE.
+    pub async fn instances(
+        &self,
+        project: &ProjectName,
+        slice: Slice<'_>,
+    ) -> Result<Vec<Instance>> {
+        let (time, id) = slice.after();
+        let (project, column) = (project.project.as_str(), slice.column());
+        let (limit, deleted) = (slice.limit, slice.show_deleted);
+        let records = if slice.order.descending {
+            select_instances!(
+                "where i.project = $1 and ($2 or i.delete_time is null)
+                 and ($4::text is null or (case $3 when 'create_time' then i.create_time
+                    when 'update_time' then i.update_time else 'epoch' end, i.id)
+                    < ($5::timestamptz, $4))
+                 order by case $3 when 'create_time' then i.create_time
+                    when 'update_time' then i.update_time else 'epoch' end desc, i.id desc
+                 limit $6",
+                project,
+                deleted,
+                column,
+                id,
+                time,
+                limit,
+            )
+            .fetch_all(&self.pool)
+            .named("instances.list")
+            .await
+        } else {
+            select_instances!(
+                "where i.project = $1 and ($2 or i.delete_time is null)
+                 and ($4::text is null or (case $3 when 'create_time' then i.create_time
+                    when 'update_time' then i.update_time else 'epoch' end, i.id)
+                    > ($5::timestamptz, $4))
+                 order by case $3 when 'create_time' then i.create_time
+                    when 'update_time' then i.update_time else 'epoch' end, i.id
+                 limit $6",
+                project,
+                deleted,
+                column,
+                id,
+                time,
+                limit,
+            )
+            .fetch_all(&self.pool)
+            .named("instances.list")
+            .await
+        };
+        records?.into_iter().map(Record::instance).collect()
+    }
+
+    /// The instances with their active server on this host, and meant to run.
+    ///
+    /// # Errors
+    /// METADATA_UNAVAILABLE.
+    pub async fn instances_on(&self, host: Uuid) -> Result<Vec<Instance>> {
+        let records = select_instances!(
+            "where i.running and i.delete_time is null and exists (select from servers s
+                where s.instance_uid = i.uid and s.number = i.active_server
+                and s.host = $1 and s.started)",
+            host
+        )
+        .fetch_all(&self.pool)
+        .named("instances.instances_on")
+        .await?;
+        records.into_iter().map(Record::instance).collect()
+    }
+
+    /// Deleted instances whose purge time has come and that nothing works on.
+    ///
+    /// # Errors
+    /// METADATA_UNAVAILABLE.
+    pub async fn instances_to_purge(&self) -> Result<Vec<Instance>> {
+        let records = select_instances!(
+            "where i.purge_time <= now() and not exists (select from operations o
+                where o.target_uid = i.uid and o.end_time is null) limit 100"
+        )
+        .fetch_all(&self.pool)
+        .named("instances.instances_to_purge")
+        .await?;
+        records.into_iter().map(Record::instance).collect()
+    }
+}
+
+impl Tx {
+    /// Whether the project exists; it cannot go before the transaction ends.
+    ///
+    /// # Errors
+    /// PROJECT_NOT_FOUND; METADATA_UNAVAILABLE.
+    pub async fn hold_project(&mut self, project: &Id) -> Result<()> {
+        let found = sqlx::query!(
+            "select id from projects where id = $1 for key share",
+            project.as_str()
+        )
+        .fetch_optional(self.connection())
+        .named("instances.hold_project")
+        .await?;
+        found.map(|_| ()).ok_or_else(|| {
+            Error::new(
+                Reason::ProjectNotFound,
+                format!("project `{project}` does not exist"),
+            )
+        })
+    }
+
+    /// The instance of that name, locked against every other change.
+    ///
+    /// # Errors
+    /// INSTANCE_NOT_FOUND; METADATA_UNAVAILABLE.
+    pub async fn lock_instance(&mut self, name: &InstanceName) -> Result<Instance> {
+        let record = select_instances!(
+            "where i.project = $1 and i.id = $2 for update of i",
+            name.project.as_str(),
+            name.instance.as_str(),
+        )
+        .fetch_optional(self.connection())
+        .named("instances.lock_instance")
+        .await?;
+        record.ok_or_else(|| not_found(name))?.instance()
+    }
+
+    /// The instance of that name, held as it is for work on a child.
+    ///
+    /// # Errors
+    /// INSTANCE_NOT_FOUND; METADATA_UNAVAILABLE.
+    pub async fn hold_instance(&mut self, name: &InstanceName) -> Result<Instance> {
+        let record = select_instances!(
+            "where i.project = $1 and i.id = $2 for share of i",
+            name.project.as_str(),
+            name.instance.as_str(),
+        )
+        .fetch_optional(self.connection())
+        .named("instances.hold_instance")
+        .await?;
+        record.ok_or_else(|| not_found(name))?.instance()
+    }
+
+    /// The instance of that identity, locked against every other change.
+    ///
+    /// # Errors
+    /// METADATA_UNAVAILABLE.
+    pub async fn lock_instance_by_uid(&mut self, uid: Uuid) -> Result<Option<Instance>> {
+        let record = select_instances!("where i.uid = $1 for update of i", uid)
+            .fetch_optional(self.connection())
+            .named("instances.lock_instance_by_uid")
+            .await?;
+        record.map(Record::instance).transpose()
+    }
+
+    /// Records a new instance, in state CREATING.
+    ///
+    /// # Errors
+    /// INSTANCE_EXISTS; METADATA_UNAVAILABLE.
+    pub async fn insert_instance(&mut self, new: &NewInstance) -> Result<()> {
+        let inserted = sqlx::query!(
+            "insert into instances (uid, project, id, display_name, labels, annotations, state,
+                wanted_version, parameters, ephemeral, deletion_protection)
+             values ($1, $2, $3, $4, $5, $6, 'CREATING', $7, $8, $9, $10)",
+            new.uid,
+            new.name.project.as_str(),
+            new.name.instance.as_str(),
+            new.display_name,
+            Json(&new.labels) as _,
+            Json(&new.annotations) as _,
+            new.wanted_version,
+            Json(&new.parameters) as _,
+            new.ephemeral,
+            new.deletion_protection,
+        )
+        .execute(self.connection())
+        .raw("instances.insert_instance")
+        .await;
+        match inserted {
+            Ok(_) => Ok(()),
+            Err(error) if broken_constraint(&error) == Some("instances_project_id_key") => {
+                let message = "an instance of that id exists, or was deleted and is not purged yet";
+                Err(Error::new(Reason::InstanceExists, message).with_resource(new.name.to_string()))
+            }
+            Err(error) => Err(classify(error)),
+        }
+    }
+
+    /// Sets where an instance stands and whether its server is meant to run.
+    ///
+    /// # Errors
+    /// METADATA_UNAVAILABLE.
+    pub async fn set_instance_state(
+        &mut self,
+        uid: Uuid,
+        state: State,
+        running: bool,
+    ) -> Result<()> {
+        sqlx::query!(
+            "update instances set state = $2, running = $3, revision = revision + 1,
+                update_time = now() where uid = $1",
+            uid,
+            state.as_str(),
+            running,
+        )
+        .execute(self.connection())
+        .named("instances.set_instance_state")
+        .await?;
+        Ok(())
+    }
+
+    /// Marks an instance deleted, to be purged after `seconds`.
+    ///
+    /// # Errors
+    /// METADATA_UNAVAILABLE.
+    pub async fn mark_instance_deleted(&mut self, uid: Uuid, seconds: f64) -> Result<()> {
+        sqlx::query!(
+            "update instances set state = 'DELETED', running = false, delete_time = now(),
+                purge_time = now() + make_interval(secs => $2), revision = revision + 1,
+                update_time = now() where uid = $1",
+            uid,
+            seconds,
+        )
+        .execute(self.connection())
+        .named("instances.mark_instance_deleted")
+        .await?;
+        Ok(())
+    }
+
+    /// Takes the mark of deletion away.
+    ///
+    /// # Errors
+    /// METADATA_UNAVAILABLE.
+    pub async fn mark_instance_undeleted(&mut self, uid: Uuid) -> Result<()> {
+        sqlx::query!(
+            "update instances set state = 'STARTING', running = true, delete_time = null,
+                purge_time = null, revision = revision + 1, update_time = now() where uid = $1",
+            uid,
+        )
+        .execute(self.connection())
+        .named("instances.mark_instance_undeleted")
+        .await?;
+        Ok(())
+    }
+
+    /// Forgets an instance with all that belongs to it; its id and port are free.
+    ///
+    /// # Errors
+    /// METADATA_UNAVAILABLE.
+    pub async fn remove_instance(&mut self, uid: Uuid) -> Result<()> {
+        sqlx::query!("delete from instances where uid = $1", uid)
+            .execute(self.connection())
+            .named("instances.remove_instance")
+            .await?;
+        Ok(())
+    }
+
+    /// Puts a condition in the place of the former one of its type, at the
+    /// database's time.
+    ///
+    /// # Errors
+    /// METADATA_UNAVAILABLE.
+    pub async fn set_instance_condition(&mut self, uid: Uuid, condition: &Condition) -> Result<()> {
+        sqlx::query!(
+            "update instances set revision = revision + 1, update_time = now(), conditions =
+                (select coalesce(jsonb_agg(c), '[]') from jsonb_array_elements(conditions) c
+                    where c ->> 'type' <> $2)
+                || jsonb_build_array($3::jsonb || jsonb_build_object('time', now()))
+             where uid = $1",
+            uid,
+            condition.kind,
+            Json(condition) as _,
+        )
+        .execute(self.connection())
+        .named("instances.set_instance_condition")
+        .await?;
+        Ok(())
+    }
+}
+
+fn not_found(name: &InstanceName) -> Error {
+    Error::new(Reason::InstanceNotFound, "the instance does not exist")
+        .with_resource(name.to_string())
+}
+
+impl Record {
+    fn instance(self) -> Result<Instance> {
+        Ok(Instance {
+            name: InstanceName {
+                project: Id::parse(&self.project, "project")?,
+                instance: Id::parse(&self.id, "instance")?,
+            },
+            uid: self.uid,
+            revision: self.revision,
+            labels: self.labels.0,
+            annotations: self.annotations.0,
+            display_name: self.display_name,
+            create_time: self.create_time,
+            update_time: self.update_time,
+            delete_time: self.delete_time,
+            purge_time: self.purge_time,
+            state: State::parse(&self.state)?,
+            reconciling: self.reconciling,
+            wanted: self.wanted_version.parse()?,
+            parameters: self.parameters.0,
+            pending_restart: self.pending_restart,
+            ephemeral: self.ephemeral,
+            deletion_protection: self.deletion_protection,
+            epoch: self.epoch,
+            active_server: self.active_server,
+            servers: self
+                .servers
+                .0
+                .into_iter()
+                .map(ServerRecord::server)
+                .collect::<Result<_>>()?,
+            endpoint: None,
+            running: self.running,
+            conditions: self.conditions.0,
+        })
+    }
+}
+
+impl ServerRecord {
+    fn server(self) -> Result<Server> {
+        let identifier = self.system_identifier.map(|text| {
+            text.parse()
+                .map_err(|_| Error::internal(format!("system identifier {text}")))
+        });
+        Ok(Server {
+            uid: self.uid,
+            number: self.number,
+            provider: self.provider,
+            version: self.version.parse()?,
+            host: self.host,
+            port: self.port,
+            system_identifier: identifier.transpose()?,
+            started: self.started,
+        })
+    }
+}

@@ -1,0 +1,307 @@
+//! Leases on operations: who works on what, by the database's clock.
+
+use serde_json::Value;
+use sqlx::types::Json;
+use uuid::Uuid;
+
+use super::{Store, Tx, fault::Measured};
+use crate::domain::{
+    Error, Reason, Result,
+    operation::{Failure, Outcome, State},
+};
+
+/// An operation that a worker has claimed.
+#[derive(Clone, Debug)]
+pub struct Claim {
+    /// Its id.
+    pub id: Uuid,
+    /// Kind, which names the plan.
+    pub kind: String,
+    /// Resource that it works on, by name.
+    pub target: String,
+    /// Resource that it works on, by identity.
+    pub target_uid: Uuid,
+    /// The instance, for an operation on a child.
+    pub parent_uid: Option<Uuid>,
+    /// What the steps need to know.
+    pub parameters: Value,
+    /// Where it stands: RUNNING or UNDOING.
+    pub state: State,
+    /// Step that is next.
+    pub position: i32,
+    /// How often this step has been tried, this time included.
+    pub attempt: i32,
+    /// Fencing token: no other claim has had it.
+    pub token: i64,
+    /// Why it is being undone, if it is.
+    pub failure: Option<Failure>,
+}
+
+/// What a renewed lease answers.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Renewal {
+    /// The lease holds.
+    Held,
+    /// The lease holds, and the operation is to be cancelled.
+    CancelRequested,
+    /// The operation has ended under this very lease.
+    Ended,
+    /// Somebody else has it.
+    Lost,
+}
+
+/// What a worker can work on.
+#[derive(Clone, Debug)]
+pub struct Capability<'a> {
+    /// Identity of the worker.
+    pub worker: Uuid,
+    /// Host whose servers it can reach.
+    pub host: Uuid,
+    /// Kinds and plan versions that it knows, as `kind@version`.
+    pub plans: &'a [String],
+    /// Length of the lease in seconds.
+    pub lease_seconds: f64,
+}
+
+struct ClaimRow {
+    id: Uuid,
+    kind: String,
+    target: String,
+    target_uid: Uuid,
+    parent_uid: Option<Uuid>,
+    parameters: Value,
+    state: String,
+    position: i32,
+    attempt: i32,
+    token: i64,
+    failure: Option<Json<Failure>>,
+}
+
+impl Store {
+    /// Claims the operation that has been due the longest, if one is.
+    ///
+    /// # Errors
+    /// METADATA_UNAVAILABLE.
+    pub async fn claim_operation(&self, by: &Capability<'_>) -> Result<Option<Claim>> {
+        let row = sqlx::query_as!(
+            ClaimRow,
+            r#"update operations o set worker = $1, token = token + 1, attempt = attempt + 1,
+                lease_until = now() + make_interval(secs => $4),
+                state = case when state = 'PENDING' then 'RUNNING' else state end
+             where id = (select id from operations
+                where end_time is null and run_time <= now()
+                and (lease_until is null or lease_until < now())
+                and (required_host is null or required_host = $2)
+                and kind || '@' || plan_version = any($3)
+                order by run_time for update skip locked limit 1)
+             returning id, kind, target, target_uid, parent_uid, parameters, state, position,
+                attempt, token, failure as "failure: Json<Failure>""#,
+            by.worker,
+            by.host,
+            by.plans,
+            by.lease_seconds,
+        )
+        .fetch_optional(&self.pool)
+        .named("lease.claim_operation")
+        .await?;
+        row.map(ClaimRow::claim).transpose()
+    }
+
+    /// Renews the lease of a claim.
+    ///
+    /// # Errors
+    /// METADATA_UNAVAILABLE.
+    pub async fn renew_lease(&self, id: Uuid, token: i64, seconds: f64) -> Result<Renewal> {
+        let row = sqlx::query!(
+            r#"update operations set lease_until = case when end_time is null
+                then now() + make_interval(secs => $3) end
+             where id = $1 and token = $2 and (worker is not null or end_time is not null)
+             returning cancel_requested, end_time is not null as "ended!""#,
+            id,
+            token,
+            seconds,
+        )
+        .fetch_optional(&self.pool)
+        .named("lease.renew_lease")
+        .await?;
+        Ok(match row {
+            None => Renewal::Lost,
+            Some(row) if row.ended => Renewal::Ended,
+            Some(row) if row.cancel_requested => Renewal::CancelRequested,
+            Some(_) => Renewal::Held,
+        })
+    }
+
+    /// Gives a claim back: the operation is due again after `seconds`.
+    ///
+    /// # Errors
+    /// METADATA_UNAVAILABLE.
+    pub async fn release_operation(
+        &self,
+        id: Uuid,
+        token: i64,
+        seconds: f64,
+        error: Option<&Failure>,
+    ) -> Result<()> {
+        sqlx::query!(
+            "update operations set lease_until = null, worker = null,
+                run_time = now() + make_interval(secs => $3),
+                last_error = coalesce($4, last_error)
+             where id = $1 and token = $2 and end_time is null",
+            id,
+            token,
+            seconds,
+            error.map(Json) as _,
+        )
+        .execute(&self.pool)
+        .named("lease.release_operation")
+        .await?;
+        Ok(())
+    }
+
+    /// Gives back everything that a worker of that identity held: it has died.
+    ///
+    /// # Errors
+    /// METADATA_UNAVAILABLE.
+    pub async fn release_worker(&self, worker: Uuid) -> Result<u64> {
+        let released = sqlx::query!(
+            "update operations set lease_until = null, worker = null
+             where worker = $1 and end_time is null",
+            worker,
+        )
+        .execute(&self.pool)
+        .named("lease.release_worker")
+        .await?;
+        Ok(released.rows_affected())
+    }
+
+    /// Seconds until the next operation that the worker could claim is due or its
+    /// lease runs out; none when there is none.
+    ///
+    /// # Errors
+    /// METADATA_UNAVAILABLE.
+    pub async fn next_due(&self, by: &Capability<'_>) -> Result<Option<f64>> {
+        sqlx::query_scalar!(
+            "select extract(epoch from min(greatest(run_time, lease_until)) - now())::float8
+             from operations where end_time is null
+             and (required_host is null or required_host = $1)
+             and kind || '@' || plan_version = any($2)",
+            by.host,
+            by.plans,
+        )
+        .fetch_one(&self.pool)
+        .named("lease.next_due")
+        .await
+    }
+}
+
+impl Tx {
+    /// Refuses when the claim is not the newest one. Held until the transaction ends.
+    ///
+    /// # Errors
+    /// RESOURCE_BUSY when another worker has taken over; METADATA_UNAVAILABLE.
+    pub async fn check_token(&mut self, id: Uuid, token: i64) -> Result<()> {
+        let held = sqlx::query!(
+            "select id from operations where id = $1 and token = $2 and end_time is null
+             for no key update",
+            id,
+            token,
+        )
+        .fetch_optional(self.connection())
+        .named("lease.check_token")
+        .await?;
+        held.map(|_| ()).ok_or_else(|| {
+            Error::new(
+                Reason::ResourceBusy,
+                "another worker has taken the operation over",
+            )
+        })
+    }
+
+    /// Moves an operation to another step, its first try still to come.
+    ///
+    /// # Errors
+    /// METADATA_UNAVAILABLE.
+    pub async fn move_operation(&mut self, id: Uuid, position: i32) -> Result<()> {
+        sqlx::query!(
+            "update operations set position = $2, attempt = 1, last_error = null where id = $1",
+            id,
+            position,
+        )
+        .execute(self.connection())
+        .named("lease.move_operation")
+        .await?;
+        self.tell_operation(id).await
+    }
+
+    /// Turns an operation round: from `position` on, its steps are taken back.
+    ///
+    /// # Errors
+    /// METADATA_UNAVAILABLE.
+    pub async fn undo_operation(&mut self, id: Uuid, position: i32, why: &Failure) -> Result<()> {
+        sqlx::query!(
+            "update operations set state = 'UNDOING', position = $2, attempt = 1, failure = $3
+             where id = $1",
+            id,
+            position,
+            Json(why) as _,
+        )
+        .execute(self.connection())
+        .named("lease.undo_operation")
+        .await?;
+        self.tell_operation(id).await
+    }
+
+    /// Ends an operation with what it answers.
+    ///
+    /// # Errors
+    /// METADATA_UNAVAILABLE.
+    pub async fn finish_operation(&mut self, id: Uuid, outcome: &Outcome) -> Result<()> {
+        sqlx::query!(
+            "update operations set state = 'SUCCEEDED', end_time = clock_timestamp(),
+                lease_until = null, worker = null, last_error = null, outcome = $2 where id = $1",
+            id,
+            Json(outcome) as _,
+        )
+        .execute(self.connection())
+        .named("lease.finish_operation")
+        .await?;
+        self.tell_operation(id).await
+    }
+
+    /// Ends an operation without success.
+    ///
+    /// # Errors
+    /// METADATA_UNAVAILABLE.
+    pub async fn fail_operation(&mut self, id: Uuid, state: State, why: &Failure) -> Result<()> {
+        sqlx::query!(
+            "update operations set state = $2, end_time = clock_timestamp(), lease_until = null,
+                worker = null, failure = $3 where id = $1",
+            id,
+            state.as_str(),
+            Json(why) as _,
+        )
+        .execute(self.connection())
+        .named("lease.fail_operation")
+        .await?;
+        self.tell_operation(id).await
+    }
+}
+
+impl ClaimRow {
+    fn claim(self) -> Result<Claim> {
+        Ok(Claim {
+            id: self.id,
+            kind: self.kind,
+            target: self.target,
+            target_uid: self.target_uid,
+            parent_uid: self.parent_uid,
+            parameters: self.parameters,
+            state: State::parse(&self.state)?,
+            position: self.position,
+            attempt: self.attempt,
+            token: self.token,
+            failure: self.failure.map(|failure| failure.0),
+        })
+    }
+}

@@ -1,0 +1,437 @@
+//! Operations: what is to be done, and how far it is.
+
+use chrono::{DateTime, Utc};
+use serde::Deserialize;
+use serde_json::Value;
+use sqlx::{postgres::PgListener, types::Json};
+use uuid::Uuid;
+
+use super::{
+    Store, Tx,
+    fault::{Measured, broken_constraint, classify},
+};
+use crate::domain::{
+    Error, Reason, Result,
+    list::Place,
+    name::{Id, OperationName},
+    operation::{Failure, Operation, Outcome, Stage, StageState, State},
+};
+
+/// Channel on which a changed operation's id is told.
+pub(super) const CHANNEL: &str = "howdah_operations";
+
+/// Hears of changed operations, of this process and of others.
+#[derive(Debug)]
+pub struct Changes(PgListener);
+
+impl Changes {
+    /// The next changed operation; none when the notification cannot be read.
+    ///
+    /// # Errors
+    /// METADATA_UNAVAILABLE: changes may have been missed.
+    pub async fn next(&mut self) -> Result<Option<Uuid>> {
+        let notification = self.0.recv().await.map_err(classify)?;
+        Ok(Uuid::try_parse(notification.payload()).ok())
+    }
+}
+
+impl Store {
+    /// Listens for changed operations, on a connection of its own.
+    ///
+    /// # Errors
+    /// METADATA_UNAVAILABLE.
+    pub async fn operation_changes(&self) -> Result<Changes> {
+        let mut listener = PgListener::connect_with(&self.pool)
+            .await
+            .map_err(classify)?;
+        listener.listen(CHANNEL).await.map_err(classify)?;
+        Ok(Changes(listener))
+    }
+}
+
+/// A row of `operations` with its stages.
+struct Record {
+    id: Uuid,
+    project: String,
+    target: String,
+    verb: String,
+    state: String,
+    attempt: i32,
+    cancellable: bool,
+    cancel_requested: bool,
+    last_error: Option<Json<Failure>>,
+    failure: Option<Json<Failure>>,
+    outcome: Option<Json<Outcome>>,
+    create_time: DateTime<Utc>,
+    end_time: Option<DateTime<Utc>>,
+    stages: Json<Vec<StageRecord>>,
+}
+
+#[derive(Deserialize)]
+struct StageRecord {
+    name: String,
+    title: String,
+    state: String,
+    start_time: Option<DateTime<Utc>>,
+    end_time: Option<DateTime<Utc>>,
+    progress_percent: i32,
+}
+
+/// One text of the columns for all the queries below.
+macro_rules! select_operations {
+    ($tail:literal $(, $argument:expr)* $(,)?) => {
+        sqlx::query_as!(
+            Record,
+            r#"select o.id, o.project, o.target, o.verb, o.state, o.attempt,
+                (o.cancellable and o.end_time is null and o.state <> 'UNDOING') as "cancellable!",
+                o.cancel_requested,
+                o.last_error as "last_error: Json<Failure>", o.failure as "failure: Json<Failure>",
+                o.outcome as "outcome: Json<Outcome>", o.create_time, o.end_time,
+                (select coalesce(jsonb_agg(jsonb_build_object('name', s.name, 'title', s.title,
+                    'state', s.state, 'start_time', s.start_time, 'end_time', s.end_time,
+                    'progress_percent', s.progress_percent) order by s.position), '[]')
+                    from operation_stages s where s.operation_id = o.id)
+                    as "stages!: Json<Vec<StageRecord>>"
+            from operations o "# + $tail
+            $(, $argument)*
+        )
+    };
+}
+
+/// What a new operation is recorded with.
+#[derive(Clone, Debug)]
+pub struct NewOperation {
+    /// Its id.
+    pub id: Uuid,
+    /// Project of the target.
+    pub project: Id,
+    /// Kind, which names the plan.
+    pub kind: &'static str,
+    /// Version of the plan.
+    pub plan_version: i32,
+    /// What it does, in lower case.
+    pub verb: &'static str,
+    /// Resource that it works on, by name.
+    pub target: String,
+    /// Resource that it works on, by identity.
+    pub target_uid: Uuid,
+    /// The instance, for an operation on a child.
+    pub parent_uid: Option<Uuid>,
+    /// Who asked for it.
+    pub principal: String,
+    /// What the steps need to know. Never a secret.
+    pub parameters: Value,
+    /// The host that must do it.
+    pub required_host: Option<Uuid>,
+    /// Whether every step can be taken back.
+    pub cancellable: bool,
+    /// Names and titles of the stages, in order.
+    pub stages: Vec<(&'static str, &'static str)>,
+}
+
+impl Store {
+    /// The operation of that name.
+    ///
+    /// # Errors
+    /// OPERATION_NOT_FOUND; METADATA_UNAVAILABLE.
+    pub async fn operation(&self, name: &OperationName) -> Result<Operation> {
+        let record = select_operations!(
+            "where o.id = $1 and o.project = $2 and not o.hidden",
+            name.operation,
+            name.project.as_str(),
+        )
+        .fetch_optional(&self.pool)
+        .named("operations.operation")
+        .await?;
+        record.ok_or_else(|| not_found(name))?.operation()
+    }
+
+    /// A project's operations, newest first, after `after`; only those that are done
+    /// or only those that are not, if `done` says so.
+    ///
+    /// # Errors
+    /// METADATA_UNAVAILABLE.
+    pub async fn operations(
+        &self,
+        project: &Id,
+        done: Option<bool>,
+        after: Option<&Place>,
+        limit: i64,
+    ) -> Result<Vec<Operation>> {
+        let time = after.map(|place| place.time);
+        let id = after.and_then(|place| Uuid::try_parse(&place.id).ok());
+        let records = select_operations!(
+            "where o.project = $1 and not o.hidden
+             and ($2::boolean is null or (o.end_time is not null) = $2)
+             and ($3::timestamptz is null or (o.create_time, o.id) < ($3, $4::uuid))
+             order by o.create_time desc, o.id desc limit $5",
+            project.as_str(),
+            done,
+            time,
+            id,
+            limit,
+        )
+        .fetch_all(&self.pool)
+        .named("operations.operations")
+        .await?;
+        records.into_iter().map(Record::operation).collect()
+    }
+
+    /// Asks for the cancellation of an operation that is under way, and answers
+    /// whether one was there to ask.
+    ///
+    /// # Errors
+    /// METADATA_UNAVAILABLE.
+    pub async fn request_cancel(&self, id: Uuid) -> Result<bool> {
+        let updated = sqlx::query!(
+            "with cancelled as (
+                update operations set cancel_requested = true, run_time = least(run_time, now())
+                where id = $1 and end_time is null and cancellable and state <> 'UNDOING' returning id)
+             select pg_notify($2, id::text) from cancelled",
+            id,
+            CHANNEL,
+        )
+        .fetch_all(&self.pool)
+        .named("operations.request_cancel")
+        .await?;
+        Ok(!updated.is_empty())
+    }
+
+    /// Hides a done operation, and answers whether it was done.
+    ///
+    /// # Errors
+    /// METADATA_UNAVAILABLE.
+    pub async fn hide_operation(&self, id: Uuid) -> Result<bool> {
+        let updated = sqlx::query!(
+            "update operations set hidden = true where id = $1 and end_time is not null",
+            id,
+        )
+        .execute(&self.pool)
+        .named("operations.hide_operation")
+        .await?;
+        Ok(updated.rows_affected() == 1)
+    }
+
+    /// Forgets operations that ended more than `seconds` ago and that no recorded
+    /// request leads to.
+    ///
+    /// # Errors
+    /// METADATA_UNAVAILABLE.
+    pub async fn forget_operations(&self, seconds: f64) -> Result<u64> {
+        let deleted = sqlx::query!(
+            "delete from operations o where end_time < now() - make_interval(secs => $1)
+             and not exists (select from requests r where r.operation_id = o.id)",
+            seconds,
+        )
+        .execute(&self.pool)
+        .named("operations.forget_operations")
+        .await?;
+        Ok(deleted.rows_affected())
+    }
+}
+
+impl Tx {
+    /// The operation of that id, hidden or not.
+    ///
+    /// # Errors
+    /// OPERATION_NOT_FOUND; METADATA_UNAVAILABLE.
+    pub async fn operation(&mut self, id: Uuid) -> Result<Operation> {
+        let record = select_operations!("where o.id = $1", id)
+            .fetch_optional(self.connection())
+            .named("operations.operation")
+            .await?;
+        let missing = || Error::new(Reason::OperationNotFound, "the operation does not exist");
+        record.ok_or_else(missing)?.operation()
+    }
+
+    /// Refuses when an operation works on the instance or on one of its children.
+    ///
+    /// # Errors
+    /// RESOURCE_BUSY; METADATA_UNAVAILABLE.
+    pub async fn refuse_busy_family(&mut self, instance: Uuid) -> Result<()> {
+        let busy = sqlx::query_scalar!(
+            "select target from operations
+             where (target_uid = $1 or parent_uid = $1) and end_time is null limit 1",
+            instance,
+        )
+        .fetch_optional(self.connection())
+        .named("operations.refuse_busy_family")
+        .await?;
+        busy.map_or(Ok(()), |target| Err(self::busy(&target)))
+    }
+
+    /// Ends what works on the instance or on one of its children without success:
+    /// nobody will go on with it.
+    ///
+    /// # Errors
+    /// METADATA_UNAVAILABLE.
+    pub async fn give_up_family(&mut self, instance: Uuid, why: &Failure) -> Result<()> {
+        sqlx::query!(
+            "with ended as (
+                update operations set state = 'FAILED', end_time = clock_timestamp(),
+                    lease_until = null, worker = null, failure = $2
+                where (target_uid = $1 or parent_uid = $1) and end_time is null returning id),
+             stages as (
+                update operation_stages s set state = 'FAILED', end_time = clock_timestamp()
+                from ended where s.operation_id = ended.id and s.state = 'RUNNING')
+             select pg_notify($3, id::text) from ended",
+            instance,
+            Json(why) as _,
+            CHANNEL,
+        )
+        .fetch_all(self.connection())
+        .named("operations.give_up_family")
+        .await?;
+        Ok(())
+    }
+
+    /// Refuses when an operation works on that very resource.
+    ///
+    /// # Errors
+    /// RESOURCE_BUSY; METADATA_UNAVAILABLE.
+    pub async fn refuse_busy(&mut self, uid: Uuid) -> Result<()> {
+        let busy = sqlx::query_scalar!(
+            "select target from operations where target_uid = $1 and end_time is null limit 1",
+            uid,
+        )
+        .fetch_optional(self.connection())
+        .named("operations.refuse_busy")
+        .await?;
+        busy.map_or(Ok(()), |target| Err(self::busy(&target)))
+    }
+
+    /// Records a new operation with all its stages and tells the workers.
+    ///
+    /// # Errors
+    /// RESOURCE_BUSY; METADATA_UNAVAILABLE.
+    pub async fn insert_operation(&mut self, new: &NewOperation) -> Result<()> {
+        let inserted = sqlx::query!(
+            "insert into operations (id, project, kind, plan_version, verb, target, target_uid,
+                parent_uid, principal, parameters, state, required_host, cancellable)
+             values ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, 'PENDING', $11, $12)",
+            new.id,
+            new.project.as_str(),
+            new.kind,
+            new.plan_version,
+            new.verb,
+            new.target,
+            new.target_uid,
+            new.parent_uid,
+            new.principal,
+            new.parameters,
+            new.required_host,
+            new.cancellable,
+        )
+        .execute(self.connection())
+        .raw("operations.insert_operation")
+        .await;
+        match inserted {
+            Ok(_) => {}
+            Err(error) if broken_constraint(&error) == Some("operations_one_active") => {
+                return Err(busy(&new.target));
+            }
+            Err(error) => return Err(classify(error)),
+        }
+        self.insert_stages(new.id, &new.stages).await?;
+        self.tell_operation(new.id).await
+    }
+
+    /// Records an operation that is done before it begins.
+    ///
+    /// # Errors
+    /// METADATA_UNAVAILABLE.
+    pub async fn insert_done_operation(
+        &mut self,
+        new: &NewOperation,
+        outcome: &Outcome,
+    ) -> Result<()> {
+        sqlx::query!(
+            "insert into operations (id, project, kind, plan_version, verb, target, target_uid,
+                parent_uid, principal, parameters, state, outcome, end_time, cancellable)
+             values ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, 'SUCCEEDED', $11, now(), false)",
+            new.id,
+            new.project.as_str(),
+            new.kind,
+            new.plan_version,
+            new.verb,
+            new.target,
+            new.target_uid,
+            new.parent_uid,
+            new.principal,
+            new.parameters,
+            Json(outcome) as _,
+        )
+        .execute(self.connection())
+        .named("operations.insert_done_operation")
+        .await?;
+        Ok(())
+    }
+
+    /// Tells everybody who listens, at commit, that an operation has changed.
+    ///
+    /// # Errors
+    /// METADATA_UNAVAILABLE.
+    pub async fn tell_operation(&mut self, id: Uuid) -> Result<()> {
+        sqlx::query!("select pg_notify($1, $2)", CHANNEL, id.to_string())
+            .fetch_all(self.connection())
+            .named("operations.tell_operation")
+            .await?;
+        Ok(())
+    }
+}
+
+fn busy(target: &str) -> Error {
+    Error::new(
+        Reason::ResourceBusy,
+        format!("another operation works on `{target}`"),
+    )
+    .with_resource(target)
+}
+
+fn not_found(name: &OperationName) -> Error {
+    Error::new(Reason::OperationNotFound, "the operation does not exist")
+        .with_resource(name.to_string())
+}
+
+impl Record {
+    fn operation(self) -> Result<Operation> {
+        let state = State::parse(&self.state)?;
+        let stages = self
+            .stages
+            .0
+            .into_iter()
+            .map(StageRecord::stage)
+            .collect::<Result<_>>()?;
+        Ok(Operation {
+            name: OperationName {
+                project: Id::parse(&self.project, "project")?,
+                operation: self.id,
+            },
+            target: self.target,
+            verb: self.verb,
+            state,
+            create_time: self.create_time,
+            end_time: self.end_time,
+            stages,
+            cancellable: self.cancellable,
+            cancel_requested: self.cancel_requested,
+            attempt: self.attempt,
+            last_error: self.last_error.map(|error| error.0),
+            outcome: self.outcome.map(|outcome| outcome.0),
+            failure: self.failure.map(|failure| failure.0),
+        })
+    }
+}
+
+impl StageRecord {
+    fn stage(self) -> Result<Stage> {
+        Ok(Stage {
+            name: self.name,
+            title: self.title,
+            state: StageState::parse(&self.state)?,
+            start_time: self.start_time,
+            end_time: self.end_time,
+            progress_percent: self.progress_percent,
+        })
+    }
+}

@@ -1,0 +1,82 @@
+//! Requests that were accepted, so that a replay finds its first operation.
+
+use uuid::Uuid;
+
+use super::{Store, Tx, fault::Measured};
+use crate::domain::{Error, Reason, Result};
+
+/// A mutation by which it can be known again.
+#[derive(Clone, Debug)]
+pub struct RequestKey {
+    /// Who sent it.
+    pub principal: String,
+    /// Full method name.
+    pub method: String,
+    /// The caller's id of the request.
+    pub request_id: Uuid,
+    /// Hash of its content.
+    pub fingerprint: Vec<u8>,
+}
+
+impl Tx {
+    /// Records that this request has led to `operation`, or answers the operation
+    /// that it led to before. A request that is being accepted elsewhere at the same
+    /// time is waited for.
+    ///
+    /// # Errors
+    /// REQUEST_ID_REUSED when the id was used with other content;
+    /// METADATA_UNAVAILABLE.
+    pub async fn claim_request(
+        &mut self,
+        key: &RequestKey,
+        operation: Uuid,
+    ) -> Result<Option<Uuid>> {
+        let inserted = sqlx::query!(
+            "insert into requests (principal, method, request_id, fingerprint, operation_id)
+             values ($1, $2, $3, $4, $5) on conflict do nothing",
+            key.principal,
+            key.method,
+            key.request_id,
+            key.fingerprint,
+            operation,
+        )
+        .execute(self.connection())
+        .named("requests.claim_request")
+        .await?;
+        if inserted.rows_affected() == 1 {
+            return Ok(None);
+        }
+        let former = sqlx::query!(
+            "select fingerprint, operation_id from requests
+             where principal = $1 and method = $2 and request_id = $3",
+            key.principal,
+            key.method,
+            key.request_id,
+        )
+        .fetch_one(self.connection())
+        .named("requests.claim_request")
+        .await?;
+        if former.fingerprint != key.fingerprint {
+            let message = "the request id was used before with other content";
+            return Err(Error::new(Reason::RequestIdReused, message).with_field("request_id"));
+        }
+        Ok(Some(former.operation_id))
+    }
+}
+
+impl Store {
+    /// Forgets requests that are older than `seconds`.
+    ///
+    /// # Errors
+    /// METADATA_UNAVAILABLE.
+    pub async fn forget_requests(&self, seconds: f64) -> Result<u64> {
+        let deleted = sqlx::query!(
+            "delete from requests where create_time < now() - make_interval(secs => $1)",
+            seconds,
+        )
+        .execute(&self.pool)
+        .named("requests.forget_requests")
+        .await?;
+        Ok(deleted.rows_affected())
+    }
+}

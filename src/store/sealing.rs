@@ -1,0 +1,199 @@
+//! Sealing of values that must be given back in clear text: AES-256-GCM.
+//!
+//! Form of a sealed value: version byte 1, length and bytes of the key id, 12 bytes
+//! of nonce, ciphertext with its 16-byte tag. The row's identity is the additional
+//! data, so that sealed values cannot be swapped between rows.
+
+use std::sync::Arc;
+
+use aws_lc_rs::{
+    aead::{AES_256_GCM, Aad, NONCE_LEN, Nonce, RandomizedNonceKey},
+    digest::{SHA256, digest},
+};
+use base64::{Engine as _, engine::general_purpose::URL_SAFE_NO_PAD};
+use secrecy::{ExposeSecret, SecretSlice, SecretString};
+
+use super::{Store, fault::Measured};
+use crate::domain::{Error, Reason, Result};
+
+const FORM: u8 = 1;
+
+/// Length of a key in bytes.
+pub const KEY_BYTES: usize = 32;
+
+/// What is sealed to tell a wrong key at start.
+const CHECK: &str = "howdah";
+
+/// One key with its id, which is a part of its hash.
+struct Key {
+    id: String,
+    key: RandomizedNonceKey,
+}
+
+/// The keys: the first one seals, all of them open.
+#[derive(Clone)]
+pub struct Keyring(Arc<Vec<Key>>);
+
+impl std::fmt::Debug for Keyring {
+    fn fmt(&self, formatter: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let ids: Vec<&str> = self.0.iter().map(|key| key.id.as_str()).collect();
+        formatter.debug_tuple("Keyring").field(&ids).finish()
+    }
+}
+
+impl Keyring {
+    /// A ring of keys of [`KEY_BYTES`] bytes each, the sealing one first.
+    ///
+    /// # Errors
+    /// SECRET_KEY_INVALID for a key of another length, or without any key.
+    pub fn new(keys: &[SecretSlice<u8>]) -> Result<Self> {
+        let keys: Vec<Key> = keys.iter().map(key).collect::<Result<_>>()?;
+        if keys.is_empty() {
+            return Err(Error::new(
+                Reason::SecretKeyInvalid,
+                "no secret key is configured",
+            ));
+        }
+        Ok(Self(Arc::new(keys)))
+    }
+
+    /// Seals `secret` for the row that `identity` names.
+    ///
+    /// # Errors
+    /// INTERNAL when the cipher fails.
+    pub fn seal(&self, secret: &SecretString, identity: &str) -> Result<Vec<u8>> {
+        let failed = || Error::internal("sealing failed");
+        let key = self.0.first().ok_or_else(failed)?;
+        let mut text = secret.expose_secret().as_bytes().to_vec();
+        let aad = Aad::from(identity.as_bytes());
+        let nonce = key
+            .key
+            .seal_in_place_append_tag(aad, &mut text)
+            .map_err(|_| failed())?;
+        let mut sealed = vec![FORM, u8::try_from(key.id.len()).map_err(|_| failed())?];
+        sealed.extend_from_slice(key.id.as_bytes());
+        sealed.extend_from_slice(nonce.as_ref());
+        sealed.extend_from_slice(&text);
+        Ok(sealed)
+    }
+
+    /// Opens what was sealed for the same row.
+    ///
+    /// # Errors
+    /// SECRET_KEY_INVALID when its key is not in the ring or it is not intact.
+    pub fn open(&self, sealed: &[u8], identity: &str) -> Result<SecretString> {
+        let broken = || {
+            Error::new(
+                Reason::SecretKeyInvalid,
+                "a stored secret does not open with the keys given",
+            )
+            .with_context(format!("sealed value of {identity}"))
+        };
+        let (&[form, length], rest) = sealed.split_first_chunk::<2>().ok_or_else(broken)?;
+        let (id, rest) = rest
+            .split_at_checked(usize::from(length))
+            .ok_or_else(broken)?;
+        let (nonce, text) = rest.split_first_chunk::<NONCE_LEN>().ok_or_else(broken)?;
+        let key = self
+            .0
+            .iter()
+            .find(|key| key.id.as_bytes() == id)
+            .filter(|_| form == FORM);
+        let mut text = text.to_vec();
+        let aad = Aad::from(identity.as_bytes());
+        let key = key.ok_or_else(broken)?;
+        let opened = key.key.open_in_place(Nonce::from(nonce), aad, &mut text);
+        let opened = opened.map_err(|_| broken())?;
+        String::from_utf8(opened.to_vec())
+            .map(SecretString::from)
+            .map_err(|_| broken())
+    }
+
+    fn id(&self) -> &str {
+        self.0.first().map_or("", |key| key.id.as_str())
+    }
+}
+
+fn key(bytes: &SecretSlice<u8>) -> Result<Key> {
+    let bytes = bytes.expose_secret();
+    let key = RandomizedNonceKey::new(&AES_256_GCM, bytes).map_err(|_| {
+        let message = format!(
+            "a secret key has {} bytes instead of {KEY_BYTES}",
+            bytes.len()
+        );
+        Error::new(Reason::SecretKeyInvalid, message)
+    })?;
+    let hash = digest(&SHA256, &[b"howdah key id", bytes].concat());
+    let id = URL_SAFE_NO_PAD.encode(hash.as_ref().get(..6).unwrap_or_default());
+    Ok(Key { id, key })
+}
+
+impl Store {
+    /// Checks that every sealed value can be opened with `keys`, and records the
+    /// sealing key on its first use.
+    ///
+    /// # Errors
+    /// SECRET_KEY_INVALID when a key that sealed something is missing.
+    pub async fn check_keys(&self, keys: &Keyring) -> Result<()> {
+        let known = sqlx::query!("select key_id, check_value from sealing_keys")
+            .fetch_all(&self.pool)
+            .named("sealing.check_keys")
+            .await?;
+        for row in known {
+            keys.open(&row.check_value, &row.key_id)?;
+        }
+        let check = keys.seal(&SecretString::from(CHECK), keys.id())?;
+        sqlx::query!(
+            "insert into sealing_keys (key_id, check_value) values ($1, $2) on conflict do nothing",
+            keys.id(),
+            check,
+        )
+        .execute(&self.pool)
+        .named("sealing.check_keys")
+        .await?;
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn ring(bytes: &[u8]) -> Keyring {
+        let keys: Vec<SecretSlice<u8>> = bytes
+            .iter()
+            .map(|byte| SecretSlice::from(vec![*byte; KEY_BYTES]))
+            .collect();
+        Keyring::new(&keys).unwrap()
+    }
+
+    #[test]
+    fn opens_for_the_same_row_and_key_alone() {
+        let sealed = ring(&[1])
+            .seal(&SecretString::from("pass"), "row 1")
+            .unwrap();
+        assert_eq!(
+            ring(&[2, 1])
+                .open(&sealed, "row 1")
+                .unwrap()
+                .expose_secret(),
+            "pass"
+        );
+        assert!(ring(&[1]).open(&sealed, "row 2").is_err());
+        assert!(ring(&[2]).open(&sealed, "row 1").is_err());
+        for end in 0..sealed.len() {
+            assert!(ring(&[1]).open(&sealed[..end], "row 1").is_err());
+        }
+        assert!(!format!("{:?}", ring(&[1])).contains("[1, 1"));
+    }
+
+    #[test]
+    fn refuses_keys_of_another_length() {
+        let short = SecretSlice::from(vec![1u8; 31]);
+        assert_eq!(
+            Keyring::new(&[short]).unwrap_err().reason(),
+            Reason::SecretKeyInvalid
+        );
+        assert!(Keyring::new(&[]).is_err());
+    }
+}

@@ -1,0 +1,133 @@
+//! Servers of instances, and the ports reserved for them.
+
+use uuid::Uuid;
+
+use super::{Store, Tx, fault::Measured};
+use crate::domain::{Error, Reason, Result, version::Version};
+
+/// What a new server is recorded with.
+#[derive(Clone, Debug)]
+pub struct NewServer {
+    /// Identity for ever.
+    pub uid: Uuid,
+    /// Instance that it belongs to.
+    pub instance_uid: Uuid,
+    /// Number within the instance.
+    pub number: i32,
+    /// Provider that runs it.
+    pub provider: &'static str,
+    /// Version that it will run.
+    pub version: Version,
+    /// Host that it lives on.
+    pub host: Uuid,
+    /// TCP port, free on its host.
+    pub port: u16,
+    /// Password of `howdah_admin`, sealed.
+    pub admin_password: Vec<u8>,
+}
+
+impl Store {
+    /// The sealed password of `howdah_admin` on a server.
+    ///
+    /// # Errors
+    /// INSTANCE_NOT_FOUND when the server is gone; METADATA_UNAVAILABLE.
+    pub async fn admin_password(&self, server: Uuid) -> Result<Vec<u8>> {
+        let found =
+            sqlx::query_scalar!("select admin_password from servers where uid = $1", server)
+                .fetch_optional(&self.pool)
+                .named("servers.admin_password")
+                .await?;
+        found.ok_or_else(|| Error::new(Reason::InstanceNotFound, "the server does not exist"))
+    }
+}
+
+impl Tx {
+    /// Records a new server with its port, which [`Tx::lock_ports`] showed to be free.
+    ///
+    /// # Errors
+    /// METADATA_UNAVAILABLE.
+    pub async fn insert_server(&mut self, new: &NewServer) -> Result<()> {
+        sqlx::query!(
+            "insert into servers (uid, instance_uid, number, provider, version, host, port,
+                admin_password)
+             values ($1, $2, $3, $4, $5, $6, $7, $8)",
+            new.uid,
+            new.instance_uid,
+            new.number,
+            new.provider,
+            new.version.to_string(),
+            new.host,
+            i32::from(new.port),
+            new.admin_password,
+        )
+        .execute(self.connection())
+        .named("servers.insert_server")
+        .await?;
+        Ok(())
+    }
+
+    /// Ports that are reserved on a host. Until the transaction ends nobody else
+    /// reserves one there.
+    ///
+    /// # Errors
+    /// HOST_NOT_FOUND; METADATA_UNAVAILABLE.
+    pub async fn lock_ports(&mut self, host: Uuid) -> Result<Vec<u16>> {
+        sqlx::query!("select id from hosts where id = $1 for no key update", host)
+            .fetch_optional(self.connection())
+            .named("servers.lock_ports")
+            .await?
+            .ok_or_else(|| Error::new(Reason::HostNotFound, "the host is not known"))?;
+        let ports = sqlx::query_scalar!(
+            r#"select port as "port!" from servers where host = $1 and port is not null"#,
+            host,
+        )
+        .fetch_all(self.connection())
+        .named("servers.lock_ports")
+        .await?;
+        Ok(ports
+            .into_iter()
+            .filter_map(|port| u16::try_from(port).ok())
+            .collect())
+    }
+
+    /// Gives a server another port, which [`Tx::lock_ports`] showed to be free.
+    ///
+    /// # Errors
+    /// METADATA_UNAVAILABLE.
+    pub async fn set_port(&mut self, server: Uuid, port: u16) -> Result<()> {
+        let port = i32::from(port);
+        sqlx::query!("update servers set port = $2 where uid = $1", server, port)
+            .execute(self.connection())
+            .named("servers.set_port")
+            .await?;
+        Ok(())
+    }
+
+    /// Records the system identifier of a server that was initialised.
+    ///
+    /// # Errors
+    /// METADATA_UNAVAILABLE.
+    pub async fn set_system_identifier(&mut self, server: Uuid, identifier: u64) -> Result<()> {
+        sqlx::query!(
+            "update servers set system_identifier = $2 where uid = $1",
+            server,
+            identifier.to_string(),
+        )
+        .execute(self.connection())
+        .named("servers.set_system_identifier")
+        .await?;
+        Ok(())
+    }
+
+    /// Records that a server has been started once.
+    ///
+    /// # Errors
+    /// METADATA_UNAVAILABLE.
+    pub async fn mark_server_started(&mut self, server: Uuid) -> Result<()> {
+        sqlx::query!("update servers set started = true where uid = $1", server)
+            .execute(self.connection())
+            .named("servers.mark_server_started")
+            .await?;
+        Ok(())
+    }
+}

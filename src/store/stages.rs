@@ -1,0 +1,62 @@
+//! Stages of operations, as clients see them.
+
+use uuid::Uuid;
+
+use super::{Tx, fault::Measured};
+use crate::domain::{Result, operation::StageState};
+
+impl Tx {
+    /// Records the whole plan of an operation.
+    ///
+    /// # Errors
+    /// METADATA_UNAVAILABLE.
+    pub(super) async fn insert_stages(
+        &mut self,
+        operation: Uuid,
+        stages: &[(&'static str, &'static str)],
+    ) -> Result<()> {
+        let names: Vec<String> = stages.iter().map(|(name, _)| (*name).to_owned()).collect();
+        let titles: Vec<String> = stages
+            .iter()
+            .map(|(_, title)| (*title).to_owned())
+            .collect();
+        sqlx::query!(
+            "insert into operation_stages (operation_id, position, name, title)
+             select $1, (u.position - 1)::integer, u.name, u.title
+             from unnest($2::text[], $3::text[]) with ordinality as u (name, title, position)",
+            operation,
+            &names,
+            &titles,
+        )
+        .execute(self.connection())
+        .named("stages.insert_stages")
+        .await?;
+        Ok(())
+    }
+
+    /// Sets where a stage stands, with the times and the percentage that go with it.
+    ///
+    /// # Errors
+    /// METADATA_UNAVAILABLE.
+    pub async fn set_stage(
+        &mut self,
+        operation: Uuid,
+        position: i32,
+        state: StageState,
+    ) -> Result<()> {
+        sqlx::query!(
+            "update operation_stages set state = $3,
+                start_time = coalesce(start_time, clock_timestamp()),
+                end_time = case when $3 = 'RUNNING' then null else clock_timestamp() end,
+                progress_percent = case $3 when 'SUCCEEDED' then 100 else 0 end
+             where operation_id = $1 and position = $2",
+            operation,
+            position,
+            state.as_str(),
+        )
+        .execute(self.connection())
+        .named("stages.set_stage")
+        .await?;
+        Ok(())
+    }
+}

@@ -1,0 +1,142 @@
+//! Temporary subscriptions: what they made on a server, so that it can be swept.
+
+use uuid::Uuid;
+
+use super::{Store, fault::Measured};
+use crate::domain::Result;
+
+/// What a subscription makes on a server, recorded before it is made.
+#[derive(Clone, Debug)]
+pub struct Subscription {
+    /// Identity; part of the names of what it makes.
+    pub uid: Uuid,
+    /// Instance that it reads from.
+    pub instance_uid: Uuid,
+    /// Database in PostgreSQL.
+    pub database: String,
+    /// Publications that it makes.
+    pub publications: Vec<String>,
+    /// Its temporary slot.
+    pub slot: String,
+    /// Process id of its walsender, once known.
+    pub backend_pid: Option<i32>,
+}
+
+impl Store {
+    /// Records a subscription before it makes anything, for `seconds`.
+    ///
+    /// # Errors
+    /// METADATA_UNAVAILABLE.
+    pub async fn insert_subscription(
+        &self,
+        new: &Subscription,
+        worker: Uuid,
+        seconds: f64,
+    ) -> Result<()> {
+        sqlx::query!(
+            "insert into subscriptions (uid, instance_uid, database, publications, slot, worker,
+                lease_until)
+             values ($1, $2, $3, $4, $5, $6, now() + make_interval(secs => $7))",
+            new.uid,
+            new.instance_uid,
+            new.database,
+            &new.publications,
+            new.slot,
+            worker,
+            seconds,
+        )
+        .execute(&self.pool)
+        .named("subscriptions.insert_subscription")
+        .await?;
+        Ok(())
+    }
+
+    /// Records the process id of the walsender that makes the slot.
+    ///
+    /// # Errors
+    /// METADATA_UNAVAILABLE.
+    pub async fn set_subscription_backend(&self, uid: Uuid, pid: i32) -> Result<()> {
+        sqlx::query!(
+            "update subscriptions set backend_pid = $2 where uid = $1",
+            uid,
+            pid
+        )
+        .execute(&self.pool)
+        .named("subscriptions.set_subscription_backend")
+        .await?;
+        Ok(())
+    }
+
+    /// Keeps the subscriptions of a living process from being swept.
+    ///
+    /// # Errors
+    /// METADATA_UNAVAILABLE.
+    pub async fn renew_subscriptions(&self, uids: &[Uuid], seconds: f64) -> Result<()> {
+        sqlx::query!(
+            "update subscriptions set lease_until = now() + make_interval(secs => $2)
+             where uid = any($1)",
+            uids,
+            seconds,
+        )
+        .execute(&self.pool)
+        .named("subscriptions.renew_subscriptions")
+        .await?;
+        Ok(())
+    }
+
+    /// Lets the subscriptions of a process that has died be swept at once.
+    ///
+    /// # Errors
+    /// METADATA_UNAVAILABLE.
+    pub async fn expire_subscriptions(&self, worker: Uuid) -> Result<()> {
+        sqlx::query!(
+            "update subscriptions set lease_until = now() where worker = $1",
+            worker
+        )
+        .execute(&self.pool)
+        .named("subscriptions.expire_subscriptions")
+        .await?;
+        Ok(())
+    }
+
+    /// Takes over subscriptions whose process is gone, for `seconds`, to sweep them.
+    /// Only those on servers of `host`.
+    ///
+    /// # Errors
+    /// METADATA_UNAVAILABLE.
+    pub async fn claim_stale_subscriptions(
+        &self,
+        host: Uuid,
+        worker: Uuid,
+        seconds: f64,
+    ) -> Result<Vec<Subscription>> {
+        sqlx::query_as!(
+            Subscription,
+            "update subscriptions set worker = $2, lease_until = now() + make_interval(secs => $3)
+             where uid in (select u.uid from subscriptions u
+                join instances i on i.uid = u.instance_uid
+                join servers s on s.instance_uid = i.uid and s.number = i.active_server
+                where u.lease_until < now() and s.host = $1 and i.state = 'READY'
+                limit 20 for update of u skip locked)
+             returning uid, instance_uid, database, publications, slot, backend_pid",
+            host,
+            worker,
+            seconds,
+        )
+        .fetch_all(&self.pool)
+        .named("subscriptions.claim_stale_subscriptions")
+        .await
+    }
+
+    /// Forgets a subscription: nothing of it is left on the server.
+    ///
+    /// # Errors
+    /// METADATA_UNAVAILABLE.
+    pub async fn remove_subscription(&self, uid: Uuid) -> Result<()> {
+        sqlx::query!("delete from subscriptions where uid = $1", uid)
+            .execute(&self.pool)
+            .named("subscriptions.remove_subscription")
+            .await?;
+        Ok(())
+    }
+}

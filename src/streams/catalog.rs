@@ -1,0 +1,80 @@
+//! SQL on the server of a stream, beside the stream.
+
+use std::time::Duration;
+
+use tokio_postgres::{Row, types::ToSql};
+
+use super::Source;
+use crate::pg::{self, Client, Login, Target};
+
+/// Longest wait for a connection.
+const CONNECT_LIMIT: Duration = Duration::from_secs(10);
+
+/// What a database or role may have set must neither end our looks nor change them.
+const SETTINGS: &str = "set search_path = pg_catalog; set idle_session_timeout = 0;
+    set statement_timeout = '30s'; set default_transaction_read_only = off";
+
+/// A connection that is made anew when it was lost.
+#[derive(Debug)]
+pub(super) struct Catalog {
+    target: Target,
+    login: Login,
+    name: String,
+    client: Option<Client>,
+}
+
+impl Catalog {
+    /// Connects under the name of the slot: by it the sweep finds what is left of a
+    /// subscription on the server.
+    pub(super) async fn connect(source: &Source) -> Result<Self, pg::Error> {
+        let mut catalog = Self {
+            target: source.target.clone(),
+            login: source.login.clone(),
+            name: source.slot.clone(),
+            client: None,
+        };
+        catalog.client().await?;
+        Ok(catalog)
+    }
+
+    /// The connection, as far as is known a living one.
+    pub(super) async fn client(&mut self) -> Result<&Client, pg::Error> {
+        let client = match self.client.take().filter(|client| !client.is_closed()) {
+            Some(client) => client,
+            None => {
+                let (target, login) = (&self.target, &self.login);
+                let client =
+                    pg::client::connect_as(target, login, &self.name, CONNECT_LIMIT).await?;
+                client.batch_execute(SETTINGS).await?;
+                client
+            }
+        };
+        Ok(self.client.insert(client))
+    }
+
+    /// Runs a query, and once more if the connection turns out to be lost.
+    pub(super) async fn query(
+        &mut self,
+        sql: &str,
+        parameters: &[&(dyn ToSql + Sync)],
+    ) -> Result<Vec<Row>, pg::Error> {
+        let first = self.client().await?.query(sql, parameters).await;
+        match first.map_err(pg::Error::from) {
+            Err(error) if error.is_connection() => {
+                self.client = None;
+                Ok(self.client().await?.query(sql, parameters).await?)
+            }
+            ended => ended,
+        }
+    }
+
+    /// Runs statements in one transaction.
+    pub(super) async fn run(&mut self, statements: &str) -> Result<(), pg::Error> {
+        let ended = self.client().await?.batch_execute(statements).await;
+        if ended.is_err() {
+            // Otherwise the connection could stay in a failed transaction.
+            self.client = None;
+        }
+        Ok(ended?)
+    }
+}

@@ -1,0 +1,86 @@
+//! What the errors of a replication connection mean to a subscriber.
+
+use crate::{
+    domain::{Error, Reason},
+    pg,
+};
+
+/// Of a statement or command before the stream runs.
+pub(super) fn of_setup(error: pg::Error) -> Error {
+    let server = error
+        .server()
+        .map(|server| (server.code.clone(), server.message.clone()));
+    let (reason, message) = match server.as_ref().map(|(code, text)| (code.as_str(), text)) {
+        _ if error.is_connection() => (
+            Reason::ServerUnavailable,
+            "the instance's server is not available".to_owned(),
+        ),
+        Some(("3D000", _)) => (
+            Reason::DatabaseNotFound,
+            "the database does not exist on the server".to_owned(),
+        ),
+        Some(("53400" | "53300", _)) => (
+            Reason::SlotsExhausted,
+            "the server has no replication slot or walsender left".to_owned(),
+        ),
+        Some(("55000", text)) if text.contains("wal_level") => (
+            Reason::LogicalDecodingOff,
+            "the server's wal_level is not logical".to_owned(),
+        ),
+        Some(("55P03" | "57014", _)) => (
+            Reason::LockTimeout,
+            "a lock on the tables was not had in time".to_owned(),
+        ),
+        Some(("42501", text)) => (Reason::RightMissing, format!("PostgreSQL refused: {text}")),
+        Some((code, text)) => (
+            Reason::PostgresqlRefused,
+            format!("PostgreSQL refused: {text} (SQLSTATE {code})"),
+        ),
+        None => (
+            Reason::ServerUnavailable,
+            "the instance's server is not available".to_owned(),
+        ),
+    };
+    Error::new(reason, message).with_source(error)
+}
+
+/// Of a stream that was running.
+pub(super) fn of_stream(error: pg::Error) -> Error {
+    let (reason, message) = match &error {
+        pg::Error::Shutdown => (
+            Reason::ServerStopping,
+            "the instance's server is shutting down".to_owned(),
+        ),
+        pg::Error::Server(server) if server.code == "57P03" => (
+            Reason::ServerStopping,
+            "the instance's server is shutting down".to_owned(),
+        ),
+        pg::Error::TooLarge { bytes, .. } => (
+            Reason::ChangeTooLarge,
+            format!("a change takes {bytes} bytes, more than a message can hold"),
+        ),
+        // 42704: undefined object, in any language.
+        pg::Error::Server(server)
+            if server.code == "42704" || server.message.contains("publication") =>
+        {
+            (
+                Reason::PublicationLost,
+                format!("PostgreSQL ended the stream: {}", server.message),
+            )
+        }
+        pg::Error::Server(server) => (
+            Reason::StreamLost,
+            format!("PostgreSQL ended the stream: {}", server.message),
+        ),
+        _ => (
+            Reason::StreamLost,
+            "the connection to the server was lost".to_owned(),
+        ),
+    };
+    Error::new(reason, message).with_source(error)
+}
+
+/// Of a message that cannot be what PostgreSQL sends.
+pub(super) fn malformed(what: impl std::fmt::Display) -> Error {
+    Error::internal(format!("logical decoding message: {what}"))
+}

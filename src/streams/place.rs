@@ -1,0 +1,43 @@
+//! Where a stream stands, for its tokens.
+
+use uuid::Uuid;
+
+use crate::pg::Lsn;
+
+/// Everything whose record starts below `lsn`, and the first `events` events of the
+/// transaction whose commit record starts there. Events are rows, truncates and
+/// transactional messages, before filters of the request. A place only rises.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) struct Place {
+    pub(super) lsn: Lsn,
+    pub(super) events: u64,
+}
+
+impl Place {
+    /// Between transactions.
+    pub(super) fn at(lsn: Lsn) -> Self {
+        Self { lsn, events: 0 }
+    }
+
+    /// The token of this place in the stream `uid`: 32 bytes.
+    pub(super) fn token(self, uid: Uuid) -> Vec<u8> {
+        let mut token = Vec::with_capacity(32);
+        token.extend_from_slice(uid.as_bytes());
+        token.extend_from_slice(&self.lsn.get().to_be_bytes());
+        token.extend_from_slice(&self.events.to_be_bytes());
+        token
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn places_follow_the_stream() {
+        let end = Place::at(Lsn::new(10));
+        let inside = Place { events: 1, ..end };
+        assert!(end < inside && inside < Place::at(Lsn::new(11)));
+        assert_eq!(end.token(Uuid::nil()).len(), 32);
+    }
+}

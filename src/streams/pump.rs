@@ -1,0 +1,352 @@
+//! From segments of the log to batches.
+
+use std::time::Duration;
+
+use tokio::time::{Instant, sleep_until};
+
+use super::{
+    Request, Source,
+    batch::Batch,
+    catalog::Catalog,
+    encode, fault,
+    feed::Output,
+    place::Place,
+    relation::{Known, Relations},
+};
+use crate::{
+    domain::{Error, Reason, Result},
+    pb::v1::{ChangeBatch, RowChange, ServerPosition, Truncate, change::Event},
+    pg::{
+        Lsn, ServerError,
+        pgoutput::{self, Begin, Commit, Decoder, LogicalMessage, Message},
+        replication::{Item, ReplicationStream, Segment},
+    },
+};
+
+/// How long more changes are waited for once the log has run dry, before what there
+/// is is sent. Small DATA frames in great number would make HTTP/2 peers hang up.
+const LINGER: Duration = Duration::from_millis(2);
+
+/// How long a change may wait for its batch to fill while the log flows slowly.
+const OLDEST: Duration = Duration::from_millis(10);
+
+/// A subscription that runs.
+pub(super) struct Pump<'a> {
+    stream: ReplicationStream,
+    catalog: Catalog,
+    relations: Relations,
+    decoder: Decoder,
+    batch: Batch,
+    out: Output,
+    source: &'a Source,
+    heartbeat: Duration,
+    /// When the subscriber is to hear something at the latest.
+    due: Instant,
+    /// When the oldest change of the batch came.
+    oldest: Option<Instant>,
+    transaction: Option<Transaction>,
+    wal_end: Lsn,
+    /// Up to where everything is sent, or in the batch.
+    place: Place,
+}
+
+/// A transaction that is being read.
+struct Transaction {
+    begin: Begin,
+    /// Whether its begin was sent: it is with its first event.
+    open: bool,
+    origin: String,
+    events: u64,
+}
+
+impl<'a> Pump<'a> {
+    /// Over a stream from a slot that was made at `consistent_point`.
+    pub(super) fn new(
+        (stream, consistent_point): (ReplicationStream, Lsn),
+        catalog: Catalog,
+        relations: Relations,
+        request: &Request,
+        source: &'a Source,
+        out: Output,
+    ) -> Self {
+        Self {
+            stream,
+            catalog,
+            relations,
+            decoder: Decoder::new(),
+            batch: Batch::new(request.max_batch_bytes),
+            out,
+            source,
+            heartbeat: request.heartbeat,
+            due: Instant::now(),
+            oldest: None,
+            transaction: None,
+            wal_end: consistent_point,
+            place: Place::at(consistent_point),
+        }
+    }
+
+    /// Pumps until the stream ends or the subscriber is gone. The first batch is
+    /// empty: it says that the slot is made.
+    pub(super) async fn run(mut self) -> Result<()> {
+        self.send(ChangeBatch::default()).await?;
+        let ended = self.follow().await;
+        // What came before the end is as good as without it.
+        self.flush().await?;
+        ended
+    }
+
+    async fn follow(&mut self) -> Result<()> {
+        loop {
+            let oldest = self.oldest.map(|at| at + OLDEST);
+            let wake = oldest.map_or(self.due, |at| at.min(Instant::now() + LINGER));
+            // Safe to cancel: a segment is taken whole or not at all.
+            let next = tokio::select! {
+                biased;
+                next = self.stream.next() => Some(next),
+                () = sleep_until(wake) => None,
+            };
+            let dry = next.is_none();
+            if let Some(next) = next {
+                self.take(segment(next)?).await?;
+            }
+            self.attend(dry).await?;
+        }
+    }
+
+    /// Sends what is due.
+    async fn attend(&mut self, dry: bool) -> Result<()> {
+        let now = Instant::now();
+        if self.batch.is_empty() {
+            self.oldest = None;
+            if now >= self.due {
+                self.send(ChangeBatch::default()).await?;
+            }
+        } else if dry || now >= *self.oldest.get_or_insert(now) + OLDEST {
+            self.flush().await?;
+        }
+        if self.batch.is_empty() {
+            // What was handed over is never asked for again: the slot is temporary.
+            self.stream.acknowledge(self.place.lsn);
+        }
+        Ok(())
+    }
+
+    async fn take(&mut self, segment: Segment) -> Result<()> {
+        for item in segment.items() {
+            match item {
+                Item::Data(data) => {
+                    self.wal_end = self.wal_end.max(data.lsn);
+                    let message = self.decoder.decode(data.payload);
+                    self.message(message.map_err(fault::malformed)?).await?;
+                }
+                Item::Keepalive { wal_end, .. } => {
+                    self.wal_end = self.wal_end.max(wal_end);
+                    if self.transaction.is_none() {
+                        self.reach(Place::at(wal_end));
+                    }
+                }
+                Item::Notice(notice) => harmless(&notice)?,
+            }
+        }
+        Ok(())
+    }
+
+    async fn message(&mut self, message: Message<'_>) -> Result<()> {
+        match message {
+            Message::Begin(begin) => self.begin(begin),
+            Message::Origin(origin) => {
+                if let Some(transaction) = &mut self.transaction {
+                    origin.name.clone_into(&mut transaction.origin);
+                }
+            }
+            Message::Commit(commit) => self.commit(&commit).await?,
+            Message::Relation(relation) => self.relations.learn(&relation),
+            Message::Insert(insert) => {
+                let row = |table: &Known| encode::insert(table, &insert.new);
+                self.row(insert.relation, row).await?;
+            }
+            Message::Update(update) => {
+                let row = |table: &Known| encode::update(table, update.old.as_ref(), &update.new);
+                self.row(update.relation, row).await?;
+            }
+            Message::Delete(delete) => {
+                let row = |table: &Known| encode::delete(table, &delete.old);
+                self.row(delete.relation, row).await?;
+            }
+            Message::Truncate(truncate) => self.truncate(&truncate).await?,
+            Message::Logical(message) => self.logical(&message).await?,
+            // Names of types; protocol 1 has no others.
+            _ => {}
+        }
+        Ok(())
+    }
+
+    fn begin(&mut self, begin: Begin) {
+        self.transaction = Some(Transaction {
+            begin,
+            open: false,
+            origin: String::new(),
+            events: 0,
+        });
+    }
+
+    async fn commit(&mut self, commit: &Commit) -> Result<()> {
+        let ended = self.transaction.take();
+        if let Some(Transaction { begin, origin, .. }) = ended.filter(|ended| ended.open) {
+            let event = Event::Commit(encode::commit(begin.xid, commit, origin));
+            self.add(event, 0).await?;
+        }
+        self.reach(Place::at(commit.end_lsn));
+        Ok(())
+    }
+
+    async fn row(&mut self, oid: u32, row: impl FnOnce(&Known) -> RowChange) -> Result<()> {
+        if !self.relations.wants(oid) {
+            return self.pass();
+        }
+        self.tell(oid).await?;
+        let event = Event::Row(row(self.relations.get(oid)?));
+        self.event(event).await
+    }
+
+    async fn truncate(&mut self, truncate: &pgoutput::Truncate<'_>) -> Result<()> {
+        let mut schema_ids = Vec::new();
+        for oid in truncate.relations() {
+            if self.relations.wants(oid) {
+                self.tell(oid).await?;
+                schema_ids.push(self.relations.get(oid)?.schema.schema_id);
+            }
+        }
+        if schema_ids.is_empty() {
+            return self.pass();
+        }
+        let (cascade, restart_identity) = (truncate.cascade, truncate.restart_identity);
+        self.event(Event::Truncate(Truncate {
+            schema_ids,
+            cascade,
+            restart_identity,
+        }))
+        .await
+    }
+
+    async fn logical(&mut self, message: &LogicalMessage<'_>) -> Result<()> {
+        let event = Event::Message(encode::message(message));
+        if message.transactional {
+            return self.event(event).await;
+        }
+        // It stands between two transactions, and alone.
+        self.add(event, 1).await?;
+        self.reach(Place::at(message.lsn));
+        Ok(())
+    }
+
+    /// Tells the table's shape, where the subscriber does not know it.
+    async fn tell(&mut self, oid: u32) -> Result<()> {
+        if self.relations.is_told(oid) {
+            return Ok(());
+        }
+        if let Some(schema) = self.relations.settle(oid, &mut self.catalog).await? {
+            self.open().await?;
+            self.add(Event::Schema(schema), 0).await?;
+        }
+        Ok(())
+    }
+
+    /// Sends the begin of the transaction before its first event.
+    async fn open(&mut self) -> Result<()> {
+        let transaction = transaction(&mut self.transaction)?;
+        if transaction.open {
+            return Ok(());
+        }
+        transaction.open = true;
+        let begin = transaction.begin;
+        self.add(Event::Begin(encode::begin(&begin)), 0).await?;
+        self.reach(Place::at(begin.commit_lsn));
+        Ok(())
+    }
+
+    /// Adds an event of the transaction that counts.
+    async fn event(&mut self, event: Event) -> Result<()> {
+        self.open().await?;
+        let ordinal = transaction(&mut self.transaction)?.events + 1;
+        self.add(event, ordinal).await?;
+        self.pass()
+    }
+
+    /// Counts an event, whether or not the subscriber gets it.
+    fn pass(&mut self) -> Result<()> {
+        let transaction = transaction(&mut self.transaction)?;
+        transaction.events += 1;
+        let (lsn, events) = (transaction.begin.commit_lsn, transaction.events);
+        self.reach(Place { lsn, events });
+        Ok(())
+    }
+
+    fn reach(&mut self, place: Place) {
+        self.place = self.place.max(place);
+    }
+
+    /// Adds an event. A full batch goes out before it, with the place before it.
+    async fn add(&mut self, event: Event, ordinal: u64) -> Result<()> {
+        match self.batch.add(event, ordinal)? {
+            Some(full) => self.send(full).await,
+            None => Ok(()),
+        }
+    }
+
+    async fn flush(&mut self) -> Result<()> {
+        match self.batch.take() {
+            Some(batch) => self.send(batch).await,
+            None => Ok(()),
+        }
+    }
+
+    async fn send(&mut self, mut batch: ChangeBatch) -> Result<()> {
+        batch.resume_token = self.place.token(self.source.uid);
+        batch.server_position = Some(ServerPosition {
+            server_wal_end: self.wal_end.get(),
+            received: self.stream.received().get(),
+            sent: self.place.lsn.get(),
+            acknowledged: self.stream.confirmed().get(),
+        });
+        batch.send_time = Some(now());
+        self.out.send(batch).await?;
+        self.due = Instant::now() + self.heartbeat;
+        self.oldest = None;
+        Ok(())
+    }
+}
+
+fn transaction(open: &mut Option<Transaction>) -> Result<&mut Transaction> {
+    open.as_mut()
+        .ok_or_else(|| fault::malformed("a change outside a transaction"))
+}
+
+/// From 18 on a server that cannot find a publication says so and goes on without it.
+fn harmless(notice: &ServerError) -> Result<()> {
+    // By its code too: the text may be in any language.
+    let skipped = notice.severity == "WARNING" && notice.code == "55000";
+    if skipped || notice.message.contains("skipped loading publication") {
+        let message = "a publication of the stream was dropped: changes were lost";
+        return Err(Error::new(Reason::PublicationLost, message));
+    }
+    Ok(())
+}
+
+fn segment(next: Option<Result<Segment, crate::pg::Error>>) -> Result<Segment> {
+    match next {
+        Some(next) => next.map_err(fault::of_stream),
+        None => Err(fault::of_stream(crate::pg::Error::Closed)),
+    }
+}
+
+fn now() -> prost_types::Timestamp {
+    use crate::domain::clock::{Clock, SystemClock};
+    let now = SystemClock.now();
+    let nanos = i32::try_from(now.timestamp_subsec_nanos()).unwrap_or_default();
+    prost_types::Timestamp {
+        seconds: now.timestamp(),
+        nanos,
+    }
+}

@@ -1,0 +1,178 @@
+//! The tables that rows refer to.
+
+use std::collections::{HashMap, HashSet};
+
+use super::{catalog::Catalog, fault};
+use crate::{
+    domain::Result,
+    pb::v1::{Schema, schema},
+    pg::pgoutput::{Identity, Relation},
+};
+
+/// A table as the subscriber was told.
+#[derive(Clone, Debug)]
+pub(super) struct Known {
+    pub(super) schema: Schema,
+    /// Positions of the key's columns, in the key's order.
+    pub(super) key: Vec<usize>,
+}
+
+/// A relation of the stream.
+#[derive(Debug, Default)]
+struct Entry {
+    known: Option<Known>,
+    /// Its newest shape, until a row needs it: without number and key.
+    fresh: Option<Schema>,
+}
+
+/// The tables of a stream.
+#[derive(Debug)]
+pub(super) struct Relations {
+    entries: HashMap<u32, Entry>,
+    last_id: u32,
+    wanted: Option<HashSet<u32>>,
+    key_columns: Vec<String>,
+}
+
+impl Relations {
+    /// Of a subscriber who wants only these relations, or all.
+    pub(super) fn new(wanted: Option<HashSet<u32>>, key_columns: Vec<String>) -> Self {
+        Self {
+            entries: HashMap::new(),
+            last_id: 0,
+            wanted,
+            key_columns,
+        }
+    }
+
+    /// Whether changes of that relation are for this subscriber.
+    pub(super) fn wants(&self, oid: u32) -> bool {
+        self.wanted
+            .as_ref()
+            .is_none_or(|wanted| wanted.contains(&oid))
+    }
+
+    /// The table of that oid; its newest shape must be settled.
+    pub(super) fn get(&self, oid: u32) -> Result<&Known> {
+        let entry = self.entries.get(&oid);
+        let known = entry.and_then(|entry| entry.known.as_ref());
+        known.ok_or_else(|| fault::malformed(format_args!("row of unknown relation {oid}")))
+    }
+
+    /// Whether the subscriber knows the relation's newest shape.
+    pub(super) fn is_told(&self, oid: u32) -> bool {
+        let entry = self.entries.get(&oid);
+        entry.is_some_and(|entry| entry.fresh.is_none())
+    }
+
+    /// Takes a relation's shape. The server sends it again when anything about the
+    /// relation may have changed, and for partitions whose rows come as their root's.
+    pub(super) fn learn(&mut self, relation: &Relation<'_>) {
+        if self.wants(relation.oid) {
+            self.entries.entry(relation.oid).or_default().fresh = Some(shape(relation));
+        }
+    }
+
+    /// Settles the key of a relation's newest shape; answers the event that tells
+    /// it if it differs from what was told before.
+    pub(super) async fn settle(
+        &mut self,
+        oid: u32,
+        catalog: &mut Catalog,
+    ) -> Result<Option<Schema>> {
+        let fresh = self.entries.get(&oid).and_then(|entry| entry.fresh.clone());
+        let Some(mut schema) = fresh else {
+            return Ok(None);
+        };
+        let key = self.key(&schema, catalog).await?;
+        let name = |at: &usize| schema.columns.get(*at).map(|column| column.name.clone());
+        schema.key_columns = key.iter().filter_map(name).collect();
+        let entry = self.entries.entry(oid).or_default();
+        entry.fresh = None;
+        if let Some(known) = &entry.known {
+            schema.schema_id = known.schema.schema_id;
+            if known.schema == schema {
+                return Ok(None);
+            }
+        }
+        self.last_id += 1;
+        schema.schema_id = self.last_id;
+        let told = schema.clone();
+        entry.known = Some(Known { schema, key });
+        Ok(Some(told))
+    }
+
+    /// The key: from the request where the table has all its columns, else the
+    /// primary key, else the replica identity where that is an index.
+    async fn key(&self, schema: &Schema, catalog: &mut Catalog) -> Result<Vec<usize>> {
+        let columns = &schema.columns;
+        let place = |name: &String| columns.iter().position(|column| column.name == *name);
+        let all = |names: &[String]| -> Option<Vec<usize>> {
+            let places: Option<Vec<usize>> = names.iter().map(place).collect();
+            places.filter(|places| !places.is_empty())
+        };
+        if let Some(key) = all(&self.key_columns) {
+            return Ok(key);
+        }
+        if let Some(key) = all(&primary_key(catalog, schema.relation_oid).await?) {
+            return Ok(key);
+        }
+        let marked = columns
+            .iter()
+            .enumerate()
+            .filter(|(_, column)| column.identity);
+        Ok(match schema.replica_identity() {
+            schema::ReplicaIdentity::Default | schema::ReplicaIdentity::Index => {
+                marked.map(|(at, _)| at).collect()
+            }
+            _ => Vec::new(),
+        })
+    }
+}
+
+async fn primary_key(catalog: &mut Catalog, oid: u32) -> Result<Vec<String>> {
+    let rows = catalog
+        .query(
+            "select a.attname::text from pg_index x
+             cross join unnest(x.indkey::int2[]) with ordinality as k (attnum, n)
+             join pg_attribute a on a.attrelid = x.indrelid and a.attnum = k.attnum
+             where x.indrelid = $1 and x.indisprimary and k.n <= x.indnkeyatts order by k.n",
+            &[&oid],
+        )
+        .await
+        .map_err(fault::of_stream)?;
+    let name = |row| super::preflight::get(row, 0);
+    rows.iter().map(name).collect()
+}
+
+fn shape(relation: &Relation<'_>) -> Schema {
+    let columns = relation.columns().map(|column| schema::Column {
+        name: column.name.to_owned(),
+        type_oid: column.type_oid,
+        type_modifier: column.type_modifier,
+        identity: column.key,
+    });
+    // pgoutput leaves the name of pg_catalog out.
+    let namespace = match relation.schema {
+        "" => "pg_catalog",
+        named => named,
+    };
+    Schema {
+        schema_id: 0,
+        relation_oid: relation.oid,
+        namespace: namespace.to_owned(),
+        table: relation.name.to_owned(),
+        columns: columns.collect(),
+        replica_identity: identity(relation.identity).into(),
+        key_columns: Vec::new(),
+    }
+}
+
+fn identity(identity: Identity) -> schema::ReplicaIdentity {
+    match identity {
+        Identity::Default => schema::ReplicaIdentity::Default,
+        Identity::Nothing => schema::ReplicaIdentity::Nothing,
+        Identity::Full => schema::ReplicaIdentity::Full,
+        Identity::Index => schema::ReplicaIdentity::Index,
+    }
+}

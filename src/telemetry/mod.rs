@@ -1,0 +1,132 @@
+//! Logs, traces and metrics.
+//!
+//! [`init`] installs the log subscriber and the exporters once per process; the
+//! [`Telemetry`] that it returns holds the Prometheus registry, hands out the meter
+//! and flushes at the end.
+
+pub mod admin;
+pub mod logs;
+pub mod metrics;
+pub mod names;
+pub mod otlp;
+pub mod sql;
+
+use std::{env, time::Duration};
+
+use opentelemetry::{KeyValue, metrics::Meter};
+use opentelemetry_sdk::{Resource, trace::SdkTracerProvider};
+
+pub use logs::Format;
+
+/// Name under which Howdah appears in traces and metrics.
+pub const SERVICE_NAME: &str = "howdah";
+
+/// What can be set about telemetry.
+#[derive(Clone, Debug)]
+pub struct Settings {
+    /// Form of a log line.
+    pub log_format: Format,
+    /// What is logged, as directives of the `RUST_LOG` kind: `info,howdah=debug`.
+    pub log_filter: String,
+    /// Where traces and metrics are pushed to by OTLP over gRPC, as
+    /// `http://host:4317`. None: what `OTEL_EXPORTER_OTLP_ENDPOINT` says, else nowhere.
+    pub otlp_endpoint: Option<String>,
+    /// Identity of this process among the replicas, the attribute
+    /// `service.instance.id`.
+    pub instance_id: Option<String>,
+}
+
+impl Default for Settings {
+    fn default() -> Self {
+        Self {
+            log_format: Format::Pretty,
+            log_filter: "info".to_owned(),
+            otlp_endpoint: None,
+            instance_id: None,
+        }
+    }
+}
+
+/// Why telemetry could not be set up.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// The log filter cannot be read.
+    #[error("the log filter cannot be read: {0}")]
+    Filter(#[from] tracing_subscriber::filter::ParseError),
+    /// Telemetry was set up before in this process.
+    #[error("a log subscriber is already installed")]
+    Installed(#[from] tracing_subscriber::util::TryInitError),
+    /// The OTLP exporter refuses its settings.
+    #[error("the OTLP exporter cannot be built: {0}")]
+    Exporter(#[from] opentelemetry_otlp::ExporterBuildError),
+    /// The Prometheus registry refuses the exporter.
+    #[error("the Prometheus exporter cannot be built: {0}")]
+    Prometheus(#[from] opentelemetry_sdk::error::OTelSdkError),
+}
+
+/// The running telemetry of the process.
+#[derive(Debug)]
+pub struct Telemetry {
+    metrics: metrics::Metrics,
+    traces: Option<SdkTracerProvider>,
+}
+
+/// Installs logs, and traces and metrics with their exporters.
+///
+/// Must run inside the Tokio runtime, whose tasks carry the exporters' connections,
+/// before anything asks for a meter.
+///
+/// # Errors
+/// When a setting cannot be used, or when called twice.
+pub fn init(settings: &Settings) -> Result<Telemetry, Error> {
+    let resource = resource(settings);
+    let target = otlp::Target::of(settings.otlp_endpoint.as_deref());
+    let metrics = metrics::Metrics::new(resource.clone(), target.as_ref())?;
+    let traces = target
+        .map(|target| otlp::tracer_provider(&target, resource))
+        .transpose()?;
+    logs::install(settings, traces.as_ref())?;
+    sql::install(&metrics.meter());
+    Ok(Telemetry { metrics, traces })
+}
+
+impl Telemetry {
+    /// The meter that Howdah's instruments come from.
+    #[must_use]
+    pub fn meter(&self) -> Meter {
+        self.metrics.meter()
+    }
+
+    /// What a Prometheus scrape reads.
+    #[must_use]
+    pub fn registry(&self) -> &prometheus::Registry {
+        self.metrics.registry()
+    }
+
+    /// Sends what the exporters still hold, for at most `bound`.
+    pub async fn shutdown(self, bound: Duration) {
+        let flush = tokio::task::spawn_blocking(move || {
+            if let Some(traces) = self.traces {
+                let _ = traces.shutdown_with_timeout(bound);
+            }
+            self.metrics.shutdown();
+        });
+        if tokio::time::timeout(bound, flush).await.is_err() {
+            tracing::warn!("telemetry was not flushed in time");
+        }
+    }
+}
+
+fn resource(settings: &Settings) -> Resource {
+    let mut builder = Resource::builder().with_attribute(KeyValue::new(
+        names::SERVICE_VERSION,
+        env!("CARGO_PKG_VERSION"),
+    ));
+    if env::var_os("OTEL_SERVICE_NAME").is_none() {
+        builder = builder.with_service_name(SERVICE_NAME);
+    }
+    if let Some(id) = &settings.instance_id {
+        builder = builder.with_attribute(KeyValue::new(names::SERVICE_INSTANCE_ID, id.clone()));
+    }
+    builder.build()
+}

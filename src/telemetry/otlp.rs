@@ -1,0 +1,72 @@
+//! Export of traces and metrics by OTLP over gRPC.
+
+use std::{
+    env,
+    sync::atomic::{AtomicBool, Ordering},
+};
+
+use opentelemetry_otlp::{MetricExporter, SpanExporter, WithExportConfig as _};
+use opentelemetry_sdk::{Resource, trace::SdkTracerProvider};
+
+use super::Error;
+
+const ENDPOINT_VARIABLES: [&str; 3] = [
+    "OTEL_EXPORTER_OTLP_ENDPOINT",
+    "OTEL_EXPORTER_OTLP_TRACES_ENDPOINT",
+    "OTEL_EXPORTER_OTLP_METRICS_ENDPOINT",
+];
+
+static TRACING: AtomicBool = AtomicBool::new(false);
+
+/// Whether spans are exported, so that a span's trace id is the exporter's.
+#[must_use]
+pub fn traces_exported() -> bool {
+    TRACING.load(Ordering::Relaxed)
+}
+
+/// Where to export to.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Target {
+    /// An endpoint from Howdah's own settings.
+    Endpoint(String),
+    /// What the standard `OTEL_EXPORTER_OTLP_*` variables say.
+    Environment,
+}
+
+impl Target {
+    /// The target that the setting or else the environment names, if any.
+    #[must_use]
+    pub fn of(endpoint: Option<&str>) -> Option<Self> {
+        if let Some(endpoint) = endpoint.filter(|endpoint| !endpoint.is_empty()) {
+            return Some(Self::Endpoint(endpoint.to_owned()));
+        }
+        ENDPOINT_VARIABLES
+            .iter()
+            .any(|name| env::var_os(name).is_some_and(|value| !value.is_empty()))
+            .then_some(Self::Environment)
+    }
+}
+
+pub(super) fn tracer_provider(
+    target: &Target,
+    resource: Resource,
+) -> Result<SdkTracerProvider, Error> {
+    let builder = SpanExporter::builder().with_tonic();
+    let exporter = match target {
+        Target::Endpoint(endpoint) => builder.with_endpoint(endpoint).build()?,
+        Target::Environment => builder.build()?,
+    };
+    TRACING.store(true, Ordering::Relaxed);
+    Ok(SdkTracerProvider::builder()
+        .with_batch_exporter(exporter)
+        .with_resource(resource)
+        .build())
+}
+
+pub(super) fn metric_exporter(target: &Target) -> Result<MetricExporter, Error> {
+    let builder = MetricExporter::builder().with_tonic();
+    Ok(match target {
+        Target::Endpoint(endpoint) => builder.with_endpoint(endpoint).build()?,
+        Target::Environment => builder.build()?,
+    })
+}

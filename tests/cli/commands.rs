@@ -1,0 +1,250 @@
+//! Help, usage errors, exit codes, `config` and `completion`.
+
+use std::{
+    fs,
+    io::Read,
+    net::TcpListener,
+    process::{Command, Stdio},
+};
+
+use super::program::{command, run};
+
+/// Every command that can be typed, without its arguments.
+const COMMANDS: &[&str] = &[
+    "",
+    "serve",
+    "migrate",
+    "doctor",
+    "config",
+    "config check",
+    "config schema",
+    "completion",
+    "instances",
+    "instances create",
+    "instances get",
+    "instances list",
+    "instances delete",
+    "instances undelete",
+    "instances start",
+    "instances stop",
+    "instances restart",
+    "instances engines",
+    "databases",
+    "databases create",
+    "databases get",
+    "databases list",
+    "databases delete",
+    "connection",
+    "operations",
+    "operations list",
+    "operations get",
+    "operations wait",
+    "operations cancel",
+    "operations delete",
+    "streams",
+    "streams subscribe",
+];
+
+#[test]
+fn every_command_has_help() {
+    for words in COMMANDS {
+        let mut words: Vec<&str> = words.split_whitespace().collect();
+        words.push("--help");
+        let run = run(&words);
+        assert_eq!(run.code, 0, "{words:?}");
+        assert!(run.stdout.contains("Usage: howdah"), "{words:?}");
+        assert!(run.stdout.contains("--endpoint"), "{words:?}");
+    }
+}
+
+#[test]
+fn the_help_and_the_document_tell_the_same_exit_codes() {
+    let help = run(&["--help"]).stdout;
+    let document = include_str!("../../docs/command-line.md");
+    let codes = help.split("Exit codes:\n").nth(1).unwrap();
+    let mut count = 0;
+    for line in codes.lines() {
+        let (code, meaning) = line.trim().split_once("  ").unwrap();
+        assert!(
+            document.contains(&format!("| {code} | {meaning}")),
+            "{line}"
+        );
+        count += 1;
+    }
+    assert_eq!(count, 12);
+}
+
+#[test]
+fn the_document_names_every_command() {
+    let document = include_str!("../../docs/command-line.md");
+    for words in COMMANDS.iter().filter(|words| !words.is_empty()) {
+        assert!(document.contains(&format!("howdah {words}")), "{words}");
+    }
+}
+
+#[test]
+fn usage_errors_end_with_2() {
+    let cases: &[&[&str]] = &[
+        &[],
+        &["instance-s"],
+        &["instances", "create"],
+        &["instances", "create", "a", "--parameter", "no-value"],
+        &["instances", "create", "a", "--timeout", "10m"],
+        &["instances", "create", "a", "--wait", "--timeout", "10"],
+        &["streams", "subscribe", "orders", "shop"],
+        &[
+            "streams",
+            "subscribe",
+            "o",
+            "s",
+            "--tables",
+            "a",
+            "--publication",
+            "p",
+        ],
+        &["serve", "--no-such-setting", "1"],
+        &["serve", "--listen", "nowhere"],
+        &["serve", "--secret-key", "x"],
+        &["migrate", "--config", "/nowhere.toml"],
+        &["instances", "list", "--endpoint", "ftp://h:1"],
+        &["instances", "list", "--ca", "/nowhere.pem"],
+        &["--output", "yaml", "doctor"],
+    ];
+    for words in cases {
+        let run = run(words);
+        assert_eq!(run.code, 2, "{words:?}: {run:?}");
+        assert!(run.stdout.is_empty() && !run.stderr.is_empty(), "{run:?}");
+    }
+}
+
+#[test]
+fn a_wrong_setting_is_told_with_reason_and_page() {
+    let wrong = run(&["serve", "--listen", "0.0.0.0:7717"]);
+    assert_eq!(wrong.code, 2);
+    assert!(
+        wrong.stderr.starts_with("error: listen: "),
+        "{}",
+        wrong.stderr
+    );
+    assert!(wrong.stderr.contains("flag --listen"));
+    assert!(
+        wrong
+            .stderr
+            .contains("CONFIG_INVALID, see docs/errors/CONFIG_INVALID.md")
+    );
+
+    let json = run(&["serve", "--listen", "0.0.0.0:7717", "--output", "json"]);
+    let told: serde_json::Value = serde_json::from_str(&json.stderr).unwrap();
+    assert_eq!(told["error"]["reason"], "CONFIG_INVALID");
+    assert_eq!(told["error"]["exitCode"], 2);
+}
+
+#[test]
+fn a_server_that_is_away_ends_with_6() {
+    let away = run(&["instances", "list", "--endpoint", "127.0.0.1:1"]);
+    assert_eq!(away.code, 6, "{away:?}");
+    assert!(
+        away.stderr.contains("cannot reach 127.0.0.1:1: "),
+        "{away:?}"
+    );
+    assert_eq!(
+        run(&["connection", "a/b", "--endpoint", "unix:/nowhere"]).code,
+        6
+    );
+}
+
+#[test]
+fn config_check_shows_values_and_sources_without_secrets() {
+    let home = tempfile::tempdir().unwrap();
+    let file = home.path().join("howdah.toml");
+    fs::write(&file, "[operations]\nworkers = 3\n").unwrap();
+    let words = ["config", "check", "--listen=127.0.0.1:9", "-o", "json"];
+    let output = command(home.path(), &words)
+        .env("HOWDAH_CONFIG", &file)
+        .env(
+            "HOWDAH_SECRET_KEY",
+            "AAECAwQFBgcICQoLDA0ODxAREhMUFRYXGBkaGxwdHh8=",
+        )
+        .env("HOWDAH_DATABASE_URL", "postgres://me:s3cr3t@h/d")
+        .output();
+    let run = super::program::Run::from(output.unwrap());
+    assert_eq!(run.code, 0, "{run:?}");
+    assert!(
+        !run.stdout.contains("s3cr3t") && !run.stdout.contains("AAEC"),
+        "{run:?}"
+    );
+    let settings = run.json();
+    let setting = |key: &str| {
+        (
+            settings[key]["value"].clone(),
+            settings[key]["source"].clone(),
+        )
+    };
+    let flag = ("127.0.0.1:9".into(), "flag --listen".into());
+    assert_eq!(setting("listen"), flag);
+    let workers = (3.into(), format!("file {}", file.display()).into());
+    assert_eq!(setting("operations.workers"), workers);
+    let url = (
+        "[redacted]".into(),
+        "environment variable HOWDAH_DATABASE_URL".into(),
+    );
+    assert_eq!(setting("database_url"), url);
+    assert_eq!(
+        setting("operations.lease"),
+        ("15s".into(), "default".into())
+    );
+}
+
+#[test]
+fn config_schema_is_a_json_schema() {
+    let schema = run(&["config", "schema"]).json();
+    assert!(
+        schema["$schema"]
+            .as_str()
+            .unwrap()
+            .contains("json-schema.org")
+    );
+    assert_eq!(schema["additionalProperties"], false);
+    let lease = &schema["properties"]["operations"]["properties"]["lease"];
+    assert_eq!(lease["default"], "15s");
+}
+
+#[test]
+fn completion_is_there_for_each_shell() {
+    for shell in ["bash", "zsh", "fish", "elvish", "powershell"] {
+        let run = run(&["completion", shell]);
+        assert_eq!(run.code, 0, "{shell}");
+        assert!(run.stdout.contains("instances"), "{shell}");
+    }
+}
+
+#[test]
+fn an_interrupt_ends_with_130() {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let endpoint = listener.local_addr().unwrap().to_string();
+    let home = tempfile::tempdir().unwrap();
+    let words = ["operations", "list", "--endpoint", &endpoint];
+    let mut child = command(home.path(), &words).spawn().unwrap();
+    // It has begun when HTTP/2 has: this server never answers.
+    let (mut peer, _) = listener.accept().unwrap();
+    let mut preface = [0; 24];
+    peer.read_exact(&mut preface).unwrap();
+    let pid = rustix::process::Pid::from_child(&child);
+    rustix::process::kill_process(pid, rustix::process::Signal::INT).unwrap();
+    assert_eq!(child.wait().unwrap().code(), Some(130));
+}
+
+#[test]
+fn a_reader_that_goes_away_is_no_failure() {
+    let program = env!("CARGO_BIN_EXE_howdah");
+    for words in ["config schema", "completion bash", "config check"] {
+        // The reader ends before a line comes, whichever runs first.
+        let script = format!("( {program} {words}; echo $? >&2 ) | true");
+        let ended = Command::new("sh")
+            .args(["-c", &script])
+            .stdin(Stdio::null())
+            .output();
+        let ended = super::program::Run::from(ended.unwrap());
+        assert_eq!(ended.stderr, "0\n", "{words}");
+    }
+}

@@ -1,0 +1,8 @@
+//! The command line, its client and the settings.
+
+mod client;
+mod commands;
+mod config;
+mod doctor;
+mod program;
+mod server;

@@ -1,0 +1,212 @@
+//! Connections: how many, how long, and how they end.
+
+use std::time::{Duration, Instant};
+
+use futures::FutureExt as _;
+use howdah::{
+    api::listener::{Address, Listener, Settings},
+    pb::v1::{GetDatabaseRequest, SubscribeRequest},
+};
+use tokio::{
+    io::AsyncReadExt as _,
+    net::{TcpStream, UnixStream},
+    time::timeout,
+};
+
+use super::harness::{BOUND, Edge, Raw, Setup};
+
+fn named(name: &str) -> GetDatabaseRequest {
+    GetDatabaseRequest {
+        name: name.to_owned(),
+    }
+}
+
+fn with(settings: Settings) -> Setup {
+    Setup {
+        settings,
+        ..Setup::default()
+    }
+}
+
+/// Waits until the other side has closed the connection.
+async fn closed(stream: &mut TcpStream) {
+    let mut bytes = Vec::new();
+    timeout(BOUND, stream.read_to_end(&mut bytes))
+        .await
+        .expect("the connection is closed")
+        .ok();
+}
+
+#[tokio::test]
+async fn connection_over_the_cap_is_closed() {
+    let edge = Edge::start(with(Settings {
+        max_connections: 1,
+        ..Settings::default()
+    }))
+    .await;
+    let first = edge.connect().await;
+    first.databases().get_database(named("shop")).await.unwrap();
+    let mut second = TcpStream::connect(edge.port()).await.unwrap();
+    closed(&mut second).await;
+    first.databases().get_database(named("shop")).await.unwrap();
+    drop(first);
+    edge.measured(&["howdah_connections_open", " 0"]).await;
+    let third = edge.connect().await;
+    third.databases().get_database(named("shop")).await.unwrap();
+}
+
+#[tokio::test]
+async fn silent_connection_is_closed() {
+    let edge = Edge::start(with(Settings {
+        handshake_timeout: Duration::from_millis(50),
+        ..Settings::default()
+    }))
+    .await;
+    let mut silent = TcpStream::connect(edge.port()).await.unwrap();
+    closed(&mut silent).await;
+    edge.measured(&["howdah_connections_open", " 0"]).await;
+}
+
+#[tokio::test]
+async fn http_1_is_closed() {
+    let edge = Edge::start(Setup::default()).await;
+    let mut stream = TcpStream::connect(edge.port()).await.unwrap();
+    let request = b"GET / HTTP/1.1\r\nhost: localhost\r\n\r\n";
+    tokio::io::AsyncWriteExt::write_all(&mut stream, request)
+        .await
+        .unwrap();
+    closed(&mut stream).await;
+}
+
+#[tokio::test]
+async fn drain_sends_goaway_and_lets_calls_end() {
+    let mut edge = Edge::start(Setup::default()).await;
+    let mut client = edge.connect().await;
+    let request = SubscribeRequest::default();
+    let mut stream = client
+        .streams()
+        .subscribe(request)
+        .await
+        .unwrap()
+        .into_inner();
+    stream.message().await.unwrap().unwrap();
+    edge.drain.cancel();
+    timeout(BOUND, async {
+        while !client.told_to_go() {
+            tokio::task::yield_now().await;
+        }
+    })
+    .await
+    .expect("GOAWAY comes");
+    edge.service.next.notify_one();
+    stream.message().await.unwrap().unwrap();
+    assert!(stream.message().await.unwrap().is_none());
+    client.ended().await;
+    edge.ended().await;
+    TcpStream::connect(edge.port()).await.unwrap_err();
+}
+
+#[tokio::test]
+async fn drain_is_bounded_whatever_a_stream_does() {
+    let mut edge = Edge::start(with(Settings {
+        drain_timeout: Duration::from_millis(100),
+        ..Settings::default()
+    }))
+    .await;
+    let mut client = edge.connect().await;
+    let request = SubscribeRequest::default();
+    let mut stream = client
+        .streams()
+        .subscribe(request)
+        .await
+        .unwrap()
+        .into_inner();
+    stream.message().await.unwrap().unwrap();
+    let mut silent = TcpStream::connect(edge.port()).await.unwrap();
+    let begun = Instant::now();
+    edge.drain.cancel();
+    edge.ended().await;
+    assert!(begun.elapsed() >= Duration::from_millis(100));
+    assert!(client.told_to_go());
+    let dropped = edge.service.dropped.notified().now_or_never();
+    dropped.expect("the handler was dropped before the listener ended");
+    stream.message().await.unwrap_err();
+    client.ended().await;
+    closed(&mut silent).await;
+}
+
+#[tokio::test]
+async fn old_connection_is_told_to_go() {
+    let edge = Edge::start(with(Settings {
+        max_age: Some(Duration::from_millis(50)),
+        ..Settings::default()
+    }))
+    .await;
+    let mut client = edge.connect().await;
+    client.ended().await;
+    assert!(client.told_to_go());
+    let next = edge.connect().await;
+    next.databases().get_database(named("shop")).await.unwrap();
+}
+
+#[tokio::test]
+async fn grace_of_an_old_connection_ends() {
+    let edge = Edge::start(with(Settings {
+        max_age: Some(Duration::from_millis(50)),
+        age_grace: Some(Duration::from_millis(50)),
+        ..Settings::default()
+    }))
+    .await;
+    let mut client = edge.connect().await;
+    client
+        .databases()
+        .get_database(named("hang"))
+        .await
+        .unwrap_err();
+    assert!(client.told_to_go());
+    client.ended().await;
+}
+
+#[tokio::test]
+async fn dropping_the_listener_cuts_off_connections() {
+    let edge = Edge::start(Setup::default()).await;
+    let mut client = edge.connect().await;
+    client
+        .databases()
+        .get_database(named("shop"))
+        .await
+        .unwrap();
+    drop(edge);
+    client.ended().await;
+}
+
+#[tokio::test]
+async fn unix_socket_of_a_dead_process_is_replaced_and_of_a_live_one_not() {
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("api");
+    let address = Address::Unix(path.clone());
+    drop(std::os::unix::net::UnixListener::bind(&path).unwrap());
+    let edge = Edge::start(Setup {
+        address: address.clone(),
+        ..Setup::default()
+    })
+    .await;
+    let meter = edge.metrics.meter();
+    Listener::bind(&address, Settings::default(), &meter)
+        .await
+        .unwrap_err();
+    let client = Raw::over(UnixStream::connect(&path).await.unwrap()).await;
+    client
+        .databases()
+        .get_database(named("shop"))
+        .await
+        .unwrap();
+
+    let file = directory.path().join("file");
+    std::fs::write(&file, "data").unwrap();
+    let address = Address::Unix(file.clone());
+    Listener::bind(&address, Settings::default(), &meter)
+        .await
+        .unwrap_err();
+    assert_eq!(std::fs::read(&file).unwrap(), b"data");
+}

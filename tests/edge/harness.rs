@@ -1,0 +1,278 @@
+//! An edge that listens on a free port, and raw clients for it.
+
+use std::{
+    io,
+    net::SocketAddr,
+    path::PathBuf,
+    pin::Pin,
+    sync::{Arc, Mutex},
+    task::{Context, Poll, ready},
+    time::Duration,
+};
+
+use howdah::{
+    api::{
+        health,
+        listener::{Address, Listener, Settings},
+        reflection,
+        server::{Limits, assemble},
+    },
+    auth::Policy,
+    pb::v1::{
+        change_stream_service_client::ChangeStreamServiceClient,
+        change_stream_service_server::ChangeStreamServiceServer,
+        database_service_client::DatabaseServiceClient,
+        database_service_server::DatabaseServiceServer,
+    },
+    telemetry::metrics::Metrics,
+};
+use hyper::client::conn::http2::{self, SendRequest};
+use hyper_util::rt::{TokioExecutor, TokioIo};
+use opentelemetry_sdk::Resource;
+use tokio::{
+    io::{AsyncRead, AsyncWrite, ReadBuf},
+    net::TcpStream,
+    task::JoinSet,
+    time::{sleep, timeout},
+};
+use tokio_util::sync::CancellationToken;
+use tonic::{body::Body, service::Routes};
+
+use super::service::Fickle;
+
+/// Longest wait for anything.
+pub(super) const BOUND: Duration = Duration::from_secs(10);
+
+/// How to set up an edge.
+pub(super) struct Setup {
+    pub(super) address: Address,
+    pub(super) settings: Settings,
+    pub(super) limits: Limits,
+    pub(super) anonymous: bool,
+}
+
+impl Default for Setup {
+    fn default() -> Self {
+        Self {
+            address: Address::Tcp(SocketAddr::from(([127, 0, 0, 1], 0))),
+            settings: Settings::default(),
+            limits: Limits::default(),
+            anonymous: true,
+        }
+    }
+}
+
+/// A running edge; ends when it is dropped.
+pub(super) struct Edge {
+    address: Address,
+    pub(super) drain: CancellationToken,
+    pub(super) service: Fickle,
+    pub(super) health: health::Reporter,
+    pub(super) metrics: Metrics,
+    tasks: JoinSet<()>,
+}
+
+impl Edge {
+    pub(super) async fn start(setup: Setup) -> Self {
+        let service = Fickle::default();
+        let health = health::Reporter::new(vec!["howdah.v1.DatabaseService"]).await;
+        let metrics = Metrics::new(Resource::builder_empty().build(), None).unwrap();
+        let meter = metrics.meter();
+        let listener = Listener::bind(&setup.address, setup.settings, &meter)
+            .await
+            .unwrap();
+        let routes = Routes::new(DatabaseServiceServer::new(service.clone()))
+            .add_service(ChangeStreamServiceServer::new(service.clone()))
+            .add_service(health.service());
+        let policy = Policy {
+            anonymous_allowed: setup.anonymous,
+        };
+        let routes = reflection::add_to(routes).unwrap();
+        let stack = assemble(routes, policy, &setup.limits, &meter).unwrap();
+        let drain = CancellationToken::new();
+        let address = listener.local_addr().clone();
+        let mut tasks = JoinSet::new();
+        tasks.spawn(listener.run(stack, drain.clone()));
+        Self {
+            address,
+            drain,
+            service,
+            health,
+            metrics,
+            tasks,
+        }
+    }
+
+    pub(super) fn port(&self) -> SocketAddr {
+        match &self.address {
+            Address::Tcp(address) => *address,
+            Address::Unix(path) => panic!("no port at {path:?}"),
+        }
+    }
+
+    pub(super) fn path(&self) -> PathBuf {
+        match &self.address {
+            Address::Unix(path) => path.clone(),
+            Address::Tcp(address) => panic!("no path at {address}"),
+        }
+    }
+
+    pub(super) async fn connect(&self) -> Raw {
+        Raw::over(TcpStream::connect(self.port()).await.unwrap()).await
+    }
+
+    /// Waits until the listener's `run` is over.
+    pub(super) async fn ended(&mut self) {
+        timeout(BOUND, self.tasks.join_next())
+            .await
+            .expect("the listener ends")
+            .unwrap()
+            .unwrap();
+    }
+
+    /// Waits until the scrape has a line with all of these parts.
+    pub(super) async fn measured(&self, parts: &[&str]) {
+        let found = async {
+            loop {
+                let text = scrape(&self.metrics);
+                if text
+                    .lines()
+                    .any(|line| parts.iter().all(|part| line.contains(part)))
+                {
+                    return;
+                }
+                sleep(Duration::from_millis(5)).await;
+            }
+        };
+        let waited = timeout(BOUND, found).await;
+        assert!(waited.is_ok(), "{parts:?} in {}", scrape(&self.metrics));
+    }
+}
+
+fn scrape(metrics: &Metrics) -> String {
+    let encoder = prometheus::TextEncoder::new();
+    encoder
+        .encode_to_string(&metrics.registry().gather())
+        .unwrap()
+}
+
+/// A client without any timeouts, retries or limits of its own.
+pub(super) struct Raw {
+    pub(super) sender: SendRequest<Body>,
+    /// Ends with the connection.
+    pub(super) connection: JoinSet<hyper::Result<()>>,
+    received: Arc<Mutex<Vec<u8>>>,
+}
+
+/// What the generated clients of a [`Raw`] speak through.
+#[derive(Clone)]
+pub(super) struct Channel(SendRequest<Body>);
+
+impl tower::Service<http::Request<Body>> for Channel {
+    type Response = http::Response<hyper::body::Incoming>;
+    type Error = hyper::Error;
+    type Future = Pin<Box<dyn Future<Output = Result<Self::Response, Self::Error>> + Send>>;
+
+    fn poll_ready(&mut self, context: &mut Context<'_>) -> Poll<hyper::Result<()>> {
+        self.0.poll_ready(context)
+    }
+
+    fn call(&mut self, request: http::Request<Body>) -> Self::Future {
+        Box::pin(self.0.send_request(request))
+    }
+}
+
+impl Raw {
+    pub(super) async fn over(io: impl AsyncRead + AsyncWrite + Send + Unpin + 'static) -> Self {
+        let received = Arc::default();
+        let recorder = Recorder {
+            io,
+            received: Arc::clone(&received),
+        };
+        let (sender, connection) = http2::handshake(TokioExecutor::new(), TokioIo::new(recorder))
+            .await
+            .unwrap();
+        let mut tasks = JoinSet::new();
+        tasks.spawn(connection);
+        Self {
+            sender,
+            connection: tasks,
+            received,
+        }
+    }
+
+    pub(super) fn channel(&self) -> Channel {
+        Channel(self.sender.clone())
+    }
+
+    pub(super) fn origin() -> http::Uri {
+        http::Uri::from_static("http://localhost")
+    }
+
+    pub(super) fn databases(&self) -> DatabaseServiceClient<Channel> {
+        DatabaseServiceClient::with_origin(self.channel(), Self::origin())
+    }
+
+    pub(super) fn streams(&self) -> ChangeStreamServiceClient<Channel> {
+        ChangeStreamServiceClient::with_origin(self.channel(), Self::origin())
+    }
+
+    /// Whether a GOAWAY frame came (type 7, RFC 9113, section 6.8).
+    pub(super) fn told_to_go(&self) -> bool {
+        let bytes = self.received.lock().unwrap();
+        let mut rest = bytes.as_slice();
+        while let [a, b, c, kind, _, _, _, _, _, body @ ..] = rest {
+            if *kind == 7 {
+                return true;
+            }
+            let length = u32::from_be_bytes([0, *a, *b, *c]) as usize;
+            rest = body.get(length..).unwrap_or_default();
+        }
+        false
+    }
+
+    /// Waits until the connection is over.
+    pub(super) async fn ended(&mut self) {
+        timeout(BOUND, self.connection.join_next())
+            .await
+            .expect("the connection ends");
+    }
+}
+
+/// Keeps what was read.
+struct Recorder<I> {
+    io: I,
+    received: Arc<Mutex<Vec<u8>>>,
+}
+
+impl<I: AsyncRead + Unpin> AsyncRead for Recorder<I> {
+    fn poll_read(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+        buffer: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        let before = buffer.filled().len();
+        ready!(Pin::new(&mut self.io).poll_read(context, buffer))?;
+        let fresh = &buffer.filled()[before..];
+        self.received.lock().unwrap().extend_from_slice(fresh);
+        Poll::Ready(Ok(()))
+    }
+}
+
+impl<I: AsyncWrite + Unpin> AsyncWrite for Recorder<I> {
+    fn poll_write(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+        bytes: &[u8],
+    ) -> Poll<io::Result<usize>> {
+        Pin::new(&mut self.io).poll_write(context, bytes)
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.io).poll_flush(context)
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.io).poll_shutdown(context)
+    }
+}

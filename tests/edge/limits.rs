@@ -1,0 +1,146 @@
+//! Load shed, rates and who is let in.
+
+use std::future::poll_fn;
+
+use futures::FutureExt as _;
+use howdah::{
+    api::{server::Limits, status},
+    domain::Reason,
+    pb::v1::GetDatabaseRequest,
+};
+use tonic::Code;
+use tonic_health::pb::{HealthCheckRequest, health_client::HealthClient};
+use tonic_types::StatusExt as _;
+
+use super::harness::{Edge, Raw, Setup};
+
+fn named(name: &str) -> GetDatabaseRequest {
+    GetDatabaseRequest {
+        name: name.to_owned(),
+    }
+}
+
+async fn probe(client: &Raw) {
+    HealthClient::with_origin(client.channel(), Raw::origin())
+        .check(HealthCheckRequest::default())
+        .await
+        .expect("health is answered");
+}
+
+#[tokio::test]
+async fn calls_over_the_bound_are_shed_but_probes_pass() {
+    let edge = Edge::start(Setup {
+        limits: Limits {
+            in_flight: 1,
+            ..Limits::default()
+        },
+        ..Setup::default()
+    })
+    .await;
+    let client = edge.connect().await;
+    let mut databases = client.databases();
+    let mut stuck = databases.get_database(named("hang")).boxed();
+    tokio::select! {
+        answer = &mut stuck => panic!("{answer:?}"),
+        () = edge.measured(&["howdah_rpc_active", " 1"]) => {}
+    }
+    let status = client
+        .databases()
+        .get_database(named("shop"))
+        .await
+        .unwrap_err();
+    assert_eq!(status.code(), Code::Unavailable);
+    assert_eq!(status::reason(&status), Some(Reason::Overloaded));
+    assert!(status.get_details_retry_info().is_some());
+    probe(&client).await;
+    drop(stuck);
+    edge.measured(&["howdah_rpc_active", " 0"]).await;
+    client
+        .databases()
+        .get_database(named("shop"))
+        .await
+        .unwrap();
+}
+
+#[tokio::test]
+async fn callers_over_their_rate_are_told_when_to_come_back() {
+    let edge = Edge::start(Setup {
+        limits: Limits {
+            rate: 1,
+            burst: 2,
+            ..Limits::default()
+        },
+        ..Setup::default()
+    })
+    .await;
+    let client = edge.connect().await;
+    let mut refused = None;
+    for _ in 0..4 {
+        let answer = client.databases().get_database(named("shop")).await;
+        refused = refused.or(answer.err());
+    }
+    let status = refused.expect("the third call in a row is over the rate");
+    assert_eq!(status.code(), Code::ResourceExhausted);
+    assert_eq!(status::reason(&status), Some(Reason::RateLimited));
+    let quota = status.get_details_quota_failure().unwrap();
+    assert_eq!(quota.violations[0].subject, "anonymous");
+    let retry = status.get_details_retry_info().unwrap();
+    assert!(retry.retry_delay.unwrap().as_secs() <= 1);
+    probe(&client).await;
+}
+
+#[tokio::test]
+async fn nobody_gets_in_without_credentials_but_probes_do() {
+    let edge = Edge::start(Setup {
+        anonymous: false,
+        ..Setup::default()
+    })
+    .await;
+    let client = edge.connect().await;
+    let status = client
+        .databases()
+        .get_database(named("shop"))
+        .await
+        .unwrap_err();
+    assert_eq!(status.code(), Code::Unauthenticated);
+    assert_eq!(status::reason(&status), Some(Reason::CredentialsMissing));
+    probe(&client).await;
+}
+
+#[tokio::test]
+async fn user_of_a_unix_socket_is_known() {
+    let directory = tempfile::tempdir().unwrap();
+    let edge = Edge::start(Setup {
+        address: howdah::api::listener::Address::Unix(directory.path().join("api")),
+        anonymous: false,
+        ..Setup::default()
+    })
+    .await;
+    let stream = tokio::net::UnixStream::connect(edge.path()).await.unwrap();
+    let client = Raw::over(stream).await;
+    let answer = client
+        .databases()
+        .get_database(named("shop"))
+        .await
+        .unwrap();
+    let uid = rustix::process::getuid().as_raw();
+    assert_eq!(answer.into_inner().owner, format!("uid:{uid}"));
+}
+
+#[tokio::test]
+async fn headers_over_the_bound_are_refused() {
+    let edge = Edge::start(Setup::default()).await;
+    let mut client = edge.connect().await;
+    let mut request = tonic::Request::new(named("shop"));
+    let value = "v".repeat(32 * 1024).parse().unwrap();
+    request.metadata_mut().insert("x-long", value);
+    client.databases().get_database(request).await.unwrap_err();
+    poll_fn(|context| client.sender.poll_ready(context))
+        .await
+        .unwrap();
+    client
+        .databases()
+        .get_database(named("shop"))
+        .await
+        .unwrap();
+}

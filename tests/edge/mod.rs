@@ -1,0 +1,20 @@
+//! The gRPC edge over real sockets: what a client sees before and around a handler.
+#![expect(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    clippy::indexing_slicing,
+    reason = "a panic is how a test fails"
+)]
+
+mod admin;
+mod calls;
+mod connections;
+mod descriptors;
+mod export;
+mod faults;
+mod harness;
+mod limits;
+mod public;
+mod service;
+mod tls;

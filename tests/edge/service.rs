@@ -1,0 +1,101 @@
+//! Services that misbehave on request, generated from Howdah's own protos.
+
+use std::{future, pin::Pin, sync::Arc};
+
+use futures::{Stream, StreamExt as _, stream};
+use howdah::{
+    domain::principal::Principal,
+    pb::{
+        google::longrunning::Operation,
+        v1::{self, change_stream_service_server, database_service_server},
+    },
+};
+use tokio::sync::Notify;
+use tonic::{Request, Response, Status};
+
+type Answer<T> = Result<Response<T>, Status>;
+
+/// Answers `GetDatabase` and `Subscribe` by the last part of the name that is asked for:
+/// `panic`, `hang`, or anything else, which works.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Fickle {
+    /// Told when a hanging handler was dropped.
+    pub(super) dropped: Arc<Notify>,
+    /// Lets the second batch of a stream go.
+    pub(super) next: Arc<Notify>,
+}
+
+struct TellDropped(Arc<Notify>);
+
+impl Drop for TellDropped {
+    fn drop(&mut self) {
+        self.0.notify_one();
+    }
+}
+
+fn principal<T>(request: &Request<T>) -> String {
+    request
+        .extensions()
+        .get::<Principal>()
+        .expect("a principal in the extensions")
+        .to_string()
+}
+
+#[tonic::async_trait]
+impl database_service_server::DatabaseService for Fickle {
+    async fn get_database(&self, request: Request<v1::GetDatabaseRequest>) -> Answer<v1::Database> {
+        match request.get_ref().name.as_str() {
+            "panic" => panic!("on request"),
+            "hang" => {
+                let _tell = TellDropped(Arc::clone(&self.dropped));
+                future::pending().await
+            }
+            name => Ok(Response::new(v1::Database {
+                name: name.to_owned(),
+                owner: principal(&request),
+                ..Default::default()
+            })),
+        }
+    }
+
+    async fn create_database(&self, _: Request<v1::CreateDatabaseRequest>) -> Answer<Operation> {
+        Ok(Response::new(Operation::default()))
+    }
+
+    async fn list_databases(
+        &self,
+        _: Request<v1::ListDatabasesRequest>,
+    ) -> Answer<v1::ListDatabasesResponse> {
+        Ok(Response::new(v1::ListDatabasesResponse::default()))
+    }
+
+    async fn delete_database(&self, _: Request<v1::DeleteDatabaseRequest>) -> Answer<Operation> {
+        Ok(Response::new(Operation::default()))
+    }
+
+    async fn get_connection(&self, _: Request<v1::GetConnectionRequest>) -> Answer<v1::Connection> {
+        Ok(Response::new(v1::Connection::default()))
+    }
+}
+
+#[tonic::async_trait]
+impl change_stream_service_server::ChangeStreamService for Fickle {
+    type SubscribeStream = Pin<Box<dyn Stream<Item = Result<v1::ChangeBatch, Status>> + Send>>;
+
+    async fn subscribe(
+        &self,
+        request: Request<v1::SubscribeRequest>,
+    ) -> Answer<Self::SubscribeStream> {
+        let first = stream::iter([Ok(v1::ChangeBatch::default())]);
+        let next = Arc::clone(&self.next);
+        let fails = request.get_ref().database == "panic";
+        let tell = TellDropped(Arc::clone(&self.dropped));
+        let then = stream::once(async move {
+            let _tell = tell;
+            next.notified().await;
+            assert!(!fails, "on request");
+            Ok(v1::ChangeBatch::default())
+        });
+        Ok(Response::new(first.chain(then).boxed()))
+    }
+}

@@ -1,0 +1,225 @@
+//! The life of a server.
+
+use std::{fs, os::unix::fs::MetadataExt, time::Duration};
+
+use howdah::{
+    domain::{
+        Reason,
+        provider::{Presence, Provider, ServerSpec, Started},
+    },
+    pg::Host,
+    providers::local::{Local, Settings},
+};
+
+use crate::support::local::{Place, connect, end, installed, postmaster, server};
+
+/// Makes and starts a server.
+async fn create(local: &Local, spec: &mut ServerSpec) {
+    let identifier = local.initialize(spec).await.unwrap();
+    spec.system_identifier = Some(identifier);
+    local.configure(spec).await.unwrap();
+    assert_eq!(local.start(spec).await.unwrap(), Started::Now);
+}
+
+async fn text(spec: &ServerSpec, query: &str) -> String {
+    let client = connect(Host::Tcp("127.0.0.1".into()), spec.port)
+        .await
+        .unwrap();
+    client.query_one(query, &[]).await.unwrap().get(0)
+}
+
+#[tokio::test]
+async fn a_server_lives_is_adopted_and_ends() {
+    let place = Place::new();
+    let local = place.local();
+    let mut spec = server(&local);
+    spec.parameters.insert("work_mem".into(), "7MB".into());
+    assert_eq!(local.inspect(&spec).await.unwrap(), Presence::Missing);
+    create(&local, &mut spec).await;
+    assert_eq!(local.inspect(&spec).await.unwrap(), Presence::Running);
+    assert_eq!(text(&spec, "show work_mem").await, "7MB");
+    assert_eq!(text(&spec, "show wal_level").await, "logical");
+    assert_eq!(text(&spec, "show data_checksums").await, "on");
+    assert_eq!(text(&spec, "show server_encoding").await, "UTF8");
+    assert_eq!(text(&spec, "show fsync").await, "on");
+    let address = local.address(spec.uid, spec.port);
+    assert_eq!(
+        (address.host.as_str(), address.port),
+        ("127.0.0.1", spec.port)
+    );
+    let sockets = address.socket_directory.unwrap();
+    connect(Host::Unix(sockets.clone()), spec.port)
+        .await
+        .unwrap();
+
+    // What a restarted Howdah sees, and whatever is asked twice.
+    let next = place.local();
+    assert_eq!(next.host(), local.host());
+    assert_eq!(
+        next.initialize(&spec).await.unwrap(),
+        spec.system_identifier.unwrap()
+    );
+    next.configure(&spec).await.unwrap();
+    assert_eq!(next.start(&spec).await.unwrap(), Started::Before);
+
+    let watch = next.ended(&spec);
+    let stop = async {
+        local.stop(&spec).await.unwrap();
+        local.stop(&spec).await.unwrap();
+    };
+    let (watched, ()) = tokio::join!(watch, stop);
+    watched.unwrap();
+    assert_eq!(local.inspect(&spec).await.unwrap(), Presence::Stopped);
+    next.ended(&spec).await.unwrap();
+    assert_eq!(local.start(&spec).await.unwrap(), Started::Now);
+
+    // It runs: removing stops it.
+    local.remove(&spec).await.unwrap();
+    local.remove(&spec).await.unwrap();
+    local.stop(&spec).await.unwrap();
+    assert_eq!(local.inspect(&spec).await.unwrap(), Presence::Missing);
+    assert!(!place.home(&spec).exists() && !sockets.exists());
+    let left = |name: &str| {
+        fs::read_dir(place.path().join("local").join(name))
+            .unwrap()
+            .count()
+    };
+    assert_eq!((left("trash"), left("locks"), left("servers")), (1, 0, 0));
+    local.empty_trash().await.unwrap();
+    assert_eq!(left("trash"), 1);
+    let hasty = Settings {
+        trash_retention: Duration::ZERO,
+        ..place.settings()
+    };
+    Local::new(hasty).unwrap().empty_trash().await.unwrap();
+    assert_eq!(left("trash"), 0);
+}
+
+#[tokio::test]
+async fn a_killed_server_is_noticed_and_comes_back() {
+    let place = Place::new();
+    let local = place.local();
+    let mut spec = server(&local);
+    create(&local, &mut spec).await;
+    // A backend that is busy when its postmaster goes away.
+    let busy = connect(Host::Tcp("127.0.0.1".into()), spec.port)
+        .await
+        .unwrap();
+    let pid = postmaster(&place.home(&spec)).unwrap();
+    let watch = local.ended(&spec);
+    let kill = async {
+        tokio::task::spawn_blocking(move || end(pid)).await.unwrap();
+    };
+    let (watched, ()) = tokio::join!(watch, kill);
+    watched.unwrap();
+    assert_eq!(local.inspect(&spec).await.unwrap(), Presence::Stopped);
+    assert_eq!(local.start(&spec).await.unwrap(), Started::Now);
+    assert!(busy.is_closed() || busy.query_one("select 1", &[]).await.is_err());
+    assert_eq!(local.inspect(&spec).await.unwrap(), Presence::Running);
+}
+
+#[tokio::test]
+async fn starting_twice_at_once_starts_one() {
+    let place = Place::new();
+    let (one, two) = (place.local(), place.local());
+    let mut spec = server(&one);
+    let (first, second) = tokio::join!(one.initialize(&spec), two.initialize(&spec));
+    assert_eq!(first.as_ref().unwrap(), second.as_ref().unwrap());
+    spec.system_identifier = first.ok();
+    one.configure(&spec).await.unwrap();
+    let (first, second) = tokio::join!(one.start(&spec), two.start(&spec));
+    let mut both = [first.unwrap(), second.unwrap()];
+    both.sort_by_key(|started| *started == Started::Before);
+    assert_eq!(both, [Started::Now, Started::Before]);
+}
+
+#[tokio::test]
+async fn an_abandoned_initialization_is_waited_for_and_swept() {
+    let place = Place::new();
+    let local = place.local();
+    let mut spec = server(&local);
+    let unfinished = place.path().join(format!("local/servers/{}.1", spec.uid));
+    {
+        let making = local.initialize(&spec);
+        tokio::pin!(making);
+        // Dropped as soon as initdb has begun.
+        loop {
+            tokio::select! {
+                done = &mut making => panic!("too fast to be abandoned: {done:?}"),
+                () = tokio::time::sleep(Duration::from_millis(1)) => {}
+            }
+            if unfinished.join("data/global").exists() {
+                break;
+            }
+        }
+    }
+    spec.token = 2;
+    local.initialize(&spec).await.unwrap();
+    assert!(!unfinished.exists());
+    let left = fs::read_dir(place.path().join("local/servers"))
+        .unwrap()
+        .count();
+    assert_eq!(left, 1);
+}
+
+#[tokio::test]
+async fn ephemeral_servers_are_copies_with_passwords_of_their_own() {
+    let place = Place::new();
+    let local = place.local();
+    let (mut one, mut two) = (server(&local), server(&local));
+    for spec in [&mut one, &mut two] {
+        spec.ephemeral = true;
+        create(&local, spec).await;
+    }
+    assert_eq!(one.system_identifier, two.system_identifier);
+    for spec in [&one, &two] {
+        let home = place.home(spec);
+        assert_eq!(
+            text(spec, "show data_directory").await,
+            home.join("data").to_str().unwrap()
+        );
+        assert_eq!(text(spec, "show fsync").await, "off");
+    }
+    let query = "select rolpassword from pg_authid where rolname = 'howdah_admin'";
+    assert_ne!(text(&one, query).await, text(&two, query).await);
+    // The record of one does not fit the other.
+    let mixed = ServerSpec {
+        port: two.port,
+        ..one.clone()
+    };
+    let error = local.inspect(&mixed).await.unwrap_err();
+    assert_eq!(error.reason(), Reason::ServerUnavailable);
+}
+
+#[tokio::test]
+async fn engines_are_found_with_what_they_can() {
+    let place = Place::new();
+    let engines = place.local().engines().await.unwrap();
+    let engine = engines.iter().find(|engine| engine.version == installed());
+    let engine = engine.unwrap();
+    assert!(engine.usable() && engine.tls && engine.icu);
+    assert!(engine.extensions.iter().any(|name| name == "plpgsql"));
+    assert_eq!(engine.missing_tools(), [""; 0]);
+    assert!(engines.is_sorted_by_key(|engine| std::cmp::Reverse(engine.version)));
+}
+
+#[tokio::test]
+async fn nobody_else_can_look_into_the_directories() {
+    let place = Place::new();
+    let local = place.local();
+    let mut spec = server(&local);
+    create(&local, &mut spec).await;
+    let mode = |path: &str| {
+        let facts = fs::metadata(place.path().join(path)).unwrap();
+        facts.mode() & 0o777
+    };
+    for path in ["local/servers", "local/trash", "local/locks", "run"] {
+        assert_eq!(mode(path), 0o700, "{path}");
+    }
+    let root = rustix::process::geteuid().is_root();
+    assert_eq!(mode("local"), if root { 0o711 } else { 0o700 });
+    let owner = |path| fs::metadata(place.home(&spec).join(path)).unwrap().uid();
+    assert_eq!(owner("data/howdah.conf"), owner("data/PG_VERSION"));
+    assert_eq!(owner("data"), owner("data/PG_VERSION"));
+    assert_ne!(owner("data"), 0);
+}

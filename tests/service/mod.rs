@@ -1,0 +1,18 @@
+//! The service as users meet it: the real program, called over its API.
+
+mod cancellation;
+mod crash;
+mod idempotency;
+mod input;
+mod lists;
+mod replicas;
+mod rig;
+mod secrets;
+mod shutdown;
+mod supervision;
+mod tour;
+mod validate_only;
+
+pub(crate) use self::{
+    cancellation::clients_leave, input::goes_away_for as metadata_goes_away_for,
+};

@@ -1,0 +1,435 @@
+//! Several processes on one metadata database: they share the work, take it over from
+//! each other, and keep off what is not theirs.
+
+use std::fs::File;
+
+use howdah::{
+    pb::{
+        google::longrunning::{Operation, WaitOperationRequest},
+        v1::{
+            DeleteInstanceRequest, Instance, StartInstanceRequest, StopInstanceRequest,
+            instance::{LocalProviderConfig, ProviderConfig, State},
+        },
+    },
+    pg,
+};
+
+use rustix::fs::{FlockOperation, flock};
+
+use crate::{
+    soak::crash::world::{is_success, metadata},
+    support::{
+        howdah::{
+            Howdah, Options, create_instance, eventually, failed, instance_name, signal, succeeded,
+        },
+        postgres::{PASSWORD, SUPERUSER, Server},
+    },
+};
+
+/// Shortest that is allowed.
+const LEASE: (&str, &str) = ("HOWDAH_OPERATIONS_LEASE", "2s");
+
+/// With the same metadata as another one.
+fn beside(howdah: &Howdah) -> Options {
+    Options {
+        database_url: howdah.options.database_url.clone(),
+        environment: vec![(LEASE.0.into(), LEASE.1.into())],
+    }
+}
+
+/// On the same host as another one: it has the same `local.root`.
+fn on_host_of(howdah: &Howdah) -> Options {
+    let path = |path: std::path::PathBuf| path.to_string_lossy().into_owned();
+    beside(howdah)
+        .with("HOWDAH_LOCAL_ROOT", path(howdah.data_dir().join("local")))
+        .with(
+            "HOWDAH_LOCAL_RUN_DIRECTORY",
+            path(howdah.directory().join("run")),
+        )
+}
+
+async fn options() -> Options {
+    Options::external().await.with(LEASE.0, LEASE.1)
+}
+
+fn ephemeral() -> Instance {
+    Instance {
+        ephemeral: true,
+        ..Instance::default()
+    }
+}
+
+async fn create(howdah: &Howdah, id: &str) -> Operation {
+    let request = create_instance(id, ephemeral());
+    let accepted = howdah.instances().await.create_instance(request).await;
+    accepted.unwrap().into_inner()
+}
+
+async fn start(howdah: &Howdah, id: &str) -> Operation {
+    let request = StartInstanceRequest {
+        name: instance_name(id),
+        ..StartInstanceRequest::default()
+    };
+    let accepted = howdah.instances().await.start_instance(request).await;
+    accepted.unwrap().into_inner()
+}
+
+async fn stop(howdah: &Howdah, id: &str) -> Operation {
+    let request = StopInstanceRequest {
+        name: instance_name(id),
+        ..StopInstanceRequest::default()
+    };
+    let accepted = howdah.instances().await.stop_instance(request).await;
+    accepted.unwrap().into_inner()
+}
+
+fn id(operation: &Operation) -> &str {
+    operation.name.rsplit('/').next().unwrap()
+}
+
+/// How often this process has brought the operation to its end.
+fn succeeded_here(howdah: &Howdah, operation: &Operation) -> usize {
+    let log = howdah.log();
+    let of_it = log.lines().filter(|line| line.contains(id(operation)));
+    of_it
+        .filter(|line| line.contains("operation succeeded"))
+        .count()
+}
+
+/// Waits until the stage is under way, and its effect, if it has one, there.
+async fn stage_runs(metadata: &pg::Client, operation: &Operation, stage: &str) {
+    let sql = "select count(*) from operation_stages where operation_id::text = $1
+         and name = $2 and state = 'RUNNING'";
+    eventually("the stage is under way", async || {
+        let found = metadata.query_one(sql, &[&id(operation), &stage]).await;
+        found.unwrap().get::<_, i64>(0) == 1
+    })
+    .await;
+}
+
+async fn token(metadata: &pg::Client, operation: &Operation) -> i64 {
+    let sql = "select token from operations where id::text = $1";
+    let found = metadata.query_one(sql, &[&id(operation)]).await;
+    found.unwrap().get(0)
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn two_share_the_work() {
+    let one = Howdah::serve(options().await.with("HOWDAH_OPERATIONS_WORKERS", "1")).await;
+    let two = Howdah::serve(on_host_of(&one).with("HOWDAH_OPERATIONS_WORKERS", "1")).await;
+    // The template that the others are cloned from.
+    one.instance("first").await;
+    let mut operations = Vec::new();
+    for number in 0..8 {
+        operations.push(create(&one, &format!("i{number}")).await);
+    }
+    let mut shares = [0, 0];
+    for operation in &operations {
+        let done = two.wait(operation).await;
+        assert_eq!(succeeded::<Instance>(&done).state(), State::Ready);
+        let here = [
+            succeeded_here(&one, operation),
+            succeeded_here(&two, operation),
+        ];
+        assert_eq!(here[0] + here[1], 1, "done once");
+        shares[0] += here[0];
+        shares[1] += here[1];
+    }
+    assert!(shares[0] > 0 && shares[1] > 0, "{shares:?}");
+    assert_eq!(one.servers().len(), 9);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_other_goes_on_when_one_is_killed() {
+    let mut one = Howdah::new(options().await);
+    one.start("instance.create.start.before_commit=pause").await;
+    let store = metadata(&one.options).await;
+    let operation = create(&one, "orders").await;
+    stage_runs(&store, &operation, "start").await;
+    let two = Howdah::serve(on_host_of(&one)).await;
+    one.kill().await;
+    let done = two.wait(&operation).await;
+    assert_eq!(succeeded::<Instance>(&done).state(), State::Ready);
+    assert_eq!(succeeded_here(&two, &operation), 1);
+    assert_eq!(token(&store, &operation).await, 2);
+    assert_eq!(one.servers().len(), 1);
+}
+
+/// An instance that is stopped, and an operation that has begun to start it and waits
+/// for the lock of its server, which the test holds.
+async fn start_that_waits(howdah: &Howdah, store: &pg::Client) -> (Operation, File) {
+    let server = howdah.instance("orders").await.servers[0].uid.clone();
+    let stopping = stop(howdah, "orders").await;
+    howdah.wait(&stopping).await;
+    let lock = howdah.data_dir().join("local/locks").join(server);
+    let lock = File::options().read(true).write(true).open(lock).unwrap();
+    flock(&lock, FlockOperation::LockExclusive).unwrap();
+    let operation = start(howdah, "orders").await;
+    stage_runs(store, &operation, "start").await;
+    (operation, lock)
+}
+
+/// The fence: between the effect and its commit another worker takes over.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_worker_without_the_newest_token_commits_nothing() {
+    // Too long for the lease to be found lost before the commit.
+    let options = Options::external().await.with(LEASE.0, "60s");
+    let one = Howdah::serve(options).await;
+    let store = metadata(&one.options).await;
+    let (operation, lock) = start_that_waits(&one, &store).await;
+    // What a claim writes.
+    let take = "update operations set token = token + 1, worker = gen_random_uuid(),
+         lease_until = now() + interval '5s' where id::text = $1";
+    store.execute(take, &[&id(&operation)]).await.unwrap();
+    drop(lock);
+    eventually("the worker is refused", async || {
+        one.log()
+            .contains("another worker has taken the operation over")
+    })
+    .await;
+    let told = one.operation(&operation.name).await;
+    assert!(!told.done, "nothing was committed: {told:?}");
+    // That other worker gives no sign of life: it is taken over from in turn.
+    let done = one.wait(&operation).await;
+    assert_eq!(succeeded::<Instance>(&done).state(), State::Ready);
+    assert_eq!(token(&store, &operation).await, 3);
+    assert_eq!(succeeded_here(&one, &operation), 1);
+}
+
+/// A process that was frozen before an effect does not carry it out when it wakes up
+/// after another one has taken over: the world has gone on.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_worker_that_was_frozen_does_no_harm() {
+    let mut one = Howdah::serve(options().await).await;
+    one.instance("orders").await;
+    let stopped = stop(&one, "orders").await;
+    one.wait(&stopped).await;
+    one.stop().await;
+    one.start("instance.start.start.before_effect=1*sleep(1500)")
+        .await;
+    let store = metadata(&one.options).await;
+    let starting = start(&one, "orders").await;
+    stage_runs(&store, &starting, "start").await;
+    signal(one.pid(), "STOP");
+
+    let two = Howdah::serve(on_host_of(&one)).await;
+    let done = two.wait(&starting).await;
+    assert_eq!(succeeded_here(&two, &starting), 1);
+    assert_eq!(succeeded::<Instance>(&done).state(), State::Ready);
+    let stopping = stop(&two, "orders").await;
+    two.wait(&stopping).await;
+    assert!(one.servers().is_empty());
+
+    signal(one.pid(), "CONT");
+    eventually("it gives the operation up", async || {
+        let log = one.log();
+        log.contains("lease lost") || log.contains("lease expired")
+    })
+    .await;
+    // It works again, also in the slot that the operation had.
+    let last = create(&one, "billing").await;
+    assert!(is_success(&one.wait(&last).await));
+    assert_eq!(one.servers().len(), 1, "the stopped server stays stopped");
+    assert_eq!(succeeded_here(&one, &starting), 0);
+}
+
+/// A busy system tells of many changes: none of them may keep a lease from being
+/// renewed.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_lease_holds_while_others_change() {
+    let one = Howdah::serve(Options::external().await.with(LEASE.0, "3s")).await;
+    let store = metadata(&one.options).await;
+    let (operation, lock) = start_that_waits(&one, &store).await;
+    let tell = "select pg_notify('howdah_operations', gen_random_uuid()::text)";
+    let old = "select now() > create_time + interval '7s' from operations where id::text = $1";
+    eventually("the operation is older than two leases", async || {
+        store.execute(tell, &[]).await.unwrap();
+        let old = store.query_one(old, &[&id(&operation)]).await.unwrap();
+        old.get(0)
+    })
+    .await;
+    drop(lock);
+    one.wait(&operation).await;
+    assert_eq!(token(&store, &operation).await, 1, "it was claimed once");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn who_waits_at_the_other_is_told() {
+    let one = Howdah::serve(options().await).await;
+    let two = Howdah::serve(beside(&one)).await;
+    one.instance("orders").await;
+    let store = metadata(&one.options).await;
+    let age = "select extract(epoch from clock_timestamp() - end_time)::float8
+         from operations where id::text = $1";
+    let mut quickest = f64::MAX;
+    for turn in 0..6 {
+        let operation = match turn % 2 {
+            0 => stop(&one, "orders").await,
+            _ => start(&one, "orders").await,
+        };
+        two.wait(&operation).await;
+        let found = store.query_one(age, &[&id(&operation)]).await.unwrap();
+        quickest = quickest.min(found.get(0));
+        assert_eq!(succeeded_here(&two, &operation), 0, "another host's work");
+    }
+    // By itself it would look again only after two seconds.
+    assert!(quickest < 1.0, "{quickest} s");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn work_on_a_host_is_done_there() {
+    let mut one = Howdah::serve(options().await).await;
+    let two = Howdah::serve(beside(&one)).await;
+    let host = one.instance("orders").await.servers[0].host.clone();
+    one.stop().await;
+
+    let here = create(&two, "here").await;
+    assert!(is_success(&two.wait(&here).await));
+    // Asked for at the other host; only one of the two can do it.
+    let chosen = Instance {
+        provider_config: Some(ProviderConfig::Local(LocalProviderConfig { host })),
+        ..ephemeral()
+    };
+    let request = create_instance("billing", chosen);
+    let accepted = two.instances().await.create_instance(request).await;
+    let there = accepted.unwrap().into_inner();
+    let claims = claims(&two).await;
+    let request = WaitOperationRequest {
+        name: there.name.clone(),
+        timeout: Some(prost_types::Duration {
+            seconds: 3,
+            nanos: 0,
+        }),
+    };
+    let waited = two.operations().await.wait_operation(request).await;
+    assert!(!waited.unwrap().into_inner().done, "its host is away");
+    let looked = self::claims(&two).await - claims;
+    assert!(looked < 20, "looked {looked} times for what it cannot do");
+
+    one.start("").await;
+    assert!(is_success(&two.wait(&there).await));
+    assert_eq!(succeeded_here(&one, &there), 1);
+    assert_eq!((one.servers().len(), two.servers().len()), (2, 1));
+}
+
+/// A host rarely dies at rest: what it left unfinished does not stand in the way of
+/// those who give it up.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_host_that_is_gone_is_given_up_with_its_work() {
+    let mut one = Howdah::new(options().await);
+    one.start("instance.create.start.before_effect=pause").await;
+    let store = metadata(&one.options).await;
+    let unfinished = create(&one, "orders").await;
+    stage_runs(&store, &unfinished, "start").await;
+    one.kill().await;
+    let age = "update hosts set seen_time = now() - interval '1 hour'";
+    store.execute(age, &[]).await.unwrap();
+
+    let two = Howdah::serve(beside(&one)).await;
+    let delete = |force| DeleteInstanceRequest {
+        name: instance_name("orders"),
+        force,
+        purge: true,
+        ..DeleteInstanceRequest::default()
+    };
+    let refused = two.instances().await.delete_instance(delete(false)).await;
+    assert_eq!(refused.unwrap_err().code(), tonic::Code::Aborted);
+    let accepted = two.instances().await.delete_instance(delete(true)).await;
+    assert!(is_success(&two.wait(accepted.unwrap().get_ref()).await));
+    let (code, _) = failed(&two.operation(&unfinished.name).await);
+    assert_eq!(code, tonic::Code::FailedPrecondition as i32);
+    // The id is free.
+    two.instance("orders").await;
+    // When it comes back, it leaves its old work alone.
+    one.start("").await;
+    one.instance("billing").await;
+    assert_eq!(one.servers().len(), 1);
+    assert!(!is_success(&one.operation(&unfinished.name).await));
+}
+
+/// How often it has looked for an operation to claim.
+async fn claims(howdah: &Howdah) -> u64 {
+    let url = format!("http://{}/metrics", howdah.admin_endpoint());
+    let metrics = get(&url).await.unwrap();
+    let count = metrics.lines().find(|line| {
+        line.starts_with("db_client_operation_duration")
+            && line.contains("_count{")
+            && line.contains("lease.claim_operation")
+    });
+    let count = count.unwrap_or_else(|| panic!("{metrics}"));
+    count.rsplit(' ').next().unwrap().parse().unwrap()
+}
+
+/// The body of a page.
+async fn get(url: &str) -> Option<String> {
+    use tokio::io::{AsyncReadExt, AsyncWriteExt};
+    let (host, path) = url.strip_prefix("http://")?.split_once('/')?;
+    let mut stream = tokio::net::TcpStream::connect(host).await.ok()?;
+    let request = format!("GET /{path} HTTP/1.1\r\nHost: {host}\r\nConnection: close\r\n\r\n");
+    stream.write_all(request.as_bytes()).await.ok()?;
+    let mut answer = String::new();
+    stream.read_to_string(&mut answer).await.ok()?;
+    Some(answer)
+}
+
+/// The metadata are away for longer than the lease; the operation goes on afterwards.
+#[tokio::test(flavor = "multi_thread")]
+async fn an_operation_outlives_the_metadata_being_away() {
+    let server = Server::start(15, &[]);
+    let data = server.data().display().to_string();
+    let url = format!(
+        "postgres://{SUPERUSER}:{PASSWORD}@127.0.0.1:{}/postgres",
+        server.port
+    );
+    let options = Options {
+        database_url: Some(url),
+        environment: vec![(LEASE.0.into(), LEASE.1.into())],
+    };
+    let mut one = Howdah::new(options);
+    one.start("instance.create.start.before_commit=1*sleep(1000)")
+        .await;
+    let operation = create(&one, "orders").await;
+    let store = server.client("postgres").await;
+    stage_runs(&store, &operation, "start").await;
+    drop(store);
+    let pg_ctl = |args: &[&str]| {
+        let done = server
+            .command("pg_ctl")
+            .args(["-D", &data, "-w"])
+            .args(args)
+            .output();
+        let done = done.unwrap();
+        assert!(done.status.success(), "{done:?}");
+    };
+    pg_ctl(&["stop", "-m", "immediate"]);
+    eventually("the lease is given up", async || {
+        one.log().contains("lease expired")
+    })
+    .await;
+    let log = server.dir.join("log").display().to_string();
+    pg_ctl(&["start", "-l", &log]);
+    let done = eventually_done(&one, &operation).await;
+    assert_eq!(succeeded::<Instance>(&done).state(), State::Ready);
+    assert_eq!(succeeded_here(&one, &operation), 1);
+    assert_eq!(one.servers().len(), 1);
+}
+
+/// Calls may still be refused for a moment.
+async fn eventually_done(howdah: &Howdah, operation: &Operation) -> Operation {
+    let look = async || {
+        let request = WaitOperationRequest {
+            name: operation.name.clone(),
+            timeout: Some(prost_types::Duration {
+                seconds: 2,
+                nanos: 0,
+            }),
+        };
+        let waited = howdah.operations().await.wait_operation(request).await;
+        waited.ok().map(tonic::Response::into_inner)
+    };
+    eventually("the operation is done", async || {
+        look().await.is_some_and(|operation| operation.done)
+    })
+    .await;
+    look().await.unwrap()
+}

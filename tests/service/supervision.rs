@@ -1,0 +1,213 @@
+//! Servers outlive Howdah, are adopted by the next one, and are started again when
+//! they die.
+
+use std::fs;
+
+use howdah::pb::{
+    google::longrunning::{ListOperationsRequest, Operation},
+    v1::{
+        Condition, Connection, GetConnectionRequest, GetInstanceRequest, Instance,
+        OperationMetadata, StopInstanceRequest, condition, instance::State,
+    },
+};
+use prost::Message as _;
+
+use crate::{
+    soak::crash::world::connect,
+    support::howdah::{
+        Howdah, Options, PROJECT, create_database, eventually, instance_name, signal, succeeded,
+    },
+};
+
+async fn get(howdah: &Howdah, id: &str) -> Instance {
+    let request = GetInstanceRequest {
+        name: instance_name(id),
+    };
+    let found = howdah.instances().await.get_instance(request).await;
+    found.unwrap().into_inner()
+}
+
+/// Verbs of all operations, oldest first.
+async fn verbs(howdah: &Howdah) -> Vec<String> {
+    let request = ListOperationsRequest {
+        name: PROJECT.into(),
+        ..ListOperationsRequest::default()
+    };
+    let listed = howdah.operations().await.list_operations(request).await;
+    let listed = listed.unwrap().into_inner().operations;
+    let verb = |operation: &Operation| {
+        let metadata = operation.metadata.as_ref().unwrap();
+        let metadata = OperationMetadata::decode(metadata.value.as_slice()).unwrap();
+        metadata.verb
+    };
+    listed.iter().rev().map(verb).collect()
+}
+
+async fn stop(howdah: &Howdah, id: &str) {
+    let request = StopInstanceRequest {
+        name: instance_name(id),
+        ..StopInstanceRequest::default()
+    };
+    let accepted = howdah.instances().await.stop_instance(request).await;
+    let done = howdah.wait(accepted.unwrap().get_ref()).await;
+    assert_eq!(succeeded::<Instance>(&done).state(), State::Stopped);
+}
+
+fn restarted(instance: &Instance) -> Option<&Condition> {
+    let is_it = |c: &&Condition| c.r#type == "ServerRestarted";
+    instance.conditions.iter().find(is_it)
+}
+
+/// Waits until the instance's server has been started again.
+async fn recovered(howdah: &Howdah, id: &str) {
+    eventually("the server is started again", async || {
+        let instance = get(howdah, id).await;
+        let told = restarted(&instance).is_some_and(|c| c.status() == condition::Status::True);
+        told && instance.state() == State::Ready && !instance.reconciling
+    })
+    .await;
+}
+
+async fn answers(connection: &Connection) {
+    let client = connect(connection).await;
+    client.batch_execute("select 1").await.unwrap();
+}
+
+/// Kills the servers, and waits until all of their processes are gone.
+async fn kill_servers(howdah: &Howdah) {
+    for pid in howdah.servers() {
+        signal(pid, "KILL");
+    }
+    let below = howdah.data_dir().join("local/servers");
+    let works_there = |entry: fs::DirEntry| {
+        let place = fs::read_link(entry.path().join("cwd"));
+        place.is_ok_and(|place| place.starts_with(&below))
+    };
+    eventually("no process of a server is left", async || {
+        !fs::read_dir("/proc").unwrap().flatten().any(works_there)
+    })
+    .await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_server_is_adopted_and_watched() {
+    let mut howdah = Howdah::serve(Options::external().await).await;
+    howdah.instance("orders").await;
+    let connection = howdah.database("orders", "shop").await;
+    let pids = howdah.servers();
+    assert_eq!(pids.len(), 1);
+
+    howdah.kill().await;
+    answers(&connection).await;
+    howdah.start("").await;
+    assert_eq!(howdah.servers(), pids, "the same process");
+    assert!(restarted(&get(&howdah, "orders").await).is_none());
+
+    // It is watched: its death is noticed, and visible.
+    signal(pids[0], "KILL");
+    recovered(&howdah, "orders").await;
+    assert_ne!(howdah.servers(), pids);
+    answers(&connection).await;
+    assert_eq!(verbs(&howdah).await, ["create", "create", "recover"]);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_new_server_is_watched_at_once() {
+    let howdah = Howdah::serve(Options::external().await).await;
+    howdah.instance("orders").await;
+    let pids = howdah.servers();
+    signal(pids[0], "KILL");
+    recovered(&howdah, "orders").await;
+    // Again: it is watched after a recovery too.
+    signal(howdah.servers()[0], "KILL");
+    eventually("a second recovery", async || {
+        verbs(&howdah).await == ["create", "recover", "recover"]
+            && get(&howdah, "orders").await.state() == State::Ready
+    })
+    .await;
+    assert_eq!(howdah.servers().len(), 1);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn all_servers_come_back_after_the_machine_did() {
+    let mut howdah = Howdah::serve(Options::external().await).await;
+    for id in ["orders", "billing", "resting"] {
+        howdah.instance(id).await;
+    }
+    let connection = howdah.database("orders", "shop").await;
+    stop(&howdah, "resting").await;
+    howdah.kill().await;
+    kill_servers(&howdah).await;
+    let uid = |instance: &Instance| instance.servers[0].uid.clone();
+
+    howdah.start("").await;
+    recovered(&howdah, "orders").await;
+    recovered(&howdah, "billing").await;
+    answers(&connection).await;
+    // A look at all servers has happened since: what was stopped stays so.
+    let resting = get(&howdah, "resting").await;
+    assert_eq!(resting.state(), State::Stopped);
+    assert_eq!(howdah.servers().len(), 2);
+    let data = howdah.data_dir().join("local/servers").join(uid(&resting));
+    assert!(!data.join("data/postmaster.pid").exists());
+    assert!(restarted(&resting).is_none());
+    let recoveries = verbs(&howdah).await;
+    let recoveries = recoveries.iter().filter(|verb| *verb == "recover");
+    assert_eq!(recoveries.count(), 2);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_stopped_server_stays_stopped() {
+    let mut howdah = Howdah::serve(Options::external().await).await;
+    howdah.instance("orders").await;
+    howdah.instance("other").await;
+    stop(&howdah, "orders").await;
+    // The other's recovery shows that the supervisor has looked: here, and in the
+    // next process.
+    signal(howdah.servers()[0], "KILL");
+    recovered(&howdah, "other").await;
+    assert_eq!(get(&howdah, "orders").await.state(), State::Stopped);
+    howdah.kill().await;
+    kill_servers(&howdah).await;
+    howdah.start("").await;
+    eventually("the other runs again", async || howdah.servers().len() == 1).await;
+    eventually("nothing is under way", async || {
+        !get(&howdah, "other").await.reconciling
+    })
+    .await;
+    assert_eq!(get(&howdah, "orders").await.state(), State::Stopped);
+    assert_eq!(howdah.servers().len(), 1);
+}
+
+/// An operation on a database waits for the server; that must not keep the server from
+/// being started.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_server_recovers_below_an_unfinished_operation() {
+    let mut howdah = Howdah::serve(Options::external().await).await;
+    howdah.instance("orders").await;
+    howdah.stop().await;
+    howdah
+        .start("database.create.database.before_effect=return")
+        .await;
+    let request = create_database("orders", "shop");
+    // The answer may have been lost with the process.
+    let _ = howdah.databases().await.create_database(request).await;
+    howdah.ended().await;
+    kill_servers(&howdah).await;
+
+    howdah.start("").await;
+    recovered(&howdah, "orders").await;
+    let name = format!("{}/databases/shop", instance_name("orders"));
+    eventually("the database is there", async || {
+        let request = GetConnectionRequest { name: name.clone() };
+        let found = howdah.databases().await.get_connection(request).await;
+        match found {
+            Ok(connection) => {
+                answers(connection.get_ref()).await;
+                true
+            }
+            Err(_) => false,
+        }
+    })
+    .await;
+}

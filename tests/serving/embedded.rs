@@ -1,0 +1,107 @@
+//! The metadata server that Howdah brings along.
+
+use crate::support::howdah::{Howdah, Options, instance_name, signal};
+use howdah::pb::v1::GetInstanceRequest;
+
+fn metadata_pid(howdah: &Howdah) -> u32 {
+    let file = howdah.data_dir().join("metadata/data/postmaster.pid");
+    let text = std::fs::read_to_string(file).unwrap();
+    text.lines().next().unwrap().trim().parse().unwrap()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn everything_is_found_again_after_a_kill_and_after_a_stop() {
+    let mut howdah = Howdah::serve(Options::default()).await;
+    let created = howdah.instance("orders").await;
+    let connection = howdah.database("orders", "shop").await;
+    let (metadata, servers) = (metadata_pid(&howdah), howdah.servers());
+    assert_eq!(servers.len(), 1);
+
+    howdah.kill().await;
+    howdah.start("").await;
+    assert_eq!(
+        metadata_pid(&howdah),
+        metadata,
+        "the metadata server is adopted"
+    );
+    assert_eq!(howdah.servers(), servers, "the user's server is adopted");
+
+    let status = howdah.stop().await;
+    assert_eq!(status.code(), Some(0));
+    assert!(
+        !howdah
+            .data_dir()
+            .join("metadata/data/postmaster.pid")
+            .exists()
+    );
+    assert_eq!(howdah.servers(), servers, "the user's server goes on");
+    assert!(!howdah.data_dir().join("endpoint").exists());
+
+    howdah.start("").await;
+    let request = GetInstanceRequest {
+        name: instance_name("orders"),
+    };
+    let found = howdah
+        .instances()
+        .await
+        .get_instance(request)
+        .await
+        .unwrap()
+        .into_inner();
+    assert_eq!(found.uid, created.uid);
+    let again = howdah.connection("orders", "shop").await;
+    assert_eq!(again, connection);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_metadata_server_that_dies_is_started_again() {
+    let howdah = Howdah::serve(Options::default()).await;
+    let before = metadata_pid(&howdah);
+    signal(before, "KILL");
+    crate::support::howdah::eventually("the metadata server is back", async || {
+        let file = howdah.data_dir().join("metadata/data/postmaster.pid");
+        file.exists() && metadata_pid(&howdah) != before
+    })
+    .await;
+    crate::support::howdah::eventually("calls are answered", async || {
+        let request = howdah::pb::v1::ListInstancesRequest {
+            parent: "projects/default".into(),
+            ..Default::default()
+        };
+        howdah
+            .instances()
+            .await
+            .list_instances(request)
+            .await
+            .is_ok()
+    })
+    .await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_second_process_on_the_data_directory_is_refused() {
+    let howdah = Howdah::serve(Options::external().await).await;
+    let mut second = howdah.command("serve", "").spawn().unwrap();
+    let status = second.wait().unwrap();
+    assert!(!status.success());
+    assert!(howdah.log().contains("DATA_DIR_IN_USE"), "{}", howdah.log());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_wrong_secret_key_is_found_at_start() {
+    let mut howdah = Howdah::serve(Options::external().await).await;
+    howdah.stop().await;
+    let other = "YWFhYWFhYWFhYWFhYWFhYWFhYWFhYWFhYWFhYWFhYWE=";
+    howdah
+        .options
+        .environment
+        .push(("HOWDAH_SECRET_KEY".into(), other.into()));
+    howdah.spawn("");
+    let status = howdah.ended().await;
+    assert!(!status.success());
+    assert!(
+        howdah.log().contains("SECRET_KEY_INVALID"),
+        "{}",
+        howdah.log()
+    );
+}

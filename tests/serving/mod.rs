@@ -1,0 +1,5 @@
+//! How the program can be served: as whom, where, and with which metadata.
+
+mod embedded;
+mod tls;
+mod user;

@@ -1,0 +1,88 @@
+//! TLS and client certificates, through the settings.
+
+use std::{fs, time::Duration};
+
+use howdah::{
+    client::{Client, Options as ClientOptions},
+    pb::v1::ListInstancesRequest,
+};
+use rcgen::{BasicConstraints, CertificateParams, CertifiedIssuer, IsCa, KeyPair};
+
+use crate::support::howdah::{Howdah, Options, PROJECT, eventually};
+
+struct Files {
+    directory: tempfile::TempDir,
+}
+
+impl Files {
+    /// A CA, a server certificate for localhost, and a client's.
+    fn new() -> Self {
+        let directory = tempfile::tempdir().unwrap();
+        let mut ca = CertificateParams::new(Vec::new()).unwrap();
+        ca.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
+        let ca = CertifiedIssuer::self_signed(ca, KeyPair::generate().unwrap()).unwrap();
+        let files = Self { directory };
+        files.write("ca.pem", &ca.pem());
+        for (name, host) in [("server", "localhost"), ("client", "client")] {
+            let key = KeyPair::generate().unwrap();
+            let params = CertificateParams::new(vec![host.to_owned(), "127.0.0.1".to_owned()]);
+            let certificate = params.unwrap().signed_by(&key, &ca).unwrap();
+            files.write(&format!("{name}.pem"), &certificate.pem());
+            files.write(&format!("{name}.key"), &key.serialize_pem());
+        }
+        files
+    }
+
+    fn write(&self, name: &str, text: &str) {
+        fs::write(self.directory.path().join(name), text).unwrap();
+    }
+
+    fn path(&self, name: &str) -> String {
+        self.directory.path().join(name).display().to_string()
+    }
+}
+
+async fn list(options: &ClientOptions, howdah: &Howdah) -> Result<(), String> {
+    let client = Client::connect(&format!("https://{}", howdah.endpoint()), options).await;
+    let client = client.map_err(|error| error.to_string())?;
+    let request = ListInstancesRequest {
+        parent: PROJECT.into(),
+        ..Default::default()
+    };
+    client
+        .list_instances(request)
+        .await
+        .map(drop)
+        .map_err(|error| error.to_string())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_client_certificate_opens_a_door_that_others_find_shut() {
+    let files = Files::new();
+    let options = Options::external()
+        .await
+        .with("HOWDAH_LISTEN", "0.0.0.0:0")
+        .with("HOWDAH_TLS_CERTIFICATE", files.path("server.pem"))
+        .with("HOWDAH_TLS_KEY", files.path("server.key"))
+        .with("HOWDAH_TLS_CLIENT_CA", files.path("ca.pem"))
+        .with("HOWDAH_TLS_CLIENT_CERTIFICATES", "required");
+    let mut howdah = Howdah::new(options);
+    howdah.spawn("");
+    eventually("it serves", async || {
+        howdah.data_dir().join("endpoint").exists()
+    })
+    .await;
+    let bare = ClientOptions {
+        ca: Some(files.path("ca.pem").into()),
+        connect_timeout: Duration::from_secs(5),
+        ..ClientOptions::default()
+    };
+    let known = ClientOptions {
+        certificate: Some(files.path("client.pem").into()),
+        key: Some(files.path("client.key").into()),
+        ..bare.clone()
+    };
+    howdah.endpoint_host("127.0.0.1");
+    list(&known, &howdah).await.unwrap();
+    list(&bare, &howdah).await.unwrap_err();
+}

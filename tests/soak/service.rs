@@ -1,0 +1,24 @@
+//! The service over longer times: outages and clients that leave.
+
+use std::time::{Duration, Instant};
+
+use crate::service::{clients_leave, metadata_goes_away_for};
+
+/// As long as a failover of the metadata database takes.
+#[tokio::test]
+async fn metadata_away_for_half_a_minute_under_load() {
+    metadata_goes_away_for(Duration::from_secs(30)).await;
+}
+
+/// A thousand mutations at a time, each time at other moments.
+#[tokio::test]
+async fn clients_leave_at_random() {
+    let mut numbers = super::Numbers(super::seed());
+    let end = super::deadline();
+    loop {
+        clients_leave(1000, numbers.next()).await;
+        if end.is_none_or(|end| Instant::now() >= end) {
+            return;
+        }
+    }
+}

@@ -1,0 +1,13 @@
+//! `Subscribe`, through the real API against real servers.
+
+mod batches;
+mod endings;
+mod events;
+mod identities;
+mod leftovers;
+pub mod model;
+mod refusals;
+pub mod rig;
+mod stalls;
+pub mod subscriber;
+mod values;

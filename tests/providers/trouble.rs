@@ -26,8 +26,7 @@ async fn a_taken_port_is_named() {
     let mut spec = server(&local);
     spec.ephemeral = true;
     spec.system_identifier = Some(local.initialize(&spec).await.unwrap());
-    let taken = TcpListener::bind("127.0.0.1:0").unwrap();
-    spec.port = taken.local_addr().unwrap().port();
+    let taken = TcpListener::bind(("127.0.0.1", spec.port)).unwrap();
     local.configure(&spec).await.unwrap();
     let error = local.start(&spec).await.unwrap_err();
     assert_eq!(error.reason(), Reason::PortTaken);

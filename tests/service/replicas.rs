@@ -392,6 +392,7 @@ async fn an_operation_outlives_the_metadata_being_away() {
     let store = server.client("postgres").await;
     stage_runs(&store, &operation, "start").await;
     drop(store);
+    let log = server.dir.join("log").display().to_string();
     let pg_ctl = |args: &[&str]| {
         let done = server
             .command("pg_ctl")
@@ -399,14 +400,14 @@ async fn an_operation_outlives_the_metadata_being_away() {
             .args(args)
             .output();
         let done = done.unwrap();
-        assert!(done.status.success(), "{done:?}");
+        let log = || std::fs::read_to_string(&log).unwrap_or_default();
+        assert!(done.status.success(), "{done:?}\n{}", log());
     };
     pg_ctl(&["stop", "-m", "immediate"]);
     eventually("the lease is given up", async || {
         one.log().contains("lease expired")
     })
     .await;
-    let log = server.dir.join("log").display().to_string();
     pg_ctl(&["start", "-l", &log]);
     let done = eventually_done(&one, &operation).await;
     assert_eq!(succeeded::<Instance>(&done).state(), State::Ready);

@@ -10,7 +10,6 @@ use std::{
     os::unix::fs::PermissionsExt,
     path::{Path, PathBuf},
     process::{Child, Command, ExitStatus, Stdio},
-    sync::atomic::{AtomicU32, Ordering},
     time::{Duration, Instant},
 };
 
@@ -27,6 +26,8 @@ use howdah::pb::{
 };
 use tempfile::TempDir;
 use tonic::transport::Channel;
+
+use super::ports;
 
 /// How long anything may take that is no operation.
 pub const LIMIT: Duration = Duration::from_secs(30);
@@ -91,7 +92,7 @@ impl Howdah {
         Self {
             options,
             child: None,
-            ports: ports(),
+            ports: ports::range(),
             watchdog: watchdog(&path),
             directory: path,
             program: env!("CARGO_BIN_EXE_howdah").into(),
@@ -418,18 +419,6 @@ impl Drop for Howdah {
 
 /// Any 32 bytes.
 pub const SECRET_KEY: &str = "MDEyMzQ1Njc4OWFiY2RlZjAxMjM0NTY3ODlhYmNkZWY=";
-
-/// A range of ports that no other fixture has: what one has reserved and not bound
-/// yet, another would take for free.
-fn ports() -> String {
-    const WIDTH: u32 = 40;
-    static NEXT: AtomicU32 = AtomicU32::new(0);
-    let place = std::process::id()
-        .wrapping_mul(61)
-        .wrapping_add(NEXT.fetch_add(1, Ordering::Relaxed));
-    let first = 20_000 + place % (12_000 / WIDTH) * WIDTH;
-    format!("{first}-{}", first + WIDTH - 1)
-}
 
 fn watchdog(directory: &Path) -> Child {
     let script = r#"

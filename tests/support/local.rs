@@ -18,6 +18,8 @@ use howdah::{
     providers::local::{Local, Settings, embedded::Options},
 };
 
+use super::ports;
+
 /// Password of the servers.
 pub const PASSWORD: &str = "An-other_unlikely-Password-81c2";
 
@@ -121,14 +123,13 @@ pub fn installed() -> Version {
     text.split_whitespace().nth(2).unwrap().parse().unwrap()
 }
 
-/// A server to be made, on a port that was free a moment ago.
+/// A server to be made.
 pub fn server(local: &Local) -> ServerSpec {
-    let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
     ServerSpec {
         uid: Uuid::new_v4(),
         version: installed(),
         host: local.host(),
-        port: listener.local_addr().unwrap().port(),
+        port: ports::one(),
         parameters: [].into(),
         ephemeral: false,
         admin_password: SecretString::from(PASSWORD),

@@ -2,4 +2,5 @@
 
 pub mod howdah;
 pub mod local;
+pub mod ports;
 pub mod postgres;

@@ -7,7 +7,6 @@
 use std::collections::HashMap;
 use std::fs;
 use std::io::Read;
-use std::net::TcpListener;
 use std::os::unix::fs::{PermissionsExt, chown};
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
@@ -18,6 +17,8 @@ use std::time::Duration;
 
 use howdah::pg::{self, Host, Login, Roots, Target, Tls};
 use secrecy::SecretString;
+
+use super::ports;
 
 /// How long anything against these servers may take.
 pub const LIMIT: Duration = Duration::from_secs(20);
@@ -84,11 +85,7 @@ impl Server {
             .unwrap()
             .keep();
         let watchdog = watch(bin, &dir);
-        let port = TcpListener::bind("127.0.0.1:0")
-            .unwrap()
-            .local_addr()
-            .unwrap()
-            .port();
+        let port = ports::one();
         let ca = certificates(&dir);
         fs::write(dir.join("password"), PASSWORD).unwrap();
         own(&dir);

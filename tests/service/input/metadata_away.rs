@@ -1,7 +1,6 @@
 //! A metadata database that is not there.
 
 use std::{
-    net::TcpListener,
     sync::{
         Arc,
         atomic::{AtomicBool, AtomicU32, Ordering},
@@ -26,6 +25,7 @@ use crate::{
             Howdah, LIMIT, Options, PROJECT, create_instance, eventually, instance_name, reason,
             succeeded,
         },
+        ports,
         postgres::{PASSWORD, SUPERUSER, Server},
     },
 };
@@ -84,8 +84,7 @@ async fn health(channel: Channel) -> Result<ServingStatus, Status> {
 #[tokio::test]
 async fn away_at_start() {
     let away = Away::new();
-    let port = TcpListener::bind("127.0.0.1:0").unwrap().local_addr();
-    let address = port.unwrap().to_string();
+    let address = format!("127.0.0.1:{}", ports::one());
     let options = away.options().await.with("HOWDAH_LISTEN", &address);
     away.stop();
     let mut howdah = Howdah::new(options);

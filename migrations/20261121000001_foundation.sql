@@ -120,7 +120,8 @@ create table operations (
         ('PENDING', 'RUNNING', 'UNDOING', 'SUCCEEDED', 'FAILED', 'CANCELLED')),
     -- Step that is next (forward) or is being taken back (undoing).
     position integer not null default 0,
-    attempt integer not null default 0,
+    -- Tries of this step that have failed; a worker that died is no failure of it.
+    failures integer not null default 0,
     -- Grows with each claim; a commit with an old one is refused.
     token bigint not null default 0,
     worker uuid,

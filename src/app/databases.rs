@@ -8,9 +8,9 @@ use uuid::Uuid;
 use super::{
     App, Mutation,
     admin::role_identity,
-    mutation::{Accept, Target},
+    mutation::{Accepting, Target},
     operations::{self, DeleteDatabaseParameters},
-    pages::{List, Listed, Page, Query},
+    pages::{Common, List, Listed, Page, Query},
 };
 use crate::{
     domain::{
@@ -18,7 +18,7 @@ use crate::{
         database::{Connection, Database, State, default_owner},
         filter::{Fields, Filter, Type, Value as Field},
         instance::{self, Instance, check_etag},
-        list::{Order, Place, SortBy},
+        list::Order,
         name::{DatabaseName, InstanceName},
         operation::Operation,
         postgres::PostgresName,
@@ -121,9 +121,10 @@ impl App {
         mutation: Mutation,
         new: CreateDatabase,
     ) -> Result<Operation> {
-        let app = self.clone();
-        self.detached(async move { Box::pin(app.accept_create_database(mutation, new)).await })
-            .await
+        self.mutate(mutation, move |app, accepting| {
+            app.accept_create_database(accepting, new)
+        })
+        .await
     }
 
     /// Drops a database and its owner role.
@@ -136,9 +137,10 @@ impl App {
         mutation: Mutation,
         delete: DeleteDatabase,
     ) -> Result<Operation> {
-        let app = self.clone();
-        self.detached(async move { app.accept_delete_database(mutation, delete).await })
-            .await
+        self.mutate(mutation, move |app, accepting| {
+            app.accept_delete_database(accepting, delete)
+        })
+        .await
     }
 
     /// How to connect to a database, password included.
@@ -172,13 +174,9 @@ impl App {
 
     async fn accept_create_database(
         self,
-        mutation: Mutation,
+        mut accepting: Accepting,
         new: CreateDatabase,
     ) -> Result<Operation> {
-        let mut accepting = match self.accept(mutation).await? {
-            Accept::Replay(operation) => return Ok(*operation),
-            Accept::Fresh(accepting) => *accepting,
-        };
         let tx = &mut accepting.tx;
         let instance = tx.hold_instance(&new.name.instance).await?;
         ready(&instance)?;
@@ -206,13 +204,9 @@ impl App {
 
     async fn accept_delete_database(
         self,
-        mutation: Mutation,
+        mut accepting: Accepting,
         delete: DeleteDatabase,
     ) -> Result<Operation> {
-        let mut accepting = match self.accept(mutation).await? {
-            Accept::Replay(operation) => return Ok(*operation),
-            Accept::Fresh(accepting) => *accepting,
-        };
         let tx = &mut accepting.tx;
         let instance = tx.hold_instance(&delete.name.instance).await?;
         let database = tx.lock_database(&delete.name).await?;
@@ -314,31 +308,24 @@ fn record(new: CreateDatabase, uid: Uuid, instance_uid: Uuid) -> Result<NewDatab
 }
 
 impl Listed for Database {
-    fn place(&self, by: SortBy) -> Place {
-        let time = match by {
-            SortBy::Id => chrono::DateTime::UNIX_EPOCH,
-            SortBy::CreateTime => self.create_time,
-            SortBy::UpdateTime => self.update_time,
-        };
-        Place {
-            time,
-            id: self.name.database.to_string(),
+    fn common(&self) -> Common<'_> {
+        Common {
+            id: &self.name.database,
+            create_time: self.create_time,
+            update_time: self.update_time,
+            labels: &self.labels,
         }
     }
 
-    fn field(&self, name: &str) -> Field {
-        let label = || {
-            name.strip_prefix("labels.")
-                .and_then(|key| self.labels.get(key))
-        };
-        match name {
+    fn field(&self, name: &str) -> Option<Field> {
+        Some(match name {
             "database_id" => Field::Text(self.name.database.to_string()),
             "state" => Field::Text(self.state.as_str().to_owned()),
             "postgresql_name" => Field::Text(self.postgresql_name.to_string()),
             "owner" => Field::Text(self.owner.to_string()),
             "display_name" => Field::Text(self.display_name.clone()),
             "create_time" => Field::Time(self.create_time),
-            _ => label().map_or(Field::Missing, |value| Field::Text(value.clone())),
-        }
+            _ => return None,
+        })
     }
 }

@@ -4,12 +4,8 @@ use std::time::Duration;
 
 use serde_json::Value;
 
-use super::{
-    App, Mutation,
-    mutation::{Accept, Target},
-    operations,
-};
-use crate::domain::{Reason, Result, instance::Instance, principal::Principal};
+use super::{App, mutation::Target, operations};
+use crate::domain::{Reason, Result, instance::Instance};
 
 /// How often.
 const INTERVAL: Duration = Duration::from_secs(10);
@@ -45,17 +41,7 @@ impl App {
     }
 
     async fn purge(&self, instance: &Instance) -> Result<()> {
-        let mutation = Mutation {
-            principal: Principal::Anonymous,
-            method: "purge",
-            request_id: None,
-            fingerprint: Vec::new(),
-            validate_only: false,
-        };
-        let Accept::Fresh(accepting) = self.accept(mutation).await? else {
-            return Ok(());
-        };
-        let mut accepting = *accepting;
+        let mut accepting = self.own("purge").await?;
         let Some(now) = accepting.tx.lock_instance_by_uid(instance.uid).await? else {
             return Ok(());
         };
@@ -63,13 +49,7 @@ impl App {
         if now.delete_time != instance.delete_time {
             return Ok(());
         }
-        let target = Target {
-            project: now.name.project.clone(),
-            name: now.name.to_string(),
-            uid: now.uid,
-            parent: None,
-            host: Some(now.active()?.host),
-        };
+        let target = Target::of(&now)?;
         match accepting
             .enqueue(&operations::PURGE_INSTANCE, target, Value::Null)
             .await

@@ -8,16 +8,16 @@ use uuid::Uuid;
 use super::{
     App, Mutation,
     admin::identity,
-    mutation::{Accept, Accepting, Target},
+    mutation::{Accepting, Target},
     operations::{self, DeleteInstanceParameters, Plan},
-    pages::{List, Listed, Page, Query},
+    pages::{Common, List, Listed, Page, Query},
 };
 use crate::{
     domain::{
         Error, Reason, Result,
         filter::{Fields, Filter, Type, Value as Field},
         instance::{Instance, State, check_etag},
-        list::{Order, Place, SortBy},
+        list::Order,
         name::{InstanceName, ProjectName},
         operation::{Failure, Operation, Outcome},
         provider::ServerSpec,
@@ -132,9 +132,10 @@ impl App {
         mutation: Mutation,
         new: CreateInstance,
     ) -> Result<Operation> {
-        let app = self.clone();
-        self.detached(async move { Box::pin(app.accept_create(mutation, new)).await })
-            .await
+        self.mutate(mutation, move |app, accepting| {
+            app.accept_create(accepting, new)
+        })
+        .await
     }
 
     /// Deletes an instance.
@@ -147,9 +148,10 @@ impl App {
         mutation: Mutation,
         delete: DeleteInstance,
     ) -> Result<Operation> {
-        let app = self.clone();
-        self.detached(async move { app.accept_delete(mutation, delete).await })
-            .await
+        self.mutate(mutation, move |app, accepting| {
+            app.accept_delete(accepting, delete)
+        })
+        .await
     }
 
     /// Takes a deletion back.
@@ -200,11 +202,11 @@ impl App {
         self.change(mutation, change, Change::Restart).await
     }
 
-    async fn accept_create(self, mutation: Mutation, new: CreateInstance) -> Result<Operation> {
-        let accepting = match self.accept(mutation).await? {
-            Accept::Replay(operation) => return Ok(*operation),
-            Accept::Fresh(accepting) => accepting,
-        };
+    async fn accept_create(
+        self,
+        mut accepting: Accepting,
+        new: CreateInstance,
+    ) -> Result<Operation> {
         let engine = self.engine_for(new.wanted).await?;
         self.provider()
             .check_parameters(engine.version, &new.parameters)
@@ -213,10 +215,15 @@ impl App {
         let (uid, server) = (self.parts.random.uuid()?, self.parts.random.uuid()?);
         let password = self.parts.random.password()?;
         let admin_password = self.parts.keyring.seal(&password, &identity(server))?;
-        let mut accepting = *accepting;
         let tx = &mut accepting.tx;
         tx.hold_project(&new.name.project).await?;
-        let target = target_of(&new.name, uid, Some(host));
+        let target = Target {
+            project: new.name.project.clone(),
+            name: new.name.to_string(),
+            uid,
+            parent: None,
+            host: Some(host),
+        };
         tx.insert_instance(&record(new, uid)).await?;
         let reserved = tx.lock_ports(host).await?;
         let port = self.free_port(&reserved)?;
@@ -265,11 +272,11 @@ impl App {
         tx.commit().await
     }
 
-    async fn accept_delete(self, mutation: Mutation, delete: DeleteInstance) -> Result<Operation> {
-        let mut accepting = match self.accept(mutation).await? {
-            Accept::Replay(operation) => return Ok(*operation),
-            Accept::Fresh(accepting) => *accepting,
-        };
+    async fn accept_delete(
+        self,
+        mut accepting: Accepting,
+        delete: DeleteInstance,
+    ) -> Result<Operation> {
         let instance = accepting.tx.lock_instance(&delete.name).await?;
         check_etag(&delete.etag, &instance.etag())?;
         let host = instance.active()?.host;
@@ -285,7 +292,7 @@ impl App {
             false => accepting.tx.refuse_busy_family(instance.uid).await?,
         }
         self.refuse_kept(&mut accepting, &instance, &delete).await?;
-        let mut target = target_of(&delete.name, instance.uid, Some(host));
+        let mut target = Target::of(&instance)?;
         let plan = match gone {
             true if delete.force => {
                 target.host = None;
@@ -355,27 +362,24 @@ impl App {
         change: ChangeInstance,
         to: Change,
     ) -> Result<Operation> {
-        let app = self.clone();
-        self.detached(async move { app.accept_change(mutation, change, to).await })
-            .await
+        self.mutate(mutation, move |app, accepting| {
+            app.accept_change(accepting, change, to)
+        })
+        .await
     }
 
     async fn accept_change(
         self,
-        mutation: Mutation,
+        mut accepting: Accepting,
         change: ChangeInstance,
         to: Change,
     ) -> Result<Operation> {
-        let mut accepting = match self.accept(mutation).await? {
-            Accept::Replay(operation) => return Ok(*operation),
-            Accept::Fresh(accepting) => *accepting,
-        };
         let instance = accepting.tx.lock_instance(&change.name).await?;
         check_etag(&change.etag, &instance.etag())?;
         to.refuse_deleted(&instance)?;
         accepting.tx.refuse_busy_family(instance.uid).await?;
         let uid = instance.uid;
-        let target = target_of(&change.name, uid, Some(instance.active()?.host));
+        let target = Target::of(&instance)?;
         if to.nothing_to_do(&instance) {
             let outcome = Outcome::Instance(Box::new(instance));
             return accepting.done(to.plan(), target, outcome).await;
@@ -450,16 +454,6 @@ fn host_gone() -> Failure {
     }
 }
 
-fn target_of(name: &InstanceName, uid: Uuid, host: Option<Uuid>) -> Target {
-    Target {
-        project: name.project.clone(),
-        name: name.to_string(),
-        uid,
-        parent: None,
-        host,
-    }
-}
-
 fn record(new: CreateInstance, uid: Uuid) -> NewInstance {
     NewInstance {
         uid,
@@ -475,31 +469,24 @@ fn record(new: CreateInstance, uid: Uuid) -> NewInstance {
 }
 
 impl Listed for Instance {
-    fn place(&self, by: SortBy) -> Place {
-        let time = match by {
-            SortBy::Id => chrono::DateTime::UNIX_EPOCH,
-            SortBy::CreateTime => self.create_time,
-            SortBy::UpdateTime => self.update_time,
-        };
-        Place {
-            time,
-            id: self.name.instance.to_string(),
+    fn common(&self) -> Common<'_> {
+        Common {
+            id: &self.name.instance,
+            create_time: self.create_time,
+            update_time: self.update_time,
+            labels: &self.labels,
         }
     }
 
-    fn field(&self, name: &str) -> Field {
-        let label = || {
-            name.strip_prefix("labels.")
-                .and_then(|key| self.labels.get(key))
-        };
-        match name {
+    fn field(&self, name: &str) -> Option<Field> {
+        Some(match name {
             "instance_id" => Field::Text(self.name.instance.to_string()),
             "state" => Field::Text(self.state.as_str().to_owned()),
             "version" => Field::Text(self.wanted.to_string()),
             "display_name" => Field::Text(self.display_name.clone()),
             "ephemeral" => Field::Bool(self.ephemeral),
             "create_time" => Field::Time(self.create_time),
-            _ => label().map_or(Field::Missing, |value| Field::Text(value.clone())),
-        }
+            _ => return None,
+        })
     }
 }

@@ -27,7 +27,7 @@ pub use pages::{List, Page};
 pub use subscriptions::Changes;
 
 use crate::{
-    domain::{Error, Result, clock::Clock, provider::Provider, random::Random},
+    domain::{Result, clock::Clock, provider::Provider, random::Random},
     store::{Store, sealing::Keyring},
 };
 
@@ -175,18 +175,5 @@ impl App {
         {
             tracing::warn!("tasks were still running at the end of the drain");
         }
-    }
-
-    /// Runs a mutation to its end, whatever becomes of the caller.
-    async fn detached<T: Send + 'static>(
-        &self,
-        work: impl Future<Output = Result<T>> + Send + 'static,
-    ) -> Result<T> {
-        let span = tracing::Span::current();
-        let task = self
-            .tasks
-            .spawn(tracing::Instrument::instrument(work, span));
-        task.await
-            .map_err(|error| Error::internal("a mutation ended").with_source(error))?
     }
 }

@@ -7,7 +7,8 @@ use uuid::Uuid;
 use super::{App, operations::Plan};
 use crate::{
     domain::{
-        Result,
+        Error, Result,
+        instance::Instance,
         name::Id,
         operation::{Operation, Outcome, StageState, State},
         principal::Principal,
@@ -40,7 +41,7 @@ pub(super) struct Accepting {
 }
 
 /// Where a mutation stands when its transaction has begun.
-pub(super) enum Accept {
+enum Accept {
     /// It was accepted before; this is its operation.
     Replay(Box<Operation>),
     /// It is new.
@@ -62,27 +63,95 @@ pub(super) struct Target {
 }
 
 impl App {
-    pub(super) async fn accept(&self, mutation: Mutation) -> Result<Accept> {
-        let mut tx = self.parts.store.begin().await?;
-        let id = self.parts.random.uuid()?;
-        if let Some(request_id) = mutation.request_id.filter(|_| !mutation.validate_only) {
-            let key = RequestKey {
-                principal: mutation.principal.to_string(),
-                method: mutation.method.to_owned(),
-                request_id,
-                fingerprint: mutation.fingerprint.clone(),
-            };
-            if let Some(former) = tx.claim_request(&key, id).await? {
-                let operation = self.operation_located(tx.operation(former).await?);
-                return Ok(Accept::Replay(Box::new(operation)));
+    /// Answers a mutation with the operation of its first call, or with what `work`
+    /// makes of it. It runs to its end, whatever becomes of the caller.
+    pub(super) async fn mutate<F>(
+        &self,
+        mutation: Mutation,
+        work: impl FnOnce(App, Accepting) -> F + Send + 'static,
+    ) -> Result<Operation>
+    where
+        F: Future<Output = Result<Operation>> + Send,
+    {
+        let app = self.clone();
+        self.detached(async move {
+            match app.accept(mutation).await? {
+                Accept::Replay(operation) => Ok(*operation),
+                Accept::Fresh(accepting) => Box::pin(work(app, *accepting)).await,
             }
+        })
+        .await
+    }
+
+    /// Runs a task to its end, whatever becomes of the caller.
+    pub(super) async fn detached<T: Send + 'static>(
+        &self,
+        work: impl Future<Output = Result<T>> + Send + 'static,
+    ) -> Result<T> {
+        let span = tracing::Span::current();
+        let task = self
+            .tasks
+            .spawn(tracing::Instrument::instrument(work, span));
+        task.await
+            .map_err(|error| Error::internal("a mutation ended").with_source(error))?
+    }
+
+    /// Begins a mutation that Howdah asks for by itself.
+    pub(super) async fn own(&self, method: &'static str) -> Result<Accepting> {
+        let mutation = Mutation {
+            principal: Principal::Howdah,
+            method,
+            request_id: None,
+            fingerprint: Vec::new(),
+            validate_only: false,
+        };
+        self.begin(mutation).await
+    }
+
+    async fn accept(&self, mutation: Mutation) -> Result<Accept> {
+        let mut accepting = self.begin(mutation).await?;
+        if let Some(key) = accepting.mutation.key()
+            && let Some(former) = accepting.tx.claim_request(&key, accepting.id).await?
+        {
+            let operation = self.operation_located(accepting.tx.operation(former).await?);
+            return Ok(Accept::Replay(Box::new(operation)));
         }
-        Ok(Accept::Fresh(Box::new(Accepting {
+        Ok(Accept::Fresh(Box::new(accepting)))
+    }
+
+    async fn begin(&self, mutation: Mutation) -> Result<Accepting> {
+        Ok(Accepting {
             app: self.clone(),
             mutation,
-            id,
-            tx,
-        })))
+            id: self.parts.random.uuid()?,
+            tx: self.parts.store.begin().await?,
+        })
+    }
+}
+
+impl Mutation {
+    /// How it is known again; none when it is never repeated, or changes nothing.
+    fn key(&self) -> Option<RequestKey> {
+        let request_id = self.request_id.filter(|_| !self.validate_only)?;
+        Some(RequestKey {
+            principal: self.principal.to_string(),
+            method: self.method.to_owned(),
+            request_id,
+            fingerprint: self.fingerprint.clone(),
+        })
+    }
+}
+
+impl Target {
+    /// An instance, to be worked on where its active server is.
+    pub(super) fn of(instance: &Instance) -> Result<Self> {
+        Ok(Self {
+            project: instance.name.project.clone(),
+            name: instance.name.to_string(),
+            uid: instance.uid,
+            parent: None,
+            host: Some(instance.active()?.host),
+        })
     }
 }
 

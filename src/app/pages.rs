@@ -1,10 +1,15 @@
 //! Lists: pages of filtered records.
 
+use std::collections::BTreeMap;
+
+use chrono::{DateTime, Utc};
+
 use crate::{
     domain::{
         Error, Result,
-        filter::Filter,
+        filter::{Filter, Value},
         list::{Order, Place, SortBy, page_size, page_token, parse_page_token},
+        name::Id,
     },
     store::instances::Slice,
 };
@@ -92,15 +97,16 @@ impl Query {
     pub(super) fn take<T: Listed>(&mut self, page: &mut Page<T>, read: Vec<T>) -> Result<bool> {
         let exhausted = read.len() < self.chunk;
         for item in read {
-            let matches = self.filter.is_empty() || self.filter.matches(|field| item.field(field));
+            let matches =
+                self.filter.is_empty() || self.filter.matches(|field| value(&item, field));
             if matches && page.items.len() == self.size {
-                let place = page.items.last().map(|last| last.place(self.order.by));
-                let place = place.ok_or_else(|| Error::internal("page without items"))?;
+                let last = page.items.last().map(|last| place(last, self.order.by));
+                let last = last.ok_or_else(|| Error::internal("page without items"))?;
                 page.next_page_token =
-                    page_token(&place, &self.arguments.each_ref().map(String::as_str))?;
+                    page_token(&last, &self.arguments.each_ref().map(String::as_str))?;
                 return Ok(true);
             }
-            self.after = Some(item.place(self.order.by));
+            self.after = Some(place(&item, self.order.by));
             if matches {
                 page.items.push(item);
             }
@@ -111,11 +117,40 @@ impl Query {
 
 /// A record that can be listed.
 pub(super) trait Listed {
-    /// Its place in a list ordered by `by`.
-    fn place(&self, by: SortBy) -> Place;
+    /// Its id, times of creation and of the last change, and labels.
+    fn common(&self) -> Common<'_>;
 
-    /// The value of a field that filters know.
-    fn field(&self, name: &str) -> crate::domain::filter::Value;
+    /// The value of a field that filters know; none for a label.
+    fn field(&self, name: &str) -> Option<Value>;
+}
+
+/// What every listed record has.
+pub(super) struct Common<'a> {
+    pub(super) id: &'a Id,
+    pub(super) create_time: DateTime<Utc>,
+    pub(super) update_time: DateTime<Utc>,
+    pub(super) labels: &'a BTreeMap<String, String>,
+}
+
+/// The place of a record in a list ordered by `by`.
+fn place(item: &impl Listed, by: SortBy) -> Place {
+    let common = item.common();
+    let time = match by {
+        SortBy::Id => DateTime::UNIX_EPOCH,
+        SortBy::CreateTime => common.create_time,
+        SortBy::UpdateTime => common.update_time,
+    };
+    let id = common.id.to_string();
+    Place { time, id }
+}
+
+/// The value of a field or label.
+fn value(item: &impl Listed, name: &str) -> Value {
+    item.field(name).unwrap_or_else(|| {
+        let label = name.strip_prefix("labels.");
+        let label = label.and_then(|key| item.common().labels.get(key));
+        label.map_or(Value::Missing, |label| Value::Text(label.clone()))
+    })
 }
 
 impl<T> Page<T> {

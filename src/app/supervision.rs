@@ -10,15 +10,10 @@ use std::{
 use serde_json::Value;
 use uuid::Uuid;
 
-use super::{
-    App, Mutation,
-    mutation::{Accept, Target},
-    operations,
-};
+use super::{App, mutation::Target, operations};
 use crate::domain::{
     Result,
     instance::{Instance, State},
-    principal::Principal,
     provider::Presence,
 };
 
@@ -107,17 +102,7 @@ impl App {
     /// instance. Operations on its databases are no reason to wait: they cannot go on
     /// without the server.
     async fn recover(&self, instance: &Instance) -> Result<()> {
-        let mutation = Mutation {
-            principal: Principal::Anonymous,
-            method: "recover",
-            request_id: None,
-            fingerprint: Vec::new(),
-            validate_only: false,
-        };
-        let Accept::Fresh(accepting) = self.accept(mutation).await? else {
-            return Ok(());
-        };
-        let mut accepting = *accepting;
+        let mut accepting = self.own("recover").await?;
         let Some(now) = accepting.tx.lock_instance_by_uid(instance.uid).await? else {
             return Ok(());
         };
@@ -129,13 +114,7 @@ impl App {
             .set_instance_state(now.uid, State::Starting, true)
             .await?;
         tracing::warn!(instance = %now.name, "a server has ended, it is started again");
-        let target = Target {
-            project: now.name.project.clone(),
-            name: now.name.to_string(),
-            uid: now.uid,
-            parent: None,
-            host: Some(now.active()?.host),
-        };
+        let target = Target::of(&now)?;
         accepting
             .enqueue(&operations::RECOVER_INSTANCE, target, Value::Null)
             .await?;

@@ -109,7 +109,7 @@ pub struct Operation {
     pub cancellable: bool,
     /// Whether a cancellation was asked for.
     pub cancel_requested: bool,
-    /// How often the current stage has been tried.
+    /// Which try of the current stage is under way or comes next, from 1.
     pub attempt: i32,
     /// Why the last try failed.
     pub last_error: Option<Failure>,

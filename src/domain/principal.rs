@@ -17,6 +17,8 @@ pub enum Principal {
         /// Its SPIFFE URI, else its subject.
         identity: String,
     },
+    /// Howdah itself, which calls no method.
+    Howdah,
 }
 
 impl fmt::Display for Principal {
@@ -26,6 +28,7 @@ impl fmt::Display for Principal {
             Self::Anonymous => formatter.write_str("anonymous"),
             Self::UnixUser { uid } => write!(formatter, "uid:{uid}"),
             Self::Certificate { identity } => write!(formatter, "cert:{identity}"),
+            Self::Howdah => formatter.write_str("howdah"),
         }
     }
 }

@@ -29,7 +29,7 @@ pub struct Claim {
     pub state: State,
     /// Step that is next.
     pub position: i32,
-    /// How often this step has been tried, this time included.
+    /// Which try of this step it is, from 1; those that a dead worker left do not count.
     pub attempt: i32,
     /// Fencing token: no other claim has had it.
     pub token: i64,
@@ -72,7 +72,7 @@ struct ClaimRow {
     parameters: Value,
     state: String,
     position: i32,
-    attempt: i32,
+    failures: i32,
     token: i64,
     failure: Option<Json<Failure>>,
 }
@@ -85,7 +85,7 @@ impl Store {
     pub async fn claim_operation(&self, by: &Capability<'_>) -> Result<Option<Claim>> {
         let row = sqlx::query_as!(
             ClaimRow,
-            r#"update operations o set worker = $1, token = token + 1, attempt = attempt + 1,
+            r#"update operations o set worker = $1, token = token + 1,
                 lease_until = now() + make_interval(secs => $4),
                 state = case when state = 'PENDING' then 'RUNNING' else state end
              where id = (select id from operations
@@ -95,7 +95,7 @@ impl Store {
                 and kind || '@' || plan_version = any($3)
                 order by run_time for update skip locked limit 1)
              returning id, kind, target, target_uid, parent_uid, parameters, state, position,
-                attempt, token, failure as "failure: Json<Failure>""#,
+                failures, token, failure as "failure: Json<Failure>""#,
             by.worker,
             by.host,
             by.plans,
@@ -132,7 +132,8 @@ impl Store {
         })
     }
 
-    /// Gives a claim back: the operation is due again after `seconds`.
+    /// Gives a claim back: the operation is due again after `seconds`. With an error,
+    /// the try counts as failed.
     ///
     /// # Errors
     /// METADATA_UNAVAILABLE.
@@ -146,6 +147,7 @@ impl Store {
         sqlx::query!(
             "update operations set lease_until = null, worker = null,
                 run_time = now() + make_interval(secs => $3),
+                failures = failures + case when $4::jsonb is null then 0 else 1 end,
                 last_error = coalesce($4, last_error)
              where id = $1 and token = $2 and end_time is null",
             id,
@@ -224,7 +226,7 @@ impl Tx {
     /// METADATA_UNAVAILABLE.
     pub async fn move_operation(&mut self, id: Uuid, position: i32) -> Result<()> {
         sqlx::query!(
-            "update operations set position = $2, attempt = 1, last_error = null where id = $1",
+            "update operations set position = $2, failures = 0, last_error = null where id = $1",
             id,
             position,
         )
@@ -240,7 +242,7 @@ impl Tx {
     /// METADATA_UNAVAILABLE.
     pub async fn undo_operation(&mut self, id: Uuid, position: i32, why: &Failure) -> Result<()> {
         sqlx::query!(
-            "update operations set state = 'UNDOING', position = $2, attempt = 1, failure = $3
+            "update operations set state = 'UNDOING', position = $2, failures = 0, failure = $3
              where id = $1",
             id,
             position,
@@ -299,7 +301,7 @@ impl ClaimRow {
             parameters: self.parameters,
             state: State::parse(&self.state)?,
             position: self.position,
-            attempt: self.attempt,
+            attempt: self.failures.saturating_add(1),
             token: self.token,
             failure: self.failure.map(|failure| failure.0),
         })

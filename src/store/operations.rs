@@ -56,7 +56,7 @@ struct Record {
     target: String,
     verb: String,
     state: String,
-    attempt: i32,
+    failures: i32,
     cancellable: bool,
     cancel_requested: bool,
     last_error: Option<Json<Failure>>,
@@ -82,7 +82,7 @@ macro_rules! select_operations {
     ($tail:literal $(, $argument:expr)* $(,)?) => {
         sqlx::query_as!(
             Record,
-            r#"select o.id, o.project, o.target, o.verb, o.state, o.attempt,
+            r#"select o.id, o.project, o.target, o.verb, o.state, o.failures,
                 (o.cancellable and o.end_time is null and o.state <> 'UNDOING') as "cancellable!",
                 o.cancel_requested,
                 o.last_error as "last_error: Json<Failure>", o.failure as "failure: Json<Failure>",
@@ -415,7 +415,7 @@ impl Record {
             stages,
             cancellable: self.cancellable,
             cancel_requested: self.cancel_requested,
-            attempt: self.attempt,
+            attempt: self.failures.saturating_add(1),
             last_error: self.last_error.map(|error| error.0),
             outcome: self.outcome.map(|outcome| outcome.0),
             failure: self.failure.map(|failure| failure.0),

@@ -103,17 +103,20 @@ async fn a_trickle_does_not_wait_for_a_batch_to_fill() {
             writer.batch_execute(&sql).await.unwrap();
         }
     };
-    // A batch holds 2000 of these; most of them would be sent together.
+    // A batch holds thousands of these. Some may be large, where the machine was busy
+    // with something else; if a batch waited to be filled, none would be small.
     let read = async {
-        let mut largest = 0;
-        for _ in 0..40 {
-            largest = largest.max(subscriber.batch().await.unwrap().changes.len());
+        let mut sizes = Vec::new();
+        while sizes.len() < 40 {
+            let size = subscriber.batch().await.unwrap().changes.len();
+            sizes.extend((size > 0).then_some(size));
         }
         stop.set(true);
-        largest
+        // The first ones came before the writer was at full speed.
+        sizes.into_iter().skip(10).min().unwrap()
     };
-    let ((), largest) = tokio::join!(write, read);
-    assert!(largest < 1500, "{largest}");
+    let ((), smallest) = tokio::join!(write, read);
+    assert!(smallest < 100, "{smallest}");
 }
 
 #[tokio::test]

@@ -103,7 +103,7 @@ async fn a_trickle_does_not_wait_for_a_batch_to_fill() {
             writer.batch_execute(&sql).await.unwrap();
         }
     };
-    // A batch holds thousands of these. Some may be large, where the machine was busy
+    // A batch holds at least 2000 of these. Some may be large, where the machine was busy
     // with something else; if a batch waited to be filled, none would be small.
     let read = async {
         let mut sizes = Vec::new();
@@ -116,7 +116,7 @@ async fn a_trickle_does_not_wait_for_a_batch_to_fill() {
         sizes.into_iter().skip(10).min().unwrap()
     };
     let ((), smallest) = tokio::join!(write, read);
-    assert!(smallest < 100, "{smallest}");
+    assert!(smallest < 1500, "{smallest}");
 }
 
 #[tokio::test]

@@ -20,6 +20,7 @@ const RESERVED: &[&str] = &[
     "archive_library",
     "config_file",
     "data_directory",
+    "db_user_namespace",
     "dynamic_library_path",
     "external_pid_file",
     "fsync",
@@ -29,6 +30,8 @@ const RESERVED: &[&str] = &[
     "include",
     "include_dir",
     "include_if_exists",
+    "jit_provider",
+    "lc_messages",
     "listen_addresses",
     "log_destination",
     "log_directory",
@@ -51,6 +54,13 @@ const RESERVED: &[&str] = &[
     "unix_socket_group",
     "unix_socket_permissions",
     "wal_level",
+];
+
+/// Lists of libraries that a server loads and runs.
+const PRELOADED: &[&str] = &[
+    "local_preload_libraries",
+    "session_preload_libraries",
+    "shared_preload_libraries",
 ];
 
 /// Seven files, one a weekday, each begun anew.
@@ -210,7 +220,20 @@ pub(crate) fn check_text(name: &str, value: &str) -> Result<()> {
     if value.contains(|c: char| c.is_control() && c != '\t' && c != '\n') {
         return Err(invalid(name, "has a value with control characters"));
     }
+    let listed = PRELOADED.contains(&name.to_ascii_lowercase().as_str());
+    if listed && !value.split(',').all(is_bare) {
+        return Err(invalid(
+            name,
+            "takes names of installed libraries, without a path",
+        ));
+    }
     Ok(())
+}
+
+/// Whether a library can only be one that came with the installation.
+fn is_bare(library: &str) -> bool {
+    let mut characters = library.trim().trim_matches('"').chars();
+    characters.all(|c| c.is_ascii_alphanumeric() || c == '_' || c == '-')
 }
 
 /// A setting that is wrong; `why` goes on after its name.

@@ -92,10 +92,15 @@ impl Cluster {
 
     /// Opens the data directory, if it is there.
     pub(crate) fn open(&self) -> Result<Option<Directory>> {
-        let unnamed = || Error::internal("a server's home has no place");
-        let parent = self.home.parent().ok_or_else(unnamed)?;
-        let name = self.home.file_name().and_then(|name| name.to_str());
-        Directory::open(parent)?.grandchild(name.ok_or_else(unnamed)?, DATA)
+        match self.open_home()? {
+            Some(home) => home.child(DATA),
+            None => Ok(None),
+        }
+    }
+
+    /// Opens the directory that holds data and logs, if it is there.
+    pub(crate) fn open_home(&self) -> Result<Option<Directory>> {
+        Directory::below(&self.home)
     }
 
     /// Stops the server ("fast"), or finds that it is stopped.

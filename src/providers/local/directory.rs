@@ -43,6 +43,15 @@ impl Directory {
         })
     }
 
+    /// Opens a directory that others may exchange, in one that only Howdah's own user
+    /// can exchange, if it is there.
+    pub(crate) fn below(path: &Path) -> Result<Option<Self>> {
+        let unnamed = || Error::internal("a directory has no place");
+        let parent = path.parent().ok_or_else(unnamed)?;
+        let name = path.file_name().and_then(|name| name.to_str());
+        Self::open(parent)?.child(name.ok_or_else(unnamed)?)
+    }
+
     /// Its path.
     pub(crate) fn path(&self) -> &Path {
         &self.path

@@ -143,7 +143,7 @@ impl Embedded {
         if !matches!(cluster.look()?, Found::Running(_)) {
             configure(&place, &cluster, version.version).await?;
         }
-        let started = Box::pin(cluster.start(LIMIT)).await?;
+        let started = Box::pin(cluster.start(LIMIT, None)).await?;
         tracing::info!(
             version = %version.version, adopted = started == Started::Before,
             "the metadata server runs"
@@ -182,7 +182,7 @@ impl Embedded {
     /// # Errors
     /// As [`Embedded::open`].
     pub async fn restart(&self) -> Result<Started> {
-        Box::pin(self.cluster.start(LIMIT)).await
+        Box::pin(self.cluster.start(LIMIT, None)).await
     }
 
     /// Stops it ("fast"), or finds that it is stopped.

@@ -49,7 +49,7 @@ impl Lock {
     }
 
     /// A copy as the standard input of a program, which then holds the lock too, also
-    /// after a crash of this process. Not for programs that leave a server behind.
+    /// after a crash of this process.
     pub(crate) fn stdin(&self) -> Result<Stdio> {
         let copy = self.file.try_clone();
         copy.map(Stdio::from)

@@ -281,10 +281,10 @@ impl Provider for Local {
 
     async fn start(&self, server: &ServerSpec) -> Result<Started> {
         let engine = self.engine(server.version).await?;
-        let _lock = self.lock(&server.uid.to_string()).await?;
+        let lock = self.lock(&server.uid.to_string()).await?;
         self.check(server)?;
         let cluster = self.cluster(server, engine.directory);
-        Box::pin(cluster.start(self.settings.start_timeout)).await
+        Box::pin(cluster.start(self.settings.start_timeout, Some(&lock))).await
     }
 
     async fn stop(&self, server: &ServerSpec) -> Result<()> {

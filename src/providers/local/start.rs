@@ -1,6 +1,6 @@
 //! Starting a server, whatever a former one has left.
 
-use std::time::Duration;
+use std::{process::Stdio, time::Duration};
 
 use tokio::{process::Child, time::Instant};
 
@@ -9,6 +9,7 @@ use super::{
     control::{Cluster, Found},
     directory::{Directory, PRIVATE},
     failure, identity,
+    lock::Lock,
     log::{Mark, STARTUP},
     settings,
 };
@@ -39,8 +40,10 @@ enum Launch {
 
 impl Cluster {
     /// Starts the server, or finds that it runs, and waits until it takes
-    /// connections and has shown that it is the right one.
-    pub(crate) async fn start(&self, limit: Duration) -> Result<Started> {
+    /// connections and has shown that it is the right one. `pg_ctl` keeps the lock
+    /// until the server is up, also after a crash of this process: who comes next
+    /// finds a server, and not one that is just about to appear.
+    pub(crate) async fn start(&self, limit: Duration, lock: Option<&Lock>) -> Result<Started> {
         let begin = Instant::now();
         loop {
             let patient = begin.elapsed() < RETRIES;
@@ -62,7 +65,7 @@ impl Cluster {
                 Found::Reused(_) => self.set_aside()?,
                 Found::Stopped | Found::Lingering => {}
             }
-            match self.launch(limit).await? {
+            match self.launch(limit, lock).await? {
                 Launch::Up => {
                     failpoint::hit(self.points.started);
                     self.verify(begin + limit).await?;
@@ -89,8 +92,7 @@ impl Cluster {
         data.unlink("postmaster.pid.stale")?;
         data.rename("postmaster.pid", &data, "postmaster.pid.stale")?;
         // The socket's own lock file names the same pid.
-        let sockets = Directory::open(&self.socket_directory);
-        if let Ok(sockets) = sockets {
+        if let Ok(Some(sockets)) = Directory::below(&self.socket_directory) {
             sockets.unlink(&format!(".s.PGSQL.{}", self.port))?;
             sockets.unlink(&format!(".s.PGSQL.{}.lock", self.port))?;
         }
@@ -98,11 +100,11 @@ impl Cluster {
     }
 
     /// Lets `pg_ctl` start the server and waits until it is up or has failed.
-    async fn launch(&self, limit: Duration) -> Result<Launch> {
+    async fn launch(&self, limit: Duration, lock: Option<&Lock>) -> Result<Launch> {
         self.make_socket_directory()?;
         self.shorten_startup_log()?;
         let mark = Mark::here(&self.home);
-        let mut child = self.spawn_start(limit)?;
+        let mut child = self.spawn_start(limit, lock)?;
         failpoint::hit(self.points.start_spawned);
         // pg_ctl looks ten times a second; the pid file tells sooner.
         let ended = tokio::select! {
@@ -125,9 +127,10 @@ impl Cluster {
         )))
     }
 
-    /// `pg_ctl` gives the server a session of its own. It inherits no lock: the
-    /// server would keep it; `postmaster.pid` is what keeps a second one out.
-    fn spawn_start(&self, limit: Duration) -> Result<Child> {
+    /// `pg_ctl` gives the server a session of its own, and /dev/null in the place of the
+    /// lock: `postmaster.pid` is what keeps a second server out.
+    fn spawn_start(&self, limit: Duration, lock: Option<&Lock>) -> Result<Child> {
+        let lock = lock.map(Lock::stdin).transpose()?;
         let program = self.programs.join("pg_ctl");
         let startup = self.home.join(STARTUP);
         command(&program, self.run_as)
@@ -138,6 +141,7 @@ impl Cluster {
             .args(["--wait", "--silent", "--timeout"])
             .arg(limit.as_secs().max(1).to_string())
             .arg("start")
+            .stdin(lock.unwrap_or_else(Stdio::null))
             .spawn()
             .map_err(|error| failure::program(error, &program))
     }
@@ -146,8 +150,8 @@ impl Cluster {
     fn shorten_startup_log(&self) -> Result<()> {
         let long = std::fs::symlink_metadata(self.home.join(STARTUP))
             .is_ok_and(|facts| facts.len() > STARTUP_MOST);
-        if long {
-            Directory::open(&self.home)?.unlink(STARTUP)?;
+        if long && let Some(home) = self.open_home()? {
+            home.unlink(STARTUP)?;
         }
         Ok(())
     }
@@ -180,7 +184,7 @@ impl Cluster {
 
     fn occupied(&self, log: &str) -> Error {
         let message = "processes of a former server still use the data directory";
-        Error::new(Reason::ServerStartFailed, message).with_context(format!(
+        Error::new(Reason::ServerUnavailable, message).with_context(format!(
             "{} {}",
             self.home.display(),
             log.trim()

@@ -28,8 +28,13 @@ const PAUSE: Duration = Duration::from_millis(10);
 /// Longest wait for one connection.
 const CONNECT: Duration = Duration::from_secs(5);
 
-/// Most by which a server's start time and `postmaster.pid` may differ, in seconds.
-const START_SLACK: i64 = 5;
+/// Longest run of one statement.
+const STATEMENT: Duration = Duration::from_secs(60);
+
+/// By how many seconds a server's own start time may be later than the one in
+/// `postmaster.pid`: between the two it takes its shared memory and removes what a
+/// former one has left.
+const START_SLACK: std::ops::RangeInclusive<i64> = -5..=600;
 
 impl Cluster {
     /// Connects as `howdah_admin`.
@@ -44,7 +49,10 @@ impl Cluster {
             password: Some(self.password.clone()),
             database: database.to_owned(),
         };
-        Box::pin(pg::client::connect(&target, &login, CONNECT)).await
+        Box::pin(pg::client::administer(
+            &target, &login, "howdah", CONNECT, STATEMENT,
+        ))
+        .await
     }
 
     /// Waits until the running server takes connections, and sees that it is the one
@@ -118,7 +126,7 @@ impl Cluster {
         // Told by the server itself, so that a clock that was set since does not
         // matter: both times were taken when it started.
         match self.look()? {
-            Found::Running(file) if (file.started - found.2).abs() <= START_SLACK => Ok(()),
+            Found::Running(file) if START_SLACK.contains(&(found.2 - file.started)) => Ok(()),
             Found::Running(_) => Err(self.mismatch("postmaster.pid is not its own")),
             _ => Err(away()),
         }

@@ -49,21 +49,54 @@ pub async fn connect_as(
     application: &str,
     limit: Duration,
 ) -> Result<Client, Error> {
+    log_in(target, login, application, "", limit).await
+}
+
+/// What a superuser's session goes by, whatever the server's settings say and whatever
+/// the owner of a database has set for it: options of the startup packet beat both.
+/// No object of a user is found by a name that means one of PostgreSQL's own, no
+/// statement waits for a standby, and none is ended or refused by a default.
+const STEADY: &str = "-c search_path=pg_catalog -c synchronous_commit=local \
+     -c default_transaction_read_only=off -c default_transaction_isolation=read\\ committed \
+     -c lock_timeout=0 -c idle_in_transaction_session_timeout=0 -c idle_session_timeout=0";
+
+/// As [`connect_as`], for the work of a superuser: under settings of its own, and with
+/// an end to each statement after `statement_limit`. For PostgreSQL 14 and later.
+pub async fn administer(
+    target: &Target,
+    login: &Login,
+    application: &str,
+    limit: Duration,
+    statement_limit: Duration,
+) -> Result<Client, Error> {
+    let end = statement_limit.as_millis();
+    let options = format!("{STEADY} -c statement_timeout={end}");
+    log_in(target, login, application, &options, limit).await
+}
+
+async fn log_in(
+    target: &Target,
+    login: &Login,
+    application: &str,
+    options: &str,
+    limit: Duration,
+) -> Result<Client, Error> {
     let work = async {
         let stream = open(target, limit).await?;
         // Large, and made once per connection.
-        Box::pin(log_in(stream, target, login, application)).await
+        Box::pin(start(stream, target, login, application, options)).await
     };
     tokio::time::timeout(limit, work)
         .await
         .map_err(|_| Error::Timeout)?
 }
 
-async fn log_in(
+async fn start(
     stream: Stream,
     target: &Target,
     login: &Login,
     application: &str,
+    options: &str,
 ) -> Result<Client, Error> {
     let mut config = Config::new();
     // The stream is encrypted already, or was not to be: "direct" keeps
@@ -73,6 +106,7 @@ async fn log_in(
         .user(&login.user)
         .dbname(&login.database)
         .application_name(application)
+        .options(options)
         .ssl_mode(SslMode::Require)
         .ssl_negotiation(SslNegotiation::Direct);
     if let Some(password) = &login.password {

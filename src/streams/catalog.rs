@@ -10,9 +10,8 @@ use crate::pg::{self, Client, Login, Target};
 /// Longest wait for a connection.
 const CONNECT_LIMIT: Duration = Duration::from_secs(10);
 
-/// What a database or role may have set must neither end our looks nor change them.
-const SETTINGS: &str = "set search_path = pg_catalog; set idle_session_timeout = 0;
-    set statement_timeout = '30s'; set default_transaction_read_only = off";
+/// Longest run of one statement.
+const STATEMENT_LIMIT: Duration = Duration::from_secs(30);
 
 /// A connection that is made anew when it was lost.
 #[derive(Debug)]
@@ -43,10 +42,8 @@ impl Catalog {
             Some(client) => client,
             None => {
                 let (target, login) = (&self.target, &self.login);
-                let client =
-                    pg::client::connect_as(target, login, &self.name, CONNECT_LIMIT).await?;
-                client.batch_execute(SETTINGS).await?;
-                client
+                pg::client::administer(target, login, &self.name, CONNECT_LIMIT, STATEMENT_LIMIT)
+                    .await?
             }
         };
         Ok(self.client.insert(client))

@@ -13,6 +13,12 @@ create table hosts (
     seen_time timestamptz not null default now()
 );
 
+-- Since when a host has been silent for so long that nothing is to be expected of it;
+-- null while that is not so.
+create function host_gone_time(host uuid) returns timestamptz stable language sql return
+    (select seen_time + interval '60 seconds' from hosts
+        where id = host and seen_time < now() - interval '60 seconds');
+
 -- Keys that sealed values were sealed with; the check value tells a wrong key.
 create table sealing_keys (
     key_id text primary key,
@@ -169,6 +175,7 @@ create table requests (
     primary key (principal, method, request_id)
 );
 create index requests_age on requests (create_time);
+create index requests_operation on requests (operation_id);
 
 -- Temporary subscriptions: what they made on a server, recorded before it is made.
 create table subscriptions (

@@ -8,7 +8,7 @@ use super::App;
 use crate::{
     domain::{
         Error, Reason, Result,
-        instance::Instance,
+        instance::{Condition, Instance, Status, set_condition},
         provider::{Provider, ServerSpec},
     },
     pg::{self, Client, Host, Login, Target, Tls},
@@ -19,6 +19,9 @@ pub(super) const ADMIN: &str = "howdah_admin";
 
 /// Longest wait for a connection to a server.
 const CONNECT_LIMIT: Duration = Duration::from_secs(10);
+
+/// Longest run of one statement: of CREATE DATABASE on a slow disk, say.
+const STATEMENT_LIMIT: Duration = Duration::from_secs(600);
 
 /// Longest wait for what a former worker's statement still holds.
 const LOCK_LIMIT: Duration = Duration::from_secs(30);
@@ -55,8 +58,20 @@ impl App {
         })
     }
 
-    /// The instance with its endpoint filled in.
+    /// The instance with what is not in its record: where clients connect, and whether
+    /// its host is there.
     pub(super) fn located(&self, mut instance: Instance) -> Instance {
+        if let Some(time) = self.host_gone_time(&instance) {
+            let condition = Condition {
+                kind: "Available".into(),
+                // The server itself may well run on.
+                status: Status::Unknown,
+                reason: Reason::HostUnavailable.as_str().to_owned(),
+                message: "no process of Howdah has been seen on the host for a minute".into(),
+                time,
+            };
+            set_condition(&mut instance.conditions, condition);
+        }
         instance.endpoint = instance.active().ok().and_then(|server| {
             let started = server.started.then_some(server.port).flatten();
             started.map(|port| self.provider().address(server.uid, port))
@@ -97,14 +112,14 @@ impl App {
         database: &str,
     ) -> Result<Client> {
         let access = self.admin_access(instance, database).await?;
-        pg::client::connect(&access.target, &access.login, CONNECT_LIMIT)
+        let (target, login) = (&access.target, &access.login);
+        pg::client::administer(target, login, "howdah", CONNECT_LIMIT, STATEMENT_LIMIT)
             .await
             .map_err(classify)
     }
 
     /// The same, once no former worker's statement on `resource` is under way. The
-    /// lock is held as long as the connection. What is done over it is not lost with a
-    /// server that is killed, whatever the instance's own settings say.
+    /// lock is held as long as the connection.
     pub(super) async fn exclusive_connection(
         &self,
         instance: &Instance,
@@ -114,7 +129,7 @@ impl App {
         let client = self.admin_connection(instance, database).await?;
         let (key, _) = resource.as_u64_pair();
         let lock = format!(
-            "set synchronous_commit = on; set lock_timeout = '{}s';
+            "set lock_timeout = '{}s';
              select pg_advisory_lock({}); set lock_timeout = 0",
             LOCK_LIMIT.as_secs(),
             key.cast_signed(),

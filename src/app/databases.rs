@@ -19,7 +19,7 @@ use crate::{
         filter::{Fields, Filter, Type, Value as Field},
         instance::{self, Instance, check_etag},
         list::Order,
-        name::{DatabaseName, InstanceName},
+        name::{DatabaseName, Id, InstanceName},
         operation::Operation,
         postgres::PostgresName,
     },
@@ -156,6 +156,9 @@ impl App {
             );
         }
         let instance = self.located(self.parts.store.instance(&name.instance).await?);
+        if instance.delete_time.is_some() {
+            return Err(refuse_unready(&instance));
+        }
         let role = self.parts.store.owner_role(database.uid).await?;
         let endpoint = instance.endpoint.clone();
         let endpoint = endpoint.ok_or_else(|| refuse_unready(&instance))?;
@@ -179,6 +182,7 @@ impl App {
     ) -> Result<Operation> {
         let tx = &mut accepting.tx;
         let instance = tx.hold_instance(&new.name.instance).await?;
+        self.refuse_gone(&instance)?;
         ready(&instance)?;
         tx.refuse_busy(instance.uid).await?;
         let (uid, role) = (self.parts.random.uuid()?, self.parts.random.uuid()?);
@@ -190,7 +194,7 @@ impl App {
         tx.insert_role(&NewRole {
             uid: role,
             instance_uid: instance.uid,
-            id: format!("{}-user", name.database),
+            id: Id::parse(&format!("{}-user", name.database), "database_id")?.to_string(),
             postgresql_name: database.owner.to_string(),
             database_uid: uid,
             password: self.parts.keyring.seal(&password, &role_identity(role))?,
@@ -211,6 +215,7 @@ impl App {
         let instance = tx.hold_instance(&delete.name.instance).await?;
         let database = tx.lock_database(&delete.name).await?;
         check_etag(&delete.etag, &database.etag())?;
+        self.refuse_gone(&instance)?;
         ready(&instance)?;
         tx.refuse_busy(instance.uid).await?;
         tx.refuse_busy(database.uid).await?;

@@ -3,7 +3,7 @@
 use super::App;
 use crate::domain::{
     Error, Reason, Result,
-    engine::{Engine, newest},
+    engine::{Engine, OLDEST_MAJOR, newest},
     version::Wanted,
 };
 
@@ -23,6 +23,15 @@ impl App {
             return Ok(engine.clone());
         }
         let unusable = engines.iter().find(|engine| wanted.matches(engine.version));
+        if let Some(engine) = unusable
+            && engine.version.major < OLDEST_MAJOR
+        {
+            let message = format!(
+                "instances of PostgreSQL {} cannot be made: {OLDEST_MAJOR} is the oldest",
+                engine.version
+            );
+            return Err(Error::new(Reason::Unimplemented, message).with_field("instance.version"));
+        }
         if let Some(engine) = unusable {
             let message = format!(
                 "PostgreSQL {} in {} lacks {}",

@@ -1,43 +1,122 @@
-//! What has to be done from time to time: signs of life, retention, purges.
+//! What has to be done from time to time: signs of life, retention, purges, and looks
+//! for newer minor versions.
 
 use std::time::Duration;
 
 use serde_json::Value;
 
 use super::{App, mutation::Target, operations};
-use crate::domain::{Reason, Result, instance::Instance};
+use crate::domain::{
+    Reason, Result,
+    engine::newest,
+    instance::{Condition, Instance, Status},
+    version::Wanted,
+};
 
 /// How often.
 const INTERVAL: Duration = Duration::from_secs(10);
 
-/// Runs as long as the process serves.
-pub(super) async fn run(app: App) {
+/// Type of the condition that tells of a newer minor version.
+const NEWER: &str = "NewerMinorInstalled";
+
+/// How often it is looked which versions are installed.
+const ENGINES: Duration = Duration::from_secs(60);
+
+/// Shows that this host is there, as long as the process serves. Nothing else is done
+/// in between: others would take a host for gone that is only slow.
+pub(super) async fn show_life(app: App) {
     loop {
-        if let Err(error) = app.keep_house().await {
-            tracing::warn!(%error, detail = error.internal_detail(), "housekeeping failed");
-        }
-        tokio::select! {
-            () = app.stopping.cancelled() => return,
-            () = tokio::time::sleep(INTERVAL) => {}
+        let seen = app.parts.store.see_host(app.parts.host, "local").await;
+        warn("signs of life", seen);
+        if stops(&app, INTERVAL).await {
+            return;
         }
     }
 }
 
+/// Runs as long as the process serves.
+pub(super) async fn run(app: App) {
+    loop {
+        app.keep_house().await;
+        if stops(&app, INTERVAL).await {
+            return;
+        }
+    }
+}
+
+/// Tells of newer minor versions as long as the process serves.
+pub(super) async fn look_for_minors(app: App) {
+    loop {
+        warn("newer minor versions", app.newer_minors().await);
+        if stops(&app, ENGINES).await {
+            return;
+        }
+    }
+}
+
+/// Whether the process stops within `interval`.
+async fn stops(app: &App, interval: Duration) -> bool {
+    let stopped = tokio::time::timeout(interval, app.stopping.cancelled());
+    stopped.await.is_ok()
+}
+
+fn warn<T>(what: &'static str, done: Result<T>) {
+    if let Err(error) = done {
+        tracing::warn!(what, %error, detail = error.internal_detail(), "housekeeping failed");
+    }
+}
+
 impl App {
-    async fn keep_house(&self) -> Result<()> {
+    /// What fails does not keep the rest from being done.
+    async fn keep_house(&self) {
         let settings = &self.parts.settings;
         let store = &self.parts.store;
-        store.see_host(self.parts.host, "local").await?;
-        store
-            .forget_requests(settings.idempotency_retention.as_secs_f64())
-            .await?;
-        store
-            .forget_operations(settings.retention.as_secs_f64())
-            .await?;
-        for instance in store.instances_to_purge().await? {
-            self.purge(&instance).await?;
+        let kept = settings.idempotency_retention.as_secs_f64();
+        warn("requests", store.forget_requests(kept).await);
+        let kept = settings.retention.as_secs_f64();
+        warn("operations", store.forget_operations(kept).await);
+        match store.instances_to_purge().await {
+            Ok(instances) => {
+                for instance in instances {
+                    warn("purge", self.purge(&instance).await);
+                }
+            }
+            Err(error) => warn::<()>("purges", Err(error)),
         }
-        self.provider().empty_trash().await
+        warn("trash", self.provider().empty_trash().await);
+    }
+
+    /// Keeps the condition of each server of this host up to date that tells of a newer
+    /// minor version.
+    async fn newer_minors(&self) -> Result<()> {
+        let engines = self.engines().await?;
+        for instance in self.parts.store.instances_on(self.parts.host).await? {
+            let running = instance.active()?.version;
+            let same_major = Wanted {
+                major: Some(running.major),
+                minor: None,
+            };
+            let newer = newest(&engines, same_major).filter(|engine| engine.version > running);
+            let (status, message) = match newer {
+                Some(engine) => (
+                    Status::True,
+                    format!("PostgreSQL {} is installed", engine.version),
+                ),
+                None => (Status::False, "no newer minor version is installed".into()),
+            };
+            let known = instance.conditions.iter().any(|known| known.kind == NEWER);
+            if status == Status::True || known {
+                let condition = Condition {
+                    kind: NEWER.into(),
+                    status,
+                    reason: "ENGINES_COMPARED".into(),
+                    message,
+                    time: self.parts.clock.now(),
+                };
+                self.tell(instance.uid, &condition).await?;
+            }
+        }
+        Ok(())
     }
 
     async fn purge(&self, instance: &Instance) -> Result<()> {

@@ -2,32 +2,29 @@
 
 use std::collections::BTreeMap;
 
-use serde_json::{Value, json};
+use serde_json::json;
 use uuid::Uuid;
 
 use super::{
     App, Mutation,
     admin::identity,
     mutation::{Accepting, Target},
-    operations::{self, DeleteInstanceParameters, Plan},
+    operations,
     pages::{Common, List, Listed, Page, Query},
 };
 use crate::{
     domain::{
         Error, Reason, Result,
         filter::{Fields, Filter, Type, Value as Field},
-        instance::{Instance, State, check_etag},
+        instance::Instance,
         list::Order,
         name::{InstanceName, ProjectName},
-        operation::{Failure, Operation, Outcome},
+        operation::Operation,
         provider::ServerSpec,
-        version::Wanted,
+        version::{Version, Wanted},
     },
     store::{instances::NewInstance, lease::Claim, servers::NewServer},
 };
-
-/// A host that has not been seen for longer is gone, in seconds.
-const HOST_GONE: f64 = 60.0;
 
 const FIELDS: Fields = &[
     ("instance_id", Type::Text),
@@ -64,28 +61,6 @@ pub struct CreateInstance {
     pub deletion_protection: bool,
     /// Host to make it on; none: this one.
     pub host: Option<Uuid>,
-}
-
-/// A request to delete an instance.
-#[derive(Clone, Debug)]
-pub struct DeleteInstance {
-    /// Resource name.
-    pub name: InstanceName,
-    /// Etag that it must have; empty for any.
-    pub etag: String,
-    /// In spite of databases, protection and a host that is gone.
-    pub force: bool,
-    /// Let it go at once.
-    pub purge: bool,
-}
-
-/// A request to start, stop, restart or undelete an instance.
-#[derive(Clone, Debug)]
-pub struct ChangeInstance {
-    /// Resource name.
-    pub name: InstanceName,
-    /// Etag that it must have; empty for any.
-    pub etag: String,
 }
 
 impl App {
@@ -132,91 +107,39 @@ impl App {
         mutation: Mutation,
         new: CreateInstance,
     ) -> Result<Operation> {
+        // A replay is answered whatever this machine has by now. What is slow is done
+        // before the transaction begins.
+        if let Some(former) = self.replayed(&mutation).await? {
+            return Ok(former);
+        }
+        let engine = self.engine_for(new.wanted).await?;
+        let provider = self.provider();
+        provider
+            .check_parameters(engine.version, &new.parameters)
+            .await?;
         self.mutate(mutation, move |app, accepting| {
-            app.accept_create(accepting, new)
+            app.accept_create(accepting, new, engine.version)
         })
         .await
-    }
-
-    /// Deletes an instance.
-    ///
-    /// # Errors
-    /// INSTANCE_NOT_FOUND, ETAG_MISMATCH, RESOURCE_BUSY, DELETION_PROTECTED,
-    /// INSTANCE_HAS_DATABASES, INSTANCE_DELETED, HOST_UNAVAILABLE.
-    pub async fn delete_instance(
-        &self,
-        mutation: Mutation,
-        delete: DeleteInstance,
-    ) -> Result<Operation> {
-        self.mutate(mutation, move |app, accepting| {
-            app.accept_delete(accepting, delete)
-        })
-        .await
-    }
-
-    /// Takes a deletion back.
-    ///
-    /// # Errors
-    /// INSTANCE_NOT_FOUND, INSTANCE_NOT_DELETED, ETAG_MISMATCH, RESOURCE_BUSY.
-    pub async fn undelete_instance(
-        &self,
-        mutation: Mutation,
-        change: ChangeInstance,
-    ) -> Result<Operation> {
-        self.change(mutation, change, Change::Undelete).await
-    }
-
-    /// Starts a stopped instance.
-    ///
-    /// # Errors
-    /// INSTANCE_NOT_FOUND, INSTANCE_DELETED, ETAG_MISMATCH, RESOURCE_BUSY.
-    pub async fn start_instance(
-        &self,
-        mutation: Mutation,
-        change: ChangeInstance,
-    ) -> Result<Operation> {
-        self.change(mutation, change, Change::Start).await
-    }
-
-    /// Stops an instance.
-    ///
-    /// # Errors
-    /// As [`App::start_instance`].
-    pub async fn stop_instance(
-        &self,
-        mutation: Mutation,
-        change: ChangeInstance,
-    ) -> Result<Operation> {
-        self.change(mutation, change, Change::Stop).await
-    }
-
-    /// Stops and starts an instance.
-    ///
-    /// # Errors
-    /// As [`App::start_instance`].
-    pub async fn restart_instance(
-        &self,
-        mutation: Mutation,
-        change: ChangeInstance,
-    ) -> Result<Operation> {
-        self.change(mutation, change, Change::Restart).await
     }
 
     async fn accept_create(
         self,
         mut accepting: Accepting,
         new: CreateInstance,
+        version: Version,
     ) -> Result<Operation> {
-        let engine = self.engine_for(new.wanted).await?;
-        self.provider()
-            .check_parameters(engine.version, &new.parameters)
-            .await?;
         let host = new.host.unwrap_or(self.parts.host);
         let (uid, server) = (self.parts.random.uuid()?, self.parts.random.uuid()?);
         let password = self.parts.random.password()?;
         let admin_password = self.parts.keyring.seal(&password, &identity(server))?;
         let tx = &mut accepting.tx;
         tx.hold_project(&new.name.project).await?;
+        if host != self.parts.host && tx.host_is_gone(host).await? {
+            let message = "the host is gone";
+            return Err(Error::new(Reason::HostUnavailable, message)
+                .with_field("instance.provider_config.local.host"));
+        }
         let target = Target {
             project: new.name.project.clone(),
             name: new.name.to_string(),
@@ -232,7 +155,7 @@ impl App {
             instance_uid: uid,
             number: 1,
             provider: self.provider().name(),
-            version: engine.version,
+            version,
             host,
             port,
             admin_password,
@@ -270,187 +193,6 @@ impl App {
         let reserved = tx.lock_ports(server.host).await?;
         tx.set_port(server.uid, self.free_port(&reserved)?).await?;
         tx.commit().await
-    }
-
-    async fn accept_delete(
-        self,
-        mut accepting: Accepting,
-        delete: DeleteInstance,
-    ) -> Result<Operation> {
-        let instance = accepting.tx.lock_instance(&delete.name).await?;
-        check_etag(&delete.etag, &instance.etag())?;
-        let host = instance.active()?.host;
-        let gone = self.host_is_gone(host).await?;
-        match gone && delete.force {
-            // What its host has left unfinished nobody else can finish.
-            true => {
-                accepting
-                    .tx
-                    .give_up_family(instance.uid, &host_gone())
-                    .await?
-            }
-            false => accepting.tx.refuse_busy_family(instance.uid).await?,
-        }
-        self.refuse_kept(&mut accepting, &instance, &delete).await?;
-        let mut target = Target::of(&instance)?;
-        let plan = match gone {
-            true if delete.force => {
-                target.host = None;
-                &operations::ABANDON_INSTANCE
-            }
-            true => {
-                let message = "the host of the instance is gone; `force` gives its data up";
-                return Err(Error::new(Reason::HostUnavailable, message)
-                    .with_resource(delete.name.to_string()));
-            }
-            false if instance.delete_time.is_some() => &operations::PURGE_INSTANCE,
-            false if delete.purge => &operations::REMOVE_INSTANCE,
-            false => &operations::DELETE_INSTANCE,
-        };
-        if instance.delete_time.is_none() {
-            accepting
-                .tx
-                .set_instance_state(instance.uid, State::Deleting, false)
-                .await?;
-        }
-        let keep_seconds = self.parts.settings.purge_delay.as_secs_f64();
-        let parameters = serde_json::to_value(DeleteInstanceParameters { keep_seconds })
-            .map_err(|error| Error::internal("parameters").with_source(error))?;
-        accepting.enqueue(plan, target, parameters).await
-    }
-
-    async fn refuse_kept(
-        &self,
-        accepting: &mut Accepting,
-        instance: &Instance,
-        delete: &DeleteInstance,
-    ) -> Result<()> {
-        let refuse = |reason, message: String| {
-            Err(Error::new(reason, message).with_resource(delete.name.to_string()))
-        };
-        if instance.delete_time.is_some() && !delete.purge {
-            let message = "the instance is deleted; `purge` lets it go at once";
-            return refuse(Reason::InstanceDeleted, message.into());
-        }
-        if delete.force {
-            return Ok(());
-        }
-        if instance.deletion_protection {
-            let message = "deletion protection is on; `force` deletes all the same";
-            return refuse(Reason::DeletionProtected, message.into());
-        }
-        let databases = accepting.tx.count_databases(instance.uid).await?;
-        if databases > 0 && instance.delete_time.is_none() {
-            let message =
-                format!("the instance has {databases} databases; `force` deletes them too");
-            return refuse(Reason::InstanceHasDatabases, message);
-        }
-        Ok(())
-    }
-
-    async fn host_is_gone(&self, host: Uuid) -> Result<bool> {
-        if host == self.parts.host {
-            return Ok(false);
-        }
-        let silence = self.parts.store.host_silence(host).await?;
-        Ok(silence.is_none_or(|seconds| seconds > HOST_GONE))
-    }
-
-    async fn change(
-        &self,
-        mutation: Mutation,
-        change: ChangeInstance,
-        to: Change,
-    ) -> Result<Operation> {
-        self.mutate(mutation, move |app, accepting| {
-            app.accept_change(accepting, change, to)
-        })
-        .await
-    }
-
-    async fn accept_change(
-        self,
-        mut accepting: Accepting,
-        change: ChangeInstance,
-        to: Change,
-    ) -> Result<Operation> {
-        let instance = accepting.tx.lock_instance(&change.name).await?;
-        check_etag(&change.etag, &instance.etag())?;
-        to.refuse_deleted(&instance)?;
-        accepting.tx.refuse_busy_family(instance.uid).await?;
-        let uid = instance.uid;
-        let target = Target::of(&instance)?;
-        if to.nothing_to_do(&instance) {
-            let outcome = Outcome::Instance(Box::new(instance));
-            return accepting.done(to.plan(), target, outcome).await;
-        }
-        match to {
-            Change::Start | Change::Restart => {
-                accepting
-                    .tx
-                    .set_instance_state(uid, State::Starting, true)
-                    .await?;
-            }
-            Change::Stop => {
-                accepting
-                    .tx
-                    .set_instance_state(uid, State::Stopping, false)
-                    .await?
-            }
-            Change::Undelete => accepting.tx.mark_instance_undeleted(uid).await?,
-        }
-        accepting.enqueue(to.plan(), target, Value::Null).await
-    }
-}
-
-/// What an instance's server is to do.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Change {
-    Start,
-    Stop,
-    Restart,
-    Undelete,
-}
-
-impl Change {
-    fn plan(self) -> &'static Plan {
-        match self {
-            Self::Start => &operations::START_INSTANCE,
-            Self::Stop => &operations::STOP_INSTANCE,
-            Self::Restart => &operations::RESTART_INSTANCE,
-            Self::Undelete => &operations::UNDELETE_INSTANCE,
-        }
-    }
-
-    fn nothing_to_do(self, instance: &Instance) -> bool {
-        match self {
-            Self::Start => instance.state == State::Ready,
-            Self::Stop => instance.state == State::Stopped,
-            Self::Restart | Self::Undelete => false,
-        }
-    }
-
-    fn refuse_deleted(self, instance: &Instance) -> Result<()> {
-        let deleted = instance.delete_time.is_some();
-        let (reason, message) = match (self, deleted) {
-            (Self::Undelete, true) | (Self::Start | Self::Stop | Self::Restart, false) => {
-                return Ok(());
-            }
-            (Self::Undelete, false) => (Reason::InstanceNotDeleted, "the instance is not deleted"),
-            (_, true) => (
-                Reason::InstanceDeleted,
-                "the instance is deleted; undelete it first",
-            ),
-        };
-        Err(Error::new(reason, message).with_resource(instance.name.to_string()))
-    }
-}
-
-/// Why operations on a host that was given up have ended.
-fn host_gone() -> Failure {
-    Failure {
-        reason: Reason::HostUnavailable.as_str().to_owned(),
-        message: "the host of the instance is gone, and was given up".to_owned(),
     }
 }
 

@@ -5,6 +5,7 @@ mod admin;
 mod databases;
 mod engines;
 mod housekeeping;
+mod instance_changes;
 mod instances;
 mod longrunning;
 mod mutation;
@@ -20,7 +21,8 @@ use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use uuid::Uuid;
 
 pub use databases::{CreateDatabase, DeleteDatabase};
-pub use instances::{ChangeInstance, CreateInstance, DeleteInstance};
+pub use instance_changes::{ChangeInstance, DeleteInstance};
+pub use instances::CreateInstance;
 pub use longrunning::{ListOperations, shutting_down};
 pub use mutation::Mutation;
 pub use pages::{List, Page};
@@ -148,7 +150,10 @@ impl App {
         self.tasks.spawn(operations::dispatch(self.clone()));
         self.tasks.spawn(longrunning::listen(self.clone()));
         self.tasks.spawn(supervision::run(self.clone()));
+        self.tasks.spawn(housekeeping::show_life(self.clone()));
         self.tasks.spawn(housekeeping::run(self.clone()));
+        self.tasks
+            .spawn(housekeeping::look_for_minors(self.clone()));
         self.tasks.spawn(subscriptions::run(self.clone()));
     }
 

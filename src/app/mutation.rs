@@ -83,6 +83,19 @@ impl App {
         .await
     }
 
+    /// The operation that this very mutation has led to before, if it has.
+    pub(super) async fn replayed(&self, mutation: &Mutation) -> Result<Option<Operation>> {
+        let Some(key) = mutation.key() else {
+            return Ok(None);
+        };
+        let store = &self.parts.store;
+        let Some(former) = store.former_operation(&key).await? else {
+            return Ok(None);
+        };
+        let operation = store.begin().await?.operation(former).await?;
+        Ok(Some(self.operation_located(operation)))
+    }
+
     /// Runs a task to its end, whatever becomes of the caller.
     pub(super) async fn detached<T: Send + 'static>(
         &self,

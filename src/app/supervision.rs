@@ -12,8 +12,8 @@ use uuid::Uuid;
 
 use super::{App, mutation::Target, operations};
 use crate::domain::{
-    Result,
-    instance::{Instance, State},
+    Error, Reason, Result,
+    instance::{Condition, Instance, State, Status},
     provider::Presence,
 };
 
@@ -37,6 +37,18 @@ impl Watched {
             .lock()
             .unwrap_or_else(PoisonError::into_inner)
             .remove(&uid);
+    }
+}
+
+/// A server is not watched any more when this is dropped, by a panic too.
+struct Watching<'a> {
+    app: &'a App,
+    uid: Uuid,
+}
+
+impl Drop for Watching<'_> {
+    fn drop(&mut self) {
+        self.app.watched.remove(self.uid);
     }
 }
 
@@ -66,17 +78,61 @@ impl App {
         }
         let app = self.clone();
         self.tasks.spawn(async move {
+            let _watching = Watching { app: &app, uid };
             tokio::select! {
                 () = app.stopping.cancelled() => {}
                 watched = app.watch(uid) => if let Err(error) = watched {
-                    tracing::warn!(
-                        instance = %uid, %error, detail = error.internal_detail(),
-                        "a server is not watched"
-                    );
+                    app.cannot_watch(uid, &error).await;
                 }
             }
-            app.watched.remove(uid);
         });
+    }
+
+    /// A server that cannot be taken for the one on record, or looked at, is no secret.
+    async fn cannot_watch(&self, uid: Uuid, error: &Error) {
+        let reason = error.reason();
+        tracing::warn!(
+            instance = %uid, %error, detail = error.internal_detail(), "a server is not watched"
+        );
+        if reason == Reason::MetadataUnavailable {
+            return;
+        }
+        let told = self.available(uid, Status::Unknown, reason.as_str(), error.message());
+        if let Err(error) = told.await {
+            tracing::warn!(instance = %uid, %error, "cannot record a condition");
+        }
+    }
+
+    /// Records whether a server is available, if that is news.
+    async fn available(
+        &self,
+        uid: Uuid,
+        status: Status,
+        reason: &str,
+        message: &str,
+    ) -> Result<()> {
+        let condition = Condition {
+            kind: "Available".into(),
+            status,
+            reason: reason.into(),
+            message: message.into(),
+            // Replaced by the database's time.
+            time: self.parts.clock.now(),
+        };
+        self.tell(uid, &condition).await
+    }
+
+    /// Records a condition of an instance, if it is news.
+    pub(super) async fn tell(&self, uid: Uuid, condition: &Condition) -> Result<()> {
+        let mut tx = self.parts.store.begin().await?;
+        let Some(now) = tx.lock_instance_by_uid(uid).await? else {
+            return Ok(());
+        };
+        if now.conditions.iter().any(|known| known.says(condition)) {
+            return Ok(());
+        }
+        tx.set_instance_condition(uid, condition).await?;
+        tx.commit().await
     }
 
     /// Returns when the server is not meant to run any more, or a recovery was asked
@@ -91,6 +147,14 @@ impl App {
             }
             let server = self.server_spec(&instance, 0).await?;
             if self.provider().inspect(&server).await? == Presence::Running {
+                let unknown = |condition: &Condition| {
+                    condition.kind == "Available" && condition.status == Status::Unknown
+                };
+                if instance.conditions.iter().any(unknown) {
+                    let message = "the server takes connections";
+                    self.available(uid, Status::True, "SERVER_RUNNING", message)
+                        .await?;
+                }
                 self.provider().ended(&server).await?;
                 continue;
             }
@@ -106,7 +170,8 @@ impl App {
         let Some(now) = accepting.tx.lock_instance_by_uid(instance.uid).await? else {
             return Ok(());
         };
-        if !meant_to_run(&now) || now.reconciling {
+        // Another process of this host may have had it started meanwhile.
+        if !meant_to_run(&now) || now.reconciling || now.revision != instance.revision {
             return Ok(());
         }
         accepting

@@ -21,6 +21,10 @@ pub const TOOLS: &[&str] = &[
 /// Programs without which no instance can be made.
 pub const REQUIRED_TOOLS: &[&str] = &["initdb", "pg_ctl", "postgres"];
 
+/// Oldest major version that instances are made of: the oldest that the PostgreSQL
+/// project maintains (<https://www.postgresql.org/support/versioning/>).
+pub const OLDEST_MAJOR: u16 = 15;
+
 /// A PostgreSQL installation and what it can do.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Engine {
@@ -53,9 +57,8 @@ impl Engine {
     /// Whether an instance can be made from it.
     #[must_use]
     pub fn usable(&self) -> bool {
-        REQUIRED_TOOLS
-            .iter()
-            .all(|tool| self.tools.iter().any(|have| have == tool))
+        let has = |tool: &&str| self.tools.iter().any(|have| have == tool);
+        self.version.major >= OLDEST_MAJOR && REQUIRED_TOOLS.iter().all(has)
     }
 }
 

@@ -174,6 +174,10 @@ pub struct Server {
     pub system_identifier: Option<u64>,
     /// Whether it has ever been started.
     pub started: bool,
+    /// Since when its host has been silent for so long that nothing is to be expected
+    /// of it, if that is so.
+    #[serde(default)]
+    pub host_gone_time: Option<DateTime<Utc>>,
 }
 
 /// Whether a condition holds.
@@ -202,6 +206,24 @@ pub struct Condition {
     pub message: String,
     /// When it was last seen to change.
     pub time: DateTime<Utc>,
+}
+
+impl Condition {
+    /// Whether it says the same, whenever it did.
+    #[must_use]
+    pub fn says(&self, other: &Self) -> bool {
+        let parts = |condition: &Self| {
+            let Self {
+                kind,
+                status,
+                reason,
+                message,
+                time: _,
+            } = condition.clone();
+            (kind, status, reason, message)
+        };
+        parts(self) == parts(other)
+    }
 }
 
 /// Puts `condition` in the place of the former one of its type.

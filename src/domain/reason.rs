@@ -140,6 +140,8 @@ reasons! {
     DatabaseNotReady = "DATABASE_NOT_READY", FailedPrecondition;
     /// Sessions or replication slots use the database.
     DatabaseInUse = "DATABASE_IN_USE", FailedPrecondition;
+    /// What Howdah made on a server is not recognisable as its own any more.
+    OwnershipLost = "OWNERSHIP_LOST", FailedPrecondition;
     /// The operation cannot be cancelled any more, or never.
     OperationNotCancellable = "OPERATION_NOT_CANCELLABLE", FailedPrecondition;
     /// The operation is still under way.

@@ -53,9 +53,15 @@ pub(crate) fn classify(error: SqlxError) -> Error {
 /// By SQLSTATE, see the appendix "PostgreSQL Error Codes".
 fn of_sqlstate(code: &str) -> Reason {
     match code {
-        "57P01" | "57P02" | "57P03" | "53300" | "25006" | "25P03" => Reason::MetadataUnavailable,
+        "57P01" | "57P02" | "57P03" | "25006" | "25P03" => Reason::MetadataUnavailable,
         "55P03" | "40001" | "40P01" | "57014" => Reason::LockTimeout,
-        _ if code.starts_with("08") => Reason::MetadataUnavailable,
+        // Connections, resources such as the disk or memory, the server's own system.
+        _ if ["08", "53", "58"]
+            .iter()
+            .any(|class| code.starts_with(class)) =>
+        {
+            Reason::MetadataUnavailable
+        }
         _ => Reason::Internal,
     }
 }

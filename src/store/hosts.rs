@@ -2,7 +2,7 @@
 
 use uuid::Uuid;
 
-use super::{Store, fault::Measured};
+use super::{Store, Tx, fault::Measured};
 use crate::domain::Result;
 
 impl Store {
@@ -22,18 +22,18 @@ impl Store {
         .await?;
         Ok(())
     }
+}
 
-    /// Whether such a host is known, and how long it has not been seen, in seconds.
+impl Tx {
+    /// Whether nothing is to be expected of a host: it has been silent for a minute.
+    /// Not so of a host that is not known.
     ///
     /// # Errors
     /// METADATA_UNAVAILABLE.
-    pub async fn host_silence(&self, id: Uuid) -> Result<Option<f64>> {
-        sqlx::query_scalar!(
-            r#"select extract(epoch from now() - seen_time)::float8 as "silence!" from hosts where id = $1"#,
-            id,
-        )
-        .fetch_optional(&self.pool)
-        .named("hosts.host_silence")
-        .await
+    pub async fn host_is_gone(&mut self, host: Uuid) -> Result<bool> {
+        sqlx::query_scalar!(r#"select host_gone_time($1) is not null as "gone!""#, host)
+            .fetch_one(self.connection())
+            .named("hosts.host_is_gone")
+            .await
     }
 }

@@ -55,6 +55,7 @@ struct ServerRecord {
     port: Option<u16>,
     system_identifier: Option<String>,
     started: bool,
+    host_gone_time: Option<DateTime<Utc>>,
 }
 
 /// One text of the columns for all the queries below.
@@ -74,7 +75,7 @@ macro_rules! select_instances {
                 (select coalesce(jsonb_agg(jsonb_build_object('uid', s.uid, 'number', s.number,
                     'provider', s.provider, 'version', s.version, 'host', s.host,
                     'port', s.port, 'system_identifier', s.system_identifier,
-                    'started', s.started) order by s.number), '[]')
+                    'started', s.started, 'host_gone_time', host_gone_time(s.host)) order by s.number), '[]')
                     from servers s where s.instance_uid = i.uid)
                     as "servers!: Json<Vec<ServerRecord>>"
             from instances i "# + $tail
@@ -393,6 +394,24 @@ impl Tx {
         Ok(())
     }
 
+    /// Puts off the purge of a deleted instance by `seconds` from now.
+    ///
+    /// # Errors
+    /// METADATA_UNAVAILABLE.
+    pub async fn delay_purge(&mut self, uid: Uuid, seconds: f64) -> Result<()> {
+        sqlx::query!(
+            "update instances set purge_time = now() + make_interval(secs => $2),
+                revision = revision + 1, update_time = now()
+             where uid = $1 and purge_time is not null",
+            uid,
+            seconds,
+        )
+        .execute(self.connection())
+        .named("instances.delay_purge")
+        .await?;
+        Ok(())
+    }
+
     /// Takes the mark of deletion away.
     ///
     /// # Errors
@@ -502,6 +521,7 @@ impl ServerRecord {
             port: self.port,
             system_identifier: identifier.transpose()?,
             started: self.started,
+            host_gone_time: self.host_gone_time,
         })
     }
 }

@@ -213,14 +213,16 @@ impl Store {
     }
 
     /// Forgets operations that ended more than `seconds` ago and that no recorded
-    /// request leads to.
+    /// request leads to, a thousand at most.
     ///
     /// # Errors
     /// METADATA_UNAVAILABLE.
     pub async fn forget_operations(&self, seconds: f64) -> Result<u64> {
         let deleted = sqlx::query!(
-            "delete from operations o where end_time < now() - make_interval(secs => $1)
-             and not exists (select from requests r where r.operation_id = o.id)",
+            "delete from operations where id in (select id from operations o
+                where end_time < now() - make_interval(secs => $1)
+                and not exists (select from requests r where r.operation_id = o.id)
+                limit 1000)",
             seconds,
         )
         .execute(&self.pool)
@@ -261,23 +263,33 @@ impl Tx {
     }
 
     /// Ends what works on the instance or on one of its children without success:
-    /// nobody will go on with it.
+    /// nobody will go on with it. With `undoing_only`, what is only being taken back.
     ///
     /// # Errors
     /// METADATA_UNAVAILABLE.
-    pub async fn give_up_family(&mut self, instance: Uuid, why: &Failure) -> Result<()> {
+    pub async fn give_up_family(
+        &mut self,
+        instance: Uuid,
+        undoing_only: bool,
+        why: &Failure,
+    ) -> Result<()> {
         sqlx::query!(
             "with ended as (
                 update operations set state = 'FAILED', end_time = clock_timestamp(),
                     lease_until = null, worker = null, failure = $2
-                where (target_uid = $1 or parent_uid = $1) and end_time is null returning id),
+                where (target_uid = $1 or parent_uid = $1) and end_time is null
+                    and (state = 'UNDOING' or not $4) returning id, target_uid),
              stages as (
                 update operation_stages s set state = 'FAILED', end_time = clock_timestamp()
-                from ended where s.operation_id = ended.id and s.state = 'RUNNING')
+                from ended where s.operation_id = ended.id and s.state = 'RUNNING'),
+             unfinished as (
+                update databases d set state = 'FAILED', revision = revision + 1,
+                    update_time = now() from ended where d.uid = ended.target_uid)
              select pg_notify($3, id::text) from ended",
             instance,
             Json(why) as _,
             CHANNEL,
+            undoing_only,
         )
         .fetch_all(self.connection())
         .named("operations.give_up_family")

@@ -65,13 +65,33 @@ impl Tx {
 }
 
 impl Store {
-    /// Forgets requests that are older than `seconds`.
+    /// The operation that this very request has led to before, if it has.
+    ///
+    /// # Errors
+    /// METADATA_UNAVAILABLE.
+    pub async fn former_operation(&self, key: &RequestKey) -> Result<Option<Uuid>> {
+        sqlx::query_scalar!(
+            "select operation_id from requests where principal = $1 and method = $2
+             and request_id = $3 and fingerprint = $4",
+            key.principal,
+            key.method,
+            key.request_id,
+            key.fingerprint,
+        )
+        .fetch_optional(&self.pool)
+        .named("requests.former_operation")
+        .await
+    }
+
+    /// Forgets requests that are older than `seconds`, a thousand at most.
     ///
     /// # Errors
     /// METADATA_UNAVAILABLE.
     pub async fn forget_requests(&self, seconds: f64) -> Result<u64> {
         let deleted = sqlx::query!(
-            "delete from requests where create_time < now() - make_interval(secs => $1)",
+            "delete from requests where (principal, method, request_id) in (
+                select principal, method, request_id from requests
+                where create_time < now() - make_interval(secs => $1) limit 1000)",
             seconds,
         )
         .execute(&self.pool)

@@ -123,11 +123,19 @@ impl Tx {
     ///
     /// # Errors
     /// METADATA_UNAVAILABLE.
-    pub async fn mark_server_started(&mut self, server: Uuid) -> Result<()> {
-        sqlx::query!("update servers set started = true where uid = $1", server)
-            .execute(self.connection())
-            .named("servers.mark_server_started")
-            .await?;
+    pub async fn mark_server_started(
+        &mut self,
+        server: Uuid,
+        version: Option<Version>,
+    ) -> Result<()> {
+        sqlx::query!(
+            "update servers set started = true, version = coalesce($2, version) where uid = $1",
+            server,
+            version.map(|version| version.to_string()),
+        )
+        .execute(self.connection())
+        .named("servers.mark_server_started")
+        .await?;
         Ok(())
     }
 }

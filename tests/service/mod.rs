@@ -2,6 +2,7 @@
 
 mod cancellation;
 mod crash;
+mod drift;
 mod idempotency;
 mod input;
 mod lists;

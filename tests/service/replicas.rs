@@ -16,6 +16,7 @@ use howdah::{
 
 use rustix::fs::{FlockOperation, flock};
 
+use super::rig::refused;
 use crate::{
     soak::crash::world::{is_success, metadata},
     support::{
@@ -332,8 +333,26 @@ async fn a_host_that_is_gone_is_given_up_with_its_work() {
         purge: true,
         ..DeleteInstanceRequest::default()
     };
-    let refused = two.instances().await.delete_instance(delete(false)).await;
-    assert_eq!(refused.unwrap_err().code(), tonic::Code::Aborted);
+    let gone = |answer: Result<tonic::Response<_>, _>| {
+        refused(answer, tonic::Code::FailedPrecondition, "HOST_UNAVAILABLE")
+    };
+    let mut instances = two.instances().await;
+    gone(instances.delete_instance(delete(false)).await);
+    let start = StartInstanceRequest {
+        name: instance_name("orders"),
+        ..StartInstanceRequest::default()
+    };
+    gone(instances.start_instance(start).await);
+    let request = crate::support::howdah::create_database("orders", "shop");
+    gone(two.databases().await.create_database(request).await);
+    let request = howdah::pb::v1::GetInstanceRequest {
+        name: instance_name("orders"),
+    };
+    let shown = instances.get_instance(request).await.unwrap().into_inner();
+    let told = |condition: &howdah::pb::v1::Condition| {
+        condition.r#type == "Available" && condition.reason == "HOST_UNAVAILABLE"
+    };
+    assert!(shown.conditions.iter().any(told), "{shown:?}");
     let accepted = two.instances().await.delete_instance(delete(true)).await;
     assert!(is_success(&two.wait(accepted.unwrap().get_ref()).await));
     let (code, _) = failed(&two.operation(&unfinished.name).await);

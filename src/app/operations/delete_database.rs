@@ -46,9 +46,15 @@ pub(crate) const PLAN: Plan = Plan {
         },
     ],
     outcome: |_, _| Box::pin(std::future::ready(Ok(Outcome::Empty))),
-    // A refused deletion leaves the database as it was; what was dropped before the
-    // failure is found to be gone at the next try.
-    abandon: |tx, claim, _| Box::pin(tx.set_database_state(claim.target_uid, State::Ready)),
+    // A refused deletion leaves the database as it was. Past the first step it is gone,
+    // and what is left of it can be deleted again.
+    abandon: |tx, claim, _| {
+        let state = match claim.position {
+            0 => State::Ready,
+            _ => State::Failed,
+        };
+        Box::pin(tx.set_database_state(claim.target_uid, state))
+    },
 };
 
 async fn drop_database(context: &Context) -> Result<Commit> {
@@ -56,19 +62,28 @@ async fn drop_database(context: &Context) -> Result<Commit> {
     let database = context.database().await?;
     let role = context.app.parts.store.owner_role(database.uid).await?;
     let client = connect(context).await?;
-    // Somebody else's database of that name stays.
-    if owns_database(&client, &database, &role).await? == Some(true) {
-        let name = quote_identifier(database.postgresql_name.as_str());
-        if parameters.force {
-            end_walsenders(&client, &database).await?;
-            execute(&client, &format!("drop database {name} with (force)")).await?;
-        } else {
-            refuse_used(&client, &database).await?;
-            execute(&client, &format!("drop database {name}")).await?;
-        }
-        failpoint::hit("database.delete.database.after_sql");
+    let name = database.postgresql_name.as_str();
+    match owns_database(&client, &database, &role).await? {
+        None => return Ok(nothing()),
+        Some(false) => return Err(lost(&format!("database `{name}`"), &database)),
+        Some(true) => {}
     }
+    let name = quote_identifier(name);
+    if parameters.force {
+        end_walsenders(&client, &database).await?;
+        execute(&client, &format!("drop database {name} with (force)")).await?;
+    } else {
+        refuse_used(&client, &database).await?;
+        execute(&client, &format!("drop database {name}")).await?;
+    }
+    failpoint::hit("database.delete.database.after_sql");
     Ok(nothing())
+}
+
+/// What Howdah made has become somebody else's: it stays, and so does the record.
+fn lost(what: &str, database: &Database) -> Error {
+    let message = format!("the {what} is not recognisable as the one that was made here");
+    Error::new(Reason::OwnershipLost, message).with_resource(database.name.to_string())
 }
 
 /// Active slots stop even a forced drop.
@@ -105,13 +120,14 @@ async fn drop_role(context: &Context) -> Result<Commit> {
     let uid = context.claim.target_uid;
     let role = context.app.parts.store.owner_role(uid).await?;
     let client = connect(context).await?;
-    if owns_role(&client, &role).await? == Some(true) {
-        execute(
-            &client,
-            &format!("drop role {}", quote_identifier(&role.postgresql_name)),
-        )
-        .await?;
-        failpoint::hit("database.delete.role.after_sql");
+    let name = &role.postgresql_name;
+    match owns_role(&client, &role).await? {
+        None => {}
+        Some(false) => return Err(lost(&format!("role `{name}`"), &context.database().await?)),
+        Some(true) => {
+            execute(&client, &format!("drop role {}", quote_identifier(name))).await?;
+            failpoint::hit("database.delete.role.after_sql");
+        }
     }
     Ok(commit(move |tx| Box::pin(tx.remove_database(uid))))
 }

@@ -7,7 +7,7 @@ use std::{
 };
 
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
-use tokio_util::sync::CancellationToken;
+use tokio_util::{sync::CancellationToken, task::AbortOnDropHandle};
 
 use super::{
     super::{App, longrunning::changed},
@@ -92,9 +92,9 @@ async fn work(app: App, claim: Claim, until: Instant, permit: OwnedSemaphorePerm
     let span =
         tracing::info_span!("operation", id = %claim.id, kind = claim.kind, token = claim.token);
     let lease = Lease::new(until);
-    let keeper = app
-        .tasks
-        .spawn(keep(app.clone(), claim.id, claim.token, lease.clone()));
+    let keeper = keep(app.clone(), claim.id, claim.token, lease.clone());
+    // Also ended by a panic in a step: the lease runs out then, and the step is retried.
+    let _keeper = AbortOnDropHandle::new(app.tasks.spawn(keeper));
     let (id, token) = (claim.id, claim.token);
     let steps = tracing::Instrument::instrument(carry_out(&app, claim, &lease), span);
     tokio::select! {
@@ -106,7 +106,6 @@ async fn work(app: App, claim: Claim, until: Instant, permit: OwnedSemaphorePerm
         }
         () = steps => {}
     }
-    keeper.abort();
     drop(permit);
     app.wake.notify_one();
 }
@@ -337,6 +336,10 @@ async fn conclude(
     let claim = &context.claim;
     let mut tx = context.app.parts.store.begin().await?;
     tx.check_token(claim.id, claim.token).await?;
+    if claim.state != State::Undoing {
+        tx.set_stage(claim.id, claim.position, StageState::Failed)
+            .await?;
+    }
     (plan.abandon)(&mut tx, claim, why).await?;
     tx.fail_operation(claim.id, state, why).await?;
     tx.commit().await?;
@@ -354,11 +357,6 @@ async fn conclude(
 async fn turn_round(context: &Context, plan: &'static Plan, why: &Failure) -> Result<Next> {
     let claim = &context.claim;
     if !plan.cancellable() {
-        let mut tx = context.app.parts.store.begin().await?;
-        tx.check_token(claim.id, claim.token).await?;
-        tx.set_stage(claim.id, claim.position, StageState::Failed)
-            .await?;
-        tx.commit().await?;
         conclude(context, plan, State::Failed, why).await?;
         return Ok(Next::Leave);
     }

@@ -11,6 +11,7 @@ use crate::{
         instance::{Condition, State, Status},
         operation::{Failure, Outcome},
         provider::Presence,
+        version::Version,
     },
     store::{Tx, lease::Claim},
 };
@@ -48,7 +49,7 @@ pub(super) async fn start(context: &Context) -> Result<Commit> {
         provider.configure(&server).await?;
     }
     provider.start(&server).await?;
-    ready(context, server.uid, None)
+    ready(context, server.uid, None).await
 }
 
 /// The first start of a server, on another port if its own was taken meanwhile.
@@ -75,11 +76,12 @@ pub(super) async fn recover(context: &Context) -> Result<Commit> {
         "SERVER_ENDED",
         "the server's process had ended and was started again",
     );
-    ready(context, server.uid, Some(happened))
+    ready(context, server.uid, Some(happened)).await
 }
 
-fn ready(context: &Context, server: Uuid, happened: Option<Condition>) -> Result<Commit> {
+async fn ready(context: &Context, server: Uuid, happened: Option<Condition>) -> Result<Commit> {
     let uid = context.claim.target_uid;
+    let version = running_version(context).await;
     let available = condition(
         context,
         "Available",
@@ -89,7 +91,7 @@ fn ready(context: &Context, server: Uuid, happened: Option<Condition>) -> Result
     );
     Ok(commit(move |tx| {
         Box::pin(async move {
-            tx.mark_server_started(server).await?;
+            tx.mark_server_started(server, version).await?;
             tx.set_instance_state(uid, State::Ready, true).await?;
             tx.set_instance_condition(uid, &available).await?;
             if let Some(happened) = happened {
@@ -98,6 +100,15 @@ fn ready(context: &Context, server: Uuid, happened: Option<Condition>) -> Result
             Ok(())
         })
     }))
+}
+
+/// The version that the server has by now: its programs may have been exchanged for a
+/// newer minor. None if it does not say.
+async fn running_version(context: &Context) -> Option<Version> {
+    let instance = context.instance().await.ok()?;
+    let client = context.app.admin_connection(&instance, "postgres");
+    let client = client.await.ok()?;
+    client.server_version().split(' ').next()?.parse().ok()
 }
 
 /// Stops the server.

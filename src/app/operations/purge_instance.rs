@@ -6,6 +6,9 @@ use super::{
 };
 use crate::domain::operation::Outcome;
 
+/// Seconds until a purge is tried again that has failed.
+const PURGE_PAUSE: f64 = 3600.0;
+
 const REMOVE: Step = Step {
     name: "remove",
     title: "Move the data to the trash",
@@ -40,7 +43,8 @@ pub(crate) const PURGE_PLAN: Plan = Plan {
     verb: "purge",
     steps: &[REMOVE],
     outcome: |_, _| Box::pin(std::future::ready(Ok(Outcome::Empty))),
-    abandon: |_, _, _| Box::pin(std::future::ready(Ok(()))),
+    // Tried again later, and not at every look.
+    abandon: |tx, claim, _| Box::pin(tx.delay_purge(claim.target_uid, PURGE_PAUSE)),
 };
 
 /// For an instance whose host is gone: only the records are left to remove.

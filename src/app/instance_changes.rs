@@ -1,0 +1,296 @@
+//! Changes of instances that exist: start, stop, restart, delete and undelete.
+
+use chrono::{DateTime, Utc};
+use serde_json::Value;
+
+use super::{
+    App, Mutation,
+    mutation::{Accepting, Target},
+    operations::{self, DeleteInstanceParameters, Plan},
+};
+use crate::domain::{
+    Error, Reason, Result,
+    instance::{Instance, State, check_etag},
+    name::InstanceName,
+    operation::{Failure, Operation, Outcome},
+};
+
+/// A request to delete an instance.
+#[derive(Clone, Debug)]
+pub struct DeleteInstance {
+    /// Resource name.
+    pub name: InstanceName,
+    /// Etag that it must have; empty for any.
+    pub etag: String,
+    /// In spite of databases, protection and a host that is gone.
+    pub force: bool,
+    /// Let it go at once.
+    pub purge: bool,
+}
+
+/// A request to start, stop, restart or undelete an instance.
+#[derive(Clone, Debug)]
+pub struct ChangeInstance {
+    /// Resource name.
+    pub name: InstanceName,
+    /// Etag that it must have; empty for any.
+    pub etag: String,
+}
+
+impl App {
+    /// Deletes an instance.
+    ///
+    /// # Errors
+    /// INSTANCE_NOT_FOUND, ETAG_MISMATCH, RESOURCE_BUSY, DELETION_PROTECTED,
+    /// INSTANCE_HAS_DATABASES, INSTANCE_DELETED, HOST_UNAVAILABLE.
+    pub async fn delete_instance(
+        &self,
+        mutation: Mutation,
+        delete: DeleteInstance,
+    ) -> Result<Operation> {
+        self.mutate(mutation, move |app, accepting| {
+            app.accept_delete(accepting, delete)
+        })
+        .await
+    }
+
+    /// Takes a deletion back.
+    ///
+    /// # Errors
+    /// INSTANCE_NOT_FOUND, INSTANCE_NOT_DELETED, ETAG_MISMATCH, RESOURCE_BUSY.
+    pub async fn undelete_instance(
+        &self,
+        mutation: Mutation,
+        change: ChangeInstance,
+    ) -> Result<Operation> {
+        self.change(mutation, change, Change::Undelete).await
+    }
+
+    /// Starts a stopped instance.
+    ///
+    /// # Errors
+    /// INSTANCE_NOT_FOUND, INSTANCE_DELETED, ETAG_MISMATCH, RESOURCE_BUSY.
+    pub async fn start_instance(
+        &self,
+        mutation: Mutation,
+        change: ChangeInstance,
+    ) -> Result<Operation> {
+        self.change(mutation, change, Change::Start).await
+    }
+
+    /// Stops an instance.
+    ///
+    /// # Errors
+    /// As [`App::start_instance`].
+    pub async fn stop_instance(
+        &self,
+        mutation: Mutation,
+        change: ChangeInstance,
+    ) -> Result<Operation> {
+        self.change(mutation, change, Change::Stop).await
+    }
+
+    /// Stops and starts an instance.
+    ///
+    /// # Errors
+    /// As [`App::start_instance`].
+    pub async fn restart_instance(
+        &self,
+        mutation: Mutation,
+        change: ChangeInstance,
+    ) -> Result<Operation> {
+        self.change(mutation, change, Change::Restart).await
+    }
+
+    async fn accept_delete(
+        self,
+        mut accepting: Accepting,
+        delete: DeleteInstance,
+    ) -> Result<Operation> {
+        let instance = accepting.tx.lock_instance(&delete.name).await?;
+        check_etag(&delete.etag, &instance.etag())?;
+        let gone = self.host_gone_time(&instance).is_some();
+        if !delete.force {
+            self.refuse_gone(&instance)?;
+        }
+        let tx = &mut accepting.tx;
+        match delete.force {
+            // What its host has left unfinished nobody else can finish.
+            true if gone => tx.give_up_family(instance.uid, false, &given_up()).await?,
+            // What is only being taken back goes with the instance.
+            true => tx.give_up_family(instance.uid, true, &given_up()).await?,
+            false => {}
+        }
+        tx.refuse_busy_family(instance.uid).await?;
+        self.refuse_kept(&mut accepting, &instance, &delete).await?;
+        let mut target = Target::of(&instance)?;
+        let plan = if gone {
+            target.host = None;
+            &operations::ABANDON_INSTANCE
+        } else if instance.delete_time.is_some() {
+            &operations::PURGE_INSTANCE
+        } else if delete.purge {
+            &operations::REMOVE_INSTANCE
+        } else {
+            &operations::DELETE_INSTANCE
+        };
+        if instance.delete_time.is_none() {
+            accepting
+                .tx
+                .set_instance_state(instance.uid, State::Deleting, false)
+                .await?;
+        }
+        let keep_seconds = self.parts.settings.purge_delay.as_secs_f64();
+        let parameters = serde_json::to_value(DeleteInstanceParameters { keep_seconds })
+            .map_err(|error| Error::internal("parameters").with_source(error))?;
+        accepting.enqueue(plan, target, parameters).await
+    }
+
+    async fn refuse_kept(
+        &self,
+        accepting: &mut Accepting,
+        instance: &Instance,
+        delete: &DeleteInstance,
+    ) -> Result<()> {
+        let refuse = |reason, message: String| {
+            Err(Error::new(reason, message).with_resource(delete.name.to_string()))
+        };
+        if instance.delete_time.is_some() && !delete.purge {
+            let message = "the instance is deleted; `purge` lets it go at once";
+            return refuse(Reason::InstanceDeleted, message.into());
+        }
+        if delete.force {
+            return Ok(());
+        }
+        if instance.deletion_protection {
+            let message = "deletion protection is on; `force` deletes all the same";
+            return refuse(Reason::DeletionProtected, message.into());
+        }
+        let databases = accepting.tx.count_databases(instance.uid).await?;
+        if databases > 0 && instance.delete_time.is_none() {
+            let message =
+                format!("the instance has {databases} databases; `force` deletes them too");
+            return refuse(Reason::InstanceHasDatabases, message);
+        }
+        Ok(())
+    }
+
+    /// Since when only a host that is gone could work on the instance, if that is so.
+    pub(super) fn host_gone_time(&self, instance: &Instance) -> Option<DateTime<Utc>> {
+        let active = instance.active().ok();
+        active
+            .filter(|active| active.host != self.parts.host)
+            .and_then(|active| active.host_gone_time)
+    }
+
+    /// Refuses work that nobody would do.
+    pub(super) fn refuse_gone(&self, instance: &Instance) -> Result<()> {
+        if self.host_gone_time(instance).is_none() {
+            return Ok(());
+        }
+        let message = "the host of the instance is gone; deleting it with `force` gives it up";
+        Err(Error::new(Reason::HostUnavailable, message).with_resource(instance.name.to_string()))
+    }
+
+    async fn change(
+        &self,
+        mutation: Mutation,
+        change: ChangeInstance,
+        to: Change,
+    ) -> Result<Operation> {
+        self.mutate(mutation, move |app, accepting| {
+            app.accept_change(accepting, change, to)
+        })
+        .await
+    }
+
+    async fn accept_change(
+        self,
+        mut accepting: Accepting,
+        change: ChangeInstance,
+        to: Change,
+    ) -> Result<Operation> {
+        let instance = accepting.tx.lock_instance(&change.name).await?;
+        check_etag(&change.etag, &instance.etag())?;
+        to.refuse_deleted(&instance)?;
+        self.refuse_gone(&instance)?;
+        let uid = instance.uid;
+        match (to, instance.state) {
+            // Work on its databases may wait for this very start.
+            (Change::Start, State::Failed) => accepting.tx.refuse_busy(uid).await?,
+            _ => accepting.tx.refuse_busy_family(uid).await?,
+        }
+        let target = Target::of(&instance)?;
+        if to.nothing_to_do(&instance) {
+            let outcome = Outcome::Instance(Box::new(instance));
+            return accepting.done(to.plan(), target, outcome).await;
+        }
+        match to {
+            Change::Start | Change::Restart => {
+                accepting
+                    .tx
+                    .set_instance_state(uid, State::Starting, true)
+                    .await?;
+            }
+            Change::Stop => {
+                accepting
+                    .tx
+                    .set_instance_state(uid, State::Stopping, false)
+                    .await?
+            }
+            Change::Undelete => accepting.tx.mark_instance_undeleted(uid).await?,
+        }
+        accepting.enqueue(to.plan(), target, Value::Null).await
+    }
+}
+
+/// What an instance's server is to do.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Change {
+    Start,
+    Stop,
+    Restart,
+    Undelete,
+}
+
+impl Change {
+    fn plan(self) -> &'static Plan {
+        match self {
+            Self::Start => &operations::START_INSTANCE,
+            Self::Stop => &operations::STOP_INSTANCE,
+            Self::Restart => &operations::RESTART_INSTANCE,
+            Self::Undelete => &operations::UNDELETE_INSTANCE,
+        }
+    }
+
+    fn nothing_to_do(self, instance: &Instance) -> bool {
+        match self {
+            Self::Start => instance.state == State::Ready,
+            Self::Stop => instance.state == State::Stopped,
+            Self::Restart | Self::Undelete => false,
+        }
+    }
+
+    fn refuse_deleted(self, instance: &Instance) -> Result<()> {
+        let deleted = instance.delete_time.is_some();
+        let (reason, message) = match (self, deleted) {
+            (Self::Undelete, true) | (Self::Start | Self::Stop | Self::Restart, false) => {
+                return Ok(());
+            }
+            (Self::Undelete, false) => (Reason::InstanceNotDeleted, "the instance is not deleted"),
+            (_, true) => (
+                Reason::InstanceDeleted,
+                "the instance is deleted; undelete it first",
+            ),
+        };
+        Err(Error::new(reason, message).with_resource(instance.name.to_string()))
+    }
+}
+
+/// Why operations have ended that a forced deletion did not wait for.
+fn given_up() -> Failure {
+    Failure {
+        reason: Reason::InstanceDeleted.as_str().to_owned(),
+        message: "the instance was deleted by force".to_owned(),
+    }
+}

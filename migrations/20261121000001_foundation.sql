@@ -10,7 +10,9 @@ insert into projects (id) values ('default');
 create table hosts (
     id uuid primary key,
     name text not null,
-    seen_time timestamptz not null default now()
+    seen_time timestamptz not null default now(),
+    -- Versions of PostgreSQL that servers can be made of there.
+    versions text[] not null default '{}'
 );
 
 -- Since when a host has been silent for so long that nothing is to be expected of it;

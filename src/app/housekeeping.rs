@@ -1,5 +1,5 @@
 //! What has to be done from time to time: signs of life, retention, purges, and looks
-//! for newer minor versions.
+//! at the installations.
 
 use std::time::Duration;
 
@@ -10,7 +10,7 @@ use crate::domain::{
     Reason, Result,
     engine::newest,
     instance::{Condition, Instance, Status},
-    version::Wanted,
+    version::{Version, Wanted},
 };
 
 /// How often.
@@ -44,10 +44,10 @@ pub(super) async fn run(app: App) {
     }
 }
 
-/// Tells of newer minor versions as long as the process serves.
-pub(super) async fn look_for_minors(app: App) {
+/// Tells which versions are installed as long as the process serves.
+pub(super) async fn look_at_engines(app: App) {
     loop {
-        warn("newer minor versions", app.newer_minors().await);
+        warn("engines", app.tell_engines().await);
         if stops(&app, ENGINES).await {
             return;
         }
@@ -86,11 +86,15 @@ impl App {
         warn("trash", self.provider().empty_trash().await);
     }
 
-    /// Keeps the condition of each server of this host up to date that tells of a newer
-    /// minor version.
-    async fn newer_minors(&self) -> Result<()> {
+    /// Tells other hosts which versions this one has, and users of its servers whether
+    /// there is a newer minor.
+    async fn tell_engines(&self) -> Result<()> {
         let engines = self.engines().await?;
-        for instance in self.parts.store.instances_on(self.parts.host).await? {
+        let usable = engines.iter().filter(|engine| engine.usable());
+        let versions: Vec<Version> = usable.map(|engine| engine.version).collect();
+        let store = &self.parts.store;
+        store.set_host_versions(self.parts.host, &versions).await?;
+        for instance in store.instances_on(self.parts.host).await? {
             let running = instance.active()?.version;
             let same_major = Wanted {
                 major: Some(running.major),

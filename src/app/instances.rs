@@ -112,15 +112,30 @@ impl App {
         if let Some(former) = self.replayed(&mutation).await? {
             return Ok(former);
         }
-        let engine = self.engine_for(new.wanted).await?;
-        let provider = self.provider();
-        provider
-            .check_parameters(engine.version, &new.parameters)
-            .await?;
+        let version = self.check_new(&new).await?;
         self.mutate(mutation, move |app, accepting| {
-            app.accept_create(accepting, new, engine.version)
+            app.accept_create(accepting, new, version)
         })
         .await
+    }
+
+    /// The version that a new instance will run. Its parameters are checked against that
+    /// version's catalogue where it is: on another host, by the operation's first step.
+    async fn check_new(&self, new: &CreateInstance) -> Result<Version> {
+        if let Some(host) = new.host.filter(|host| *host != self.parts.host) {
+            let versions = self.parts.store.host_versions(host).await?;
+            let fitting = versions
+                .iter()
+                .filter(|version| new.wanted.matches(**version));
+            return fitting.max().copied().ok_or_else(|| {
+                let message = format!("PostgreSQL {} is not installed on the host", new.wanted);
+                Error::new(Reason::VersionNotInstalled, message).with_field("instance.version")
+            });
+        }
+        let version = self.engine_for(new.wanted).await?.version;
+        let provider = self.provider();
+        provider.check_parameters(version, &new.parameters).await?;
+        Ok(version)
     }
 
     async fn accept_create(
@@ -137,8 +152,9 @@ impl App {
         tx.hold_project(&new.name.project).await?;
         if host != self.parts.host && tx.host_is_gone(host).await? {
             let message = "the host is gone";
-            return Err(Error::new(Reason::HostUnavailable, message)
-                .with_field("instance.provider_config.local.host"));
+            return Err(
+                Error::new(Reason::HostUnavailable, message).with_field("instance.local.host")
+            );
         }
         let target = Target {
             project: new.name.project.clone(),
@@ -149,7 +165,7 @@ impl App {
         };
         tx.insert_instance(&record(new, uid)).await?;
         let reserved = tx.lock_ports(host).await?;
-        let port = self.free_port(&reserved)?;
+        let port = self.free_port(host, &reserved)?;
         tx.insert_server(&NewServer {
             uid: server,
             instance_uid: uid,
@@ -166,16 +182,18 @@ impl App {
             .await
     }
 
-    /// A port of the range that is neither reserved nor taken by another program. The
-    /// search begins anywhere, so that two programs seldom meet.
-    fn free_port(&self, reserved: &[u16]) -> Result<u16> {
+    /// A port of the range that is not reserved on the host, nor taken by another program
+    /// if it is this host. The search begins anywhere, so that two programs seldom meet.
+    fn free_port(&self, host: Uuid, reserved: &[u16]) -> Result<u16> {
         let range = &self.parts.settings.ports;
         let ports = usize::from(range.end() - range.start()) + 1;
         let mut random = [0; 8];
         self.parts.random.fill(&mut random)?;
         let begin = usize::from_le_bytes(random) % ports;
         let rotated = range.clone().cycle().skip(begin).take(ports);
-        let bindable = |port: &u16| std::net::TcpListener::bind(("127.0.0.1", *port)).is_ok();
+        let bindable = |port: &u16| {
+            host != self.parts.host || std::net::TcpListener::bind(("127.0.0.1", *port)).is_ok()
+        };
         let mut free = rotated
             .filter(|port| !reserved.contains(port))
             .filter(bindable);
@@ -191,7 +209,8 @@ impl App {
         let mut tx = self.parts.store.begin().await?;
         tx.check_token(claim.id, claim.token).await?;
         let reserved = tx.lock_ports(server.host).await?;
-        tx.set_port(server.uid, self.free_port(&reserved)?).await?;
+        let port = self.free_port(server.host, &reserved)?;
+        tx.set_port(server.uid, port).await?;
         tx.commit().await
     }
 }

@@ -153,7 +153,7 @@ impl App {
         self.tasks.spawn(housekeeping::show_life(self.clone()));
         self.tasks.spawn(housekeeping::run(self.clone()));
         self.tasks
-            .spawn(housekeeping::look_for_minors(self.clone()));
+            .spawn(housekeeping::look_at_engines(self.clone()));
         self.tasks.spawn(subscriptions::run(self.clone()));
     }
 

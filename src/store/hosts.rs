@@ -3,7 +3,7 @@
 use uuid::Uuid;
 
 use super::{Store, Tx, fault::Measured};
-use crate::domain::Result;
+use crate::domain::{Error, Reason, Result, version::Version};
 
 impl Store {
     /// Records that a process serves for this host now.
@@ -22,6 +22,36 @@ impl Store {
         .await?;
         Ok(())
     }
+
+    /// Records which versions of PostgreSQL servers can be made of on a host.
+    ///
+    /// # Errors
+    /// METADATA_UNAVAILABLE.
+    pub async fn set_host_versions(&self, id: Uuid, versions: &[Version]) -> Result<()> {
+        let versions: Vec<String> = versions.iter().map(ToString::to_string).collect();
+        sqlx::query!(
+            "update hosts set versions = $2 where id = $1",
+            id,
+            &versions
+        )
+        .execute(&self.pool)
+        .named("hosts.set_host_versions")
+        .await?;
+        Ok(())
+    }
+
+    /// The versions of PostgreSQL that servers can be made of on a host.
+    ///
+    /// # Errors
+    /// HOST_NOT_FOUND; METADATA_UNAVAILABLE.
+    pub async fn host_versions(&self, id: Uuid) -> Result<Vec<Version>> {
+        let found = sqlx::query_scalar!("select versions from hosts where id = $1", id)
+            .fetch_optional(&self.pool)
+            .named("hosts.host_versions")
+            .await?;
+        let versions = found.ok_or_else(not_found)?;
+        versions.iter().map(|version| version.parse()).collect()
+    }
 }
 
 impl Tx {
@@ -36,4 +66,9 @@ impl Tx {
             .named("hosts.host_is_gone")
             .await
     }
+}
+
+/// No process has ever served for such a host.
+pub(super) fn not_found() -> Error {
+    Error::new(Reason::HostNotFound, "the host is not known").with_field("instance.local.host")
 }

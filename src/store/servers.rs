@@ -76,7 +76,7 @@ impl Tx {
             .fetch_optional(self.connection())
             .named("servers.lock_ports")
             .await?
-            .ok_or_else(|| Error::new(Reason::HostNotFound, "the host is not known"))?;
+            .ok_or_else(super::hosts::not_found)?;
         let ports = sqlx::query_scalar!(
             r#"select port as "port!" from servers where host = $1 and port is not null"#,
             host,

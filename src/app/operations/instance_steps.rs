@@ -28,7 +28,12 @@ pub(super) const START_POINTS: &[&str] = &[
 /// Makes the data directory.
 pub(super) async fn initialize(context: &Context) -> Result<Commit> {
     let server = context.server().await?;
-    let identifier = context.app.provider().initialize(&server).await?;
+    let provider = context.app.provider();
+    // Known by heart where the creation was accepted on this host.
+    provider
+        .check_parameters(server.version, &server.parameters)
+        .await?;
+    let identifier = provider.initialize(&server).await?;
     Ok(commit(move |tx| {
         Box::pin(tx.set_system_identifier(server.uid, identifier))
     }))

@@ -5,6 +5,7 @@
 //! what runs is told by `postmaster.pid` and the process that it names.
 
 pub mod embedded;
+pub mod reaper;
 
 mod catalogue;
 mod command;

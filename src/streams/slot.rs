@@ -103,18 +103,24 @@ impl Opening {
             request,
             source,
         } = self;
-        let canceller = connection.canceller().map(CancelOnDrop::new);
-        let making = start(connection, &source, &request, &published);
-        let stream = wait(making, &mut catalog, &request, &mut out).await?;
-        canceller.into_iter().for_each(CancelOnDrop::disarm);
-        publication::check(&mut catalog, &published).await?;
-        let relations = Relations::new(published.wanted, request.key_columns.clone());
-        let pump = Pump::new(stream, catalog, relations, &request, &source, out).run();
-        if !published.ours {
-            return pump.await;
+        let ours = published.ours;
+        let streaming = async {
+            let canceller = connection.canceller().map(CancelOnDrop::new);
+            let making = start(connection, &source, &request, &published);
+            let stream = wait(making, &mut catalog, &request, &mut out).await?;
+            canceller.into_iter().for_each(CancelOnDrop::disarm);
+            publication::check(&mut catalog, &published).await?;
+            let relations = Relations::new(published.wanted, request.key_columns.clone());
+            let pump = Pump::new(stream, catalog, relations, &request, &source, out);
+            pump.run().await
+        };
+        if !ours {
+            return streaming.await;
         }
+        // From the first moment: the publications are there already, and the slot may
+        // wait for minutes.
         tokio::select! {
-            ended = pump => ended,
+            ended = streaming => ended,
             never = identity::watch(watcher, &source) => match never {},
         }
     }

@@ -32,14 +32,7 @@ async fn nothing_stays_when_the_client_goes_while_the_slot_waits() {
         .batch_execute("begin; insert into t values (1)")
         .await
         .unwrap();
-    let request = SubscribeRequest {
-        heartbeat_interval: Some(prost_types::Duration {
-            seconds: 0,
-            nanos: 100_000_000,
-        }),
-        ..rig.request("t")
-    };
-    let mut subscriber = rig.try_subscribe(request).await.unwrap();
+    let mut subscriber = rig.try_subscribe(rig.impatient("t")).await.unwrap();
     assert!(!subscriber.batch().await.unwrap().waiting_for.is_empty());
     drop(subscriber);
     // The transaction that the slot waits for is still there.

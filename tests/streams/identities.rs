@@ -96,6 +96,23 @@ async fn updates_work_again_when_a_key_is_dropped_while_the_slot_waits() {
 }
 
 #[tokio::test]
+async fn updates_work_again_when_a_parent_of_others_lost_its_key() {
+    let rig = Rig::new().await;
+    rig.run(
+        "create table parent (id int, v text, constraint k primary key (id));
+         create table child () inherits (parent); insert into parent values (1, 'a')",
+    )
+    .await;
+    let mut subscriber = rig.follow("parent").await;
+    rig.run("alter table only parent drop constraint k").await;
+    accepted(&rig, "update parent set v = 'b'").await;
+    rig.run("insert into child values (2, 'c'); insert into parent values (3, 'd')")
+        .await;
+    let told = subscriber.told(1).await;
+    assert_eq!(told.last().unwrap(), "insert parent -> (3,d)");
+}
+
+#[tokio::test]
 async fn updates_work_again_when_an_odd_partition_was_attached() {
     let rig = Rig::new().await;
     rig.run(

@@ -57,7 +57,7 @@ impl Opening {
         let published = publication::prepare(&mut catalog, &request, &source, &database).await?;
         let watcher = Catalog::connect(&source).await.map_err(fault::of_setup)?;
         let options = Options {
-            // By this name and its pid the walsender is known when it is swept.
+            // By this name the walsender is known when it is swept.
             application_name: source.slot.clone(),
             client_encoding: database.client_encoding.to_owned(),
             wal_sender_timeout: WAL_SENDER_TIMEOUT,
@@ -73,12 +73,6 @@ impl Opening {
             request,
             source,
         })
-    }
-
-    /// Process id of the walsender, to be recorded before the slot is made.
-    #[must_use]
-    pub fn backend_pid(&self) -> Option<i32> {
-        self.connection.canceller().map(|canceller| canceller.pid())
     }
 
     /// Makes the slot and feeds changes from it, until `stop` says why that has to

@@ -64,7 +64,7 @@ impl Opening {
         };
         let connection =
             Connection::connect(&source.target, &source.login, options, CONNECT_LIMIT).await;
-        let connection = connection.map_err(fault::of_setup)?;
+        let connection = connection.map_err(fault::of_slot)?;
         Ok(Self {
             connection,
             catalog,
@@ -134,7 +134,7 @@ async fn start(
     let made = connection
         .create_slot(&source.slot, &slot)
         .await
-        .map_err(fault::of_setup)?;
+        .map_err(fault::of_slot)?;
     let options = StartOptions {
         slot: source.slot.clone(),
         start: made.consistent_point,
@@ -152,7 +152,7 @@ async fn start(
         ..Limits::default()
     };
     let stream = connection.start(&options, limits).await;
-    Ok((stream.map_err(fault::of_setup)?, made.consistent_point))
+    Ok((stream.map_err(fault::of_slot)?, made.consistent_point))
 }
 
 /// Waits for the slot, and tells the subscriber meanwhile what it waits for.

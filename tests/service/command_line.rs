@@ -189,9 +189,11 @@ async fn a_first_tour() {
     assert_eq!(gone, "done\n");
     let lost = user.run("instances get orders").await;
     assert_eq!(lost.code, Some(3), "{lost:?}");
-    assert!(
-        lost.stderr.contains("reason: INSTANCE_NOT_FOUND"),
-        "{lost:?}"
+    assert_eq!(
+        lost.stderr,
+        "error: the instance does not exist\n       \
+         resource: projects/default/instances/orders\n\
+         reason: INSTANCE_NOT_FOUND, see docs/errors/INSTANCE_NOT_FOUND.md\n"
     );
     assert_eq!(lost.stdout, "");
 }

@@ -2,7 +2,7 @@
 
 use crate::{
     domain::{Error, Reason},
-    pg,
+    pg::{self, Lsn},
 };
 
 /// Of the replication connection before the stream runs. There 53300 is of
@@ -63,10 +63,6 @@ pub(super) fn of_stream(error: pg::Error) -> Error {
             Reason::ServerStopping,
             "the instance's server is shutting down".to_owned(),
         ),
-        pg::Error::TooLarge { bytes, .. } => (
-            Reason::ChangeTooLarge,
-            format!("a change takes {bytes} bytes, more than a message can hold"),
-        ),
         // 42704: undefined object, in any language.
         pg::Error::Server(server)
             if server.code == "42704" || server.message.contains("publication") =>
@@ -86,6 +82,25 @@ pub(super) fn of_stream(error: pg::Error) -> Error {
         ),
     };
     Error::new(reason, message).with_source(error)
+}
+
+/// Of a change that no message can hold, with what is known of it.
+pub(super) fn too_large(bytes: usize, table: Option<&str>, commit: Option<Lsn>) -> Error {
+    let mut message = format!("a change takes {bytes} bytes, more than a message can hold");
+    if let Some(table) = table {
+        message.push_str(&format!("; table {table}"));
+    }
+    if let Some(lsn) = commit {
+        message.push_str(&format!("; commit LSN {lsn}"));
+    }
+    let mut error = Error::new(Reason::ChangeTooLarge, message);
+    if let Some(table) = table {
+        error = error.with_metadata("table", table);
+    }
+    if let Some(lsn) = commit {
+        error = error.with_metadata("commit_lsn", lsn.to_string());
+    }
+    error
 }
 
 /// Of a message that cannot be what PostgreSQL sends.

@@ -48,8 +48,8 @@ impl Opening {
     /// Looks at the tables, makes the publications and connects for replication.
     ///
     /// # Errors
-    /// TABLE_NOT_FOUND, PUBLICATION_NOT_FOUND, DATABASE_NOT_FOUND,
-    /// LOGICAL_DECODING_OFF, RIGHT_MISSING, LOCK_TIMEOUT, SLOTS_EXHAUSTED,
+    /// UNIMPLEMENTED before PostgreSQL 15; TABLE_NOT_FOUND, PUBLICATION_NOT_FOUND,
+    /// DATABASE_NOT_FOUND, LOGICAL_DECODING_OFF, RIGHT_MISSING, LOCK_TIMEOUT, SLOTS_EXHAUSTED,
     /// SERVER_UNAVAILABLE.
     pub async fn prepare(source: Source, request: Request) -> Result<Self> {
         let mut catalog = Catalog::connect(&source).await.map_err(fault::of_setup)?;

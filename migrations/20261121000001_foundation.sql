@@ -186,7 +186,6 @@ create table subscriptions (
     database text not null,
     publications text[] not null,
     slot text not null,
-    backend_pid integer,
     worker uuid not null,
     lease_until timestamptz not null,
     create_time timestamptz not null default now()

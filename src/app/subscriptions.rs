@@ -2,6 +2,7 @@
 
 use std::{
     collections::HashSet,
+    error::Error as _,
     sync::{Arc, Mutex, PoisonError},
     task::{Context, Poll},
     time::Duration,
@@ -21,12 +22,14 @@ use crate::{
     domain::{
         Error, Reason, Result, instance::Instance, name::InstanceName, postgres::PostgresName,
     },
-    pg::{Client, sql::quote_identifier},
+    pg::{self, Client, sql::quote_identifier},
     store::subscriptions::Subscription as Record,
     streams::{ChangeBatch, Feed, Opening, Request, Source},
 };
 
-/// For how long a subscription is kept from being swept without a sign of life.
+/// For how long a subscription is kept from being swept without a sign of life. A
+/// sweep is given up after it, so that a server that does not answer holds up nobody
+/// but itself.
 const LEASE: Duration = Duration::from_secs(60);
 
 /// How often subscriptions are looked after.
@@ -91,17 +94,18 @@ impl Changes {
 }
 
 /// A temporary subscription that was recorded. When it is dropped, what it made on
-/// the server is removed in the background.
+/// the server is removed in the background, and counts as open until then.
 struct Subscription {
     app: App,
     record: Record,
-    _permit: OwnedSemaphorePermit,
+    permit: Option<OwnedSemaphorePermit>,
 }
 
 impl Drop for Subscription {
     fn drop(&mut self) {
         let app = self.app.clone();
         let record = self.record.clone();
+        let permit = self.permit.take();
         let Ok(runtime) = tokio::runtime::Handle::try_current() else {
             // The process ends; the next one sweeps.
             return;
@@ -120,6 +124,7 @@ impl Drop for Subscription {
                 let _ = at_once;
             }
             app.subscribed.remove(record.uid);
+            drop(permit);
         };
         self.app.tasks.spawn_on(sweeping, &runtime);
     }
@@ -163,10 +168,6 @@ impl App {
             opening = Opening::prepare(source, request) => opening?,
             () = draining.cancelled() => return Err(shutting_down()),
         };
-        if let Some(pid) = opening.backend_pid() {
-            let store = &self.parts.store;
-            store.set_subscription_backend(record.uid, pid).await?;
-        }
         // Whether or not the subscriber reads, what is on the server goes at once.
         let stop = async move {
             draining.cancelled().await;
@@ -189,7 +190,6 @@ impl App {
             database: database.to_string(),
             publications: publications(uid).into(),
             slot: format!("howdah_tmp_{}", uid.simple()),
-            backend_pid: None,
         };
         let lease = LEASE.as_secs_f64();
         self.parts
@@ -200,35 +200,41 @@ impl App {
         Ok(Subscription {
             app: self.clone(),
             record,
-            _permit: permit,
+            permit: Some(permit),
         })
     }
 
-    /// Gives signs of life for what is open here, and removes what dead processes
-    /// have left on the servers of this host.
+    /// Gives signs of life for what is open here.
+    async fn renew_subscriptions(&self) -> Result<()> {
+        let (store, uids) = (&self.parts.store, self.subscribed.uids());
+        store.renew_subscriptions(&uids, LEASE.as_secs_f64()).await
+    }
+
+    /// Removes what dead processes have left on the servers of this host.
     async fn sweep_subscriptions(&self) -> Result<()> {
+        let (host, worker, lease) = (self.parts.host, self.parts.worker, LEASE.as_secs_f64());
         let store = &self.parts.store;
-        let lease = LEASE.as_secs_f64();
-        store
-            .renew_subscriptions(&self.subscribed.uids(), lease)
-            .await?;
-        let (host, worker) = (self.parts.host, self.parts.worker);
         for record in store.claim_stale_subscriptions(host, worker, lease).await? {
             if let Err(error) = self.sweep(&record).await {
                 let detail = error.internal_detail();
                 tracing::warn!(%error, detail, subscription = %record.uid, "cannot sweep a subscription");
             }
-            // One sweep takes less than a lease, several may not.
-            store
-                .renew_subscriptions(&self.subscribed.uids(), lease)
-                .await?;
         }
         Ok(())
     }
 
-    /// Removes what a subscription made: first the slot, which goes with its
-    /// walsender, then the publications, then the record.
+    /// Removes what a subscription made, within the time of a lease.
     async fn sweep(&self, record: &Record) -> Result<()> {
+        let swept = tokio::time::timeout(LEASE, self.remove(record)).await;
+        swept.unwrap_or_else(|_| {
+            let message = "the instance's server does not answer";
+            Err(Error::new(Reason::ServerUnavailable, message))
+        })
+    }
+
+    /// First the slot, which goes with its walsender, then the publications, then the
+    /// record.
+    async fn remove(&self, record: &Record) -> Result<()> {
         let store = &self.parts.store;
         let Some(instance) = store.instance_by_uid(record.instance_uid).await? else {
             return Ok(());
@@ -236,7 +242,7 @@ impl App {
         let client = match self.admin_connection(&instance, &record.database).await {
             Ok(client) => client,
             // The database is gone, and with it all that was made in it.
-            Err(error) if error.internal_detail().contains("3D000") => {
+            Err(error) if sqlstate(&error) == Some("3D000") => {
                 return store.remove_subscription(record.uid).await;
             }
             Err(error) => return Err(error),
@@ -251,26 +257,48 @@ impl App {
     }
 }
 
-/// Looks after subscriptions as long as the process serves.
+/// What the server itself said, if it was the server that said it.
+fn sqlstate(error: &Error) -> Option<&str> {
+    error.source()?.downcast_ref::<pg::Error>()?.sqlstate()
+}
+
+/// Looks after subscriptions as long as the process serves. Signs of life do not wait
+/// for a sweep: a neighbour would remove what is open here.
 pub(super) async fn run(app: App) {
-    loop {
-        if let Err(error) = app.sweep_subscriptions().await {
-            tracing::warn!(%error, detail = error.internal_detail(), "cannot look after subscriptions");
+    let renewing = async {
+        loop {
+            told(app.renew_subscriptions().await);
+            tokio::time::sleep(INTERVAL).await;
         }
-        tokio::select! {
-            () = app.stopping.cancelled() => return,
-            () = tokio::time::sleep(INTERVAL) => {}
+    };
+    let sweeping = async {
+        loop {
+            told(app.sweep_subscriptions().await);
+            tokio::time::sleep(INTERVAL).await;
         }
+    };
+    tokio::select! {
+        // A sweep that is cut short is begun again by whoever serves next.
+        () = app.stopping.cancelled() => {}
+        () = renewing => {}
+        () = sweeping => {}
+    }
+}
+
+fn told(ended: Result<()>) {
+    if let Err(error) = ended {
+        tracing::warn!(%error, detail = error.internal_detail(), "cannot look after subscriptions");
     }
 }
 
 /// Waits until the sessions of a subscription are gone, and ends those that do not go
 /// by themselves. One that still runs could make what is about to be removed.
 async fn end_sessions(client: &Client, record: &Record) -> Result<()> {
-    let theirs = "from pg_stat_activity where usename = current_user
-        and (application_name = $1 or pid in
-            (select active_pid from pg_replication_slots where slot_name = $1))";
-    let alive = format!("select count(*) {theirs}");
+    // Names are written out: the database's owner chooses its search path.
+    let theirs = "from pg_catalog.pg_stat_activity where usename = current_user
+        and (application_name = $1 or pid in (select active_pid
+            from pg_catalog.pg_replication_slots where slot_name = $1))";
+    let alive = format!("select pg_catalog.count(*) {theirs}");
     let name: &[&(dyn ToSql + Sync)] = &[&record.slot];
     for _ in 0..GRACE_LOOKS {
         if fetch::<i64>(client, &alive, name).await? == Some(0) {
@@ -279,7 +307,10 @@ async fn end_sessions(client: &Client, record: &Record) -> Result<()> {
         tokio::time::sleep(GRACE / GRACE_LOOKS).await;
     }
     // Waits up to 5 s for each.
-    let end = format!("select coalesce(bool_and(pg_terminate_backend(pid, 5000)), true) {theirs}");
+    let end = format!(
+        "select coalesce(pg_catalog.bool_and(
+            pg_catalog.pg_terminate_backend(pid, 5000)), true) {theirs}"
+    );
     match fetch::<bool>(client, &end, name).await? {
         Some(true) => Ok(()),
         _ => Err(Error::internal("sessions of a subscription do not end")),

@@ -124,7 +124,8 @@ impl From<client::Error> for Failure {
             client::Error::Operation { name, failure } => {
                 Self::of_call(Exit::OperationFailed, *failure).note(format!("operation: {name}"))
             }
-            client::Error::NotDone { .. } => Self::new(Exit::TimeOver, message),
+            client::Error::NotDone { name } => Self::new(Exit::TimeOver, message)
+                .note(format!("`howdah operations wait {name}` waits for it")),
             client::Error::Unexpected(_) => Self::new(Exit::Failed, message),
         }
     }
@@ -134,7 +135,13 @@ impl Failure {
     fn of_call(exit: Exit, failure: client::Failure) -> Self {
         let mut notes: Vec<String> = Vec::new();
         let fields = failure.fields.iter();
-        notes.extend(fields.map(|(field, why)| format!("{field}: {why}")));
+        notes.extend(fields.map(|(field, why)| match *why == failure.message {
+            true => format!("field: {field}"),
+            false => format!("{field}: {why}"),
+        }));
+        if !failure.resource.is_empty() && !failure.message.contains(&failure.resource) {
+            notes.push(format!("resource: {}", failure.resource));
+        }
         if let Some(delay) = failure.retry_after {
             notes.push(format!("try again in {:.1} s", delay.as_secs_f64()));
         }

@@ -1,6 +1,6 @@
 //! What can go wrong for a client.
 
-use std::{collections::BTreeMap, fmt, time::Duration};
+use std::{collections::BTreeMap, error::Error as _, fmt, time::Duration};
 
 use prost::Message;
 use tonic::{Code, Status};
@@ -10,6 +10,9 @@ use crate::pb::google::rpc;
 
 /// What tonic says when a call's own time is over, as CANCELLED.
 const TIMEOUT_EXPIRED: &str = "Timeout expired";
+
+/// What is said of a call whose connection was cut.
+const CUT: &str = "the connection to the server was lost";
 
 /// What can go wrong for a client.
 #[derive(Debug, thiserror::Error)]
@@ -121,13 +124,14 @@ impl From<&Status> for Failure {
         let info = details.error_info();
         let fields = details.bad_request().map(|bad| &bad.field_violations);
         let ran_out = status.code() == Code::Cancelled && status.message() == TIMEOUT_EXPIRED;
+        let (code, message) = match status.message() {
+            _ if ran_out => (Code::DeadlineExceeded, TIMEOUT_EXPIRED),
+            _ if is_cut(status) => (Code::Unavailable, CUT),
+            message => (status.code(), message),
+        };
         Self {
-            code: if ran_out {
-                Code::DeadlineExceeded
-            } else {
-                status.code()
-            },
-            message: status.message().to_owned(),
+            code,
+            message: message.to_owned(),
             reason: info.map(|info| info.reason.clone()).unwrap_or_default(),
             metadata: info
                 .map(|info| info.metadata.clone().into_iter().collect())
@@ -144,6 +148,21 @@ impl From<&Status> for Failure {
             retry_after: details.retry_info().and_then(|retry| retry.retry_delay),
         }
     }
+}
+
+/// Whether the connection ended before the server's answer did. It is no word of the
+/// server, so tonic has no code for it: UNKNOWN, or CANCELLED for a call that waited for
+/// the connection.
+fn is_cut(status: &Status) -> bool {
+    let own = matches!(status.code(), Code::Unknown | Code::Cancelled);
+    let mut source = status.source();
+    while let Some(error) = source.filter(|_| own) {
+        if error.is::<tonic::transport::Error>() || error.is::<hyper::Error>() {
+            return true;
+        }
+        source = error.source();
+    }
+    false
 }
 
 impl fmt::Display for Failure {

@@ -18,8 +18,6 @@ pub struct Subscription {
     pub publications: Vec<String>,
     /// Its temporary slot.
     pub slot: String,
-    /// Process id of its walsender, once known.
-    pub backend_pid: Option<i32>,
 }
 
 impl Store {
@@ -47,22 +45,6 @@ impl Store {
         )
         .execute(&self.pool)
         .named("subscriptions.insert_subscription")
-        .await?;
-        Ok(())
-    }
-
-    /// Records the process id of the walsender that makes the slot.
-    ///
-    /// # Errors
-    /// METADATA_UNAVAILABLE.
-    pub async fn set_subscription_backend(&self, uid: Uuid, pid: i32) -> Result<()> {
-        sqlx::query!(
-            "update subscriptions set backend_pid = $2 where uid = $1",
-            uid,
-            pid
-        )
-        .execute(&self.pool)
-        .named("subscriptions.set_subscription_backend")
         .await?;
         Ok(())
     }
@@ -118,7 +100,7 @@ impl Store {
                 join servers s on s.instance_uid = i.uid and s.number = i.active_server
                 where u.lease_until < now() and s.host = $1 and i.state = 'READY'
                 limit 20 for update of u skip locked)
-             returning uid, instance_uid, database, publications, slot, backend_pid",
+             returning uid, instance_uid, database, publications, slot",
             host,
             worker,
             seconds,

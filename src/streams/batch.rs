@@ -2,10 +2,7 @@
 
 use prost::Message;
 
-use crate::{
-    domain::{Error, Reason, Result},
-    pb::v1::{Change, ChangeBatch, change::Event, change_batch::Position},
-};
+use crate::pb::v1::{Change, ChangeBatch, change::Event, change_batch::Position};
 
 /// Largest batch on the wire; the usual limit of receivers is 4 MiB.
 const LARGEST: usize = 3_500_000;
@@ -13,6 +10,13 @@ const LARGEST: usize = 3_500_000;
 /// What a batch takes on the wire beside its changes, at most: its token, position,
 /// time and places.
 const AROUND: usize = 160;
+
+/// A change that no batch can hold.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) struct TooLarge {
+    /// What it takes.
+    pub(super) bytes: usize,
+}
 
 /// A batch that grows.
 #[derive(Debug)]
@@ -32,15 +36,21 @@ impl Batch {
     }
 
     /// Adds a change; answers a full batch that has to be sent before it.
-    pub(super) fn add(&mut self, event: Event, ordinal: u64) -> Result<Option<ChangeBatch>> {
+    ///
+    /// # Errors
+    /// [`TooLarge`] for a change that no batch can hold.
+    pub(super) fn add(
+        &mut self,
+        event: Event,
+        ordinal: u64,
+    ) -> Result<Option<ChangeBatch>, TooLarge> {
         let change = Change {
             event: Some(event),
             ordinal,
         };
         let bytes = change.encoded_len() + 8;
         if bytes + AROUND > LARGEST {
-            let message = format!("a change takes {bytes} bytes, more than a message can hold");
-            return Err(Error::new(Reason::ChangeTooLarge, message));
+            return Err(TooLarge { bytes });
         }
         let full = !self.changes.is_empty() && self.bytes + bytes > self.cut_at;
         let before = if full { self.take() } else { None };
@@ -118,7 +128,7 @@ mod tests {
 
     #[test]
     fn a_change_that_no_message_holds_is_refused() {
-        let error = Batch::new(1024).add(message(4 << 20), 1).unwrap_err();
-        assert_eq!(error.reason(), Reason::ChangeTooLarge);
+        let TooLarge { bytes } = Batch::new(1024).add(message(4 << 20), 1).unwrap_err();
+        assert!(bytes > 4 << 20);
     }
 }

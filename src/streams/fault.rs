@@ -2,10 +2,20 @@
 
 use crate::{
     domain::{Error, Reason},
-    pg,
+    pg::{self, Lsn},
 };
 
-/// Of a statement or command before the stream runs.
+/// Of the replication connection before the stream runs. There 53300 is of
+/// `max_wal_senders`, and 53400 of `max_replication_slots`.
+pub(super) fn of_slot(error: pg::Error) -> Error {
+    if matches!(error.sqlstate(), Some("53400" | "53300")) {
+        let message = "the server has no replication slot or walsender left";
+        return Error::new(Reason::SlotsExhausted, message).with_source(error);
+    }
+    of_setup(error)
+}
+
+/// Of a statement before the stream runs.
 pub(super) fn of_setup(error: pg::Error) -> Error {
     let server = error
         .server()
@@ -19,9 +29,9 @@ pub(super) fn of_setup(error: pg::Error) -> Error {
             Reason::DatabaseNotFound,
             "the database does not exist on the server".to_owned(),
         ),
-        Some(("53400" | "53300", _)) => (
-            Reason::SlotsExhausted,
-            "the server has no replication slot or walsender left".to_owned(),
+        Some(("53300", _)) => (
+            Reason::ServerUnavailable,
+            "the instance's server takes no more connections now".to_owned(),
         ),
         Some(("55000", text)) if text.contains("wal_level") => (
             Reason::LogicalDecodingOff,
@@ -36,10 +46,8 @@ pub(super) fn of_setup(error: pg::Error) -> Error {
             Reason::PostgresqlRefused,
             format!("PostgreSQL refused: {text} (SQLSTATE {code})"),
         ),
-        None => (
-            Reason::ServerUnavailable,
-            "the instance's server is not available".to_owned(),
-        ),
+        // Ours: another try ends in the same way.
+        None => return Error::internal("setting up a stream").with_source(error),
     };
     Error::new(reason, message).with_source(error)
 }
@@ -54,10 +62,6 @@ pub(super) fn of_stream(error: pg::Error) -> Error {
         pg::Error::Server(server) if server.code == "57P03" => (
             Reason::ServerStopping,
             "the instance's server is shutting down".to_owned(),
-        ),
-        pg::Error::TooLarge { bytes, .. } => (
-            Reason::ChangeTooLarge,
-            format!("a change takes {bytes} bytes, more than a message can hold"),
         ),
         // 42704: undefined object, in any language.
         pg::Error::Server(server)
@@ -78,6 +82,25 @@ pub(super) fn of_stream(error: pg::Error) -> Error {
         ),
     };
     Error::new(reason, message).with_source(error)
+}
+
+/// Of a change that no message can hold, with what is known of it.
+pub(super) fn too_large(bytes: usize, table: Option<&str>, commit: Option<Lsn>) -> Error {
+    let mut message = format!("a change takes {bytes} bytes, more than a message can hold");
+    if let Some(table) = table {
+        message.push_str(&format!("; table {table}"));
+    }
+    if let Some(lsn) = commit {
+        message.push_str(&format!("; commit LSN {lsn}"));
+    }
+    let mut error = Error::new(Reason::ChangeTooLarge, message);
+    if let Some(table) = table {
+        error = error.with_metadata("table", table);
+    }
+    if let Some(lsn) = commit {
+        error = error.with_metadata("commit_lsn", lsn.to_string());
+    }
+    error
 }
 
 /// Of a message that cannot be what PostgreSQL sends.

@@ -31,8 +31,14 @@ pub(super) struct Table {
     pub(super) identified: bool,
 }
 
+/// First major version whose changes can be followed. Before it the catalog has no row
+/// filters and column lists of publications, which are asked for.
+const FIRST_MAJOR: u32 = 15;
+
 /// Checks that everything that is asked for is there.
 pub(super) async fn look(catalog: &mut Catalog, request: &Request) -> Result<Database> {
+    let client = catalog.client().await.map_err(fault::of_setup)?;
+    followed(client.server_major())?;
     let settings = catalog
         .query(
             "select current_setting('wal_level'), pg_encoding_to_char(encoding)
@@ -63,6 +69,17 @@ pub(super) async fn look(catalog: &mut Catalog, request: &Request) -> Result<Dat
         client_encoding,
         tables,
     })
+}
+
+/// Refuses a server that is too old; one that does not say its version is tried.
+fn followed(major: Option<u32>) -> Result<()> {
+    let Some(old) = major.filter(|major| *major < FIRST_MAJOR) else {
+        return Ok(());
+    };
+    let message = format!(
+        "changes of PostgreSQL {old} cannot be followed; {FIRST_MAJOR} is the first that can"
+    );
+    Err(Error::new(Reason::Unimplemented, message))
 }
 
 async fn exists(catalog: &mut Catalog, publication: &PostgresName) -> Result<()> {
@@ -144,4 +161,18 @@ pub(super) fn get<'a, T: tokio_postgres::types::FromSql<'a>>(row: &'a Row, at: u
 
 fn text(row: &Row, at: usize) -> Result<String> {
     get(row, at)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn old_servers_are_refused() {
+        assert_eq!(
+            followed(Some(14)).unwrap_err().reason(),
+            Reason::Unimplemented
+        );
+        assert!(followed(Some(15)).is_ok() && followed(None).is_ok());
+    }
 }

@@ -133,7 +133,8 @@ fn statement(name: &str, tables: &[&Table], publish: &str) -> String {
     sql
 }
 
-/// Moves a table that has lost its replica identity to the publication of inserts.
+/// Moves a table that has lost its replica identity to the publication of inserts; as
+/// when they were made, without the tables that inherit from it.
 pub(super) async fn downgrade(catalog: &mut Catalog, source: &Source, table: &str) -> Result<()> {
     let (whole, inserts) = (
         quote_identifier(&source.publication),
@@ -141,8 +142,8 @@ pub(super) async fn downgrade(catalog: &mut Catalog, source: &Source, table: &st
     );
     let sql = format!(
         "begin; set local lock_timeout = '{LOCK_TIMEOUT}';
-         alter publication {whole} drop table {table};
-         alter publication {inserts} add table {table}; commit"
+         alter publication {whole} drop table only {table};
+         alter publication {inserts} add table only {table}; commit"
     );
     catalog.run(&sql).await.map_err(fault::of_setup)
 }

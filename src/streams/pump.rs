@@ -6,7 +6,7 @@ use tokio::time::{Instant, sleep_until};
 
 use super::{
     Request, Source,
-    batch::Batch,
+    batch::{Batch, TooLarge},
     catalog::Catalog,
     encode, fault,
     feed::Output,
@@ -17,7 +17,7 @@ use crate::{
     domain::{Error, Reason, Result},
     pb::v1::{ChangeBatch, RowChange, ServerPosition, Truncate, change::Event},
     pg::{
-        Lsn, ServerError,
+        self, Lsn, ServerError,
         pgoutput::{self, Begin, Commit, Decoder, LogicalMessage, Message},
         replication::{Item, ReplicationStream, Segment},
     },
@@ -108,7 +108,7 @@ impl<'a> Pump<'a> {
             };
             let dry = next.is_none();
             if let Some(next) = next {
-                self.take(segment(next)?).await?;
+                self.take(self.segment(next)?).await?;
             }
             self.attend(dry).await?;
         }
@@ -130,6 +130,22 @@ impl<'a> Pump<'a> {
             self.stream.acknowledge(self.place.lsn);
         }
         Ok(())
+    }
+
+    fn segment(&self, next: Option<Result<Segment, pg::Error>>) -> Result<Segment> {
+        next.unwrap_or(Err(pg::Error::Closed))
+            .map_err(|error| match error {
+                // What comes before it was taken: it is of this transaction.
+                pg::Error::TooLarge { bytes, .. } => {
+                    fault::too_large(bytes, None, self.commit_lsn())
+                }
+                other => fault::of_stream(other),
+            })
+    }
+
+    fn commit_lsn(&self) -> Option<Lsn> {
+        let transaction = self.transaction.as_ref();
+        transaction.map(|transaction| transaction.begin.commit_lsn)
     }
 
     async fn take(&mut self, segment: Segment) -> Result<()> {
@@ -289,9 +305,17 @@ impl<'a> Pump<'a> {
 
     /// Adds an event. A full batch goes out before it, with the place before it.
     async fn add(&mut self, event: Event, ordinal: u64) -> Result<()> {
-        match self.batch.add(event, ordinal)? {
-            Some(full) => self.send(full).await,
-            None => Ok(()),
+        let schema_id = match &event {
+            Event::Row(row) => Some(row.schema_id),
+            _ => None,
+        };
+        match self.batch.add(event, ordinal) {
+            Ok(Some(full)) => self.send(full).await,
+            Ok(None) => Ok(()),
+            Err(TooLarge { bytes }) => {
+                let table = schema_id.and_then(|id| self.relations.name(id));
+                Err(fault::too_large(bytes, table.as_deref(), self.commit_lsn()))
+            }
         }
     }
 
@@ -332,13 +356,6 @@ fn harmless(notice: &ServerError) -> Result<()> {
         return Err(Error::new(Reason::PublicationLost, message));
     }
     Ok(())
-}
-
-fn segment(next: Option<Result<Segment, crate::pg::Error>>) -> Result<Segment> {
-    match next {
-        Some(next) => next.map_err(fault::of_stream),
-        None => Err(fault::of_stream(crate::pg::Error::Closed)),
-    }
 }
 
 fn now() -> prost_types::Timestamp {

@@ -6,7 +6,10 @@ use super::{catalog::Catalog, fault};
 use crate::{
     domain::Result,
     pb::v1::{Schema, schema},
-    pg::pgoutput::{Identity, Relation},
+    pg::{
+        pgoutput::{Identity, Relation},
+        sql::quote_identifier,
+    },
 };
 
 /// A table as the subscriber was told.
@@ -57,6 +60,23 @@ impl Relations {
         let entry = self.entries.get(&oid);
         let known = entry.and_then(|entry| entry.known.as_ref());
         known.ok_or_else(|| fault::malformed(format_args!("row of unknown relation {oid}")))
+    }
+
+    /// The name, as in SQL, of the table whose shape was told under that number.
+    pub(super) fn name(&self, schema_id: u32) -> Option<String> {
+        let mut known = self
+            .entries
+            .values()
+            .filter_map(|entry| entry.known.as_ref());
+        let schema = &known
+            .find(|known| known.schema.schema_id == schema_id)?
+            .schema;
+        let (namespace, table) = (&schema.namespace, &schema.table);
+        Some(format!(
+            "{}.{}",
+            quote_identifier(namespace),
+            quote_identifier(table)
+        ))
     }
 
     /// Whether the subscriber knows the relation's newest shape.

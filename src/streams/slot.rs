@@ -48,8 +48,8 @@ impl Opening {
     /// Looks at the tables, makes the publications and connects for replication.
     ///
     /// # Errors
-    /// TABLE_NOT_FOUND, PUBLICATION_NOT_FOUND, DATABASE_NOT_FOUND,
-    /// LOGICAL_DECODING_OFF, RIGHT_MISSING, LOCK_TIMEOUT, SLOTS_EXHAUSTED,
+    /// UNIMPLEMENTED before PostgreSQL 15; TABLE_NOT_FOUND, PUBLICATION_NOT_FOUND,
+    /// DATABASE_NOT_FOUND, LOGICAL_DECODING_OFF, RIGHT_MISSING, LOCK_TIMEOUT, SLOTS_EXHAUSTED,
     /// SERVER_UNAVAILABLE.
     pub async fn prepare(source: Source, request: Request) -> Result<Self> {
         let mut catalog = Catalog::connect(&source).await.map_err(fault::of_setup)?;
@@ -57,14 +57,14 @@ impl Opening {
         let published = publication::prepare(&mut catalog, &request, &source, &database).await?;
         let watcher = Catalog::connect(&source).await.map_err(fault::of_setup)?;
         let options = Options {
-            // By this name and its pid the walsender is known when it is swept.
+            // By this name the walsender is known when it is swept.
             application_name: source.slot.clone(),
             client_encoding: database.client_encoding.to_owned(),
             wal_sender_timeout: WAL_SENDER_TIMEOUT,
         };
         let connection =
             Connection::connect(&source.target, &source.login, options, CONNECT_LIMIT).await;
-        let connection = connection.map_err(fault::of_setup)?;
+        let connection = connection.map_err(fault::of_slot)?;
         Ok(Self {
             connection,
             catalog,
@@ -73,12 +73,6 @@ impl Opening {
             request,
             source,
         })
-    }
-
-    /// Process id of the walsender, to be recorded before the slot is made.
-    #[must_use]
-    pub fn backend_pid(&self) -> Option<i32> {
-        self.connection.canceller().map(|canceller| canceller.pid())
     }
 
     /// Makes the slot and feeds changes from it, until `stop` says why that has to
@@ -103,18 +97,24 @@ impl Opening {
             request,
             source,
         } = self;
-        let canceller = connection.canceller().map(CancelOnDrop::new);
-        let making = start(connection, &source, &request, &published);
-        let stream = wait(making, &mut catalog, &request, &mut out).await?;
-        canceller.into_iter().for_each(CancelOnDrop::disarm);
-        publication::check(&mut catalog, &published).await?;
-        let relations = Relations::new(published.wanted, request.key_columns.clone());
-        let pump = Pump::new(stream, catalog, relations, &request, &source, out).run();
-        if !published.ours {
-            return pump.await;
+        let ours = published.ours;
+        let streaming = async {
+            let canceller = connection.canceller().map(CancelOnDrop::new);
+            let making = start(connection, &source, &request, &published);
+            let stream = wait(making, &mut catalog, &request, &mut out).await?;
+            canceller.into_iter().for_each(CancelOnDrop::disarm);
+            publication::check(&mut catalog, &published).await?;
+            let relations = Relations::new(published.wanted, request.key_columns.clone());
+            let pump = Pump::new(stream, catalog, relations, &request, &source, out);
+            pump.run().await
+        };
+        if !ours {
+            return streaming.await;
         }
+        // From the first moment: the publications are there already, and the slot may
+        // wait for minutes.
         tokio::select! {
-            ended = pump => ended,
+            ended = streaming => ended,
             never = identity::watch(watcher, &source) => match never {},
         }
     }
@@ -134,7 +134,7 @@ async fn start(
     let made = connection
         .create_slot(&source.slot, &slot)
         .await
-        .map_err(fault::of_setup)?;
+        .map_err(fault::of_slot)?;
     let options = StartOptions {
         slot: source.slot.clone(),
         start: made.consistent_point,
@@ -152,7 +152,7 @@ async fn start(
         ..Limits::default()
     };
     let stream = connection.start(&options, limits).await;
-    Ok((stream.map_err(fault::of_setup)?, made.consistent_point))
+    Ok((stream.map_err(fault::of_slot)?, made.consistent_point))
 }
 
 /// Waits for the slot, and tells the subscriber meanwhile what it waits for.

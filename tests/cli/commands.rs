@@ -219,6 +219,24 @@ fn completion_is_there_for_each_shell() {
 }
 
 #[test]
+fn bash_takes_its_completion() {
+    let script = r#"source <("$1" completion bash) && complete -p howdah &&
+        COMP_WORDS=(howdah inst) COMP_CWORD=1 && _howdah howdah inst howdah &&
+        echo "${COMPREPLY[@]}""#;
+    let output = Command::new("bash")
+        .args(["--norc", "-c", script, "bash", env!("CARGO_BIN_EXE_howdah")])
+        .output()
+        .unwrap();
+    let said = String::from_utf8(output.stdout).unwrap();
+    assert!(
+        output.status.success() && output.stderr.is_empty(),
+        "{said}"
+    );
+    assert!(said.starts_with("complete "), "{said}");
+    assert!(said.contains("\ninstances "), "{said}");
+}
+
+#[test]
 fn an_interrupt_ends_with_130() {
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     let endpoint = listener.local_addr().unwrap().to_string();

@@ -1,5 +1,7 @@
 //! What the README says to type is there to be typed.
 
+use std::process::Command;
+
 use howdah::pb::DESCRIPTORS;
 use prost_reflect::{DescriptorPool, DynamicMessage, MethodDescriptor};
 use serde_json::Deserializer;
@@ -35,6 +37,34 @@ fn its_calls_are_requests_of_methods_that_are_served() {
         DynamicMessage::deserialize(method.input(), &mut json)
             .unwrap_or_else(|error| panic!("{call}: {error}"));
     }
+}
+
+#[test]
+fn its_commands_can_be_typed() {
+    let readme = text(&root().join("README.md"));
+    let mut seen = 0;
+    for line in readme.lines() {
+        // As a line, or inside one: "$(howdah ...)".
+        let inner = line
+            .split_once("$(howdah ")
+            .and_then(|(_, rest)| rest.split_once(')'));
+        let Some(words) = line
+            .strip_prefix("howdah ")
+            .or(inner.map(|(words, _)| words))
+        else {
+            continue;
+        };
+        let run = Command::new(env!("CARGO_BIN_EXE_howdah"))
+            .args(words.split(' '))
+            .args(["--endpoint", "unix:/nowhere"])
+            .output()
+            .unwrap();
+        // Understood, and nobody there.
+        assert_eq!(run.status.code(), Some(6), "{line}: {run:?}");
+        seen += 1;
+    }
+    assert!(seen >= 5, "the README has lost its commands");
+    assert!(readme.contains("\nexport PATH=\"$PWD/target/release:$PATH\"\n"));
 }
 
 #[test]

@@ -7,7 +7,10 @@ use howdah::pg::replication::{Item, Limits, SlotOptions, Snapshot};
 use howdah::pg::{Error, Lsn, Tls};
 
 use super::rig::{Rig, Stream, start_options};
-use crate::support::postgres::{LIMIT, Server, server};
+use crate::support::{
+    howdah::eventually,
+    postgres::{LIMIT, Server, server},
+};
 
 #[tokio::test]
 async fn the_slot_moves_with_acknowledgements_alone() {
@@ -102,8 +105,17 @@ async fn a_stalled_consumer_is_not_given_up_and_loses_nothing() {
     rig.run("insert into t select i, repeat('x', 1000) from generate_series(1, 50000) i")
         .await;
     let first = stream.inner.next().await.unwrap().unwrap();
-    // Three times what the server allows a silent client.
-    tokio::time::sleep(Duration::from_millis(2700)).await;
+    // The server hears from it after three times what it allows a silent client.
+    let begun = rig.value("select clock_timestamp()::text").await;
+    let heard = format!(
+        "select exists (select from pg_stat_replication r join pg_replication_slots s
+            on s.active_pid = r.pid where s.database = current_database()
+            and r.reply_time > '{begun}'::timestamptz + interval '2.7 s')::text"
+    );
+    eventually("it is not given up", || async {
+        rig.value(&heard).await == "true"
+    })
+    .await;
     assert!(stream.inner.received() > Lsn::ZERO);
     let (mut rows, mut commit) = (0, false);
     for item in first.items() {

@@ -1,6 +1,7 @@
 //! The service as users meet it: the real program, called over its API.
 
 mod cancellation;
+mod command_line;
 mod crash;
 mod drift;
 mod idempotency;

@@ -2,8 +2,12 @@
 
 use std::time::{Duration, Instant};
 
-use howdah::pb::v1::{SubscribeRequest, change::Event};
+use howdah::{
+    pb::v1::{SubscribeRequest, change::Event},
+    pg,
+};
 use tonic::Code;
+use tonic_types::StatusExt as _;
 
 use super::rig::Rig;
 use crate::support::howdah::reason;
@@ -227,6 +231,20 @@ async fn a_change_that_no_message_holds_ends_the_stream() {
         let status = subscriber.end().await;
         assert_eq!(status.code(), Code::FailedPrecondition, "{status:?}");
         assert_eq!(reason(&status), "CHANGE_TOO_LARGE");
+        let details = status.get_error_details();
+        let known = &details.error_info().unwrap().metadata;
+        let table = known.get("table").map(String::as_str);
+        assert_eq!(table, (mebibytes == 5).then_some("\"public\".\"t\""));
+        let lsn: pg::Lsn = known["commit_lsn"].parse().unwrap();
+        let begin = subscriber.changes.iter().find_map(|c| match &c.event {
+            Some(Event::Begin(begin)) => Some(begin.commit_lsn),
+            _ => None,
+        });
+        assert_eq!(Some(lsn.get()), begin, "{status:?}");
+        assert!(
+            status.message().contains(&known["commit_lsn"]),
+            "{status:?}"
+        );
         // What came before it was sent.
         let row = |event: &Option<Event>| matches!(event, Some(Event::Row(_)));
         assert_eq!(

@@ -76,6 +76,43 @@ async fn updates_work_again_soon_after_a_key_was_dropped() {
 }
 
 #[tokio::test]
+async fn updates_work_again_when_a_key_is_dropped_while_the_slot_waits() {
+    let rig = Rig::new().await;
+    rig.run("create table t (id int, v text, constraint k primary key (id)); create table other (id int)")
+        .await;
+    rig.run("insert into t values (1, 'a')").await;
+    let writer = rig.session().await;
+    let open = "begin; insert into other values (1)";
+    writer.batch_execute(open).await.unwrap();
+    let mut subscriber = rig.try_subscribe(rig.impatient("t")).await.unwrap();
+    assert!(!subscriber.batch().await.unwrap().waiting_for.is_empty());
+    rig.run("alter table t drop constraint k").await;
+    accepted(&rig, "update t set v = 'b'").await;
+    assert!(!subscriber.batch().await.unwrap().waiting_for.is_empty());
+    writer.batch_execute("commit").await.unwrap();
+    subscriber.ready().await;
+    rig.run("insert into t values (2, 'c')").await;
+    assert_eq!(subscriber.told(1).await[1..], ["insert t -> (2,c)"]);
+}
+
+#[tokio::test]
+async fn updates_work_again_when_a_parent_of_others_lost_its_key() {
+    let rig = Rig::new().await;
+    rig.run(
+        "create table parent (id int, v text, constraint k primary key (id));
+         create table child () inherits (parent); insert into parent values (1, 'a')",
+    )
+    .await;
+    let mut subscriber = rig.follow("parent").await;
+    rig.run("alter table only parent drop constraint k").await;
+    accepted(&rig, "update parent set v = 'b'").await;
+    rig.run("insert into child values (2, 'c'); insert into parent values (3, 'd')")
+        .await;
+    let told = subscriber.told(1).await;
+    assert_eq!(told.last().unwrap(), "insert parent -> (3,d)");
+}
+
+#[tokio::test]
 async fn updates_work_again_when_an_odd_partition_was_attached() {
     let rig = Rig::new().await;
     rig.run(

@@ -32,14 +32,7 @@ async fn nothing_stays_when_the_client_goes_while_the_slot_waits() {
         .batch_execute("begin; insert into t values (1)")
         .await
         .unwrap();
-    let request = SubscribeRequest {
-        heartbeat_interval: Some(prost_types::Duration {
-            seconds: 0,
-            nanos: 100_000_000,
-        }),
-        ..rig.request("t")
-    };
-    let mut subscriber = rig.try_subscribe(request).await.unwrap();
+    let mut subscriber = rig.try_subscribe(rig.impatient("t")).await.unwrap();
     assert!(!subscriber.batch().await.unwrap().waiting_for.is_empty());
     drop(subscriber);
     // The transaction that the slot waits for is still there.
@@ -74,6 +67,29 @@ async fn nothing_stays_when_the_client_goes_while_the_publication_waits() {
     })
     .await;
     rig.clean().await;
+}
+
+/// Who looks there by its short name runs what the database's owner wants, as superuser.
+#[tokio::test]
+async fn what_the_owner_put_in_the_search_path_is_not_run() {
+    let rig = Rig::new().await;
+    rig.run(T).await;
+    rig.run(
+        "create schema evil; create sequence evil.caught;
+         create view evil.pg_stat_activity as
+            select *, nextval('evil.caught') from pg_catalog.pg_stat_activity;
+         create view evil.pg_publication as
+            select *, nextval('evil.caught') from pg_catalog.pg_publication;
+         create function evil.count() returns bigint language sql
+            as $$select nextval('evil.caught')$$",
+    )
+    .await;
+    let set = "alter database \"{}\" set search_path = evil, pg_catalog";
+    rig.run(&set.replace("{}", &rig.database)).await;
+    drop(rig.follow("t").await);
+    rig.clean().await;
+    let caught = "select is_called from evil.caught";
+    assert!(!rig.value::<bool>(caught).await);
 }
 
 #[tokio::test]

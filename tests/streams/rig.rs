@@ -147,6 +147,18 @@ impl<'a> Rig<'a> {
         }
     }
 
+    /// The same, with a word every 100 ms.
+    pub fn impatient(&self, tables: &str) -> SubscribeRequest {
+        let heartbeat = prost_types::Duration {
+            seconds: 0,
+            nanos: 100_000_000,
+        };
+        SubscribeRequest {
+            heartbeat_interval: Some(heartbeat),
+            ..self.request(tables)
+        }
+    }
+
     /// Subscribes, and waits until the slot is made.
     pub async fn follow(&self, tables: &str) -> Subscriber {
         self.subscribe(self.request(tables)).await

@@ -9,7 +9,7 @@ use clap::{Args, Subcommand};
 
 use self::changes::Tables;
 use super::{arguments::Output, exit::Failure, session::Session};
-use crate::pb::v1::{SubscribeRequest, change::Event};
+use crate::pb::v1::{ChangeBatch, SubscribeRequest, change::Event, change_batch::WaitingFor};
 
 #[derive(Debug, Subcommand)]
 pub(super) enum Command {
@@ -57,10 +57,7 @@ pub(super) async fn run(session: Session, command: Command) -> Result<(), Failur
     let mut stream = session.client.subscribe(request).await?;
     let mut printer = Printer::new(&session, &subscribe);
     while let Some(batch) = stream.message().await.map_err(crate::client::Error::from)? {
-        if printer.first {
-            printer.first = false;
-            session.hint("subscribed: changes that are committed from now on are printed");
-        }
+        printer.greet(&session, &batch);
         for change in &batch.changes {
             if let Some(event) = &change.event
                 && printer.print(event, change.ordinal)?
@@ -91,7 +88,8 @@ struct Printer {
     output: Output,
     transactions: bool,
     left: Option<u64>,
-    first: bool,
+    greeted: bool,
+    oldest: Option<WaitingFor>,
     lines: String,
 }
 
@@ -102,8 +100,26 @@ impl Printer {
             output: session.output,
             transactions: subscribe.transactions,
             left: subscribe.count,
-            first: true,
+            greeted: false,
+            oldest: None,
             lines: String::new(),
+        }
+    }
+
+    /// Says what the slot waits for, and when it is made.
+    fn greet(&mut self, session: &Session, batch: &ChangeBatch) {
+        if self.greeted {
+            return;
+        }
+        let Some(oldest) = batch.waiting_for.first() else {
+            self.greeted = true;
+            session.hint("subscribed: changes that are committed from now on are printed");
+            return;
+        };
+        // The younger ones of a busy server come and go.
+        if self.oldest.as_ref() != Some(oldest) {
+            self.oldest = Some(oldest.clone());
+            session.hint(&text::waiting(oldest, batch.waiting_for.len()));
         }
     }
 

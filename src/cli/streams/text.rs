@@ -2,7 +2,7 @@
 
 use serde_json::{Map, Value};
 
-use crate::cli::output::clean;
+use crate::{cli::output::clean, pb::v1::change_batch::WaitingFor};
 
 /// One line, without control characters.
 pub(super) fn line(record: &Value) -> String {
@@ -32,6 +32,28 @@ pub(super) fn line(record: &Value) -> String {
         }
     };
     clean(line.trim_end())
+}
+
+/// What has to end before changes are seen: how many transactions, and the oldest.
+pub(super) fn waiting(oldest: &WaitingFor, count: usize) -> String {
+    let plural = if count == 1 { "" } else { "s" };
+    let mut line = format!(
+        "waiting for {count} transaction{plural} to end: {}",
+        oldest.xid
+    );
+    if !oldest.database.is_empty() {
+        line.push_str(&format!(" in {}", literal(&oldest.database)));
+    }
+    if !oldest.gid.is_empty() {
+        line.push_str(&format!(", prepared as {}", literal(&oldest.gid)));
+    }
+    if let Some(time) = &oldest.start_time {
+        line.push_str(&format!(", since {time}"));
+    }
+    if count > 1 {
+        line.push_str(", and younger ones");
+    }
+    clean(&line)
 }
 
 fn row(record: &Value, event: &str, table: &str) -> String {
@@ -83,6 +105,29 @@ mod tests {
     use serde_json::json;
 
     use super::{super::changes::tests, *};
+
+    #[test]
+    fn what_is_waited_for_is_named() {
+        let running = WaitingFor {
+            xid: 7,
+            database: "shop".into(),
+            start_time: Some(prost_types::Timestamp::default()),
+            ..WaitingFor::default()
+        };
+        assert_eq!(
+            waiting(&running, 1),
+            "waiting for 1 transaction to end: 7 in shop, since 1970-01-01T00:00:00Z"
+        );
+        let prepared = WaitingFor {
+            gid: "a b\n".into(),
+            start_time: None,
+            ..running
+        };
+        assert_eq!(
+            waiting(&prepared, 2),
+            "waiting for 2 transactions to end: 7 in shop, prepared as 'a b\\n', and younger ones"
+        );
+    }
 
     #[test]
     fn a_change_is_one_line() {

@@ -23,7 +23,11 @@ use tokio_util::sync::CancellationToken;
 
 use self::{data_dir::DataDir, metadata::Metadata};
 use crate::{
-    api::{health::Reporter, listener::Listener, server},
+    api::{
+        health::Reporter,
+        listener::Listener,
+        server::{self, Started},
+    },
     app::{App, Parts, Settings},
     config::{Config, ListenAddress, LogFormat},
     domain::{
@@ -121,10 +125,11 @@ async fn attend(
     shutdown: &mut Shutdown,
 ) -> Result<()> {
     let health = Reporter::new(edge::SERVICES.to_vec()).await;
-    let readiness = admin::Readiness::default();
+    let (readiness, started) = (admin::Readiness::default(), Started::default());
     let routes = edge::routes(app, &health, config.server.max_message_bytes)?;
     let (policy, limits) = (edge::policy(config), edge::limits(config));
-    let service = server::assemble(routes, policy, &limits, &telemetry.meter())?;
+    let meter = telemetry.meter();
+    let service = server::assemble(routes, policy, &limits, &started, app.draining(), &meter)?;
     let drain = CancellationToken::new();
     let address = listener.local_addr().clone();
     let mut tasks = JoinSet::new();
@@ -142,6 +147,7 @@ async fn attend(
     tokio::pin!(serving);
     let opening = async {
         bring_up(&app.store(), keyring, app).await?;
+        started.set();
         // Before the files: who finds them is to be told that it serves.
         health.serving().await;
         readiness.set(true);
@@ -165,7 +171,6 @@ async fn attend(
     data_dir.remove(ENDPOINT);
     data_dir.remove(ADMIN_ENDPOINT);
     app.drain();
-    health.drain();
     drain.cancel();
     tokio::select! {
         () = serving => {}
@@ -175,11 +180,15 @@ async fn attend(
     outcome
 }
 
-/// Waits for the metadata, migrates it, and lets the workers begin.
+/// Waits for the metadata, migrates it, and lets the workers begin. No call is served
+/// before.
 async fn bring_up(store: &Store, keyring: &Keyring, app: &App) -> Result<()> {
-    metadata::migrate(store).await?;
-    store.check_keys(keyring).await?;
-    app.take_over().await?;
+    let prepare = async || {
+        store.migrate().await?;
+        store.check_keys(keyring).await?;
+        app.take_over().await
+    };
+    metadata::wait_for(prepare).await?;
     app.start();
     Ok(())
 }

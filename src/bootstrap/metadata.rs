@@ -74,10 +74,10 @@ impl Metadata {
     }
 }
 
-/// Applies the migrations, and waits for a database that is away.
-pub(super) async fn migrate(store: &Store) -> Result<()> {
+/// Tries until the database is there.
+pub(super) async fn wait_for(mut attempt: impl AsyncFnMut() -> Result<()>) -> Result<()> {
     loop {
-        match store.migrate().await {
+        match attempt().await {
             Err(error) if error.reason() == Reason::MetadataUnavailable => {
                 tracing::warn!(
                     detail = error.internal_detail(),
@@ -85,7 +85,7 @@ pub(super) async fn migrate(store: &Store) -> Result<()> {
                 );
                 tokio::time::sleep(RETRY_PAUSE).await;
             }
-            migrated => return migrated,
+            done => return done,
         }
     }
 }

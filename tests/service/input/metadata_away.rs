@@ -108,9 +108,24 @@ async fn away_at_start() {
     refused(answer, Code::Unavailable, "METADATA_UNAVAILABLE");
     assert!(began.elapsed() < ACQUIRE * 6, "{:?}", began.elapsed());
 
+    // Nobody is let in between the tables and the check of the key.
+    let met = Arc::<Met>::default();
+    let mut load = JoinSet::new();
+    for _ in 0..8 {
+        load.spawn(read(channel.clone(), Arc::clone(&met)));
+    }
     away.start();
     howdah.ready().await;
     assert_eq!(health(channel).await.unwrap(), ServingStatus::Serving);
+    eventually("calls are answered", async || {
+        met.answered.load(Ordering::Relaxed) > 0
+    })
+    .await;
+    met.ended.store(true, Ordering::Relaxed);
+    while let Some(done) = load.join_next().await {
+        done.unwrap();
+    }
+    assert!(met.refused.load(Ordering::Relaxed) > 0);
     howdah.instance("orders").await;
 }
 

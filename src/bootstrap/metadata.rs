@@ -52,7 +52,8 @@ impl Metadata {
             ("idle_in_transaction_session_timeout", idle.as_str()),
         ]);
         let settings = Settings {
-            max_connections: config.database.max_connections,
+            // One more listens for notifications and never comes back.
+            max_connections: config.database.max_connections.saturating_add(1),
             acquire_timeout: config.database.acquire_timeout,
         };
         Ok(Self {

@@ -18,6 +18,10 @@ use crate::{
 /// sooner than that: a frozen process must not keep others from its operations.
 const MIN_IDLE: Duration = Duration::from_secs(10);
 
+/// Longest wait for connections in use: a database that went away without a word
+/// would hold the end of the process for ever.
+const CLOSE: Duration = Duration::from_secs(5);
+
 /// Pause between two tries to reach a metadata database that is away.
 const RETRY_PAUSE: Duration = Duration::from_secs(1);
 
@@ -66,7 +70,12 @@ impl Metadata {
     /// Stops the server, if it is ours; the last thing of a shutdown.
     pub(super) async fn close(mut self) {
         self.watch.shutdown().await;
-        self.store.close().await;
+        if tokio::time::timeout(CLOSE, self.store.close())
+            .await
+            .is_err()
+        {
+            tracing::warn!("connections to the metadata database were still in use");
+        }
         if let Some(embedded) = self.embedded
             && let Err(error) = embedded.stop().await
         {

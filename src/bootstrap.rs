@@ -80,6 +80,9 @@ pub async fn migrate(config: Config) -> anyhow::Result<()> {
 async fn run(config: &Config, telemetry: &Telemetry) -> Result<()> {
     let mut shutdown = Shutdown::new()?;
     let data_dir = DataDir::open(&config.data_dir)?;
+    // Of a process that was killed: what they name may be somebody else's by now.
+    data_dir.remove(ENDPOINT);
+    data_dir.remove(ADMIN_ENDPOINT);
     warn_of_open_doors(config);
     let random: Arc<dyn Random> = Arc::new(SystemSource::default());
     let keyring = keys::keyring(config, &data_dir, random.as_ref())?;

@@ -198,8 +198,9 @@ async fn bring_up(store: &Store, keyring: &Keyring, app: &App) -> Result<()> {
 
 async fn admin_listener(config: &Config) -> Result<Option<TcpListener>> {
     let ListenAddress::Tcp(address) = config.admin_listen else {
-        let message = "admin_listen must be a TCP address";
-        return Err(Error::new(Reason::ConfigInvalid, message));
+        return Err(Error::internal(
+            "admin_listen is checked to be a TCP address",
+        ));
     };
     let bound = TcpListener::bind(address).await;
     bound.map(Some).map_err(|error| {
@@ -212,8 +213,10 @@ async fn admin_listener(config: &Config) -> Result<Option<TcpListener>> {
 }
 
 fn warn_of_open_doors(config: &Config) {
-    let asks = config.tls.client_ca.is_some();
-    if rustix::process::geteuid().is_root() && !asks {
+    if !config.lets_anybody_in() {
+        return;
+    }
+    if rustix::process::geteuid().is_root() {
         tracing::warn!("serving as root without authentication: every local user is an admin");
     }
     if config.insecure {

@@ -16,7 +16,7 @@ use std::{
 use anyhow::Context as _;
 use tokio::{
     net::TcpListener,
-    signal::unix::{SignalKind, signal},
+    signal::unix::{Signal, SignalKind, signal},
     task::JoinSet,
 };
 use tokio_util::sync::CancellationToken;
@@ -136,6 +136,7 @@ async fn attend(
     let drain = CancellationToken::new();
     let address = listener.local_addr().clone();
     let mut tasks = JoinSet::new();
+    tasks.spawn(shutdown.hangups());
     let admin_address = admin.as_ref().and_then(|admin| admin.local_addr().ok());
     if let Some(admin) = admin {
         let registry = telemetry.registry().clone();
@@ -276,10 +277,12 @@ fn app_settings(config: &Config) -> Settings {
     }
 }
 
-/// SIGTERM and SIGINT.
+/// SIGTERM and SIGINT. SIGHUP is taken too, from the start, since its default would end
+/// the process without a drain.
 struct Shutdown {
-    terminate: tokio::signal::unix::Signal,
-    interrupt: tokio::signal::unix::Signal,
+    terminate: Signal,
+    interrupt: Signal,
+    hangup: Option<Signal>,
 }
 
 impl Shutdown {
@@ -289,7 +292,19 @@ impl Shutdown {
         Ok(Self {
             terminate: listen(SignalKind::terminate())?,
             interrupt: listen(SignalKind::interrupt())?,
+            hangup: Some(listen(SignalKind::hangup())?),
         })
+    }
+
+    /// Says what SIGHUP does whenever it comes. TLS files are looked at by the listener.
+    fn hangups(&mut self) -> impl Future<Output = ()> + use<> {
+        let hangup = self.hangup.take();
+        async move {
+            let Some(mut hangup) = hangup else { return };
+            while hangup.recv().await.is_some() {
+                tracing::info!("SIGHUP: TLS files are looked at, settings are not read again");
+            }
+        }
     }
 
     async fn asked(&mut self) {

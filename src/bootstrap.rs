@@ -20,6 +20,7 @@ use tokio::{
     task::JoinSet,
 };
 use tokio_util::sync::CancellationToken;
+use uuid::Uuid;
 
 use self::{data_dir::DataDir, metadata::Metadata};
 use crate::{
@@ -59,7 +60,10 @@ const TELEMETRY_STOP: Duration = Duration::from_secs(3);
 /// # Errors
 /// When it cannot start: each cause with its reason.
 pub async fn serve(config: Config) -> anyhow::Result<()> {
-    let telemetry = telemetry::init(&telemetry_settings(&config)).context("telemetry")?;
+    // Of this process, not of its data directory, which can be a copy of another's.
+    let instance_id = SystemSource::default().uuid()?;
+    let settings = telemetry_settings(&config, instance_id);
+    let telemetry = telemetry::init(&settings).context("telemetry")?;
     let served = run(&config, &telemetry).await;
     telemetry.shutdown(TELEMETRY_STOP).await;
     Ok(served?)
@@ -225,7 +229,7 @@ fn warn_of_open_doors(config: &Config) {
     }
 }
 
-fn telemetry_settings(config: &Config) -> telemetry::Settings {
+fn telemetry_settings(config: &Config, instance_id: Uuid) -> telemetry::Settings {
     telemetry::Settings {
         log_format: match config.log.format {
             LogFormat::Json => telemetry::Format::Json,
@@ -233,7 +237,7 @@ fn telemetry_settings(config: &Config) -> telemetry::Settings {
         },
         log_filter: config.log.filter.clone(),
         otlp_endpoint: config.otlp.endpoint.clone(),
-        instance_id: None,
+        instance_id: Some(instance_id.to_string()),
     }
 }
 

@@ -14,11 +14,12 @@ use howdah::{
 };
 use http_body::Frame;
 use http_body_util::StreamBody;
+use tokio::time::timeout;
 use tonic::{Code, Status};
 use tonic_health::pb::{HealthCheckRequest, health_client::HealthClient};
 use tonic_types::StatusExt as _;
 
-use super::harness::{Edge, Raw, Setup};
+use super::harness::{BOUND, Edge, Raw, Setup};
 
 fn named(name: &str) -> GetDatabaseRequest {
     GetDatabaseRequest {
@@ -91,7 +92,8 @@ async fn callers_that_say_nothing_hold_no_place_for_ever() {
             .header("content-type", "application/grpc")
             .header("te", "trailers");
         let request = request.body(body).unwrap();
-        let answer = client.sender.clone().send_request(request).await.unwrap();
+        let answer = timeout(BOUND, client.sender.clone().send_request(request));
+        let answer = answer.await.expect("an answer").unwrap();
         Status::from_header_map(answer.headers()).expect("a refusal")
     };
     let mut watch = silent("/grpc.health.v1.Health/Watch").boxed_local();

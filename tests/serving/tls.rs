@@ -6,7 +6,7 @@ use howdah::{
     client::{Client, Options as ClientOptions},
     pb::v1::ListInstancesRequest,
 };
-use rcgen::{BasicConstraints, CertificateParams, CertifiedIssuer, IsCa, KeyPair};
+use rcgen::{BasicConstraints, CertificateParams, CertifiedIssuer, IsCa, KeyPair, SanType};
 
 use crate::support::howdah::{Howdah, Options, PROJECT, eventually, signal};
 
@@ -31,10 +31,19 @@ impl Files {
         ca.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
         let ca = CertifiedIssuer::self_signed(ca, KeyPair::generate().unwrap()).unwrap();
         self.write("ca.pem", &ca.pem());
-        for (name, host) in [("server", "localhost"), ("client", "client")] {
+        // By SPIFFE a certificate with two identities is nobody's.
+        let two = ["spiffe://mesh/a", "spiffe://mesh/b"];
+        for (name, host, identities) in [
+            ("server", "localhost", &[][..]),
+            ("client", "client", &[]),
+            ("ambiguous", "client", &two),
+        ] {
             let key = KeyPair::generate().unwrap();
-            let params = CertificateParams::new(vec![host.to_owned(), "127.0.0.1".to_owned()]);
-            let certificate = params.unwrap().signed_by(&key, &ca).unwrap();
+            let names = vec![host.to_owned(), "127.0.0.1".to_owned()];
+            let mut params = CertificateParams::new(names).unwrap();
+            let uri = |text: &&str| SanType::URI((*text).try_into().unwrap());
+            params.subject_alt_names.extend(identities.iter().map(uri));
+            let certificate = params.signed_by(&key, &ca).unwrap();
             self.write(&format!("{name}.pem"), &certificate.pem());
             self.write(&format!("{name}.key"), &key.serialize_pem());
         }
@@ -92,6 +101,25 @@ async fn a_client_certificate_opens_a_door_that_others_find_shut() {
     howdah.endpoint_host("127.0.0.1");
     list(&known, &howdah).await.unwrap();
     list(&bare, &howdah).await.unwrap_err();
+    let nobody = ClientOptions {
+        certificate: Some(files.path("ambiguous.pem").into()),
+        key: Some(files.path("ambiguous.key").into()),
+        ..bare
+    };
+    let refused = list(&nobody, &howdah).await.unwrap_err();
+    assert_eq!(refused, "this server wants a client certificate");
+    let log = howdah.log();
+    let denial = log.lines().find(|line| line.contains("call was denied"));
+    let denial: serde_json::Value = serde_json::from_str(denial.expect("a denial")).unwrap();
+    for (field, value) in [
+        ("target", "audit"),
+        ("effect", "denial"),
+        ("method", "howdah.v1.InstanceService/ListInstances"),
+        ("principal", "anonymous"),
+        ("result", "CREDENTIALS_MISSING"),
+    ] {
+        assert_eq!(denial[field], value, "{denial}");
+    }
 }
 
 /// SIGHUP never ends it: by default it would, without a drain.

@@ -16,14 +16,19 @@ use std::{
 use anyhow::Context as _;
 use tokio::{
     net::TcpListener,
-    signal::unix::{SignalKind, signal},
+    signal::unix::{Signal, SignalKind, signal},
     task::JoinSet,
 };
 use tokio_util::sync::CancellationToken;
+use uuid::Uuid;
 
 use self::{data_dir::DataDir, metadata::Metadata};
 use crate::{
-    api::{health::Reporter, listener::Listener, server},
+    api::{
+        health::Reporter,
+        listener::Listener,
+        server::{self, Started},
+    },
     app::{App, Parts, Settings},
     config::{Config, ListenAddress, LogFormat},
     domain::{
@@ -55,7 +60,10 @@ const TELEMETRY_STOP: Duration = Duration::from_secs(3);
 /// # Errors
 /// When it cannot start: each cause with its reason.
 pub async fn serve(config: Config) -> anyhow::Result<()> {
-    let telemetry = telemetry::init(&telemetry_settings(&config)).context("telemetry")?;
+    // Of this process, not of its data directory, which can be a copy of another's.
+    let instance_id = SystemSource::default().uuid()?;
+    let settings = telemetry_settings(&config, instance_id);
+    let telemetry = telemetry::init(&settings).context("telemetry")?;
     let served = run(&config, &telemetry).await;
     telemetry.shutdown(TELEMETRY_STOP).await;
     Ok(served?)
@@ -76,6 +84,9 @@ pub async fn migrate(config: Config) -> anyhow::Result<()> {
 async fn run(config: &Config, telemetry: &Telemetry) -> Result<()> {
     let mut shutdown = Shutdown::new()?;
     let data_dir = DataDir::open(&config.data_dir)?;
+    // Of a process that was killed: what they name may be somebody else's by now.
+    data_dir.remove(ENDPOINT);
+    data_dir.remove(ADMIN_ENDPOINT);
     warn_of_open_doors(config);
     let random: Arc<dyn Random> = Arc::new(SystemSource::default());
     let keyring = keys::keyring(config, &data_dir, random.as_ref())?;
@@ -121,13 +132,15 @@ async fn attend(
     shutdown: &mut Shutdown,
 ) -> Result<()> {
     let health = Reporter::new(edge::SERVICES.to_vec()).await;
-    let readiness = admin::Readiness::default();
+    let (readiness, started) = (admin::Readiness::default(), Started::default());
     let routes = edge::routes(app, &health, config.server.max_message_bytes)?;
     let (policy, limits) = (edge::policy(config), edge::limits(config));
-    let service = server::assemble(routes, policy, &limits, &telemetry.meter())?;
+    let meter = telemetry.meter();
+    let service = server::assemble(routes, policy, &limits, &started, app.draining(), &meter)?;
     let drain = CancellationToken::new();
     let address = listener.local_addr().clone();
     let mut tasks = JoinSet::new();
+    tasks.spawn(shutdown.hangups());
     let admin_address = admin.as_ref().and_then(|admin| admin.local_addr().ok());
     if let Some(admin) = admin {
         let registry = telemetry.registry().clone();
@@ -142,6 +155,7 @@ async fn attend(
     tokio::pin!(serving);
     let opening = async {
         bring_up(&app.store(), keyring, app).await?;
+        started.set();
         // Before the files: who finds them is to be told that it serves.
         health.serving().await;
         readiness.set(true);
@@ -165,7 +179,6 @@ async fn attend(
     data_dir.remove(ENDPOINT);
     data_dir.remove(ADMIN_ENDPOINT);
     app.drain();
-    health.drain();
     drain.cancel();
     tokio::select! {
         () = serving => {}
@@ -175,19 +188,24 @@ async fn attend(
     outcome
 }
 
-/// Waits for the metadata, migrates it, and lets the workers begin.
+/// Waits for the metadata, migrates it, and lets the workers begin. No call is served
+/// before.
 async fn bring_up(store: &Store, keyring: &Keyring, app: &App) -> Result<()> {
-    metadata::migrate(store).await?;
-    store.check_keys(keyring).await?;
-    app.take_over().await?;
+    let prepare = async || {
+        store.migrate().await?;
+        store.check_keys(keyring).await?;
+        app.take_over().await
+    };
+    metadata::wait_for(prepare).await?;
     app.start();
     Ok(())
 }
 
 async fn admin_listener(config: &Config) -> Result<Option<TcpListener>> {
     let ListenAddress::Tcp(address) = config.admin_listen else {
-        let message = "admin_listen must be a TCP address";
-        return Err(Error::new(Reason::ConfigInvalid, message));
+        return Err(Error::internal(
+            "admin_listen is checked to be a TCP address",
+        ));
     };
     let bound = TcpListener::bind(address).await;
     bound.map(Some).map_err(|error| {
@@ -200,8 +218,10 @@ async fn admin_listener(config: &Config) -> Result<Option<TcpListener>> {
 }
 
 fn warn_of_open_doors(config: &Config) {
-    let asks = config.tls.client_ca.is_some();
-    if rustix::process::geteuid().is_root() && !asks {
+    if !config.lets_anybody_in() {
+        return;
+    }
+    if rustix::process::geteuid().is_root() {
         tracing::warn!("serving as root without authentication: every local user is an admin");
     }
     if config.insecure {
@@ -209,7 +229,7 @@ fn warn_of_open_doors(config: &Config) {
     }
 }
 
-fn telemetry_settings(config: &Config) -> telemetry::Settings {
+fn telemetry_settings(config: &Config, instance_id: Uuid) -> telemetry::Settings {
     telemetry::Settings {
         log_format: match config.log.format {
             LogFormat::Json => telemetry::Format::Json,
@@ -217,7 +237,7 @@ fn telemetry_settings(config: &Config) -> telemetry::Settings {
         },
         log_filter: config.log.filter.clone(),
         otlp_endpoint: config.otlp.endpoint.clone(),
-        instance_id: None,
+        instance_id: Some(instance_id.to_string()),
     }
 }
 
@@ -261,10 +281,12 @@ fn app_settings(config: &Config) -> Settings {
     }
 }
 
-/// SIGTERM and SIGINT.
+/// SIGTERM and SIGINT. SIGHUP is taken too, from the start, since its default would end
+/// the process without a drain.
 struct Shutdown {
-    terminate: tokio::signal::unix::Signal,
-    interrupt: tokio::signal::unix::Signal,
+    terminate: Signal,
+    interrupt: Signal,
+    hangup: Option<Signal>,
 }
 
 impl Shutdown {
@@ -274,7 +296,19 @@ impl Shutdown {
         Ok(Self {
             terminate: listen(SignalKind::terminate())?,
             interrupt: listen(SignalKind::interrupt())?,
+            hangup: Some(listen(SignalKind::hangup())?),
         })
+    }
+
+    /// Says what SIGHUP does whenever it comes. TLS files are looked at by the listener.
+    fn hangups(&mut self) -> impl Future<Output = ()> + use<> {
+        let hangup = self.hangup.take();
+        async move {
+            let Some(mut hangup) = hangup else { return };
+            while hangup.recv().await.is_some() {
+                tracing::info!("SIGHUP: TLS files are looked at, settings are not read again");
+            }
+        }
     }
 
     async fn asked(&mut self) {

@@ -1,23 +1,10 @@
 //! `grpc.health.v1.Health`, one status per service.
 
-use std::{
-    pin::Pin,
-    task::{Context, Poll},
-};
-
-use futures::Stream;
-use tokio_util::sync::{CancellationToken, WaitForCancellationFutureOwned};
-use tonic::{Request, Response, Status, async_trait};
 use tonic_health::{
     ServingStatus,
-    pb::{
-        HealthCheckRequest, HealthCheckResponse,
-        health_server::{Health, HealthServer},
-    },
-    server::{HealthReporter, HealthService, WatchStream},
+    pb::health_server::{Health, HealthServer},
+    server::{HealthReporter, HealthService},
 };
-
-use crate::app::shutting_down;
 
 /// The whole server, in the protocol's terms.
 const WHOLE: &str = "";
@@ -27,7 +14,6 @@ const WHOLE: &str = "";
 pub struct Reporter {
     reporter: HealthReporter,
     services: Vec<&'static str>,
-    draining: CancellationToken,
 }
 
 impl Reporter {
@@ -36,7 +22,6 @@ impl Reporter {
         let reporter = Self {
             reporter: HealthReporter::new(),
             services,
-            draining: CancellationToken::new(),
         };
         reporter.set_all(ServingStatus::NotServing).await;
         reporter
@@ -45,16 +30,7 @@ impl Reporter {
     /// The service to be served.
     #[must_use]
     pub fn service(&self) -> HealthServer<impl Health> {
-        HealthServer::new(Service {
-            inner: HealthService::from_health_reporter(self.reporter.clone()),
-            draining: self.draining.clone(),
-        })
-    }
-
-    /// Ends those who watch, once they were told the last change: else a shutdown
-    /// would wait for them.
-    pub fn drain(&self) {
-        self.draining.cancel();
+        HealthServer::new(HealthService::from_health_reporter(self.reporter.clone()))
     }
 
     /// From now on calls are served.
@@ -71,59 +47,5 @@ impl Reporter {
         for service in self.services.iter().copied().chain([WHOLE]) {
             self.reporter.set_service_status(service, status).await;
         }
-    }
-}
-
-struct Service {
-    inner: HealthService,
-    draining: CancellationToken,
-}
-
-#[async_trait]
-impl Health for Service {
-    type WatchStream = Statuses;
-
-    async fn check(
-        &self,
-        request: Request<HealthCheckRequest>,
-    ) -> Result<Response<HealthCheckResponse>, Status> {
-        self.inner.check(request).await
-    }
-
-    async fn watch(
-        &self,
-        request: Request<HealthCheckRequest>,
-    ) -> Result<Response<Statuses>, Status> {
-        let watched = self.inner.watch(request).await?;
-        Ok(watched.map(|statuses| Statuses {
-            statuses: Some(statuses),
-            draining: Box::pin(self.draining.clone().cancelled_owned()),
-        }))
-    }
-}
-
-/// The statuses of a service as they change, until the server shuts down.
-#[derive(Debug)]
-struct Statuses {
-    statuses: Option<WatchStream>,
-    draining: Pin<Box<WaitForCancellationFutureOwned>>,
-}
-
-impl Stream for Statuses {
-    type Item = Result<HealthCheckResponse, Status>;
-
-    fn poll_next(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Option<Self::Item>> {
-        let this = &mut *self;
-        let Some(statuses) = &mut this.statuses else {
-            return Poll::Ready(None);
-        };
-        if let Poll::Ready(next) = Pin::new(statuses).poll_next(context) {
-            return Poll::Ready(next);
-        }
-        if this.draining.as_mut().poll(context).is_pending() {
-            return Poll::Pending;
-        }
-        this.statuses = None;
-        Poll::Ready(Some(Err(shutting_down().into())))
     }
 }

@@ -21,7 +21,7 @@ pub struct Instances(pub App);
 
 type Answer<T> = Result<Response<T>, Status>;
 
-/// The mutation behind a request, whose id and flag are left out of its hash.
+/// The mutation behind a request, whose id is left out of its hash.
 macro_rules! mutation_of {
     ($request:ident, $method:literal) => {{
         let mut anonymous = $request.get_ref().clone();

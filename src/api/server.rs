@@ -6,18 +6,19 @@ use bytes::Bytes;
 use http::{Request, Response};
 use http_body::Body;
 use opentelemetry::metrics::Meter;
+use tokio_util::sync::CancellationToken;
 use tonic::service::Routes;
 use tower::{BoxError, Layer as _, Service};
 
 use crate::{auth::Policy, domain::Result};
 
-pub use super::layers::deadline::Caps;
+pub use super::layers::{deadline::Caps, started::Started};
 
 use super::{
     layers::{
         audit::AuditLayer, authenticate::Authenticate, authorise::Authorise,
-        deadline::DeadlineLayer, details::DetailsLayer, gate::GateLayer, measure::MeasureLayer,
-        panics::PanicLayer, rate::Rate, shed::ShedLayer, trace::TraceLayer,
+        deadline::DeadlineLayer, details::DetailsLayer, drain::DrainLayer, gate::GateLayer,
+        measure::MeasureLayer, panics::PanicLayer, rate::Rate, shed::ShedLayer, trace::TraceLayer,
     },
     method::Methods,
 };
@@ -32,7 +33,7 @@ pub struct Limits {
     pub rate: u32,
     /// Calls of a principal at once after a pause; at least `rate`.
     pub burst: u32,
-    /// Longest times of unary calls.
+    /// Longest times until answers begin.
     pub deadlines: Caps,
 }
 
@@ -47,7 +48,8 @@ impl Default for Limits {
     }
 }
 
-/// The services behind all layers, ready for a listener.
+/// The services behind all layers, ready for a listener. Before `started` is set only
+/// public methods are served; when `draining` is cancelled their streams end.
 ///
 /// # Errors
 /// INTERNAL when the descriptors cannot be read.
@@ -55,6 +57,8 @@ pub fn assemble<B>(
     routes: Routes,
     policy: Policy,
     limits: &Limits,
+    started: &Started,
+    draining: CancellationToken,
     meter: &Meter,
 ) -> Result<
     impl Service<
@@ -81,7 +85,9 @@ where
         GateLayer(Authenticate { policy }),
         GateLayer(Rate::new(limits.rate, limits.burst)),
         GateLayer(Authorise { policy }),
+        GateLayer(started.clone()),
         AuditLayer,
+        DrainLayer(draining),
     );
     Ok(layers.layer(routes.prepare()))
 }

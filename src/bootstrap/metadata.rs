@@ -18,6 +18,10 @@ use crate::{
 /// sooner than that: a frozen process must not keep others from its operations.
 const MIN_IDLE: Duration = Duration::from_secs(10);
 
+/// Longest wait for connections in use: a database that went away without a word
+/// would hold the end of the process for ever.
+const CLOSE: Duration = Duration::from_secs(5);
+
 /// Pause between two tries to reach a metadata database that is away.
 const RETRY_PAUSE: Duration = Duration::from_secs(1);
 
@@ -52,7 +56,8 @@ impl Metadata {
             ("idle_in_transaction_session_timeout", idle.as_str()),
         ]);
         let settings = Settings {
-            max_connections: config.database.max_connections,
+            // One more listens for notifications and never comes back.
+            max_connections: config.database.max_connections.saturating_add(1),
             acquire_timeout: config.database.acquire_timeout,
         };
         Ok(Self {
@@ -65,7 +70,12 @@ impl Metadata {
     /// Stops the server, if it is ours; the last thing of a shutdown.
     pub(super) async fn close(mut self) {
         self.watch.shutdown().await;
-        self.store.close().await;
+        if tokio::time::timeout(CLOSE, self.store.close())
+            .await
+            .is_err()
+        {
+            tracing::warn!("connections to the metadata database were still in use");
+        }
         if let Some(embedded) = self.embedded
             && let Err(error) = embedded.stop().await
         {
@@ -74,10 +84,10 @@ impl Metadata {
     }
 }
 
-/// Applies the migrations, and waits for a database that is away.
-pub(super) async fn migrate(store: &Store) -> Result<()> {
+/// Tries until the database is there.
+pub(super) async fn wait_for(mut attempt: impl AsyncFnMut() -> Result<()>) -> Result<()> {
     loop {
-        match store.migrate().await {
+        match attempt().await {
             Err(error) if error.reason() == Reason::MetadataUnavailable => {
                 tracing::warn!(
                     detail = error.internal_detail(),
@@ -85,7 +95,7 @@ pub(super) async fn migrate(store: &Store) -> Result<()> {
                 );
                 tokio::time::sleep(RETRY_PAUSE).await;
             }
-            migrated => return migrated,
+            done => return done,
         }
     }
 }

@@ -2,31 +2,80 @@
 
 use std::io::Write;
 
-use crate::{api::listener::Address, config::Config};
+use crate::{
+    api::listener::Address,
+    config::{ClientCertificates, Config},
+};
 
 /// Prints to standard output, where no log goes.
 pub(super) fn print(config: &Config, address: &Address, admin: &str) {
+    // Nobody may be reading; that is no reason to stop.
+    let _ = std::io::stdout().write_all(text(config, address, admin).as_bytes());
+}
+
+fn text(config: &Config, address: &Address, admin: &str) -> String {
     let metadata = match &config.database_url {
         Some(_) => "the database of HOWDAH_DATABASE_URL".to_owned(),
         None => format!("embedded in {}", config.data_dir.display()),
     };
-    let plain = if config.tls.enabled() {
-        ""
-    } else {
-        "-plaintext "
-    };
-    let next = format!(
+    let (endpoint, grpcurl) = hints(config, address);
+    format!(
         "howdah {} serves gRPC on {address}, metrics on http://{admin}/metrics\n\
          metadata: {metadata}\n\
          \n\
          what to type next, in another shell:\n\
-         \x20 howdah instances create orders --wait --endpoint {address}\n\
-         \x20 howdah databases create orders/shop --wait --endpoint {address}\n\
-         \x20 howdah connection orders/shop --endpoint {address}\n\
+         \x20 howdah instances create orders --wait --endpoint {endpoint}\n\
+         \x20 howdah databases create orders/shop --wait --endpoint {endpoint}\n\
+         \x20 howdah connection orders/shop --endpoint {endpoint}\n\
          or, with grpcurl and no proto files:\n\
-         \x20 grpcurl {plain}{address} list\n",
+         \x20 grpcurl {grpcurl} list\n",
         env!("CARGO_PKG_VERSION"),
-    );
-    // Nobody may be reading; that is no reason to stop.
-    let _ = std::io::stdout().write_all(next.as_bytes());
+    )
+}
+
+/// How our own client and grpcurl are told where to connect and by which TLS. Which
+/// files a client has is not known here: their names are placeholders.
+fn hints(config: &Config, address: &Address) -> (String, String) {
+    let tcp = match address {
+        Address::Tcp(tcp) => tcp,
+        Address::Unix(path) => {
+            let grpcurl = format!("-plaintext -unix {}", path.display());
+            return (address.to_string(), grpcurl);
+        }
+    };
+    if !config.tls.enabled() {
+        return (tcp.to_string(), format!("-plaintext {tcp}"));
+    }
+    let mut endpoint = format!("https://{tcp} --ca CA.pem");
+    let mut grpcurl = "-cacert CA.pem ".to_owned();
+    if config.tls.client_certificates == ClientCertificates::Required {
+        endpoint.push_str(" --cert CLIENT.pem --key CLIENT.key");
+        grpcurl.push_str("-cert CLIENT.pem -key CLIENT.key ");
+    }
+    (endpoint, format!("{grpcurl}{tcp}"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn hints_fit_how_it_listens() {
+        let mut config = Config::default();
+        let tcp = Address::Tcp(([127, 0, 0, 1], 7717).into());
+        let (endpoint, grpcurl) = hints(&config, &tcp);
+        assert_eq!(endpoint, "127.0.0.1:7717");
+        assert_eq!(grpcurl, "-plaintext 127.0.0.1:7717");
+        let (endpoint, grpcurl) = hints(&config, &Address::Unix("/run/s".into()));
+        assert_eq!(endpoint, "unix:/run/s");
+        assert_eq!(grpcurl, "-plaintext -unix /run/s");
+        config.tls.certificate = Some("c".into());
+        let (endpoint, grpcurl) = hints(&config, &tcp);
+        assert_eq!(endpoint, "https://127.0.0.1:7717 --ca CA.pem");
+        assert_eq!(grpcurl, "-cacert CA.pem 127.0.0.1:7717");
+        config.tls.client_certificates = ClientCertificates::Required;
+        let (endpoint, grpcurl) = hints(&config, &tcp);
+        assert!(endpoint.ends_with("--cert CLIENT.pem --key CLIENT.key"));
+        assert!(grpcurl.contains("-cert CLIENT.pem -key CLIENT.key"));
+    }
 }

@@ -19,6 +19,7 @@ use std::{
     future::Future,
     io::{self, Write},
     process::ExitCode,
+    time::Duration,
 };
 
 use clap::{CommandFactory, Parser};
@@ -33,6 +34,9 @@ use self::{
     session::Session,
 };
 use crate::{bootstrap, config::Config};
+
+/// Longest wait for threads that are blocked when a command has ended.
+const THREADS_STOP: Duration = Duration::from_secs(1);
 
 /// Runs the command that the process was started with.
 #[must_use]
@@ -50,15 +54,11 @@ fn dispatch(arguments: Arguments) -> Result<Exit, Failure> {
     match arguments.command {
         Command::Serve(settings) => {
             let config = Config::load(&settings)?;
-            Ok(runtime()?
-                .block_on(bootstrap::serve(config))
-                .map(|()| Exit::Success)?)
+            to_its_end(bootstrap::serve(config))
         }
         Command::Migrate(settings) => {
             let config = Config::load(&settings)?;
-            Ok(runtime()?
-                .block_on(bootstrap::migrate(config))
-                .map(|()| Exit::Success)?)
+            to_its_end(bootstrap::migrate(config))
         }
         Command::Doctor(settings) => runtime()?.block_on(doctor::run(&settings, global.output)),
         Command::Config(command) => config::run(&command, global.output),
@@ -90,6 +90,15 @@ fn dispatch(arguments: Arguments) -> Result<Exit, Failure> {
 
 fn runtime() -> Result<Runtime, Failure> {
     Runtime::new().map_err(|error| Failure::new(Exit::Failed, format!("no runtime: {error}")))
+}
+
+/// Runs a command of the server. What blocks a thread afterwards, such as a deletion of
+/// many files, does not hold the end of the process; the next start goes on with it.
+fn to_its_end(command: impl Future<Output = anyhow::Result<()>>) -> Result<Exit, Failure> {
+    let runtime = runtime()?;
+    let ended = runtime.block_on(command);
+    runtime.shutdown_timeout(THREADS_STOP);
+    Ok(ended.map(|()| Exit::Success)?)
 }
 
 /// Runs a client command until it ends or the user presses Ctrl-C.

@@ -101,8 +101,22 @@ impl<const DEFAULT_PORT: u16> JsonSchema for ListenAddress<DEFAULT_PORT> {
     }
 }
 
+impl Config {
+    /// Whether who reaches the listener is let in without saying who it is. A Unix
+    /// socket is for the user of the process alone, and the kernel says who calls.
+    #[must_use]
+    pub fn lets_anybody_in(&self) -> bool {
+        let tcp = matches!(self.listen, ListenAddress::Tcp(_));
+        tcp && self.tls.client_certificates != ClientCertificates::Required
+    }
+}
+
 /// Refuses addresses that others can reach while nobody has to say who they are.
 pub(super) fn check(config: &Config, problems: &mut Vec<Problem>) {
+    if matches!(config.admin_listen, ListenAddress::Unix(_)) {
+        let message = "must be a TCP address such as 127.0.0.1:7718: Prometheus and probes read it";
+        problems.push(Problem::new("admin_listen", message));
+    }
     if config.insecure {
         return;
     }

@@ -9,8 +9,8 @@ use super::{Problem, problem::require};
 #[derive(Clone, Debug, Default, Deserialize, Serialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
 pub struct Otlp {
-    /// Collector that takes OTLP over gRPC, such as `http://127.0.0.1:4317`. None:
-    /// nothing is sent.
+    /// Collector that takes OTLP over gRPC, such as `http://127.0.0.1:4317`, or
+    /// `https://...` by the machine's authorities. None: nothing is sent.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub endpoint: Option<String>,
 }

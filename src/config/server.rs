@@ -14,16 +14,16 @@ const MESSAGE_BYTES: std::ops::RangeInclusive<usize> = 64 * 1024..=64 * 1024 * 1
 #[derive(Clone, Debug, Deserialize, Serialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
 pub struct Server {
-    /// Most open connections; the next one waits in the kernel's queue.
+    /// Most open connections; the next one is closed at once.
     pub max_connections: usize,
     /// Most streams at once on a connection; the client queues what is above.
     pub max_concurrent_streams: u32,
-    /// Most unary calls at once on all connections; the next is refused as OVERLOADED.
+    /// Most calls that wait for their answer at once; the next is refused as OVERLOADED.
     pub max_in_flight: usize,
     /// Largest request message in bytes.
     pub max_message_bytes: usize,
-    /// Longest time for a unary call; a client's shorter deadline holds. Waiting for
-    /// an operation and streams have bounds of their own.
+    /// Longest time for a unary call, and until a stream's answer begins; a client's
+    /// shorter deadline holds. Waiting for an operation has a bound of its own.
     #[serde(with = "duration")]
     #[schemars(with = "duration::Text")]
     pub request_timeout: Duration,
@@ -35,7 +35,7 @@ pub struct Server {
     #[serde(with = "duration")]
     #[schemars(with = "duration::Text")]
     pub keepalive_timeout: Duration,
-    /// Age at which a connection is told to go, a tenth more or less, so that clients
+    /// Age at which a connection is told to go, up to a tenth more, so that clients
     /// spread over replicas again. 0s: never.
     #[serde(with = "duration")]
     #[schemars(with = "duration::Text")]

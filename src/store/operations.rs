@@ -36,7 +36,7 @@ impl Changes {
 }
 
 impl Store {
-    /// Listens for changed operations, on a connection of its own.
+    /// Listens for changed operations, on one of the connections that it keeps.
     ///
     /// # Errors
     /// METADATA_UNAVAILABLE.

@@ -13,7 +13,7 @@ pub mod sql;
 
 use std::{env, time::Duration};
 
-use opentelemetry::{KeyValue, metrics::Meter};
+use opentelemetry::{Key, KeyValue, metrics::Meter};
 use opentelemetry_sdk::{Resource, trace::SdkTracerProvider};
 
 pub use logs::Format;
@@ -125,7 +125,10 @@ fn resource(settings: &Settings) -> Resource {
     if env::var_os("OTEL_SERVICE_NAME").is_none() {
         builder = builder.with_service_name(SERVICE_NAME);
     }
-    if let Some(id) = &settings.instance_id {
+    // What OTEL_RESOURCE_ATTRIBUTES names is stronger.
+    let named = Resource::builder().build();
+    let named = named.get(&Key::from_static_str(names::SERVICE_INSTANCE_ID));
+    if let (Some(id), None) = (&settings.instance_id, named) {
         builder = builder.with_attribute(KeyValue::new(names::SERVICE_INSTANCE_ID, id.clone()));
     }
     builder.build()

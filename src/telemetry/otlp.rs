@@ -5,8 +5,13 @@ use std::{
     sync::atomic::{AtomicBool, Ordering},
 };
 
-use opentelemetry_otlp::{MetricExporter, SpanExporter, WithExportConfig as _};
+use http::{Uri, uri::Scheme};
+use opentelemetry_otlp::{
+    MetricExporter, SpanExporter, WithExportConfig as _, WithTonicConfig as _,
+};
 use opentelemetry_sdk::{Resource, trace::SdkTracerProvider};
+
+use tonic::transport::ClientTlsConfig;
 
 use super::Error;
 
@@ -47,11 +52,30 @@ impl Target {
     }
 }
 
+/// TLS by the machine's authorities, where the endpoint asks for it. Else nothing is
+/// read: a machine without authorities still exports in plain text.
+fn tls(target: &Target) -> Option<ClientTlsConfig> {
+    let https = |text: &str| {
+        text.parse::<Uri>()
+            .is_ok_and(|uri| uri.scheme() == Some(&Scheme::HTTPS))
+    };
+    let encrypted = match target {
+        Target::Endpoint(endpoint) => https(endpoint),
+        Target::Environment => ENDPOINT_VARIABLES
+            .iter()
+            .any(|name| env::var(name).is_ok_and(|value| https(&value))),
+    };
+    encrypted.then(|| ClientTlsConfig::new().with_native_roots())
+}
+
 pub(super) fn tracer_provider(
     target: &Target,
     resource: Resource,
 ) -> Result<SdkTracerProvider, Error> {
-    let builder = SpanExporter::builder().with_tonic();
+    let mut builder = SpanExporter::builder().with_tonic();
+    if let Some(tls) = tls(target) {
+        builder = builder.with_tls_config(tls);
+    }
     let exporter = match target {
         Target::Endpoint(endpoint) => builder.with_endpoint(endpoint).build()?,
         Target::Environment => builder.build()?,
@@ -64,7 +88,10 @@ pub(super) fn tracer_provider(
 }
 
 pub(super) fn metric_exporter(target: &Target) -> Result<MetricExporter, Error> {
-    let builder = MetricExporter::builder().with_tonic();
+    let mut builder = MetricExporter::builder().with_tonic();
+    if let Some(tls) = tls(target) {
+        builder = builder.with_tls_config(tls);
+    }
     Ok(match target {
         Target::Endpoint(endpoint) => builder.with_endpoint(endpoint).build()?,
         Target::Environment => builder.build()?,

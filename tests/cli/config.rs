@@ -171,6 +171,7 @@ fn each_rule_refuses() {
     let cases: &[(&[(&str, &str)], &str)] = &[
         (&[("LISTEN", "nowhere")], "listen"),
         (&[("LISTEN", "unix:")], "listen"),
+        (&[("ADMIN_LISTEN", "unix:/tmp/s")], "admin_listen"),
         (&[("TLS_CERTIFICATE", "c")], "tls.key"),
         (&[("TLS_KEY", "k")], "tls.certificate"),
         (
@@ -241,10 +242,12 @@ fn a_wide_address_needs_authentication() {
             assert!(problem.starts_with(&format!("{key}: ")), "{problem}");
             start.flags(&["--insecure"]).load().unwrap();
         }
-        for address in ["127.3.2.1:0", "[::1]:1", "unix:/tmp/s", "localhost:80"] {
+        for address in ["127.3.2.1:0", "[::1]:1", "localhost:80"] {
             Start::new().variable(variable, address).load().unwrap();
         }
     }
+    let socket = Start::new().variable("HOWDAH_LISTEN", "unix:/tmp/s");
+    assert!(!socket.load().unwrap().config.lets_anybody_in());
     let tls = |mode: &str| {
         Start::new()
             .variable("HOWDAH_LISTEN", "0.0.0.0:7717")
@@ -255,7 +258,11 @@ fn a_wide_address_needs_authentication() {
     };
     let config = tls("required").load().unwrap().config;
     assert_eq!(config.tls.client_certificates, ClientCertificates::Required);
-    assert!(tls("optional").refused_once().starts_with("listen: "));
+    assert!(!config.lets_anybody_in());
+    let optional = tls("optional");
+    assert!(optional.refused_once().starts_with("listen: "));
+    let optional = optional.variable("HOWDAH_LISTEN", "127.0.0.1:0");
+    assert!(optional.load().unwrap().config.lets_anybody_in());
 }
 
 #[test]

@@ -15,7 +15,7 @@ use howdah::{
         health,
         listener::{Address, Listener, Settings},
         reflection,
-        server::{Limits, assemble},
+        server::{Limits, Started, assemble},
     },
     auth::Policy,
     pb::v1::{
@@ -49,6 +49,7 @@ pub(super) struct Setup {
     pub(super) settings: Settings,
     pub(super) limits: Limits,
     pub(super) anonymous: bool,
+    pub(super) started: bool,
 }
 
 impl Default for Setup {
@@ -58,6 +59,7 @@ impl Default for Setup {
             settings: Settings::default(),
             limits: Limits::default(),
             anonymous: true,
+            started: true,
         }
     }
 }
@@ -66,6 +68,7 @@ impl Default for Setup {
 pub(super) struct Edge {
     address: Address,
     pub(super) drain: CancellationToken,
+    pub(super) started: Started,
     pub(super) service: Fickle,
     pub(super) health: health::Reporter,
     pub(super) metrics: Metrics,
@@ -88,14 +91,26 @@ impl Edge {
             anonymous_allowed: setup.anonymous,
         };
         let routes = reflection::add_to(routes).unwrap();
-        let stack = assemble(routes, policy, &setup.limits, &meter).unwrap();
-        let drain = CancellationToken::new();
+        let (drain, started) = (CancellationToken::new(), Started::default());
+        if setup.started {
+            started.set();
+        }
+        let stack = assemble(
+            routes,
+            policy,
+            &setup.limits,
+            &started,
+            drain.clone(),
+            &meter,
+        )
+        .unwrap();
         let address = listener.local_addr().clone();
         let mut tasks = JoinSet::new();
         tasks.spawn(listener.run(stack, drain.clone()));
         Self {
             address,
             drain,
+            started,
             service,
             health,
             metrics,

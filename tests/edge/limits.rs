@@ -1,18 +1,25 @@
 //! Load shed, rates and who is let in.
 
-use std::future::poll_fn;
+use std::{future::poll_fn, time::Duration};
 
-use futures::FutureExt as _;
+use bytes::Bytes;
+use futures::{FutureExt as _, stream::pending};
 use howdah::{
-    api::{server::Limits, status},
+    api::{
+        server::{Caps, Limits},
+        status,
+    },
     domain::Reason,
-    pb::v1::GetDatabaseRequest,
+    pb::v1::{GetDatabaseRequest, SubscribeRequest},
 };
-use tonic::Code;
+use http_body::Frame;
+use http_body_util::StreamBody;
+use tokio::time::timeout;
+use tonic::{Code, Status};
 use tonic_health::pb::{HealthCheckRequest, health_client::HealthClient};
 use tonic_types::StatusExt as _;
 
-use super::harness::{Edge, Raw, Setup};
+use super::harness::{BOUND, Edge, Raw, Setup};
 
 fn named(name: &str) -> GetDatabaseRequest {
     GetDatabaseRequest {
@@ -62,6 +69,49 @@ async fn calls_over_the_bound_are_shed_but_probes_pass() {
         .unwrap();
 }
 
+/// A stream whose request never comes, and one that everybody may open.
+#[tokio::test]
+async fn callers_that_say_nothing_hold_no_place_for_ever() {
+    let edge = Edge::start(Setup {
+        limits: Limits {
+            in_flight: 1,
+            deadlines: Caps {
+                usual: Duration::from_millis(200),
+                ..Caps::default()
+            },
+            ..Limits::default()
+        },
+        ..Setup::default()
+    })
+    .await;
+    let client = edge.connect().await;
+    let silent = async |path: &str| {
+        let body =
+            tonic::body::Body::new(StreamBody::new(pending::<Result<Frame<Bytes>, Status>>()));
+        let request = http::Request::post(format!("http://localhost{path}"))
+            .header("content-type", "application/grpc")
+            .header("te", "trailers");
+        let request = request.body(body).unwrap();
+        let answer = timeout(BOUND, client.sender.clone().send_request(request));
+        let answer = answer.await.expect("an answer").unwrap();
+        Status::from_header_map(answer.headers()).expect("a refusal")
+    };
+    let mut watch = silent("/grpc.health.v1.Health/Watch").boxed_local();
+    tokio::select! {
+        status = &mut watch => panic!("{status:?}"),
+        () = edge.measured(&["howdah_rpc_active", " 1"]) => {}
+    }
+    // Public calls take no place.
+    let asked = client.databases().get_database(named("shop")).await;
+    asked.unwrap();
+    let status = silent("/howdah.v1.ChangeStreamService/Subscribe").await;
+    assert_eq!(status::reason(&status), Some(Reason::DeadlineExceeded));
+    let status = watch.await;
+    assert_eq!(status::reason(&status), Some(Reason::DeadlineExceeded));
+    let asked = client.databases().get_database(named("shop")).await;
+    asked.unwrap();
+}
+
 #[tokio::test]
 async fn callers_over_their_rate_are_told_when_to_come_back() {
     let edge = Edge::start(Setup {
@@ -105,6 +155,28 @@ async fn nobody_gets_in_without_credentials_but_probes_do() {
     assert_eq!(status.code(), Code::Unauthenticated);
     assert_eq!(status::reason(&status), Some(Reason::CredentialsMissing));
     probe(&client).await;
+}
+
+#[tokio::test]
+async fn only_probes_pass_before_the_start_is_complete() {
+    let edge = Edge::start(Setup {
+        started: false,
+        ..Setup::default()
+    })
+    .await;
+    let client = edge.connect().await;
+    let asked = client.databases().get_database(named("shop")).await;
+    let status = asked.unwrap_err();
+    assert_eq!(status.code(), Code::Unavailable);
+    assert_eq!(status::reason(&status), Some(Reason::MetadataUnavailable));
+    assert!(status.get_details_retry_info().is_some());
+    let request = SubscribeRequest::default();
+    let status = client.streams().subscribe(request).await.unwrap_err();
+    assert_eq!(status::reason(&status), Some(Reason::MetadataUnavailable));
+    probe(&client).await;
+    edge.started.set();
+    let asked = client.databases().get_database(named("shop")).await;
+    asked.unwrap();
 }
 
 #[tokio::test]

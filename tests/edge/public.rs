@@ -1,14 +1,18 @@
 //! Health and reflection.
 
 use futures::stream;
-use howdah::{api::status, domain::Reason};
+use howdah::{
+    api::{listener::Settings, status},
+    domain::Reason,
+};
 use tonic::Code;
 use tonic_health::pb::{
     HealthCheckRequest, health_check_response::ServingStatus, health_client::HealthClient,
 };
 use tonic_reflection::pb::{v1, v1alpha};
+use tonic_types::StatusExt as _;
 
-use super::harness::{Channel, Edge, Raw, Setup};
+use super::harness::{BOUND, Channel, Edge, Raw, Setup};
 
 fn health(client: &Raw) -> HealthClient<Channel> {
     HealthClient::with_origin(client.channel(), Raw::origin())
@@ -131,4 +135,39 @@ async fn reflection_v1alpha_lists() {
             .iter()
             .any(|service| service.name == "howdah.v1.InstanceService")
     );
+}
+
+/// A client that only listens does not hold up a shutdown.
+#[tokio::test]
+async fn open_reflection_and_health_end_at_the_drain() {
+    use v1::{ServerReflectionRequest, server_reflection_client::ServerReflectionClient};
+    let settings = Settings {
+        drain_timeout: BOUND * 10,
+        ..Settings::default()
+    };
+    let mut edge = Edge::start(Setup {
+        settings,
+        ..Setup::default()
+    })
+    .await;
+    let client = edge.connect().await;
+    let silent = stream::pending::<ServerReflectionRequest>();
+    let mut answers = ServerReflectionClient::with_origin(client.channel(), Raw::origin())
+        .server_reflection_info(silent)
+        .await
+        .unwrap()
+        .into_inner();
+    let mut watch = health(&client).watch(of("")).await.unwrap().into_inner();
+    watch.message().await.unwrap().unwrap();
+    edge.drain.cancel();
+    let told = [
+        answers.message().await.map(|_| ()),
+        watch.message().await.map(|_| ()),
+    ];
+    for status in told.map(Result::unwrap_err) {
+        assert_eq!(status.code(), Code::Unavailable);
+        assert_eq!(status::reason(&status), Some(Reason::ShuttingDown));
+        assert!(status.get_details_retry_info().is_some());
+    }
+    edge.ended().await;
 }

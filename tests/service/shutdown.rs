@@ -1,5 +1,6 @@
 //! SIGTERM: who waits is told, and what users have goes on.
 
+use futures::{StreamExt as _, stream};
 use howdah::pb::{
     google::longrunning::{
         GetOperationRequest, WaitOperationRequest, operations_client::OperationsClient,
@@ -11,6 +12,10 @@ use tonic::{Code, Status, Streaming, transport::Channel};
 use tonic_health::pb::{
     HealthCheckRequest, HealthCheckResponse, health_check_response::ServingStatus,
     health_client::HealthClient,
+};
+use tonic_reflection::pb::v1::{
+    ServerReflectionRequest, ServerReflectionResponse,
+    server_reflection_client::ServerReflectionClient, server_reflection_request::MessageRequest,
 };
 use tonic_types::StatusExt as _;
 
@@ -40,6 +45,18 @@ async fn watch(howdah: &Howdah) -> Streaming<HealthCheckResponse> {
     let request = HealthCheckRequest::default();
     let mut client = HealthClient::new(howdah.channel().await);
     client.watch(request).await.unwrap().into_inner()
+}
+
+/// Asks once, and keeps the stream open as a tool in somebody's terminal does.
+async fn reflect(howdah: &Howdah) -> Streaming<ServerReflectionResponse> {
+    let request = ServerReflectionRequest {
+        host: String::new(),
+        message_request: Some(MessageRequest::ListServices(String::new())),
+    };
+    let requests = stream::iter([request]).chain(stream::pending());
+    let mut client = ServerReflectionClient::new(howdah.channel().await);
+    let answers = client.server_reflection_info(requests).await;
+    answers.unwrap().into_inner()
 }
 
 /// Returns when what was sent before over the same connection has arrived.
@@ -77,6 +94,8 @@ async fn ends_in_order(name: &str) {
     let mut health = watch(&howdah).await;
     let first = health.message().await.unwrap().unwrap();
     assert_eq!(first.status(), ServingStatus::Serving);
+    let mut described = reflect(&howdah).await;
+    described.message().await.unwrap().unwrap();
     let servers = howdah.servers();
     assert_eq!(servers.len(), 1);
 
@@ -89,6 +108,7 @@ async fn ends_in_order(name: &str) {
     // The change is told before the stream ends.
     assert_eq!(next.unwrap().unwrap().status(), ServingStatus::NotServing);
     told_to_come_back(&health.message().await.unwrap_err());
+    told_to_come_back(&described.message().await.unwrap_err());
     assert!(howdah.ended().await.success(), "{}", howdah.log());
     assert!(!howdah.data_dir().join("endpoint").exists());
     assert!(!howdah.data_dir().join("admin-endpoint").exists());

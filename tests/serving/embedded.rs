@@ -1,6 +1,7 @@
 //! The metadata server that Howdah brings along.
 
 use crate::support::howdah::{Howdah, Options, instance_name, signal};
+use crate::support::postgres::server;
 use howdah::pb::v1::GetInstanceRequest;
 
 fn metadata_pid(howdah: &Howdah) -> u32 {
@@ -104,4 +105,26 @@ async fn the_wrong_secret_key_is_found_at_start() {
         "{}",
         howdah.log()
     );
+}
+
+/// What a job does before the replicas of a new release start.
+#[tokio::test(flavor = "multi_thread")]
+async fn migrate_brings_an_empty_database_up_and_then_changes_nothing() {
+    let mut howdah = Howdah::new(Options::external().await);
+    let url = howdah.options.database_url.clone().unwrap();
+    let (_, database) = url.rsplit_once('/').unwrap();
+    let metadata = server(15).client(database).await;
+    let applied = async || {
+        let sql = "select string_agg(t::text, ',' order by version) from _sqlx_migrations t";
+        let row = metadata.query_one(sql, &[]).await.unwrap();
+        row.get::<_, Option<String>>(0).unwrap()
+    };
+    let migrate = || howdah.command("migrate", "").status().unwrap();
+    assert!(migrate().success(), "{}", howdah.log());
+    let first = applied().await;
+    assert!(migrate().success(), "{}", howdah.log());
+    assert_eq!(applied().await, first);
+    howdah.start("").await;
+    assert_eq!(applied().await, first);
+    howdah.instance("orders").await;
 }

@@ -1,5 +1,6 @@
 //! How the program can be served: as whom, where, and with which metadata.
 
 mod embedded;
+mod telemetry;
 mod tls;
 mod user;

@@ -6,38 +6,54 @@ use howdah::{
     client::{Client, Options as ClientOptions},
     pb::v1::ListInstancesRequest,
 };
-use rcgen::{BasicConstraints, CertificateParams, CertifiedIssuer, IsCa, KeyPair};
+use rcgen::{BasicConstraints, CertificateParams, CertifiedIssuer, IsCa, KeyPair, SanType};
 
-use crate::support::howdah::{Howdah, Options, PROJECT, eventually};
+use crate::support::howdah::{Howdah, Options, PROJECT, eventually, signal};
 
-struct Files {
+/// What TLS needs, in a directory.
+pub(super) struct Files {
     directory: tempfile::TempDir,
 }
 
 impl Files {
     /// A CA, a server certificate for localhost, and a client's.
-    fn new() -> Self {
-        let directory = tempfile::tempdir().unwrap();
+    pub(super) fn new() -> Self {
+        let files = Self {
+            directory: tempfile::tempdir().unwrap(),
+        };
+        files.fill();
+        files
+    }
+
+    /// Makes all of them anew.
+    fn fill(&self) {
         let mut ca = CertificateParams::new(Vec::new()).unwrap();
         ca.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
         let ca = CertifiedIssuer::self_signed(ca, KeyPair::generate().unwrap()).unwrap();
-        let files = Self { directory };
-        files.write("ca.pem", &ca.pem());
-        for (name, host) in [("server", "localhost"), ("client", "client")] {
+        self.write("ca.pem", &ca.pem());
+        // By SPIFFE a certificate with two identities is nobody's.
+        let two = ["spiffe://mesh/a", "spiffe://mesh/b"];
+        for (name, host, identities) in [
+            ("server", "localhost", &[][..]),
+            ("client", "client", &[]),
+            ("ambiguous", "client", &two),
+        ] {
             let key = KeyPair::generate().unwrap();
-            let params = CertificateParams::new(vec![host.to_owned(), "127.0.0.1".to_owned()]);
-            let certificate = params.unwrap().signed_by(&key, &ca).unwrap();
-            files.write(&format!("{name}.pem"), &certificate.pem());
-            files.write(&format!("{name}.key"), &key.serialize_pem());
+            let names = vec![host.to_owned(), "127.0.0.1".to_owned()];
+            let mut params = CertificateParams::new(names).unwrap();
+            let uri = |text: &&str| SanType::URI((*text).try_into().unwrap());
+            params.subject_alt_names.extend(identities.iter().map(uri));
+            let certificate = params.signed_by(&key, &ca).unwrap();
+            self.write(&format!("{name}.pem"), &certificate.pem());
+            self.write(&format!("{name}.key"), &key.serialize_pem());
         }
-        files
     }
 
     fn write(&self, name: &str, text: &str) {
         fs::write(self.directory.path().join(name), text).unwrap();
     }
 
-    fn path(&self, name: &str) -> String {
+    pub(super) fn path(&self, name: &str) -> String {
         self.directory.path().join(name).display().to_string()
     }
 }
@@ -85,4 +101,67 @@ async fn a_client_certificate_opens_a_door_that_others_find_shut() {
     howdah.endpoint_host("127.0.0.1");
     list(&known, &howdah).await.unwrap();
     list(&bare, &howdah).await.unwrap_err();
+    let nobody = ClientOptions {
+        certificate: Some(files.path("ambiguous.pem").into()),
+        key: Some(files.path("ambiguous.key").into()),
+        ..bare
+    };
+    let refused = list(&nobody, &howdah).await.unwrap_err();
+    assert_eq!(refused, "this server wants a client certificate");
+    let log = howdah.log();
+    let denial = log.lines().find(|line| line.contains("call was denied"));
+    let denial: serde_json::Value = serde_json::from_str(denial.expect("a denial")).unwrap();
+    for (field, value) in [
+        ("target", "audit"),
+        ("effect", "denial"),
+        ("method", "howdah.v1.InstanceService/ListInstances"),
+        ("principal", "anonymous"),
+        ("result", "CREDENTIALS_MISSING"),
+    ] {
+        assert_eq!(denial[field], value, "{denial}");
+    }
+}
+
+/// SIGHUP never ends it: by default it would, without a drain.
+#[tokio::test(flavor = "multi_thread")]
+async fn sighup_reloads_the_files_and_nothing_else() {
+    let files = Files::new();
+    let options = Options::external()
+        .await
+        .with("HOWDAH_TLS_CERTIFICATE", files.path("server.pem"))
+        .with("HOWDAH_TLS_KEY", files.path("server.key"));
+    let howdah = Howdah::serve(options).await;
+    let count = |line: &str| howdah.log().matches(line).count();
+    let by_ca = ClientOptions {
+        ca: Some(files.path("ca.pem").into()),
+        ..ClientOptions::default()
+    };
+    list(&by_ca, &howdah).await.unwrap();
+
+    fs::remove_file(files.path("server.key")).unwrap();
+    for hangups in 1..=3 {
+        signal(howdah.pid(), "HUP");
+        eventually("it is heard", async || count("SIGHUP: ") == hangups).await;
+    }
+    eventually("it is noticed", async || {
+        count("TLS files were not read") > 0
+    })
+    .await;
+    files.fill();
+    signal(howdah.pid(), "HUP");
+    eventually("the new certificate is shown", async || {
+        list(&by_ca, &howdah).await.is_ok()
+    })
+    .await;
+    // A file that is away is told once, not at each look.
+    assert_eq!(count("TLS files were not read"), 1, "{}", howdah.log());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn sighup_without_tls_is_heard_and_changes_nothing() {
+    let mut howdah = Howdah::serve(Options::external().await).await;
+    signal(howdah.pid(), "HUP");
+    eventually("it is heard", async || howdah.log().contains("SIGHUP: ")).await;
+    howdah.instance("orders").await;
+    assert!(howdah.stop().await.success());
 }

@@ -10,7 +10,7 @@ use std::{
     os::unix::fs::PermissionsExt,
     path::{Path, PathBuf},
     process::{Child, Command, ExitStatus, Stdio},
-    time::{Duration, Instant},
+    time::{Duration, Instant, SystemTime},
 };
 
 use howdah::pb::{
@@ -72,6 +72,8 @@ pub struct Howdah {
     directory: PathBuf,
     ports: String,
     child: Option<Child>,
+    /// When the file `endpoint` that was there at the last start was written.
+    stale: Option<SystemTime>,
     watchdog: Child,
     program: PathBuf,
     dress: Box<dyn Fn(&mut Command) + Send + Sync>,
@@ -92,6 +94,7 @@ impl Howdah {
         Self {
             options,
             child: None,
+            stale: None,
             ports: ports::range(),
             watchdog: watchdog(&path),
             directory: path,
@@ -129,7 +132,7 @@ impl Howdah {
     /// Starts it, and does not wait.
     pub fn spawn(&mut self, failpoints: &str) {
         assert!(self.child.is_none(), "it runs");
-        let _ = fs::remove_file(self.data_dir().join("endpoint"));
+        self.stale = self.endpoint_written();
         let child = self.command("serve", failpoints).spawn().unwrap();
         fs::write(self.pid_path(), child.id().to_string()).unwrap();
         self.child = Some(child);
@@ -186,7 +189,16 @@ impl Howdah {
         }
     }
 
+    fn endpoint_written(&self) -> Option<SystemTime> {
+        let file = fs::metadata(self.data_dir().join("endpoint")).ok()?;
+        Some(file.modified().unwrap())
+    }
+
+    /// What this process wrote, and not one that was killed before.
     fn endpoint_file(&self) -> Option<String> {
+        if self.endpoint_written() == self.stale {
+            return None;
+        }
         match fs::read_to_string(self.data_dir().join("endpoint")) {
             Ok(text) if text.ends_with('\n') => Some(text.trim().to_owned()),
             Ok(_) => None,

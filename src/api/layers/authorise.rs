@@ -47,3 +47,59 @@ impl Check for Authorise {
             .with_metadata("permission", permission.as_str()))
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use opentelemetry::trace::TraceId;
+
+    use super::*;
+    use crate::{
+        api::{
+            layers::Call,
+            method::{Effect, Method},
+        },
+        auth::Permission,
+    };
+
+    fn ask(access: Option<Access>, principal: Principal) -> Result<()> {
+        let method = Method {
+            name: "howdah.v1.Service/Method".into(),
+            access,
+            effect: Effect::Read,
+            streaming: false,
+            waits: false,
+        };
+        let mut request = Request::new(());
+        request.extensions_mut().insert(Call {
+            method: Arc::new(method),
+            trace: TraceId::INVALID,
+        });
+        request.extensions_mut().insert(principal);
+        let policy = Policy {
+            anonymous_allowed: true,
+        };
+        Authorise { policy }.check(&mut request)
+    }
+
+    #[test]
+    fn only_who_holds_the_permission_is_let_in() {
+        let permission = Permission::parse("instances.create").unwrap();
+        let held = || Some(Access::Permission(permission.clone()));
+        ask(held(), Principal::Anonymous).unwrap();
+        ask(Some(Access::Public), Principal::Howdah).unwrap();
+        let refusals = [
+            (held(), Reason::PermissionMissing),
+            (Some(Access::Closed), Reason::MethodClosed),
+            (None, Reason::Unimplemented),
+        ];
+        for (access, reason) in refusals {
+            let error = ask(access, Principal::Howdah).unwrap_err();
+            assert_eq!(error.reason(), reason);
+        }
+        // Nobody may call what carries no permission.
+        let error = ask(Some(Access::Closed), Principal::Anonymous).unwrap_err();
+        assert_eq!(error.reason(), Reason::MethodClosed);
+    }
+}

@@ -1,7 +1,8 @@
-//! Deadlines of unary calls: the caller's `grpc-timeout`, at most our own cap.
+//! Deadlines of calls: the caller's `grpc-timeout`, at most our own cap.
 //!
-//! Streams have none: they end by themselves or with their connection. What a
-//! mutation began goes on after its call ended, since it runs on a task of its own.
+//! A stream has one until its answer begins, so that a caller that sends no request
+//! does not hold a place for ever; then it ends by itself or with its connection. What
+//! a mutation began goes on after its call ended, since it runs on a task of its own.
 
 use std::{
     convert::Infallible,
@@ -20,7 +21,7 @@ use crate::domain::{Error, Reason};
 
 use super::{Response, method_of};
 
-/// Longest times that unary calls may take.
+/// Longest times that calls may take until their answer begins.
 #[derive(Clone, Copy, Debug)]
 pub struct Caps {
     /// Of methods that answer at once.
@@ -38,7 +39,7 @@ impl Default for Caps {
     }
 }
 
-/// Ends unary calls at their deadline.
+/// Ends calls at their deadline.
 #[derive(Clone, Copy, Debug)]
 pub struct DeadlineLayer(pub Caps);
 
@@ -53,7 +54,7 @@ impl<S> Layer<S> for DeadlineLayer {
     }
 }
 
-/// A service whose unary calls end at their deadline.
+/// A service whose calls end at their deadline.
 #[derive(Clone, Debug)]
 pub struct Deadline<S> {
     inner: S,
@@ -84,9 +85,6 @@ where
 impl<S> Deadline<S> {
     fn limit<B>(&self, request: &Request<B>) -> Option<Duration> {
         let method = method_of(request)?;
-        if method.streaming {
-            return None;
-        }
         let cap = if method.waits {
             self.caps.waiting
         } else {

@@ -9,7 +9,9 @@
 //! 7. [`authenticate`]: who calls;
 //! 8. [`rate`]: how often this caller may;
 //! 9. [`authorise`]: whether it may, by the method's permission;
-//! 10. [`audit`]: mutations and secrets are written down.
+//! 10. [`started`]: nothing is served before the start is complete;
+//! 11. [`audit`]: mutations and secrets are written down;
+//! 12. [`drain`]: public streams end at the drain.
 //!
 //! The layers are always ready and hold no locks; their futures and bodies are
 //! concrete types, so that a call costs no allocation in them.
@@ -21,11 +23,13 @@ pub mod authorise;
 mod body;
 pub mod deadline;
 pub mod details;
+pub mod drain;
 pub mod gate;
 pub mod measure;
 pub mod panics;
 pub mod rate;
 pub mod shed;
+pub mod started;
 pub mod trace;
 
 use std::sync::Arc;

@@ -2,8 +2,8 @@
 //!
 //! A call past the bound is refused at once, which is cheaper for everybody than a
 //! queue that grows. A stream counts until its first headers only; the number of open
-//! streams has bounds of its own. Health and reflection always pass, so that a server
-//! under load is not taken for dead.
+//! streams has bounds of its own. Health and reflection always pass and take no
+//! place, so that a server under load is not taken for dead.
 
 use std::{
     convert::Infallible,
@@ -75,8 +75,9 @@ where
     }
 
     fn call(&mut self, request: Request<B>) -> Self::Future {
-        let permit = Arc::clone(&self.free).try_acquire_owned().ok();
         let public = method_of(&request).is_some_and(|method| Method::is_public(method));
+        let free = (!public).then(|| Arc::clone(&self.free));
+        let permit = free.and_then(|free| free.try_acquire_owned().ok());
         if permit.is_none() && !public {
             return Passing::refused(
                 Error::new(Reason::Overloaded, "the server has too much to do")

@@ -36,7 +36,7 @@ pub(super) struct Certificates {
 #[derive(Clone, Debug)]
 struct Loaded {
     config: Arc<ServerConfig>,
-    /// Of the files that were last looked at, good or bad.
+    /// Of the files that were last looked at, good or bad, or of why they were not read.
     seen: Fingerprint,
 }
 
@@ -92,28 +92,26 @@ impl Certificates {
 
     /// Takes changed files over; broken ones are logged once and change nothing.
     async fn reload(&self) {
-        let contents = match Contents::read(&self.files).await {
-            Ok(contents) => contents,
-            Err(error) => {
-                // Maybe between two renames: only worth a line, not an alarm.
-                tracing::warn!(%error, "TLS files were not read");
-                return;
-            }
+        let contents = Contents::read(&self.files).await;
+        let seen = match &contents {
+            Ok(contents) => contents.fingerprint(),
+            Err(error) => fingerprint(&[error.message().as_bytes()]),
         };
-        let seen = contents.fingerprint();
         let mut loaded = self.snapshot();
         if loaded.seen == seen {
             return;
         }
         loaded.seen = seen;
-        match contents.config(self.files.client_auth) {
-            Ok(config) => {
+        match contents.map(|contents| contents.config(self.files.client_auth)) {
+            Ok(Ok(config)) => {
                 loaded.config = Arc::new(config);
                 tracing::info!("TLS files were reloaded");
             }
-            Err(error) => {
+            Ok(Err(error)) => {
                 tracing::error!(%error, "TLS files are broken, the former ones stay in use");
             }
+            // Maybe between two renames: only worth a line, not an alarm.
+            Err(error) => tracing::warn!(%error, "TLS files were not read"),
         }
         *self.current.write().unwrap_or_else(PoisonError::into_inner) = loaded;
     }
@@ -138,15 +136,8 @@ impl Contents {
     }
 
     fn fingerprint(&self) -> Fingerprint {
-        let mut context = digest::Context::new(&digest::SHA256);
         let ca = self.client_ca.as_deref().unwrap_or_default();
-        for part in [self.certificate.as_slice(), &self.key, ca] {
-            context.update(&part.len().to_be_bytes());
-            context.update(part);
-        }
-        let mut fingerprint = Fingerprint::default();
-        fingerprint.copy_from_slice(context.finish().as_ref());
-        fingerprint
+        fingerprint(&[&self.certificate, &self.key, ca])
     }
 
     fn config(&self, client_auth: ClientAuth) -> Result<ServerConfig> {
@@ -186,6 +177,17 @@ impl Contents {
         };
         builder.build().map_err(|error| broken("client CA", error))
     }
+}
+
+fn fingerprint(parts: &[&[u8]]) -> Fingerprint {
+    let mut context = digest::Context::new(&digest::SHA256);
+    for part in parts {
+        context.update(&part.len().to_be_bytes());
+        context.update(part);
+    }
+    let mut fingerprint = Fingerprint::default();
+    fingerprint.copy_from_slice(context.finish().as_ref());
+    fingerprint
 }
 
 async fn read(path: &Path) -> Result<Vec<u8>> {

@@ -3,7 +3,7 @@
 use std::{fs, process::Command};
 
 use super::places;
-use crate::config::{ClientCertificates, Config, Finding, Surroundings};
+use crate::config::{Config, Finding, Surroundings};
 
 pub(super) fn check(config: &Config, surroundings: &Surroundings) -> Vec<Finding> {
     if !surroundings.root {
@@ -15,14 +15,15 @@ pub(super) fn check(config: &Config, surroundings: &Surroundings) -> Vec<Finding
 
 fn open_as_root(config: &Config) -> Finding {
     let check = "authentication";
-    if config.tls.client_certificates == ClientCertificates::Required {
-        return Finding::ok(check, "clients show certificates");
+    if !config.lets_anybody_in() {
+        return Finding::ok(check, "callers are known");
     }
     Finding::warn(
         check,
         "root serves without authentication: every user of this machine may do what \
          Howdah may",
-        "run it as another user, or set tls.client_certificates = \"required\"",
+        "run it as another user, set --listen unix:PATH, or set \
+         tls.client_certificates = \"required\"",
     )
 }
 

@@ -19,11 +19,11 @@ use tonic_health::pb::{
 };
 
 use crate::{
-    service::rig::refused,
+    service::rig::{Metadata, refused},
     support::{
         howdah::{
             Howdah, LIMIT, Options, PROJECT, create_instance, eventually, instance_name, reason,
-            succeeded,
+            signal, succeeded,
         },
         ports,
         postgres::{PASSWORD, SUPERUSER, Server},
@@ -67,8 +67,33 @@ impl Away {
         self.control(&["stop", "-m", "fast"]);
     }
 
+    /// Stops every process of the server, until the answer is dropped.
+    fn freeze(&self) -> Frozen {
+        let file = std::fs::read_to_string(self.0.data().join("postmaster.pid")).unwrap();
+        let postmaster: u32 = file.lines().next().unwrap().parse().unwrap();
+        signal(postmaster, "STOP");
+        let children = format!("/proc/{postmaster}/task/{postmaster}/children");
+        let children = std::fs::read_to_string(children).unwrap();
+        let mut pids: Vec<u32> = children
+            .split_whitespace()
+            .map(|pid| pid.parse().unwrap())
+            .collect();
+        pids.iter().for_each(|pid| signal(*pid, "STOP"));
+        pids.push(postmaster);
+        Frozen(pids)
+    }
+
     fn start(&self) {
         self.control(&["start"]);
+    }
+}
+
+/// Processes that are stopped; they go on when it is dropped.
+struct Frozen(Vec<u32>);
+
+impl Drop for Frozen {
+    fn drop(&mut self) {
+        self.0.iter().for_each(|pid| signal(*pid, "CONT"));
     }
 }
 
@@ -108,9 +133,24 @@ async fn away_at_start() {
     refused(answer, Code::Unavailable, "METADATA_UNAVAILABLE");
     assert!(began.elapsed() < ACQUIRE * 6, "{:?}", began.elapsed());
 
+    // Nobody is let in between the tables and the check of the key.
+    let met = Arc::<Met>::default();
+    let mut load = JoinSet::new();
+    for _ in 0..8 {
+        load.spawn(read(channel.clone(), Arc::clone(&met)));
+    }
     away.start();
     howdah.ready().await;
     assert_eq!(health(channel).await.unwrap(), ServingStatus::Serving);
+    eventually("calls are answered", async || {
+        met.answered.load(Ordering::Relaxed) > 0
+    })
+    .await;
+    met.ended.store(true, Ordering::Relaxed);
+    while let Some(done) = load.join_next().await {
+        done.unwrap();
+    }
+    assert!(met.refused.load(Ordering::Relaxed) > 0);
     howdah.instance("orders").await;
 }
 
@@ -225,6 +265,66 @@ async fn finish(howdah: &Howdah, operation: &Operation) -> Operation {
 #[tokio::test]
 async fn away_for_a_while_under_load() {
     goes_away_for(Duration::from_secs(10)).await;
+}
+
+/// Nor are the addresses of a process that was killed left to be found.
+#[tokio::test]
+async fn away_after_a_kill() {
+    let away = Away::new();
+    let mut howdah = Howdah::serve(away.options().await).await;
+    howdah.kill().await;
+    away.stop();
+    let files = ["endpoint", "admin-endpoint"].map(|name| howdah.data_dir().join(name));
+    assert!(files.iter().all(|file| file.exists()));
+    howdah.spawn("");
+    eventually("the files are gone", async || {
+        !files.iter().any(|file| file.exists())
+    })
+    .await;
+    away.start();
+    howdah.ready().await;
+    howdah.instance("orders").await;
+}
+
+/// A server that does not answer any more, and does not hang up either.
+#[tokio::test]
+async fn frozen_at_the_end() {
+    let away = Away::new();
+    let mut howdah = Howdah::serve(away.options().await).await;
+    let frozen = away.freeze();
+    let status = howdah.stop().await;
+    drop(frozen);
+    assert!(status.success(), "{}", howdah.log());
+    let held = "connections to the metadata database were still in use";
+    assert!(howdah.log().contains(held), "{}", howdah.log());
+}
+
+/// Migrations take their time, and whoever comes second waits for them.
+#[tokio::test]
+async fn held_by_somebodys_migration() {
+    let options = Options::external().await;
+    let options = options.with("HOWDAH_DATABASE_STATEMENT_TIMEOUT", "1s");
+    let mut first = Howdah::serve(options.clone()).await;
+    first.stop().await;
+    let metadata = Metadata::of(&first).await;
+    metadata
+        .execute("begin; lock table _sqlx_migrations in access exclusive mode")
+        .await;
+    let mut second = Howdah::new(options);
+    first.spawn("");
+    second.spawn("");
+    // One waits for the table, the other for the lock of the first. A session sees
+    // pg_stat_activity as it was at its transaction's first look.
+    let looker = Metadata::of(&first).await;
+    let waiting = "pg_stat_activity where datname = current_database()
+        and wait_event_type = 'Lock' and now() - query_start > '6 s'";
+    eventually("both wait for longer than calls may", async || {
+        looker.count(waiting).await == 2
+    })
+    .await;
+    metadata.execute("rollback").await;
+    first.ready().await;
+    second.ready().await;
 }
 
 /// What is no URL, or no server's, ends the start with its reason.

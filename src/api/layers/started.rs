@@ -1,0 +1,44 @@
+//! Nothing is served before the start is complete: until the migrations ran and the
+//! secret key was checked, a call could meet absent tables or seal with a wrong key.
+
+use std::{
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+    time::Duration,
+};
+
+use http::Request;
+
+use crate::{
+    api::method::Method,
+    domain::{Error, Reason, Result},
+};
+
+use super::{gate::Check, method_of};
+
+/// The start waits for the metadata database with pauses of this length.
+const RETRY_DELAY: Duration = Duration::from_secs(1);
+
+/// Whether the start is complete; until then only public methods are served.
+#[derive(Clone, Debug, Default)]
+pub struct Started(Arc<AtomicBool>);
+
+impl Started {
+    /// From now on calls are served.
+    pub fn set(&self) {
+        self.0.store(true, Ordering::Release);
+    }
+}
+
+impl Check for Started {
+    fn check<B>(&self, request: &mut Request<B>) -> Result<()> {
+        let public = method_of(request).is_some_and(|method| Method::is_public(method));
+        if public || self.0.load(Ordering::Acquire) {
+            return Ok(());
+        }
+        let message = "the server waits for its metadata database";
+        Err(Error::new(Reason::MetadataUnavailable, message).with_retry_after(RETRY_DELAY))
+    }
+}

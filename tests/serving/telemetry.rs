@@ -1,0 +1,168 @@
+//! What leaves the program to be looked at: traces, metrics, logs, the audit.
+
+use howdah::pb::v1::ListInstancesRequest;
+use opentelemetry_proto::tonic::{
+    collector::trace::v1::{
+        ExportTraceServiceRequest, ExportTraceServiceResponse,
+        trace_service_server::{TraceService, TraceServiceServer},
+    },
+    common::v1::any_value::Value,
+};
+use tokio::{net::TcpListener, sync::mpsc, task::JoinSet, time::timeout};
+use tokio_stream::wrappers::TcpListenerStream;
+use tonic::{
+    Request, Response, Status,
+    transport::{Identity, Server, ServerTlsConfig},
+};
+
+use super::tls::Files;
+use crate::support::howdah::{Howdah, LIMIT, Options, PROJECT};
+
+const TRACE: &str = "4bf92f3577b34da6a3ce929d0e0e4736";
+
+/// Passes on which process sends traces.
+struct Collector(mpsc::UnboundedSender<String>);
+
+#[tonic::async_trait]
+impl TraceService for Collector {
+    async fn export(
+        &self,
+        request: Request<ExportTraceServiceRequest>,
+    ) -> Result<Response<ExportTraceServiceResponse>, Status> {
+        for spans in request.into_inner().resource_spans {
+            let attributes = spans.resource.unwrap().attributes.into_iter();
+            let mut found = attributes.filter(|entry| entry.key == "service.instance.id");
+            match found.next().and_then(|entry| entry.value?.value) {
+                Some(Value::StringValue(id)) => self.0.send(id).unwrap(),
+                other => panic!("no id: {other:?}"),
+            }
+        }
+        Ok(Response::new(Default::default()))
+    }
+}
+
+async fn call(howdah: &Howdah) {
+    let mut request = Request::new(ListInstancesRequest {
+        parent: PROJECT.into(),
+        ..Default::default()
+    });
+    let parent = format!("00-{TRACE}-00f067aa0ba902b7-01").parse().unwrap();
+    request.metadata_mut().insert("traceparent", parent);
+    let mut instances = howdah.instances().await;
+    instances.list_instances(request).await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn replicas_are_told_apart_by_a_collector_with_tls() {
+    let files = Files::new();
+    let read = |name: &str| std::fs::read_to_string(files.path(name)).unwrap();
+    let identity = Identity::from_pem(read("server.pem"), read("server.key"));
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let port = listener.local_addr().unwrap().port();
+    let (ids, mut seen) = mpsc::unbounded_channel();
+    let mut tasks = JoinSet::new();
+    tasks.spawn(
+        Server::builder()
+            .tls_config(ServerTlsConfig::new().identity(identity))
+            .unwrap()
+            .add_service(TraceServiceServer::new(Collector(ids)))
+            .serve_with_incoming(TcpListenerStream::new(listener)),
+    );
+    let options = Options::external()
+        .await
+        .with("HOWDAH_OTLP_ENDPOINT", format!("https://localhost:{port}"))
+        .with("SSL_CERT_FILE", files.path("ca.pem"));
+    let mut replicas = Vec::new();
+    for _ in 0..2 {
+        let mut howdah = Howdah::serve(options.clone()).await;
+        call(&howdah).await;
+        // What it still holds is sent at the end.
+        assert!(howdah.stop().await.success());
+        let id = timeout(LIMIT, seen.recv()).await;
+        replicas.push(id.expect("it is exported").unwrap());
+        while let Ok(id) = seen.try_recv() {
+            assert_eq!(replicas.last(), Some(&id));
+        }
+    }
+    assert_ne!(replicas[0], replicas[1]);
+    for id in replicas {
+        assert!(uuid::Uuid::try_parse(&id).is_ok(), "{id}");
+    }
+}
+
+/// Lines of the log that a call wrote in `target`, as JSON.
+fn lines(howdah: &Howdah, target: &str, method: &str) -> Vec<serde_json::Value> {
+    let log = howdah.log();
+    let lines = log
+        .lines()
+        .filter_map(|line| serde_json::from_str::<serde_json::Value>(line).ok());
+    let of_call = |line: &serde_json::Value| {
+        line["target"] == target
+            && line["spans"].as_array().is_some_and(|spans| {
+                let ends = |span: &serde_json::Value| {
+                    span["rpc.method"]
+                        .as_str()
+                        .is_some_and(|name| name.ends_with(method))
+                };
+                spans.iter().any(ends)
+            })
+    };
+    lines.filter(of_call).collect()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn calls_are_logged_with_their_trace_and_audited() {
+    let options = Options::external().await;
+    let options = options.with("HOWDAH_LOG_FILTER", "info,access=debug");
+    let howdah = Howdah::serve(options).await;
+    call(&howdah).await;
+    let listed = lines(&howdah, "access", "/ListInstances");
+    assert_eq!(listed.len(), 1, "{}", howdah.log());
+    assert_eq!(listed[0]["spans"][0]["trace_id"], TRACE);
+    assert_eq!(listed[0]["code"], "OK");
+    // To read is nothing to write down.
+    assert!(lines(&howdah, "audit", "/ListInstances").is_empty());
+
+    howdah.instance("orders").await;
+    howdah.database("orders", "shop").await;
+    for (method, effect) in [
+        ("howdah.v1.InstanceService/CreateInstance", "mutation"),
+        ("howdah.v1.DatabaseService/CreateDatabase", "mutation"),
+        ("howdah.v1.DatabaseService/GetConnection", "secret"),
+    ] {
+        let audited = lines(&howdah, "audit", method);
+        assert_eq!(audited.len(), 1, "{method}: {}", howdah.log());
+        let line = &audited[0];
+        for (field, value) in [
+            ("effect", effect),
+            ("method", method),
+            ("principal", "anonymous"),
+            ("result", "OK"),
+        ] {
+            assert_eq!(line[field], value, "{line}");
+        }
+        let peer = line["peer"].as_str().unwrap();
+        assert!(peer.starts_with("127.0.0.1:"), "{line}");
+        assert!(line["spans"][0]["trace_id"].is_string(), "{line}");
+    }
+}
+
+/// Where something in front authenticates.
+#[tokio::test(flavor = "multi_thread")]
+async fn an_insecure_server_is_open_to_all_and_says_so() {
+    let options = Options::external()
+        .await
+        .with("HOWDAH_LISTEN", "0.0.0.0:0")
+        .with("HOWDAH_INSECURE", "true");
+    let mut howdah = Howdah::new(options);
+    howdah.endpoint_host("127.0.0.1");
+    howdah.start("").await;
+    call(&howdah).await;
+    assert!(
+        howdah
+            .log()
+            .contains("whoever reaches the port is an admin"),
+        "{}",
+        howdah.log()
+    );
+}

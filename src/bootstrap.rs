@@ -36,7 +36,7 @@ use crate::{
         clock::SystemClock,
         random::{Random, SystemSource},
     },
-    providers::local::{Local, Settings as LocalSettings, default_run_directory},
+    providers::local::{Local, Settings as LocalSettings, default_run_directory, reaper},
     store::{Store, sealing::Keyring},
     telemetry::{self, Telemetry, admin},
 };
@@ -141,6 +141,7 @@ async fn attend(
     let address = listener.local_addr().clone();
     let mut tasks = JoinSet::new();
     tasks.spawn(shutdown.hangups());
+    tasks.spawn(reaper::run());
     let admin_address = admin.as_ref().and_then(|admin| admin.local_addr().ok());
     if let Some(admin) = admin {
         let registry = telemetry.registry().clone();

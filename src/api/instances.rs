@@ -38,6 +38,20 @@ macro_rules! mutation_of {
 }
 pub(super) use mutation_of;
 
+/// A change of an instance that takes its name and etag alone.
+macro_rules! change {
+    ($self:ident, $request:ident, $use_case:ident, $method:literal) => {{
+        check($request.get_ref())?;
+        let mutation = mutation_of!($request, $method)?;
+        let request = $request.into_inner();
+        let change = ChangeInstance {
+            name: request.name.parse()?,
+            etag: request.etag,
+        };
+        answer($self.0.$use_case(mutation, change).await)
+    }};
+}
+
 #[async_trait]
 impl InstanceService for Instances {
     async fn create_instance(
@@ -101,53 +115,45 @@ impl InstanceService for Instances {
         &self,
         request: Request<v1::UndeleteInstanceRequest>,
     ) -> Answer<Operation> {
-        check(request.get_ref())?;
-        let mutation = mutation_of!(request, "howdah.v1.InstanceService/UndeleteInstance")?;
-        let request = request.into_inner();
-        let change = ChangeInstance {
-            name: request.name.parse()?,
-            etag: request.etag,
-        };
-        answer(self.0.undelete_instance(mutation, change).await)
+        change!(
+            self,
+            request,
+            undelete_instance,
+            "howdah.v1.InstanceService/UndeleteInstance"
+        )
     }
 
     async fn start_instance(
         &self,
         request: Request<v1::StartInstanceRequest>,
     ) -> Answer<Operation> {
-        check(request.get_ref())?;
-        let mutation = mutation_of!(request, "howdah.v1.InstanceService/StartInstance")?;
-        let request = request.into_inner();
-        let change = ChangeInstance {
-            name: request.name.parse()?,
-            etag: request.etag,
-        };
-        answer(self.0.start_instance(mutation, change).await)
+        change!(
+            self,
+            request,
+            start_instance,
+            "howdah.v1.InstanceService/StartInstance"
+        )
     }
 
     async fn stop_instance(&self, request: Request<v1::StopInstanceRequest>) -> Answer<Operation> {
-        check(request.get_ref())?;
-        let mutation = mutation_of!(request, "howdah.v1.InstanceService/StopInstance")?;
-        let request = request.into_inner();
-        let change = ChangeInstance {
-            name: request.name.parse()?,
-            etag: request.etag,
-        };
-        answer(self.0.stop_instance(mutation, change).await)
+        change!(
+            self,
+            request,
+            stop_instance,
+            "howdah.v1.InstanceService/StopInstance"
+        )
     }
 
     async fn restart_instance(
         &self,
         request: Request<v1::RestartInstanceRequest>,
     ) -> Answer<Operation> {
-        check(request.get_ref())?;
-        let mutation = mutation_of!(request, "howdah.v1.InstanceService/RestartInstance")?;
-        let request = request.into_inner();
-        let change = ChangeInstance {
-            name: request.name.parse()?,
-            etag: request.etag,
-        };
-        answer(self.0.restart_instance(mutation, change).await)
+        change!(
+            self,
+            request,
+            restart_instance,
+            "howdah.v1.InstanceService/RestartInstance"
+        )
     }
 
     async fn list_engines(

@@ -44,7 +44,7 @@ struct Record {
 
 /// One text of the columns for all the queries below.
 macro_rules! select_databases {
-    ($tail:literal $(, $argument:expr)* $(,)?) => {
+    ($($tail:literal)* $(, $argument:expr)* $(,)?) => {
         sqlx::query_as!(
             Record,
             r#"select d.uid, d.instance_uid, i.project, i.id as instance, d.id, d.revision,
@@ -54,7 +54,7 @@ macro_rules! select_databases {
                 d.locale_provider, d.locale, d.connection_limit, d.deletion_protection,
                 exists (select from operations o where o.target_uid = d.uid
                     and o.end_time is null) as "reconciling!"
-            from databases d join instances i on i.uid = d.instance_uid "# + $tail
+            from databases d join instances i on i.uid = d.instance_uid "# $(+ $tail)*
             $(, $argument)*
         )
     };
@@ -128,42 +128,31 @@ impl Store {
     pub async fn databases(&self, instance: Uuid, slice: Slice<'_>) -> Result<Vec<Database>> {
         let (time, id) = slice.after();
         let column = slice.column();
-        let records = if slice.order.descending {
-            select_databases!(
-                "where d.instance_uid = $1
-                 and ($3::text is null or (case $2 when 'create_time' then d.create_time
-                    when 'update_time' then d.update_time else 'epoch' end, d.id)
-                    < ($4::timestamptz, $3))
-                 order by case $2 when 'create_time' then d.create_time
-                    when 'update_time' then d.update_time else 'epoch' end desc, d.id desc
-                 limit $5",
-                instance,
-                column,
-                id,
-                time,
-                slice.limit,
-            )
-            .fetch_all(&self.pool)
-            .named("databases.list")
-            .await
-        } else {
-            select_databases!(
-                "where d.instance_uid = $1
-                 and ($3::text is null or (case $2 when 'create_time' then d.create_time
-                    when 'update_time' then d.update_time else 'epoch' end, d.id)
-                    > ($4::timestamptz, $3))
-                 order by case $2 when 'create_time' then d.create_time
-                    when 'update_time' then d.update_time else 'epoch' end, d.id
-                 limit $5",
-                instance,
-                column,
-                id,
-                time,
-                slice.limit,
-            )
-            .fetch_all(&self.pool)
-            .named("databases.list")
-            .await
+        macro_rules! list {
+            ($beyond:literal, $direction:literal) => {
+                select_databases!(
+                    "where d.instance_uid = $1
+                     and ($3::text is null or (case $2 when 'create_time' then d.create_time
+                        when 'update_time' then d.update_time else 'epoch' end, d.id) "
+                    $beyond
+                    " ($4::timestamptz, $3))
+                     order by case $2 when 'create_time' then d.create_time
+                        when 'update_time' then d.update_time else 'epoch' end "
+                    $direction ", d.id " $direction " limit $5",
+                    instance,
+                    column,
+                    id,
+                    time,
+                    slice.limit,
+                )
+                .fetch_all(&self.pool)
+                .named("databases.list")
+                .await
+            };
+        }
+        let records = match slice.order.descending {
+            true => list!("<", "desc"),
+            false => list!(">", "asc"),
         };
         records?.into_iter().map(Record::database).collect()
     }

@@ -60,7 +60,7 @@ struct ServerRecord {
 
 /// One text of the columns for all the queries below.
 macro_rules! select_instances {
-    ($tail:literal $(, $argument:expr)* $(,)?) => {
+    ($($tail:literal)* $(, $argument:expr)* $(,)?) => {
         sqlx::query_as!(
             Record,
             r#"select i.uid, i.project, i.id, i.revision, i.display_name,
@@ -78,7 +78,7 @@ macro_rules! select_instances {
                     'started', s.started, 'host_gone_time', host_gone_time(s.host)) order by s.number), '[]')
                     from servers s where s.instance_uid = i.uid)
                     as "servers!: Json<Vec<ServerRecord>>"
-            from instances i "# + $tail
+            from instances i "# $(+ $tail)*
             $(, $argument)*
         )
     };
@@ -180,44 +180,32 @@ impl Store {
         let (time, id) = slice.after();
         let (project, column) = (project.project.as_str(), slice.column());
         let (limit, deleted) = (slice.limit, slice.show_deleted);
-        let records = if slice.order.descending {
-            select_instances!(
-                "where i.project = $1 and ($2 or i.delete_time is null)
-                 and ($4::text is null or (case $3 when 'create_time' then i.create_time
-                    when 'update_time' then i.update_time else 'epoch' end, i.id)
-                    < ($5::timestamptz, $4))
-                 order by case $3 when 'create_time' then i.create_time
-                    when 'update_time' then i.update_time else 'epoch' end desc, i.id desc
-                 limit $6",
-                project,
-                deleted,
-                column,
-                id,
-                time,
-                limit,
-            )
-            .fetch_all(&self.pool)
-            .named("instances.list")
-            .await
-        } else {
-            select_instances!(
-                "where i.project = $1 and ($2 or i.delete_time is null)
-                 and ($4::text is null or (case $3 when 'create_time' then i.create_time
-                    when 'update_time' then i.update_time else 'epoch' end, i.id)
-                    > ($5::timestamptz, $4))
-                 order by case $3 when 'create_time' then i.create_time
-                    when 'update_time' then i.update_time else 'epoch' end, i.id
-                 limit $6",
-                project,
-                deleted,
-                column,
-                id,
-                time,
-                limit,
-            )
-            .fetch_all(&self.pool)
-            .named("instances.list")
-            .await
+        macro_rules! list {
+            ($beyond:literal, $direction:literal) => {
+                select_instances!(
+                    "where i.project = $1 and ($2 or i.delete_time is null)
+                     and ($4::text is null or (case $3 when 'create_time' then i.create_time
+                        when 'update_time' then i.update_time else 'epoch' end, i.id) "
+                    $beyond
+                    " ($5::timestamptz, $4))
+                     order by case $3 when 'create_time' then i.create_time
+                        when 'update_time' then i.update_time else 'epoch' end "
+                    $direction ", i.id " $direction " limit $6",
+                    project,
+                    deleted,
+                    column,
+                    id,
+                    time,
+                    limit,
+                )
+                .fetch_all(&self.pool)
+                .named("instances.list")
+                .await
+            };
+        }
+        let records = match slice.order.descending {
+            true => list!("<", "desc"),
+            false => list!(">", "asc"),
         };
         records?.into_iter().map(Record::instance).collect()
     }

@@ -15,11 +15,10 @@ create table hosts (
     versions text[] not null default '{}'
 );
 
--- Since when a host has been silent for so long that nothing is to be expected of it;
--- null while that is not so.
-create function host_gone_time(host uuid) returns timestamptz stable language sql return
-    (select seen_time + interval '60 seconds' from hosts
-        where id = host and seen_time < now() - interval '60 seconds');
+-- Hosts that have been silent for so long that nothing is to be expected of them.
+create view hosts_gone as
+    select id, seen_time + interval '60 seconds' as since
+    from hosts where seen_time < now() - interval '60 seconds';
 
 -- Keys that sealed values were sealed with; the check value tells a wrong key.
 create table sealing_keys (

@@ -61,10 +61,13 @@ impl Tx {
     /// # Errors
     /// METADATA_UNAVAILABLE.
     pub async fn host_is_gone(&mut self, host: Uuid) -> Result<bool> {
-        sqlx::query_scalar!(r#"select host_gone_time($1) is not null as "gone!""#, host)
-            .fetch_one(self.connection())
-            .named("hosts.host_is_gone")
-            .await
+        sqlx::query_scalar!(
+            r#"select exists (select from hosts_gone where id = $1) as "gone!""#,
+            host
+        )
+        .fetch_one(self.connection())
+        .named("hosts.host_is_gone")
+        .await
     }
 }
 

@@ -75,7 +75,8 @@ macro_rules! select_instances {
                 (select coalesce(jsonb_agg(jsonb_build_object('uid', s.uid, 'number', s.number,
                     'provider', s.provider, 'version', s.version, 'host', s.host,
                     'port', s.port, 'system_identifier', s.system_identifier,
-                    'started', s.started, 'host_gone_time', host_gone_time(s.host)) order by s.number), '[]')
+                    'started', s.started, 'host_gone_time',
+                    (select since from hosts_gone g where g.id = s.host)) order by s.number), '[]')
                     from servers s where s.instance_uid = i.uid)
                     as "servers!: Json<Vec<ServerRecord>>"
             from instances i "# $(+ $tail)*

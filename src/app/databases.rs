@@ -115,7 +115,7 @@ impl App {
     ///
     /// # Errors
     /// INSTANCE_NOT_FOUND, INSTANCE_NOT_READY, DATABASE_EXISTS, ROLE_EXISTS,
-    /// NAME_TOO_LONG, FIELD_INVALID, RESOURCE_BUSY.
+    /// NAME_TOO_LONG, FIELD_INVALID, RESOURCE_BUSY, HOST_UNAVAILABLE.
     pub async fn create_database(
         &self,
         mutation: Mutation,
@@ -131,7 +131,7 @@ impl App {
     ///
     /// # Errors
     /// DATABASE_NOT_FOUND, ETAG_MISMATCH, DELETION_PROTECTED, INSTANCE_NOT_READY,
-    /// RESOURCE_BUSY.
+    /// RESOURCE_BUSY, HOST_UNAVAILABLE.
     pub async fn delete_database(
         &self,
         mutation: Mutation,
@@ -194,7 +194,7 @@ impl App {
         tx.insert_role(&NewRole {
             uid: role,
             instance_uid: instance.uid,
-            id: Id::parse(&format!("{}-user", name.database), "database_id")?.to_string(),
+            id: role_id(&name.database)?,
             postgresql_name: database.owner.to_string(),
             database_uid: uid,
             password: self.parts.keyring.seal(&password, &role_identity(role))?,
@@ -264,6 +264,15 @@ fn refuse_reserved(database: &NewDatabase) -> Result<()> {
         return Err(Error::new(Reason::FieldInvalid, message).with_field("database.owner"));
     }
     Ok(())
+}
+
+/// The id of a database's owner role: `{database}-user`.
+fn role_id(database: &Id) -> Result<String> {
+    let id = Id::parse(&format!("{database}-user"), "database_id");
+    id.map(|id| id.to_string()).map_err(|_| {
+        let message = "the id of the owner role, the database's with `-user`, is too long";
+        Error::new(Reason::NameTooLong, message).with_field("database_id")
+    })
 }
 
 fn target_of(name: &DatabaseName, uid: Uuid, instance: &Instance) -> Result<Target> {

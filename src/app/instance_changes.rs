@@ -57,7 +57,8 @@ impl App {
     /// Takes a deletion back.
     ///
     /// # Errors
-    /// INSTANCE_NOT_FOUND, INSTANCE_NOT_DELETED, ETAG_MISMATCH, RESOURCE_BUSY.
+    /// INSTANCE_NOT_FOUND, INSTANCE_NOT_DELETED, ETAG_MISMATCH, RESOURCE_BUSY,
+    /// HOST_UNAVAILABLE.
     pub async fn undelete_instance(
         &self,
         mutation: Mutation,
@@ -69,7 +70,8 @@ impl App {
     /// Starts a stopped instance.
     ///
     /// # Errors
-    /// INSTANCE_NOT_FOUND, INSTANCE_DELETED, ETAG_MISMATCH, RESOURCE_BUSY.
+    /// INSTANCE_NOT_FOUND, INSTANCE_DELETED, ETAG_MISMATCH, RESOURCE_BUSY,
+    /// HOST_UNAVAILABLE.
     pub async fn start_instance(
         &self,
         mutation: Mutation,

@@ -101,7 +101,8 @@ impl App {
     ///
     /// # Errors
     /// INSTANCE_EXISTS, VERSION_NOT_INSTALLED, POSTGRESQL_NOT_FOUND, PARAMETER_INVALID,
-    /// PARAMETER_RESERVED, PORTS_EXHAUSTED, PROJECT_NOT_FOUND, HOST_NOT_FOUND.
+    /// PARAMETER_RESERVED, PORTS_EXHAUSTED, PROJECT_NOT_FOUND, HOST_NOT_FOUND,
+    /// HOST_UNAVAILABLE, UNIMPLEMENTED for a version that is too old.
     pub async fn create_instance(
         &self,
         mutation: Mutation,
@@ -124,6 +125,10 @@ impl App {
     async fn check_new(&self, new: &CreateInstance) -> Result<Version> {
         if let Some(host) = new.host.filter(|host| *host != self.parts.host) {
             let versions = self.parts.store.host_versions(host).await?;
+            if versions.is_empty() {
+                let message = "the host has not told yet which versions it has";
+                return Err(Error::new(Reason::ServerUnavailable, message));
+            }
             let fitting = versions
                 .iter()
                 .filter(|version| new.wanted.matches(**version));

@@ -214,12 +214,14 @@ impl App {
     async fn sweep_subscriptions(&self) -> Result<()> {
         let (host, worker, lease) = (self.parts.host, self.parts.worker, LEASE.as_secs_f64());
         let store = &self.parts.store;
-        for record in store.claim_stale_subscriptions(host, worker, lease).await? {
-            if let Err(error) = self.sweep(&record).await {
+        let stale = store.claim_stale_subscriptions(host, worker, lease).await?;
+        let sweeps = stale.iter().map(async |record| {
+            if let Err(error) = self.sweep(record).await {
                 let detail = error.internal_detail();
                 tracing::warn!(%error, detail, subscription = %record.uid, "cannot sweep a subscription");
             }
-        }
+        });
+        futures::future::join_all(sweeps).await;
         Ok(())
     }
 

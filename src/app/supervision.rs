@@ -12,7 +12,7 @@ use uuid::Uuid;
 
 use super::{App, mutation::Target, operations};
 use crate::domain::{
-    Error, Reason, Result,
+    Error, Result,
     instance::{Condition, Instance, State, Status},
     provider::Presence,
 };
@@ -82,7 +82,8 @@ impl App {
             tokio::select! {
                 () = app.stopping.cancelled() => {}
                 watched = app.watch(uid) => if let Err(error) = watched {
-                    app.cannot_watch(uid, &error).await;
+                    let detail = error.internal_detail();
+                    tracing::warn!(instance = %uid, %error, detail, "a server is not watched");
                 }
             }
         });
@@ -91,12 +92,6 @@ impl App {
     /// A server that cannot be taken for the one on record, or looked at, is no secret.
     async fn cannot_watch(&self, uid: Uuid, error: &Error) {
         let reason = error.reason();
-        tracing::warn!(
-            instance = %uid, %error, detail = error.internal_detail(), "a server is not watched"
-        );
-        if reason == Reason::MetadataUnavailable {
-            return;
-        }
         let told = self.available(uid, Status::Unknown, reason.as_str(), error.message());
         if let Err(error) = told.await {
             tracing::warn!(instance = %uid, %error, "cannot record a condition");
@@ -122,12 +117,16 @@ impl App {
         self.tell(uid, &condition).await
     }
 
-    /// Records a condition of an instance, if it is news.
+    /// Records a condition of an instance that is at rest and meant to run, if it is
+    /// news: otherwise an operation knows better.
     pub(super) async fn tell(&self, uid: Uuid, condition: &Condition) -> Result<()> {
         let mut tx = self.parts.store.begin().await?;
         let Some(now) = tx.lock_instance_by_uid(uid).await? else {
             return Ok(());
         };
+        if now.reconciling || !meant_to_run(&now) {
+            return Ok(());
+        }
         if now.conditions.iter().any(|known| known.says(condition)) {
             return Ok(());
         }
@@ -146,7 +145,11 @@ impl App {
                 return Ok(());
             }
             let server = self.server_spec(&instance, 0).await?;
-            if self.provider().inspect(&server).await? == Presence::Running {
+            let presence = self.provider().inspect(&server).await;
+            if let Err(error) = &presence {
+                self.cannot_watch(uid, error).await;
+            }
+            if presence? == Presence::Running {
                 let unknown = |condition: &Condition| {
                     condition.kind == "Available" && condition.status == Status::Unknown
                 };

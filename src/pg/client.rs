@@ -71,7 +71,12 @@ pub async fn administer(
 ) -> Result<Client, Error> {
     let end = statement_limit.as_millis();
     let options = format!("{STEADY} -c statement_timeout={end}");
-    log_in(target, login, application, &options, limit).await
+    let client = log_in(target, login, application, &options, limit).await?;
+    // A server that does not know it would refuse the startup packet.
+    if client.server_major().is_some_and(|major| major >= 17) {
+        client.batch_execute("set transaction_timeout = 0").await?;
+    }
+    Ok(client)
 }
 
 async fn log_in(

@@ -383,14 +383,14 @@ impl Tx {
         Ok(())
     }
 
-    /// Puts off the purge of a deleted instance by `seconds` from now.
+    /// Puts off the purge of a deleted instance for at least `seconds` from now.
     ///
     /// # Errors
     /// METADATA_UNAVAILABLE.
     pub async fn delay_purge(&mut self, uid: Uuid, seconds: f64) -> Result<()> {
         sqlx::query!(
-            "update instances set purge_time = now() + make_interval(secs => $2),
-                revision = revision + 1, update_time = now()
+            "update instances set revision = revision + 1, update_time = now(),
+                purge_time = greatest(purge_time, now() + make_interval(secs => $2))
              where uid = $1 and purge_time is not null",
             uid,
             seconds,

@@ -34,7 +34,9 @@ impl Store {
         let migrated = MIGRATOR.run(&mut connection).await;
         let _ = connection.close().await;
         migrated.map_err(|error| match error {
-            MigrateError::Execute(error) => super::fault::classify(error),
+            MigrateError::Execute(error) | MigrateError::ExecuteMigration(error, _) => {
+                super::fault::classify(error)
+            }
             MigrateError::VersionMismatch(version) => mismatch(version).with_source(error),
             MigrateError::Dirty(version) => mismatch(version).with_source(error),
             error => Error::internal("migration failed").with_source(error),

@@ -263,7 +263,8 @@ impl Tx {
     }
 
     /// Ends what works on the instance or on one of its children without success:
-    /// nobody will go on with it. With `undoing_only`, what is only being taken back.
+    /// nobody goes on with it. With `undoing_only`, what is only being taken back on a
+    /// child.
     ///
     /// # Errors
     /// METADATA_UNAVAILABLE.
@@ -276,8 +277,8 @@ impl Tx {
         sqlx::query!(
             "with ended as (
                 update operations set state = 'FAILED', end_time = clock_timestamp(),
-                    lease_until = null, worker = null, failure = $2
-                where (target_uid = $1 or parent_uid = $1) and end_time is null
+                    lease_until = null, worker = null, token = token + 1, failure = $2
+                where end_time is null and (parent_uid = $1 or (target_uid = $1 and not $4))
                     and (state = 'UNDOING' or not $4) returning id, target_uid),
              stages as (
                 update operation_stages s set state = 'FAILED', end_time = clock_timestamp()

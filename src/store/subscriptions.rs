@@ -99,7 +99,7 @@ impl Store {
                 join instances i on i.uid = u.instance_uid
                 join servers s on s.instance_uid = i.uid and s.number = i.active_server
                 where u.lease_until < now() and s.host = $1 and i.state = 'READY'
-                limit 20 for update of u skip locked)
+                order by u.lease_until limit 20 for update of u skip locked)
              returning uid, instance_uid, database, publications, slot",
             host,
             worker,

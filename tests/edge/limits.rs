@@ -76,7 +76,7 @@ async fn callers_that_say_nothing_hold_no_place_for_ever() {
         limits: Limits {
             in_flight: 1,
             deadlines: Caps {
-                usual: Duration::from_millis(200),
+                usual: Duration::from_secs(2),
                 ..Caps::default()
             },
             ..Limits::default()

@@ -1,9 +1,12 @@
 //! A few rows of the crash table, for every run of the tests: before and after each
 //! commit. The whole table is `soak::crash`.
 
-use howdah::app::operations::points;
+use howdah::{app::operations::points, pb::v1::DeleteInstanceRequest};
 
-use crate::soak::crash::{Crash, Table, rows};
+use crate::{
+    soak::crash::{Crash, Table, rows},
+    support::howdah::{Howdah, Options, eventually, instance_name},
+};
 
 #[tokio::test(flavor = "multi_thread")]
 async fn creating_an_instance_is_crashed() {
@@ -38,4 +41,27 @@ async fn crash(kind: &str, variant: &str) {
             .filter(|at| at.ends_with("after_commit"))
             .count()
     );
+}
+
+/// The trash is emptied by the housekeeping, outside of any operation.
+#[tokio::test(flavor = "multi_thread")]
+async fn emptying_the_trash_is_crashed() {
+    let options = Options::external().await;
+    let mut howdah = Howdah::new(options.with("HOWDAH_LOCAL_TRASH_RETENTION", "0s"));
+    howdah.start("local.trash.before_delete=return").await;
+    howdah.instance("orders").await;
+    let request = DeleteInstanceRequest {
+        name: instance_name("orders"),
+        purge: true,
+        ..DeleteInstanceRequest::default()
+    };
+    let accepted = howdah.instances().await.delete_instance(request).await;
+    accepted.unwrap();
+    assert!(!howdah.ended().await.success());
+    assert_eq!(howdah.local("trash").len(), 1);
+    howdah.start("").await;
+    eventually("the trash is empty", async || {
+        howdah.local("trash").is_empty()
+    })
+    .await;
 }

@@ -22,12 +22,16 @@ async fn reap(interval: Duration) {
     let mut before = HashSet::new();
     loop {
         let dead = dead_children();
-        for pid in dead.intersection(&before) {
-            // Somebody else was faster: nothing is left to do.
-            let _ = waitpid(Some(*pid), WaitOptions::NOHANG);
-        }
+        wait_for(dead.intersection(&before));
         before = dead;
         tokio::time::sleep(interval).await;
+    }
+}
+
+fn wait_for<'a>(dead: impl Iterator<Item = &'a Pid>) {
+    for pid in dead {
+        // Somebody else was faster: nothing is left to do.
+        let _ = waitpid(Some(*pid), WaitOptions::NOHANG);
     }
 }
 
@@ -51,30 +55,26 @@ fn dead_children() -> HashSet<Pid> {
 mod tests {
     use super::*;
 
-    /// A shell whose own child outlives it, dead children of ours, and one that the
-    /// runtime waits for.
+    /// A child that nobody waits for, as an orphan is: it survives the first look, and
+    /// not the second.
     #[tokio::test]
-    async fn orphans_are_waited_for_and_own_children_left_alone() {
-        rustix::process::set_child_subreaper(Some(getpid())).unwrap();
-        let mut shell = tokio::process::Command::new("sh");
-        shell.args(["-c", "sleep 60 > /dev/null 2>&1 & echo $!"]);
-        let orphan = String::from_utf8(shell.output().await.unwrap().stdout).unwrap();
-        let orphan = Pid::from_raw(orphan.trim().parse().unwrap()).unwrap();
-        rustix::process::kill_process(orphan, rustix::process::Signal::KILL).unwrap();
-        let work = async {
-            while rustix::process::test_kill_process(orphan).is_ok() {
+    async fn a_child_that_stays_dead_is_waited_for() {
+        let mut child = std::process::Command::new("true").spawn().unwrap();
+        let pid = Pid::from_child(&child);
+        let limit = Duration::from_secs(30);
+        let until = async |there: bool| {
+            while dead_children().contains(&pid) != there {
                 tokio::time::sleep(Duration::from_millis(5)).await;
             }
-            for _ in 0..20 {
-                let mut shell = tokio::process::Command::new("sh");
-                let status = shell.args(["-c", "exit 7"]).status().await;
-                assert_eq!(status.unwrap().code(), Some(7));
-            }
         };
-        let limit = Duration::from_secs(30);
+        tokio::time::timeout(limit, until(true)).await.unwrap();
+        let first_look = tokio::time::timeout(Duration::ZERO, reap(Duration::from_secs(3600)));
+        assert!(first_look.await.is_err());
+        assert!(dead_children().contains(&pid));
         tokio::select! {
-            () = reap(Duration::from_millis(500)) => panic!("it has no end"),
-            done = tokio::time::timeout(limit, work) => done.unwrap(),
+            () = reap(Duration::from_millis(20)) => panic!("it has no end"),
+            gone = tokio::time::timeout(limit, until(false)) => gone.unwrap(),
         }
+        assert!(child.wait().is_err(), "it was waited for");
     }
 }

@@ -106,7 +106,7 @@ async fn health(channel: Channel) -> Result<ServingStatus, Status> {
 }
 
 /// It starts, says that it does not serve, and does so once the database is there.
-#[tokio::test]
+#[tokio::test(flavor = "multi_thread")]
 async fn away_at_start() {
     let away = Away::new();
     let address = format!("127.0.0.1:{}", ports::one());
@@ -139,6 +139,10 @@ async fn away_at_start() {
     for _ in 0..8 {
         load.spawn(read(channel.clone(), Arc::clone(&met)));
     }
+    eventually("calls are refused", async || {
+        met.refused.load(Ordering::Relaxed) > 0
+    })
+    .await;
     away.start();
     howdah.ready().await;
     assert_eq!(health(channel).await.unwrap(), ServingStatus::Serving);
@@ -150,7 +154,6 @@ async fn away_at_start() {
     while let Some(done) = load.join_next().await {
         done.unwrap();
     }
-    assert!(met.refused.load(Ordering::Relaxed) > 0);
     howdah.instance("orders").await;
 }
 

@@ -12,9 +12,9 @@ use howdah::{
     pb::{
         google::longrunning::Operation,
         v1::{
-            CreateInstanceRequest, DeleteInstanceRequest, GetInstanceRequest, Instance,
+            Condition, CreateInstanceRequest, DeleteInstanceRequest, GetInstanceRequest, Instance,
             ListEnginesRequest, ListEnginesResponse, ListInstancesRequest, ListInstancesResponse,
-            RestartInstanceRequest, StartInstanceRequest, StopInstanceRequest,
+            RestartInstanceRequest, Server, StartInstanceRequest, StopInstanceRequest,
             UndeleteInstanceRequest,
             instance_service_server::{InstanceService, InstanceServiceServer},
         },
@@ -23,7 +23,7 @@ use howdah::{
 };
 use sqlx::postgres::PgConnectOptions;
 use tokio::net::TcpListener;
-use tonic::{Request, Response, Status, async_trait};
+use tonic::{Request, Response, Status, async_trait, transport::server::TcpIncoming};
 
 struct Bare(Store);
 
@@ -33,19 +33,52 @@ fn failed(error: impl ToString) -> Status {
     Status::unknown(error.to_string())
 }
 
+/// All that is in the record: an answer as long as Howdah's.
 fn message(record: Record) -> Instance {
+    let servers: Vec<Server> = record
+        .servers
+        .iter()
+        .map(|server| Server {
+            name: format!("{}/servers/{}", record.name, server.number),
+            uid: server.uid.to_string(),
+            version: server.version.to_string(),
+            provider: server.provider.clone(),
+            host: server.host.to_string(),
+            system_identifier: server.system_identifier.unwrap_or_default(),
+        })
+        .collect();
+    let conditions = record.conditions.into_iter().map(|condition| Condition {
+        r#type: condition.kind,
+        status: 1,
+        reason: condition.reason,
+        message: condition.message,
+        time: Some(time(condition.time)),
+    });
     Instance {
-        etag: record.etag(),
+        conditions: conditions.collect(),
         name: record.name.to_string(),
         uid: record.uid.to_string(),
         labels: record.labels,
         annotations: record.annotations,
         display_name: record.display_name,
+        create_time: Some(time(record.create_time)),
+        update_time: Some(time(record.update_time)),
+        state: 2,
         version: record.wanted.to_string(),
+        server_version: servers[0].version.clone(),
+        active_server: servers[0].name.clone(),
+        servers,
         parameters: record.parameters,
         epoch: record.epoch,
         reconciling: record.reconciling,
         ..Instance::default()
+    }
+}
+
+fn time(time: chrono::DateTime<chrono::Utc>) -> prost_types::Timestamp {
+    prost_types::Timestamp {
+        seconds: time.timestamp(),
+        nanos: time.timestamp_subsec_nanos().try_into().unwrap(),
     }
 }
 
@@ -113,7 +146,8 @@ pub async fn serve(database_url: &str) {
     println!("{}", listener.local_addr().unwrap());
     tonic::transport::Server::builder()
         .add_service(InstanceServiceServer::new(Bare(store)))
-        .serve_with_incoming(tokio_stream::wrappers::TcpListenerStream::new(listener))
+        // As `serve` would have it: without, answers wait for acknowledgements.
+        .serve_with_incoming(TcpIncoming::from(listener).with_nodelay(Some(true)))
         .await
         .unwrap();
 }

@@ -48,7 +48,7 @@ pub async fn measure(table: &mut Table) {
             let theirs = round(&address, bare.0.id(), call).await;
             rounds.push((ours, theirs));
         }
-        let how = "64 connections, 4 s each in turns, client on the same 2 cores";
+        let how = "64 connections, 4 s each in turns, same answer, client on the same 2 cores";
         let mut row = |what: &str, of: fn(&Round) -> f64, unit: &str, target: &str| {
             let pairs: Vec<(f64, f64)> = rounds.iter().map(|(a, b)| (of(a), of(b))).collect();
             table.compare(&format!("{name}: {what}"), &pairs, unit, target, how);

@@ -135,6 +135,7 @@ impl Guard {
         let name = code_name(code);
         self.instruments.active.add(-1, &[]);
         self.record(seconds, code, name);
+        // Of exported spans; lines of the log have it in the event.
         self.span.record(names::RPC_RESPONSE_STATUS_CODE, name);
         if is_server_fault(code) {
             self.span.record("otel.status_code", "ERROR");

@@ -118,7 +118,6 @@ fn open(method: &Method, headers: &HeaderMap) -> (Span, TraceId) {
             "rpc",
             trace_id = %trace,
             rpc.method = &*method.name,
-            rpc.response.status_code = field::Empty,
         );
         return (span, trace);
     }

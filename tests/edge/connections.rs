@@ -8,7 +8,7 @@ use howdah::{
     pb::v1::{GetDatabaseRequest, SubscribeRequest},
 };
 use tokio::{
-    io::AsyncReadExt as _,
+    io::{AsyncReadExt as _, AsyncWriteExt as _},
     net::{TcpStream, UnixStream},
     time::timeout,
 };
@@ -72,10 +72,46 @@ async fn http_1_is_closed() {
     let edge = Edge::start(Setup::default()).await;
     let mut stream = TcpStream::connect(edge.port()).await.unwrap();
     let request = b"GET / HTTP/1.1\r\nhost: localhost\r\n\r\n";
-    tokio::io::AsyncWriteExt::write_all(&mut stream, request)
-        .await
-        .unwrap();
+    stream.write_all(request).await.unwrap();
     closed(&mut stream).await;
+}
+
+/// A peer that is gone without a word: it greets, and answers no PING.
+#[tokio::test]
+async fn a_dead_peer_is_closed_after_a_ping() {
+    const SETTINGS: u8 = 4;
+    const PING: u8 = 6;
+    const MAX_CONCURRENT_STREAMS: [u8; 2] = [0, 3];
+    let edge = Edge::start(with(Settings {
+        keepalive_interval: Duration::from_millis(50),
+        keepalive_timeout: Duration::from_millis(50),
+        max_concurrent_streams: 7,
+        ..Settings::default()
+    }))
+    .await;
+    let mut peer = TcpStream::connect(edge.port()).await.unwrap();
+    let mut greeting = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n".to_vec();
+    greeting.extend([0, 0, 0, SETTINGS, 0, 0, 0, 0, 0]);
+    peer.write_all(&greeting).await.unwrap();
+    let mut bytes = Vec::new();
+    let read = timeout(BOUND, peer.read_to_end(&mut bytes)).await;
+    let _ = read.expect("the connection is closed");
+    // RFC 9113, section 4.1: three bytes of length, the type, five bytes more.
+    let (mut frames, mut rest) = (Vec::new(), &bytes[..]);
+    while let [a, b, c, kind, _, _, _, _, _, more @ ..] = rest {
+        let length = u32::from_be_bytes([0, *a, *b, *c]) as usize;
+        let (payload, next) = more.split_at(length.min(more.len()));
+        frames.push((*kind, payload));
+        rest = next;
+    }
+    let (first, settings) = frames[0];
+    assert_eq!(first, SETTINGS);
+    let streams = settings
+        .chunks(6)
+        .find(|setting| setting[..2] == MAX_CONCURRENT_STREAMS);
+    assert_eq!(streams.unwrap()[2..], [0, 0, 0, 7]);
+    assert!(frames.iter().any(|(kind, _)| *kind == PING), "{frames:?}");
+    edge.measured(&["howdah_connections_open", " 0"]).await;
 }
 
 #[tokio::test]

@@ -1,0 +1,120 @@
+//! CancelOperation takes back what was done, where there is a way back.
+
+use howdah::pb::{
+    google::longrunning::{CancelOperationRequest, Operation},
+    v1::{
+        GetInstanceRequest, Instance, OperationMetadata, StopInstanceRequest, instance::State,
+        operation_metadata::stage,
+    },
+};
+use prost::Message as _;
+use tonic::Code;
+
+use super::rig::{Metadata, failure, refused};
+use crate::{
+    soak::crash::world::is_success,
+    support::howdah::{Howdah, Options, create_instance, eventually, instance_name, succeeded},
+};
+
+async fn cancel(howdah: &Howdah, operation: &Operation) -> Result<(), tonic::Status> {
+    let request = CancelOperationRequest {
+        name: operation.name.clone(),
+    };
+    let answer = howdah.operations().await.cancel_operation(request).await;
+    answer.map(|_| ())
+}
+
+/// Waits until the first stage is under way, in which the program sleeps for a while.
+async fn begun(metadata: &Metadata, operation: &Operation) {
+    let (_, id) = operation.name.rsplit_once('/').unwrap();
+    let running = format!("operation_stages where operation_id = '{id}' and state = 'RUNNING'");
+    eventually("it has begun", async || metadata.count(&running).await > 0).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_creation_is_taken_back() {
+    let mut howdah = Howdah::new(Options::external().await);
+    howdah
+        .start("instance.create.initialize.before_commit=1*sleep(1500)")
+        .await;
+    let metadata = Metadata::of(&howdah).await;
+    let request = create_instance("orders", Instance::default());
+    let accepted = howdah.instances().await.create_instance(request).await;
+    let operation = accepted.unwrap().into_inner();
+    begun(&metadata, &operation).await;
+    cancel(&howdah, &operation).await.unwrap();
+    // Asked again, it is no news.
+    cancel(&howdah, &operation).await.unwrap();
+    let done = howdah.wait(&operation).await;
+    assert_eq!(
+        failure(&done),
+        (Code::Cancelled, "OPERATION_CANCELLED".to_owned())
+    );
+    let told = OperationMetadata::decode(done.metadata.unwrap().value.as_slice()).unwrap();
+    let undone = |stage: &howdah::pb::v1::operation_metadata::Stage| {
+        matches!(stage.state(), stage::State::Undone | stage::State::Pending)
+    };
+    assert!(told.stages.iter().all(undone), "{:?}", told.stages);
+    assert!(told.cancel_requested);
+    // Nothing of it is left, and a second one has its way.
+    assert!(howdah.local("servers").is_empty() && howdah.servers().is_empty());
+    let request = GetInstanceRequest {
+        name: instance_name("orders"),
+    };
+    let answer = howdah.instances().await.get_instance(request).await;
+    refused(answer, Code::NotFound, "INSTANCE_NOT_FOUND");
+    howdah.instance("orders").await;
+    // What has ended is beyond it: no error, and nothing changes.
+    cancel(&howdah, &operation).await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_has_no_way_back_goes_on() {
+    let mut howdah = Howdah::new(Options::external().await);
+    howdah
+        .start("instance.stop.stop.before_effect=1*sleep(1500)")
+        .await;
+    let metadata = Metadata::of(&howdah).await;
+    howdah.instance("orders").await;
+    let request = StopInstanceRequest {
+        name: instance_name("orders"),
+        ..StopInstanceRequest::default()
+    };
+    let accepted = howdah.instances().await.stop_instance(request).await;
+    let operation = accepted.unwrap().into_inner();
+    begun(&metadata, &operation).await;
+    let answer = cancel(&howdah, &operation).await.map(tonic::Response::new);
+    refused(
+        answer,
+        Code::FailedPrecondition,
+        "OPERATION_NOT_CANCELLABLE",
+    );
+    let done = howdah.wait(&operation).await;
+    assert!(is_success(&done));
+    assert_eq!(succeeded::<Instance>(&done).state(), State::Stopped);
+}
+
+/// What is too old is forgotten: first the request, and then its operation.
+#[tokio::test]
+async fn old_operations_are_forgotten() {
+    let mut howdah = Howdah::new(Options::external().await);
+    howdah.start("").await;
+    let mut request = create_instance("orders", Instance::default());
+    request.request_id = uuid::Uuid::new_v4().to_string();
+    let accepted = howdah.instances().await.create_instance(request).await;
+    howdah.wait(accepted.unwrap().get_ref()).await;
+    let metadata = Metadata::of(&howdah).await;
+    assert_eq!(metadata.count("operations").await, 1);
+    assert_eq!(metadata.count("requests").await, 1);
+    metadata
+        .execute(
+            "update operations set end_time = end_time - interval '31 days';
+             update requests set create_time = create_time - interval '25 hours'",
+        )
+        .await;
+    eventually("they are forgotten", async || {
+        metadata.count("operations").await + metadata.count("requests").await == 0
+    })
+    .await;
+    assert_eq!(metadata.count("operation_stages").await, 0);
+}

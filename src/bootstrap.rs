@@ -36,7 +36,7 @@ use crate::{
         clock::SystemClock,
         random::{Random, SystemSource},
     },
-    providers::local::{Local, Settings as LocalSettings, default_run_directory, reaper},
+    providers::local::{Local, Settings as LocalSettings, TlsFiles, default_run_directory, reaper},
     store::{Store, sealing::Keyring},
     telemetry::{self, Telemetry, admin},
 };
@@ -251,6 +251,11 @@ fn local_settings(config: &Config) -> LocalSettings {
         run_as: run_as(config),
         listen_addresses: local.listen_addresses.clone(),
         advertise_host: Some(local.advertise_host.clone()),
+        tls: local
+            .tls_certificate
+            .clone()
+            .zip(local.tls_key.clone())
+            .map(|(certificate, key)| TlsFiles { certificate, key }),
         trash_retention: local.trash_retention,
         ..LocalSettings::new(local.root.clone())
     }

@@ -170,7 +170,7 @@ impl App {
                 .parts
                 .keyring
                 .open(&role.password, &role_identity(role.uid))?,
-            sslmode: "prefer",
+            sslmode: if endpoint.tls { "require" } else { "prefer" },
             database: database.postgresql_name,
         })
     }

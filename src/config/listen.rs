@@ -130,6 +130,13 @@ pub(super) fn check(config: &Config, problems: &mut Vec<Problem>) {
              \"required\", or insecure",
         ));
     }
+    if config.local.lets_passwords_out() {
+        problems.push(Problem::new(
+            "local.listen_addresses",
+            "other machines would reach servers without TLS: set local.tls_certificate and \
+             local.tls_key, or insecure",
+        ));
+    }
     // It speaks plain HTTP.
     if !config.admin_listen.is_local() {
         problems.push(Problem::new(

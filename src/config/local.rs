@@ -35,6 +35,12 @@ pub struct Local {
     pub listen_addresses: Vec<IpAddr>,
     /// Host name or address that clients are told to connect to.
     pub advertise_host: String,
+    /// PEM file with the servers' certificate and its chain. None: no TLS.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub tls_certificate: Option<PathBuf>,
+    /// PEM file with the certificate's private key.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub tls_key: Option<PathBuf>,
     /// Directory of the servers' Unix sockets, at most 48 bytes long.
     #[serde(skip_serializing_if = "places::unset")]
     pub run_directory: PathBuf,
@@ -62,6 +68,8 @@ impl Default for Local {
             },
             listen_addresses: vec![IpAddr::from([127, 0, 0, 1])],
             advertise_host: "127.0.0.1".into(),
+            tls_certificate: None,
+            tls_key: None,
             run_directory: PathBuf::new(),
             purge_delay: WEEK,
             trash_retention: WEEK,
@@ -70,6 +78,13 @@ impl Default for Local {
 }
 
 impl Local {
+    /// Whether other machines reach the servers, and their passwords the network, in
+    /// the open.
+    pub(super) fn lets_passwords_out(&self) -> bool {
+        let wide = self.listen_addresses.iter().any(|at| !at.is_loopback());
+        wide && self.tls_certificate.is_none()
+    }
+
     pub(super) fn check(&self, problems: &mut Vec<Problem>) {
         let mut require = |holds, key, message| require(problems, holds, key, message);
         require(!self.run_as.is_empty(), "local.run_as", "must not be empty");
@@ -87,6 +102,11 @@ impl Local {
             !self.advertise_host.trim().is_empty(),
             "local.advertise_host",
             "must not be empty",
+        );
+        require(
+            self.tls_certificate.is_some() == self.tls_key.is_some(),
+            "local.tls_key",
+            "goes with local.tls_certificate, and that with it",
         );
         require(
             self.run_directory.as_os_str().len() <= MAX_RUN_DIRECTORY,

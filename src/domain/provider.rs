@@ -62,6 +62,9 @@ pub struct Address {
     pub port: u16,
     /// Directory of the Unix socket, the way Howdah itself takes on the same host.
     pub socket_directory: Option<PathBuf>,
+    /// Whether it speaks TLS.
+    #[serde(default)]
+    pub tls: bool,
 }
 
 /// A source of PostgreSQL servers.

@@ -203,6 +203,11 @@ fn each_rule_refuses() {
         (&[("LOCAL_PORTS", "80-90")], "local.ports"),
         (&[("LOCAL_PORTS", "29000-28000")], "local.ports"),
         (&[("LOCAL_LISTEN_ADDRESSES", ",")], "local.listen_addresses"),
+        (
+            &[("LOCAL_LISTEN_ADDRESSES", "127.0.0.1, 0.0.0.0")],
+            "local.listen_addresses",
+        ),
+        (&[("LOCAL_TLS_CERTIFICATE", "/a")], "local.tls_key"),
         (&[("DATABASE_URL", "postgres://h/d")], "secret_key"),
         (
             &[("DATABASE_URL", "mysql://h/d"), ("SECRET_KEY", KEY)],

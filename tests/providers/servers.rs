@@ -8,10 +8,19 @@ use howdah::{
         provider::{Presence, Provider, ServerSpec, Started},
     },
     pg::Host,
-    providers::local::{Local, Settings},
+    providers::local::{Local, Settings, TlsFiles},
+};
+use postgres_protocol::message::frontend;
+use rustls::pki_types::pem::PemObject as _;
+use tokio::{
+    io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _},
+    net::TcpSocket,
 };
 
-use crate::support::local::{Place, connect, end, installed, postmaster, server};
+use crate::support::{
+    local::{Place, connect, end, installed, postmaster, server},
+    postgres::certificates,
+};
 
 /// Makes and starts a server.
 async fn create(local: &Local, spec: &mut ServerSpec) {
@@ -222,4 +231,110 @@ async fn nobody_else_can_look_into_the_directories() {
     assert_eq!(owner("data/howdah.conf"), owner("data/PG_VERSION"));
     assert_eq!(owner("data"), owner("data/PG_VERSION"));
     assert_ne!(owner("data"), 0);
+}
+
+/// What a server answers to a login from another address than the usual loopback
+/// ones: the type of its message, and its text.
+async fn knock(port: u16, user: &str, ca: Option<&str>) -> (u8, String) {
+    let socket = TcpSocket::new_v4().unwrap();
+    socket.bind("127.0.0.3:0".parse().unwrap()).unwrap();
+    let stream = socket.connect(([127, 0, 0, 2], port).into()).await;
+    let mut stream = stream.unwrap();
+    let mut startup = bytes::BytesMut::new();
+    let parameters = [("user", user), ("database", "postgres")];
+    frontend::startup_message(parameters, &mut startup).unwrap();
+    let Some(ca) = ca else {
+        return login(&mut stream, &startup).await;
+    };
+    let mut request = bytes::BytesMut::new();
+    frontend::ssl_request(&mut request);
+    stream.write_all(&request).await.unwrap();
+    assert_eq!(stream.read_u8().await.unwrap(), b'S');
+    let mut roots = rustls::RootCertStore::empty();
+    let ca = rustls::pki_types::CertificateDer::from_pem_slice(ca.as_bytes());
+    roots.add(ca.unwrap()).unwrap();
+    let config = rustls::ClientConfig::builder()
+        .with_root_certificates(roots)
+        .with_no_client_auth();
+    let connector = tokio_rustls::TlsConnector::from(std::sync::Arc::new(config));
+    let name = "localhost".try_into().unwrap();
+    let mut stream = connector.connect(name, stream).await.unwrap();
+    login(&mut stream, &startup).await
+}
+
+async fn login(stream: &mut (impl AsyncRead + AsyncWrite + Unpin), startup: &[u8]) -> (u8, String) {
+    stream.write_all(startup).await.unwrap();
+    let kind = stream.read_u8().await.unwrap();
+    let length = stream.read_u32().await.unwrap();
+    let mut text = vec![0; length as usize - 4];
+    stream.read_exact(&mut text).await.unwrap();
+    (kind, String::from_utf8_lossy(&text).into_owned())
+}
+
+#[tokio::test]
+async fn others_are_let_in_over_tls_and_no_superuser_is() {
+    let place = Place::new();
+    let files = place.path().join("tls");
+    fs::create_dir(&files).unwrap();
+    let ca = certificates(&files);
+    let with = |tls: Option<TlsFiles>| {
+        let settings = Settings {
+            listen_addresses: ["127.0.0.1", "127.0.0.2"]
+                .map(|at| at.parse().unwrap())
+                .into(),
+            tls,
+            ..place.settings()
+        };
+        Local::new(settings).unwrap()
+    };
+    let local = with(Some(TlsFiles {
+        certificate: files.join("server.pem"),
+        key: files.join("server.key"),
+    }));
+    let mut spec = server(&local);
+    spec.ephemeral = true;
+    create(&local, &mut spec).await;
+    assert!(local.address(spec.uid, spec.port).tls);
+    assert_eq!(text(&spec, "show ssl").await, "on");
+    let (kind, text) = knock(spec.port, "shop_user", Some(&ca)).await;
+    assert_eq!(
+        (kind, text.contains("SCRAM-SHA-256")),
+        (b'R', true),
+        "{text}"
+    );
+    for (user, ca) in [("shop_user", None), ("howdah_admin", Some(&*ca))] {
+        let (kind, text) = knock(spec.port, user, ca).await;
+        assert_eq!((kind, text.contains("C28000")), (b'E', true), "{text}");
+    }
+
+    // Without TLS, which the settings of `serve` allow with `insecure` alone.
+    local.stop(&spec).await.unwrap();
+    let local = with(None);
+    local.configure(&spec).await.unwrap();
+    local.start(&spec).await.unwrap();
+    assert!(!local.address(spec.uid, spec.port).tls);
+    let (kind, _) = knock(spec.port, "shop_user", None).await;
+    assert_eq!(kind, b'R');
+    let (kind, _) = knock(spec.port, "howdah_admin", None).await;
+    assert_eq!(kind, b'E');
+}
+
+#[tokio::test]
+async fn a_certificate_that_is_not_there_is_named() {
+    let place = Place::new();
+    let missing = place.path().join("nothing.pem");
+    let settings = Settings {
+        tls: Some(TlsFiles {
+            certificate: missing.clone(),
+            key: missing.clone(),
+        }),
+        ..place.settings()
+    };
+    let local = Local::new(settings).unwrap();
+    let mut spec = server(&local);
+    spec.ephemeral = true;
+    spec.system_identifier = Some(local.initialize(&spec).await.unwrap());
+    let error = local.configure(&spec).await.unwrap_err();
+    assert_eq!(error.reason(), Reason::ConfigInvalid);
+    assert!(error.message().contains("nothing.pem"), "{error}");
 }

@@ -319,7 +319,8 @@ fn own(dir: &Path) {
 
 /// Writes the server's certificate and key; the answer is the authority's
 /// certificate.
-fn certificates(dir: &Path) -> String {
+/// Writes `server.pem` and `server.key` for `localhost`, and `ca.pem`, which it answers.
+pub fn certificates(dir: &Path) -> String {
     let ca_key = rcgen::KeyPair::generate().unwrap();
     let mut ca = rcgen::CertificateParams::new(vec![]).unwrap();
     ca.is_ca = rcgen::IsCa::Ca(rcgen::BasicConstraints::Unconstrained);

@@ -1,8 +1,15 @@
 //! The settings file that Howdah owns, and which settings users may not take.
 
-use std::{collections::BTreeMap, fmt::Write, net::IpAddr, path::Path};
+use std::{
+    collections::BTreeMap,
+    fmt::Write,
+    fs::File,
+    io::Read,
+    net::{IpAddr, Ipv4Addr, Ipv6Addr},
+    path::Path,
+};
 
-use super::{directory::Directory, log::DIRECTORY, user::RunAs};
+use super::{ADMIN, control::DATA, directory::Directory, log::DIRECTORY, user::RunAs};
 use crate::domain::{Error, Reason, Result, version::Version};
 
 /// Name of the file, in the data directory.
@@ -49,6 +56,9 @@ const RESERVED: &[&str] = &[
     "port",
     "recovery_end_command",
     "restore_command",
+    "ssl",
+    "ssl_cert_file",
+    "ssl_key_file",
     "ssl_passphrase_command",
     "unix_socket_directories",
     "unix_socket_group",
@@ -94,6 +104,44 @@ const CARELESS: &[(&str, &str)] = &[
     ("synchronous_commit", "off"),
 ];
 
+/// Names in the data directory.
+pub(crate) const CERTIFICATE: &str = "howdah.crt";
+pub(crate) const KEY: &str = "howdah.key";
+pub(crate) const ACCESS: &str = "howdah_hba.conf";
+
+const TLS: &[(&str, &str)] = &[
+    ("ssl", "on"),
+    ("ssl_cert_file", CERTIFICATE),
+    ("ssl_key_file", KEY),
+];
+
+/// Who may come from this machine: as `initdb` writes it.
+const NEAR: &str = "\
+# Written by Howdah before each start: changes are lost.
+local all all scram-sha-256
+host all all 127.0.0.1/32 scram-sha-256
+host all all ::1/128 scram-sha-256
+local replication all scram-sha-256
+host replication all 127.0.0.1/32 scram-sha-256
+host replication all ::1/128 scram-sha-256
+";
+
+/// Whether others than clients of the usual loopback addresses are to be let in.
+pub(crate) fn is_wide(listen_addresses: &[IpAddr]) -> bool {
+    let near = [
+        IpAddr::from(Ipv4Addr::LOCALHOST),
+        IpAddr::from(Ipv6Addr::LOCALHOST),
+    ];
+    listen_addresses.iter().any(|at| !near.contains(at))
+}
+
+/// The rules of a server that lets others in: all but a superuser, where there is TLS
+/// over TLS alone.
+pub(crate) fn access(tls: bool) -> String {
+    let kind = if tls { "hostssl" } else { "host" };
+    format!("{NEAR}host all {ADMIN} all reject\n{kind} all all all scram-sha-256\n")
+}
+
 /// For the metadata: small, and reached through its socket alone.
 const EMBEDDED: &[(&str, &str)] = &[
     ("listen_addresses", ""),
@@ -119,6 +167,8 @@ pub(crate) struct Contents<'a> {
     pub(crate) ephemeral: bool,
     /// Addresses that it listens on.
     pub(crate) listen_addresses: &'a [IpAddr],
+    /// Whether it speaks TLS.
+    pub(crate) tls: bool,
     /// Settings of the user.
     pub(crate) parameters: &'a BTreeMap<String, String>,
 }
@@ -136,6 +186,14 @@ impl Contents<'_> {
             .map(ToString::to_string)
             .collect();
         line(&mut text, "listen_addresses", &addresses.join(","));
+        if self.tls {
+            lines(&mut text, TLS);
+        }
+        if is_wide(self.listen_addresses) {
+            // Relative, it would be looked for in the directory of the start.
+            let rules = self.home.join(DATA).join(ACCESS);
+            line(&mut text, "hba_file", &rules.to_string_lossy());
+        }
         lines(&mut text, REPLICATION);
         if self.version.major >= SLOT_BOUND.0 {
             line(&mut text, SLOT_BOUND.1, SLOT_BOUND.2);
@@ -173,17 +231,35 @@ impl Contents<'_> {
     }
 }
 
-/// Puts the file in its place, if it is not there with that text.
+/// Most bytes of a certificate with its chain, or of a key.
+const PEM_MOST: u64 = 256 * 1024;
+
+/// The contents of a file that the settings name.
+///
+/// # Errors
+/// CONFIG_INVALID when it cannot be read.
+pub(crate) fn read(path: &Path) -> Result<Vec<u8>> {
+    let mut contents = Vec::new();
+    let read = File::open(path).and_then(|file| file.take(PEM_MOST).read_to_end(&mut contents));
+    read.map_err(|error| {
+        let message = format!("{} cannot be read", path.display());
+        Error::new(Reason::ConfigInvalid, message).with_source(error)
+    })?;
+    Ok(contents)
+}
+
+/// Puts a file in its place, if it is not there with those contents.
 pub(crate) fn write(
     data: &Directory,
-    text: &str,
+    name: &str,
+    contents: &[u8],
     owner: RunAs,
     before_rename: impl FnOnce(),
 ) -> Result<()> {
-    if data.read(FILE)?.as_deref() == Some(text.as_bytes()) {
+    if data.read(name)?.as_deref() == Some(contents) {
         return Ok(());
     }
-    data.replace(FILE, text.as_bytes(), 0o600, owner, before_rename)
+    data.replace(name, contents, 0o600, owner, before_rename)
 }
 
 /// Refuses a setting whose name is no name, or that Howdah keeps.
@@ -280,6 +356,7 @@ mod tests {
             port: 7000,
             ephemeral: false,
             listen_addresses: &[],
+            tls: false,
             parameters,
         }
     }
@@ -316,7 +393,7 @@ mod tests {
 
     #[test]
     fn what_howdah_writes_is_reserved() {
-        let kept = LOG.iter().chain(REPLICATION);
+        let kept = LOG.iter().chain(REPLICATION).chain(TLS);
         let kept = kept.map(|(name, _)| *name).chain([
             SLOT_BOUND.1,
             "port",

@@ -16,7 +16,7 @@ use serde::{Deserialize, Serialize};
 
 use super::{
     ADMIN, EMBEDDED,
-    configure::{self, Contents},
+    configure::{self, Contents, FILE},
     control::{Cluster, DATA, Found},
     directory::{Directory, PRIVATE, blocking},
     discover::{self, Discovery},
@@ -348,6 +348,7 @@ async fn configure(place: &Path, cluster: &Cluster, version: Version) -> Result<
         port: cluster.port,
         ephemeral: false,
         listen_addresses: &[],
+        tls: false,
         parameters: &std::collections::BTreeMap::new(),
     }
     .embedded();
@@ -355,7 +356,7 @@ async fn configure(place: &Path, cluster: &Cluster, version: Version) -> Result<
     let (place, run_as) = (place.to_owned(), cluster.run_as);
     blocking(move || {
         let data = Directory::open(&place)?.grandchild(HOME, DATA)?;
-        configure::write(&data.ok_or(gone)?, &text, run_as, || {
+        configure::write(&data.ok_or(gone)?, FILE, text.as_bytes(), run_as, || {
             failpoint::hit(EMBEDDED.before_configure);
         })
     })

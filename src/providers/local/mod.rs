@@ -30,7 +30,7 @@ mod verify;
 
 pub use discover::installations;
 pub use server::Local;
-pub use settings::{Settings, default_run_directory};
+pub use settings::{Settings, TlsFiles, default_run_directory};
 
 /// Name of the provider, as in `Server.provider`.
 pub const NAME: &str = "local";

@@ -11,7 +11,7 @@ use uuid::Uuid;
 use super::{
     NAME, SERVER,
     catalogue::Catalogues,
-    configure::{self, Contents},
+    configure::{self, ACCESS, CERTIFICATE, Contents, FILE, KEY, access, is_wide},
     control::{Cluster, DATA, Found},
     directory::{Directory, PRIVATE, blocking},
     discover::{self, Discovery},
@@ -260,16 +260,28 @@ impl Provider for Local {
             port: server.port,
             ephemeral: server.ephemeral,
             listen_addresses: &listen_addresses,
+            tls: self.settings.tls.is_some(),
             parameters: &server.parameters,
         }
         .server()?;
+        let tls = self.settings.tls.clone();
+        let wide = is_wide(&listen_addresses);
         let lock = self.lock(&server.uid.to_string()).await?;
         let (servers, uid, run_as) = (self.servers(), server.uid.to_string(), self.run_as);
         let gone = cluster.mismatch("its data directory is gone");
         blocking(move || {
             let data = Directory::open(&servers)?.grandchild(&uid, DATA)?;
             let data = data.ok_or(gone)?;
-            configure::write(&data, &text, run_as, || {
+            let put =
+                |name, contents: &[u8]| configure::write(&data, name, contents, run_as, || ());
+            if let Some(files) = &tls {
+                put(CERTIFICATE, &configure::read(&files.certificate)?)?;
+                put(KEY, &configure::read(&files.key)?)?;
+            }
+            if wide {
+                put(ACCESS, access(tls.is_some()).as_bytes())?;
+            }
+            configure::write(&data, FILE, text.as_bytes(), run_as, || {
                 failpoint::hit(SERVER.before_configure);
             })?;
             failpoint::hit("local.configure.after_rename");
@@ -338,6 +350,7 @@ impl Provider for Local {
             host: self.advertised(),
             port,
             socket_directory: Some(self.socket_directory(server)),
+            tls: self.settings.tls.is_some(),
         }
     }
 

@@ -29,6 +29,15 @@ const MAX_SOCKET_PATH: usize = 107;
 /// What comes after the run directory: a server's directory and its socket.
 const SOCKET_SUFFIX: usize = "/0123456789abcdef0123456789abcdef/.s.PGSQL.65535".len();
 
+/// Files that servers speak TLS with.
+#[derive(Clone, Debug)]
+pub struct TlsFiles {
+    /// PEM file of the certificate and its chain.
+    pub certificate: PathBuf,
+    /// PEM file of its private key.
+    pub key: PathBuf,
+}
+
 /// Settings of the local provider.
 #[derive(Clone)]
 pub struct Settings {
@@ -49,6 +58,8 @@ pub struct Settings {
     /// Host name or address that clients are told; none: the first of
     /// `listen_addresses`.
     pub advertise_host: Option<String>,
+    /// What servers speak TLS with; none: they do not.
+    pub tls: Option<TlsFiles>,
     /// How long the data of removed servers is kept.
     pub trash_retention: Duration,
     /// Longest wait for a server to come up, crash recovery included.
@@ -71,6 +82,7 @@ impl Settings {
             run_as: None,
             listen_addresses: Vec::new(),
             advertise_host: None,
+            tls: None,
             trash_retention: Duration::from_secs(7 * 24 * 60 * 60),
             start_timeout: Duration::from_secs(60),
             stop_timeout: Duration::from_secs(60),

@@ -4,10 +4,15 @@ use crate::support::howdah::{Howdah, Options, instance_name, signal};
 use crate::support::postgres::server;
 use howdah::pb::v1::GetInstanceRequest;
 
-fn metadata_pid(howdah: &Howdah) -> u32 {
+/// Of its pid file, which comes, goes and is empty for a moment at a start.
+fn pid_in_file(howdah: &Howdah) -> Option<u32> {
     let file = howdah.data_dir().join("metadata/data/postmaster.pid");
-    let text = std::fs::read_to_string(file).unwrap();
-    text.lines().next().unwrap().trim().parse().unwrap()
+    let text = std::fs::read_to_string(file).ok()?;
+    text.lines().next()?.trim().parse().ok()
+}
+
+fn metadata_pid(howdah: &Howdah) -> u32 {
+    pid_in_file(howdah).unwrap()
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -60,8 +65,7 @@ async fn a_metadata_server_that_dies_is_started_again() {
     let before = metadata_pid(&howdah);
     signal(before, "KILL");
     crate::support::howdah::eventually("the metadata server is back", async || {
-        let file = howdah.data_dir().join("metadata/data/postmaster.pid");
-        file.exists() && metadata_pid(&howdah) != before
+        pid_in_file(&howdah).is_some_and(|pid| pid != before)
     })
     .await;
     crate::support::howdah::eventually("calls are answered", async || {

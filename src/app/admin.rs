@@ -14,8 +14,7 @@ use crate::{
     pg::{self, Client, Host, Login, Target, Tls},
 };
 
-/// Name of Howdah's own role on every server.
-pub(super) const ADMIN: &str = "howdah_admin";
+pub(super) use crate::domain::provider::ADMIN;
 
 /// Longest wait for a connection to a server.
 const CONNECT_LIMIT: Duration = Duration::from_secs(10);

@@ -212,17 +212,8 @@ impl Condition {
     /// Whether it says the same, whenever it did.
     #[must_use]
     pub fn says(&self, other: &Self) -> bool {
-        let parts = |condition: &Self| {
-            let Self {
-                kind,
-                status,
-                reason,
-                message,
-                time: _,
-            } = condition.clone();
-            (kind, status, reason, message)
-        };
-        parts(self) == parts(other)
+        (&self.kind, self.status, &self.reason, &self.message)
+            == (&other.kind, other.status, &other.reason, &other.message)
     }
 }
 

@@ -53,6 +53,9 @@ pub enum Presence {
     Running,
 }
 
+/// Howdah's own role on every server; a superuser.
+pub const ADMIN: &str = "howdah_admin";
+
 /// Where a server can be reached.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Address {

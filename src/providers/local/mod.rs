@@ -35,8 +35,7 @@ pub use settings::{Settings, TlsFiles, default_run_directory};
 /// Name of the provider, as in `Server.provider`.
 pub const NAME: &str = "local";
 
-/// Howdah's own role on every server; a superuser.
-pub const ADMIN: &str = "howdah_admin";
+pub use crate::domain::provider::ADMIN;
 
 /// Points in the middle of the effects at which a test can kill the process.
 pub const FAILPOINTS: &[&str] = &[

@@ -84,11 +84,16 @@ impl Metadata {
     }
 }
 
-/// Tries until the database is there.
+/// Tries until the database is there and no frozen process holds a lock in it.
 pub(super) async fn wait_for(mut attempt: impl AsyncFnMut() -> Result<()>) -> Result<()> {
     loop {
         match attempt().await {
-            Err(error) if error.reason() == Reason::MetadataUnavailable => {
+            Err(error)
+                if matches!(
+                    error.reason(),
+                    Reason::MetadataUnavailable | Reason::LockTimeout
+                ) =>
+            {
                 tracing::warn!(
                     detail = error.internal_detail(),
                     "waiting for the metadata database"

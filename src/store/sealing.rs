@@ -179,6 +179,26 @@ mod tests {
         assert!(!format!("{:?}", ring(&[1])).contains("[1, 1"));
     }
 
+    proptest::proptest! {
+        /// Neither what was changed nor what comes from elsewhere.
+        #[test]
+        fn opens_nothing_else(
+            secret in ".{0,40}",
+            at in proptest::arbitrary::any::<proptest::sample::Index>(),
+            bit in 0..8u8,
+            other in proptest::collection::vec(0u8.., 0..80),
+        ) {
+            let ring = ring(&[1, 2]);
+            let mut sealed = ring.seal(&SecretString::from(secret.clone()), "row 1").unwrap();
+            let opened = ring.open(&sealed, "row 1").unwrap();
+            proptest::prop_assert_eq!(opened.expose_secret(), secret);
+            let at = at.index(sealed.len());
+            sealed[at] ^= 1u8 << bit;
+            proptest::prop_assert!(ring.open(&sealed, "row 1").is_err());
+            proptest::prop_assert!(ring.open(&other, "row 1").is_err());
+        }
+    }
+
     #[test]
     fn refuses_keys_of_another_length() {
         let short = SecretSlice::from(vec![1u8; 31]);

@@ -3,7 +3,6 @@
 use std::collections::BTreeMap;
 
 use chrono::{DateTime, Utc};
-use serde::Deserialize;
 use sqlx::types::Json;
 use uuid::Uuid;
 
@@ -18,7 +17,7 @@ use crate::domain::{
     name::{Id, InstanceName, ProjectName},
 };
 
-/// A row of `instances` with its servers.
+/// A row of `instances` with one of its servers: one record for each of them.
 struct Record {
     uid: Uuid,
     project: String,
@@ -42,23 +41,19 @@ struct Record {
     running: bool,
     conditions: Json<Vec<Condition>>,
     reconciling: bool,
-    servers: Json<Vec<ServerRecord>>,
-}
-
-#[derive(Deserialize)]
-struct ServerRecord {
-    uid: Uuid,
-    number: i32,
-    provider: String,
-    version: String,
-    host: Uuid,
-    port: Option<u16>,
+    server_uid: Option<Uuid>,
+    number: Option<i32>,
+    provider: Option<String>,
+    version: Option<String>,
+    host: Option<Uuid>,
+    port: Option<i32>,
     system_identifier: Option<String>,
-    started: bool,
+    started: Option<bool>,
     host_gone_time: Option<DateTime<Utc>>,
 }
 
-/// One text of the columns for all the queries below.
+/// One text of the columns for all the queries below. Joins instead of aggregates: most
+/// instances have one server, and reading an instance is the most frequent call.
 macro_rules! select_instances {
     ($($tail:literal)* $(, $argument:expr)* $(,)?) => {
         sqlx::query_as!(
@@ -72,14 +67,12 @@ macro_rules! select_instances {
                 i.active_server, i.running, i.conditions as "conditions!: Json<Vec<Condition>>",
                 exists (select from operations o where o.target_uid = i.uid
                     and o.end_time is null) as "reconciling!",
-                (select coalesce(jsonb_agg(jsonb_build_object('uid', s.uid, 'number', s.number,
-                    'provider', s.provider, 'version', s.version, 'host', s.host,
-                    'port', s.port, 'system_identifier', s.system_identifier,
-                    'started', s.started, 'host_gone_time',
-                    (select since from hosts_gone g where g.id = s.host)) order by s.number), '[]')
-                    from servers s where s.instance_uid = i.uid)
-                    as "servers!: Json<Vec<ServerRecord>>"
-            from instances i "# $(+ $tail)*
+                s.uid as "server_uid?", s.number as "number?", s.provider as "provider?",
+                s.version as "version?", s.host as "host?", s.port as "port?",
+                s.system_identifier as "system_identifier?", s.started as "started?",
+                g.since as "host_gone_time?"
+            from instances i left join servers s on s.instance_uid = i.uid
+                left join hosts_gone g on g.id = s.host "# $(+ $tail)*
             $(, $argument)*
         )
     };
@@ -146,15 +139,15 @@ impl Store {
     /// # Errors
     /// INSTANCE_NOT_FOUND; METADATA_UNAVAILABLE.
     pub async fn instance(&self, name: &InstanceName) -> Result<Instance> {
-        let record = select_instances!(
-            "where i.project = $1 and i.id = $2",
+        let records = select_instances!(
+            "where i.project = $1 and i.id = $2 order by s.number",
             name.project.as_str(),
             name.instance.as_str(),
         )
-        .fetch_optional(&self.pool)
+        .fetch_all(&self.pool)
         .named("instances.instance")
         .await?;
-        record.ok_or_else(|| not_found(name))?.instance()
+        single(records)?.ok_or_else(|| not_found(name))
     }
 
     /// The instance of that identity, if it is there.
@@ -162,11 +155,11 @@ impl Store {
     /// # Errors
     /// METADATA_UNAVAILABLE.
     pub async fn instance_by_uid(&self, uid: Uuid) -> Result<Option<Instance>> {
-        let record = select_instances!("where i.uid = $1", uid)
-            .fetch_optional(&self.pool)
+        let records = select_instances!("where i.uid = $1 order by s.number", uid)
+            .fetch_all(&self.pool)
             .named("instances.instance_by_uid")
             .await?;
-        record.map(Record::instance).transpose()
+        single(records)
     }
 
     /// A part of a project's instances, in order.
@@ -184,14 +177,18 @@ impl Store {
         macro_rules! list {
             ($beyond:literal, $direction:literal) => {
                 select_instances!(
-                    "where i.project = $1 and ($2 or i.delete_time is null)
-                     and ($4::text is null or (case $3 when 'create_time' then i.create_time
-                        when 'update_time' then i.update_time else 'epoch' end, i.id) "
+                    "where i.uid in (select p.uid from instances p
+                     where p.project = $1 and ($2 or p.delete_time is null)
+                     and ($4::text is null or (case $3 when 'create_time' then p.create_time
+                        when 'update_time' then p.update_time else 'epoch' end, p.id) "
                     $beyond
                     " ($5::timestamptz, $4))
+                     order by case $3 when 'create_time' then p.create_time
+                        when 'update_time' then p.update_time else 'epoch' end "
+                    $direction ", p.id " $direction " limit $6)
                      order by case $3 when 'create_time' then i.create_time
                         when 'update_time' then i.update_time else 'epoch' end "
-                    $direction ", i.id " $direction " limit $6",
+                    $direction ", i.id " $direction ", s.number",
                     project,
                     deleted,
                     column,
@@ -208,7 +205,7 @@ impl Store {
             true => list!("<", "desc"),
             false => list!(">", "asc"),
         };
-        records?.into_iter().map(Record::instance).collect()
+        grouped(records?)
     }
 
     /// The instances with their active server on this host, and meant to run.
@@ -217,15 +214,15 @@ impl Store {
     /// METADATA_UNAVAILABLE.
     pub async fn instances_on(&self, host: Uuid) -> Result<Vec<Instance>> {
         let records = select_instances!(
-            "where i.running and i.delete_time is null and exists (select from servers s
-                where s.instance_uid = i.uid and s.number = i.active_server
-                and s.host = $1 and s.started)",
+            "where i.running and i.delete_time is null and exists (select from servers a
+                where a.instance_uid = i.uid and a.number = i.active_server
+                and a.host = $1 and a.started) order by i.uid, s.number",
             host
         )
         .fetch_all(&self.pool)
         .named("instances.instances_on")
         .await?;
-        records.into_iter().map(Record::instance).collect()
+        grouped(records)
     }
 
     /// Deleted instances whose purge time has come and that nothing works on.
@@ -234,13 +231,15 @@ impl Store {
     /// METADATA_UNAVAILABLE.
     pub async fn instances_to_purge(&self) -> Result<Vec<Instance>> {
         let records = select_instances!(
-            "where i.purge_time <= now() and not exists (select from operations o
-                where o.target_uid = i.uid and o.end_time is null) limit 100"
+            "where i.uid in (select p.uid from instances p
+                where p.purge_time <= now() and not exists (select from operations o
+                    where o.target_uid = p.uid and o.end_time is null) limit 100)
+             order by i.uid, s.number"
         )
         .fetch_all(&self.pool)
         .named("instances.instances_to_purge")
         .await?;
-        records.into_iter().map(Record::instance).collect()
+        grouped(records)
     }
 }
 
@@ -270,15 +269,15 @@ impl Tx {
     /// # Errors
     /// INSTANCE_NOT_FOUND; METADATA_UNAVAILABLE.
     pub async fn lock_instance(&mut self, name: &InstanceName) -> Result<Instance> {
-        let record = select_instances!(
-            "where i.project = $1 and i.id = $2 for update of i",
+        let records = select_instances!(
+            "where i.project = $1 and i.id = $2 order by s.number for update of i",
             name.project.as_str(),
             name.instance.as_str(),
         )
-        .fetch_optional(self.connection())
+        .fetch_all(self.connection())
         .named("instances.lock_instance")
         .await?;
-        record.ok_or_else(|| not_found(name))?.instance()
+        single(records)?.ok_or_else(|| not_found(name))
     }
 
     /// The instance of that name, held as it is for work on a child.
@@ -286,15 +285,15 @@ impl Tx {
     /// # Errors
     /// INSTANCE_NOT_FOUND; METADATA_UNAVAILABLE.
     pub async fn hold_instance(&mut self, name: &InstanceName) -> Result<Instance> {
-        let record = select_instances!(
-            "where i.project = $1 and i.id = $2 for share of i",
+        let records = select_instances!(
+            "where i.project = $1 and i.id = $2 order by s.number for share of i",
             name.project.as_str(),
             name.instance.as_str(),
         )
-        .fetch_optional(self.connection())
+        .fetch_all(self.connection())
         .named("instances.hold_instance")
         .await?;
-        record.ok_or_else(|| not_found(name))?.instance()
+        single(records)?.ok_or_else(|| not_found(name))
     }
 
     /// The instance of that identity, locked against every other change.
@@ -302,11 +301,11 @@ impl Tx {
     /// # Errors
     /// METADATA_UNAVAILABLE.
     pub async fn lock_instance_by_uid(&mut self, uid: Uuid) -> Result<Option<Instance>> {
-        let record = select_instances!("where i.uid = $1 for update of i", uid)
-            .fetch_optional(self.connection())
+        let records = select_instances!("where i.uid = $1 order by s.number for update of i", uid)
+            .fetch_all(self.connection())
             .named("instances.lock_instance_by_uid")
             .await?;
-        record.map(Record::instance).transpose()
+        single(records)
     }
 
     /// Records a new instance, in state CREATING.
@@ -457,8 +456,26 @@ fn not_found(name: &InstanceName) -> Error {
         .with_resource(name.to_string())
 }
 
+/// The instance of these records, if there is one.
+fn single(records: Vec<Record>) -> Result<Option<Instance>> {
+    Ok(grouped(records)?.pop())
+}
+
+/// The instances of these records, which are in the order of the instances.
+fn grouped(records: Vec<Record>) -> Result<Vec<Instance>> {
+    let mut instances: Vec<Instance> = Vec::with_capacity(records.len());
+    for mut record in records {
+        let server = record.server()?;
+        match instances.last_mut() {
+            Some(last) if last.uid == record.uid => last.servers.extend(server),
+            _ => instances.push(record.instance(server)?),
+        }
+    }
+    Ok(instances)
+}
+
 impl Record {
-    fn instance(self) -> Result<Instance> {
+    fn instance(self, server: Option<Server>) -> Result<Instance> {
         Ok(Instance {
             name: InstanceName {
                 project: Id::parse(&self.project, "project")?,
@@ -482,35 +499,33 @@ impl Record {
             deletion_protection: self.deletion_protection,
             epoch: self.epoch,
             active_server: self.active_server,
-            servers: self
-                .servers
-                .0
-                .into_iter()
-                .map(ServerRecord::server)
-                .collect::<Result<_>>()?,
+            servers: Vec::from_iter(server),
             endpoint: None,
             running: self.running,
             conditions: self.conditions.0,
         })
     }
-}
 
-impl ServerRecord {
-    fn server(self) -> Result<Server> {
-        let identifier = self.system_identifier.map(|text| {
+    /// The server of this record; none where the instance has none.
+    fn server(&mut self) -> Result<Option<Server>> {
+        let (Some(uid), Some(number), Some(host)) = (self.server_uid, self.number, self.host)
+        else {
+            return Ok(None);
+        };
+        let identifier = self.system_identifier.take().map(|text| {
             text.parse()
                 .map_err(|_| Error::internal(format!("system identifier {text}")))
         });
-        Ok(Server {
-            uid: self.uid,
-            number: self.number,
-            provider: self.provider,
-            version: self.version.parse()?,
-            host: self.host,
-            port: self.port,
+        Ok(Some(Server {
+            uid,
+            number,
+            provider: self.provider.take().unwrap_or_default(),
+            version: self.version.take().unwrap_or_default().parse()?,
+            host,
+            port: self.port.and_then(|port| u16::try_from(port).ok()),
             system_identifier: identifier.transpose()?,
-            started: self.started,
+            started: self.started.unwrap_or_default(),
             host_gone_time: self.host_gone_time,
-        })
+        }))
     }
 }

@@ -10,7 +10,7 @@ export SQLX_OFFLINE ?= true
 # Where the tests find grpcurl, Python and PostgreSQL's other majors.
 export HOWDAH_TEST_TOOLS := $(TOOLS)
 
-.PHONY: run release debug test soak bench demo tools fmt lint sqlx sqlx-check prerequisites
+.PHONY: run release dist debug test fresh soak bench demo tools fmt lint sqlx sqlx-check prerequisites
 
 # Serves with the defaults. Settings: make run ARGS='--listen 127.0.0.1:0'
 run: release
@@ -19,6 +19,12 @@ run: release
 release:
 	@tools/prerequisites.sh build
 	$(CARGO) build --release --locked
+
+# The program to install: smaller and faster, and minutes to build.
+dist:
+	@tools/prerequisites.sh build
+	$(CARGO) build --profile dist --locked
+	@echo "built $(TARGET)/dist/howdah"
 
 debug:
 	@tools/prerequisites.sh test
@@ -35,6 +41,10 @@ prerequisites:
 test: prerequisites
 	@tools/install.sh grpcurl python postgres
 	$(CARGO) test --locked $(FEATURES) -- --skip soak::
+
+# Both commands, the demo and the doctor in a bare Debian root. As root.
+fresh:
+	@tools/fresh.sh
 
 # The long tables, for about TIME seconds in all.
 soak: prerequisites

@@ -1,31 +1,66 @@
-//! The bare alternative: a tonic handler that runs the same query through sqlx, with
-//! tonic's own server and no layer.
+//! The bare alternative: a tonic handler with a pool and queries of its own, as one would
+//! write them for this table alone: sqlx's pool, tonic's own server, no layer.
 
-use std::str::FromStr;
+use std::{collections::BTreeMap, str::FromStr};
 
-use howdah::{
-    domain::{
-        instance::Instance as Record,
-        list::Order,
-        name::{InstanceName, ProjectName},
+use chrono::{DateTime, Utc};
+use howdah::pb::{
+    google::longrunning::Operation,
+    v1::{
+        Condition, CreateInstanceRequest, DeleteInstanceRequest, GetInstanceRequest, Instance,
+        ListEnginesRequest, ListEnginesResponse, ListInstancesRequest, ListInstancesResponse,
+        RestartInstanceRequest, Server, StartInstanceRequest, StopInstanceRequest,
+        UndeleteInstanceRequest,
+        instance_service_server::{InstanceService, InstanceServiceServer},
     },
-    pb::{
-        google::longrunning::Operation,
-        v1::{
-            Condition, CreateInstanceRequest, DeleteInstanceRequest, GetInstanceRequest, Instance,
-            ListEnginesRequest, ListEnginesResponse, ListInstancesRequest, ListInstancesResponse,
-            RestartInstanceRequest, Server, StartInstanceRequest, StopInstanceRequest,
-            UndeleteInstanceRequest,
-            instance_service_server::{InstanceService, InstanceServiceServer},
-        },
-    },
-    store::{Settings, Store, instances::Slice},
 };
-use sqlx::postgres::PgConnectOptions;
+use serde::Deserialize;
+use sqlx::{
+    FromRow, PgPool,
+    postgres::{PgConnectOptions, PgPoolOptions},
+    types::{Json, Uuid},
+};
 use tokio::net::TcpListener;
 use tonic::{Request, Response, Status, async_trait, transport::server::TcpIncoming};
 
-struct Bare(Store);
+struct Bare(PgPool);
+
+/// An instance with its only server.
+#[derive(FromRow)]
+struct Record {
+    uid: Uuid,
+    project: String,
+    id: String,
+    display_name: String,
+    labels: Json<BTreeMap<String, String>>,
+    annotations: Json<BTreeMap<String, String>>,
+    create_time: DateTime<Utc>,
+    update_time: DateTime<Utc>,
+    wanted_version: String,
+    parameters: Json<BTreeMap<String, String>>,
+    epoch: i64,
+    conditions: Json<Vec<Noted>>,
+    server_uid: Uuid,
+    number: i32,
+    provider: String,
+    version: String,
+    host: Uuid,
+    system_identifier: Option<String>,
+}
+
+#[derive(Deserialize)]
+struct Noted {
+    #[serde(rename = "type")]
+    kind: String,
+    reason: String,
+    message: String,
+    time: DateTime<Utc>,
+}
+
+const SELECT: &str = "select i.uid, i.project, i.id, i.display_name, i.labels, i.annotations,
+        i.create_time, i.update_time, i.wanted_version, i.parameters, i.epoch, i.conditions,
+        s.uid as server_uid, s.number, s.provider, s.version, s.host, s.system_identifier
+    from instances i join servers s on s.instance_uid = i.uid";
 
 type Answer<T> = Result<Response<T>, Status>;
 
@@ -35,19 +70,19 @@ fn failed(error: impl ToString) -> Status {
 
 /// All that is in the record: an answer as long as Howdah's.
 fn message(record: Record) -> Instance {
-    let servers: Vec<Server> = record
-        .servers
-        .iter()
-        .map(|server| Server {
-            name: format!("{}/servers/{}", record.name, server.number),
-            uid: server.uid.to_string(),
-            version: server.version.to_string(),
-            provider: server.provider.clone(),
-            host: server.host.to_string(),
-            system_identifier: server.system_identifier.unwrap_or_default(),
-        })
-        .collect();
-    let conditions = record.conditions.into_iter().map(|condition| Condition {
+    let name = format!("projects/{}/instances/{}", record.project, record.id);
+    let server = Server {
+        name: format!("{name}/servers/{}", record.number),
+        uid: record.server_uid.to_string(),
+        version: record.version,
+        provider: record.provider,
+        host: record.host.to_string(),
+        system_identifier: record
+            .system_identifier
+            .and_then(|text| text.parse().ok())
+            .unwrap_or_default(),
+    };
+    let conditions = record.conditions.0.into_iter().map(|condition| Condition {
         r#type: condition.kind,
         status: 1,
         reason: condition.reason,
@@ -56,21 +91,20 @@ fn message(record: Record) -> Instance {
     });
     Instance {
         conditions: conditions.collect(),
-        name: record.name.to_string(),
+        name,
         uid: record.uid.to_string(),
-        labels: record.labels,
-        annotations: record.annotations,
+        labels: record.labels.0,
+        annotations: record.annotations.0,
         display_name: record.display_name,
         create_time: Some(time(record.create_time)),
         update_time: Some(time(record.update_time)),
         state: 2,
-        version: record.wanted.to_string(),
-        server_version: servers[0].version.clone(),
-        active_server: servers[0].name.clone(),
-        servers,
-        parameters: record.parameters,
+        version: record.wanted_version,
+        server_version: server.version.clone(),
+        active_server: server.name.clone(),
+        servers: vec![server],
+        parameters: record.parameters.0,
         epoch: record.epoch,
-        reconciling: record.reconciling,
         ..Instance::default()
     }
 }
@@ -85,10 +119,18 @@ fn time(time: chrono::DateTime<chrono::Utc>) -> prost_types::Timestamp {
 #[async_trait]
 impl InstanceService for Bare {
     async fn get_instance(&self, request: Request<GetInstanceRequest>) -> Answer<Instance> {
-        let name = InstanceName::from_str(&request.get_ref().name).map_err(failed)?;
-        Ok(Response::new(message(
-            self.0.instance(&name).await.map_err(failed)?,
-        )))
+        let name: Vec<&str> = request.get_ref().name.split('/').collect();
+        let [_, project, _, id] = name[..] else {
+            return Err(failed("no name of an instance"));
+        };
+        let sql = format!("{SELECT} where i.project = $1 and i.id = $2");
+        let record: Record = sqlx::query_as(sqlx::AssertSqlSafe(sql))
+            .bind(project)
+            .bind(id)
+            .fetch_one(&self.0)
+            .await
+            .map_err(failed)?;
+        Ok(Response::new(message(record)))
     }
 
     async fn list_instances(
@@ -96,17 +138,15 @@ impl InstanceService for Bare {
         request: Request<ListInstancesRequest>,
     ) -> Answer<ListInstancesResponse> {
         let request = request.into_inner();
-        let project = ProjectName::from_str(&request.parent).map_err(failed)?;
-        let slice = Slice {
-            order: Order::default(),
-            after: None,
-            limit: 51,
-            show_deleted: false,
-        };
-        let records = self.0.instances(&project, slice).await.map_err(failed)?;
-        let instances = records.into_iter().take(50).map(message).collect();
+        let project = request.parent.rsplit('/').next().unwrap_or_default();
+        let sql = format!("{SELECT} where i.project = $1 order by i.id limit 51");
+        let records: Vec<Record> = sqlx::query_as(sqlx::AssertSqlSafe(sql))
+            .bind(project)
+            .fetch_all(&self.0)
+            .await
+            .map_err(failed)?;
         Ok(Response::new(ListInstancesResponse {
-            instances,
+            instances: records.into_iter().take(50).map(message).collect(),
             ..Default::default()
         }))
     }
@@ -137,15 +177,14 @@ impl InstanceService for Bare {
 /// Serves on a free port, which it prints.
 pub async fn serve(database_url: &str) {
     let options = PgConnectOptions::from_str(database_url).unwrap();
-    let settings = Settings {
-        max_connections: 10,
-        acquire_timeout: std::time::Duration::from_secs(5),
-    };
-    let store = Store::new(options, settings);
+    let pool = PgPoolOptions::new()
+        .max_connections(10)
+        .connect_with(options);
+    let pool = pool.await.unwrap();
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     println!("{}", listener.local_addr().unwrap());
     tonic::transport::Server::builder()
-        .add_service(InstanceServiceServer::new(Bare(store)))
+        .add_service(InstanceServiceServer::new(Bare(pool)))
         // As `serve` would have it: without, answers wait for acknowledgements.
         .serve_with_incoming(TcpIncoming::from(listener).with_nodelay(Some(true)))
         .await

@@ -27,6 +27,7 @@ use crate::auth::{Peer, certificate};
 
 use super::{
     Settings,
+    coalesce::Coalesced,
     io::{Plain, Prefaced, Stream},
     socket::Accepted,
     tls,
@@ -119,7 +120,7 @@ impl Acceptor {
         let service = TowerToHyperService::new(service);
         let builder = self.builder();
         let mut connection =
-            std::pin::pin!(builder.serve_connection(TokioIo::new(stream), service));
+            std::pin::pin!(builder.serve_connection(TokioIo::new(Coalesced::new(stream)), service));
         let too_old = self
             .settings
             .max_age

@@ -3,6 +3,7 @@
 //! Everything is bounded before anybody is known: connections, handshakes, headers,
 //! streams, windows, the age of a connection and the end of the process.
 
+mod coalesce;
 mod connection;
 mod io;
 mod settings;

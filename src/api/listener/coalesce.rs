@@ -1,0 +1,159 @@
+//! Fewer writes for the frames of one answer.
+//!
+//! The headers, the message and the trailers of a unary answer are made by the call's
+//! task and written by the connection's task, often on another core: the first frame
+//! would go out by itself, and each write costs both ends more than the frames do. A
+//! flush therefore yields once before it writes, so that frames that are about to be
+//! ready go with the first.
+
+use std::{
+    io,
+    pin::Pin,
+    task::{Context, Poll, ready},
+};
+
+use bytes::{Buf as _, BytesMut};
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+
+/// Most bytes that wait for a flush. What is larger is written through.
+const CAPACITY: usize = 8 * 1024;
+
+/// A stream whose small writes wait for the flush.
+#[derive(Debug)]
+pub(super) struct Coalesced<S> {
+    stream: S,
+    waiting: BytesMut,
+    /// Whether the flush under way has yielded already.
+    yielded: bool,
+}
+
+impl<S: AsyncWrite + Unpin> Coalesced<S> {
+    pub(super) fn new(stream: S) -> Self {
+        Self {
+            stream,
+            waiting: BytesMut::new(),
+            yielded: false,
+        }
+    }
+
+    /// Writes what waits.
+    fn poll_drain(&mut self, context: &mut Context<'_>) -> Poll<io::Result<()>> {
+        while !self.waiting.is_empty() {
+            let written = Pin::new(&mut self.stream).poll_write(context, &self.waiting);
+            match ready!(written)? {
+                0 => return Poll::Ready(Err(io::ErrorKind::WriteZero.into())),
+                count => self.waiting.advance(count),
+            }
+        }
+        Poll::Ready(Ok(()))
+    }
+}
+
+impl<S: AsyncRead + Unpin> AsyncRead for Coalesced<S> {
+    fn poll_read(
+        self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+        buffer: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.get_mut().stream).poll_read(context, buffer)
+    }
+}
+
+impl<S: AsyncWrite + Unpin> AsyncWrite for Coalesced<S> {
+    fn poll_write(
+        self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+        bytes: &[u8],
+    ) -> Poll<io::Result<usize>> {
+        self.poll_write_vectored(context, &[io::IoSlice::new(bytes)])
+    }
+
+    fn poll_write_vectored(
+        self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+        slices: &[io::IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        let this = self.get_mut();
+        let length = slices.iter().map(|slice| slice.len()).sum::<usize>();
+        if this.waiting.len() + length > CAPACITY {
+            ready!(this.poll_drain(context))?;
+        }
+        if length > CAPACITY {
+            return Pin::new(&mut this.stream).poll_write_vectored(context, slices);
+        }
+        for slice in slices {
+            this.waiting.extend_from_slice(slice);
+        }
+        Poll::Ready(Ok(length))
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        true
+    }
+
+    fn poll_flush(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
+        let this = self.get_mut();
+        if !this.waiting.is_empty() && !this.yielded {
+            this.yielded = true;
+            context.waker().wake_by_ref();
+            return Poll::Pending;
+        }
+        ready!(this.poll_drain(context))?;
+        this.yielded = false;
+        Pin::new(&mut this.stream).poll_flush(context)
+    }
+
+    fn poll_shutdown(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
+        let this = self.get_mut();
+        ready!(this.poll_drain(context))?;
+        Pin::new(&mut this.stream).poll_shutdown(context)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _, duplex};
+
+    use super::*;
+
+    #[tokio::test]
+    async fn small_writes_wait_for_the_flush_and_large_ones_do_not() {
+        let (here, mut there) = duplex(4 * CAPACITY);
+        let mut stream = Coalesced::new(here);
+        stream.write_all(b"one").await.unwrap();
+        stream.write_all(b"two").await.unwrap();
+        assert_eq!(stream.waiting.len(), 6);
+        stream.flush().await.unwrap();
+        assert!(stream.waiting.is_empty());
+        stream.write_all(b"three").await.unwrap();
+        // Written through, and never before what waits.
+        stream.write_all(&[7; CAPACITY + 1]).await.unwrap();
+        assert!(stream.waiting.is_empty());
+        stream.write_all(b"end").await.unwrap();
+        stream.shutdown().await.unwrap();
+        let mut all = Vec::new();
+        there.read_to_end(&mut all).await.unwrap();
+        let (start, rest) = all.split_at(11);
+        assert_eq!(start, b"onetwothree");
+        assert_eq!(rest, [&[7; CAPACITY + 1][..], b"end"].concat());
+    }
+
+    #[tokio::test]
+    async fn a_reader_that_stops_holds_the_writer() {
+        let (here, mut there) = duplex(CAPACITY);
+        let mut stream = Coalesced::new(here);
+        let writing = async {
+            for _ in 0..100 {
+                stream.write_all(&[1; 1000]).await.unwrap();
+            }
+            stream.shutdown().await.unwrap();
+        };
+        let reading = async {
+            let mut all = Vec::new();
+            there.read_to_end(&mut all).await.unwrap();
+            all.len()
+        };
+        let ((), length) = tokio::join!(writing, reading);
+        assert_eq!(length, 100_000);
+    }
+}

@@ -8,6 +8,7 @@ mod drift;
 mod idempotency;
 mod input;
 mod lists;
+mod metadata;
 mod replicas;
 mod rig;
 mod secrets;

@@ -4,3 +4,4 @@ pub mod howdah;
 pub mod local;
 pub mod ports;
 pub mod postgres;
+pub mod proxy;

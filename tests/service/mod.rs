@@ -8,7 +8,7 @@ mod drift;
 mod idempotency;
 mod input;
 mod lists;
-mod metadata;
+pub(crate) mod metadata;
 mod replicas;
 mod rig;
 mod secrets;

@@ -1,6 +1,7 @@
 //! A metadata database that is somebody else's: what its network, its server and its
 //! settings do, and what callers notice of it.
 
+mod deadlines;
 mod full_disk;
 mod load;
 mod met;
@@ -8,6 +9,8 @@ mod moves;
 mod outages;
 mod proxy;
 mod serving;
+mod settings;
+mod start;
 pub(crate) mod table;
 mod world;
 

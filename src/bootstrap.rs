@@ -5,6 +5,7 @@ mod doctor;
 mod edge;
 mod keys;
 mod metadata;
+mod watch;
 mod welcome;
 
 use std::{
@@ -22,7 +23,11 @@ use tokio::{
 use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
 
-use self::{data_dir::DataDir, metadata::Metadata};
+use self::{
+    data_dir::DataDir,
+    metadata::Metadata,
+    watch::{Signals, Watch},
+};
 use crate::{
     api::{
         health::Reporter,
@@ -154,12 +159,15 @@ async fn attend(
     }
     let serving = listener.run(service, drain.clone());
     tokio::pin!(serving);
+    let signals = Signals {
+        health: health.clone(),
+        readiness: readiness.clone(),
+        started: started.clone(),
+    };
     let opening = async {
         bring_up(&app.store(), keyring, app).await?;
-        started.set();
         // Before the files: who finds them is to be told that it serves.
-        health.serving().await;
-        readiness.set(true);
+        signals.serving().await;
         let admin = admin_address
             .map(|address| address.to_string())
             .unwrap_or_default();
@@ -167,7 +175,13 @@ async fn attend(
         data_dir.replace(ENDPOINT, &format!("{address}\n"))?;
         tracing::info!(%address, "serving");
         welcome::print(config, &address, &admin);
-        std::future::pending::<Result<()>>().await
+        let watch = Watch {
+            store: &app.store(),
+            keyring,
+            host: app.host(),
+            signals,
+        };
+        watch.run().await
     };
     let outcome = tokio::select! {
         () = &mut serving => Err(Error::internal("the listener ended by itself")),

@@ -10,6 +10,7 @@ use crate::{
         Error, Reason, Result,
         instance::{Condition, Instance, Status, set_condition},
         provider::{Provider, ServerSpec},
+        sqlstate::Meaning,
     },
     pg::{self, Client, Host, Login, Target, Tls},
 };
@@ -173,14 +174,27 @@ where
 
 /// What an error of a user's server means.
 pub(super) fn classify(error: pg::Error) -> Error {
-    let reason = match error.sqlstate() {
+    let reason = match error.sqlstate().map(Meaning::of) {
         _ if error.is_connection() => Reason::ServerUnavailable,
-        Some("57P01" | "57P02" | "57P03" | "53300") => Reason::ServerUnavailable,
-        Some("55P03" | "55006" | "40P01" | "40001" | "57014") => Reason::LockTimeout,
-        Some("53100") => Reason::DiskFull,
-        Some("42501") => Reason::RightMissing,
-        Some(_) => Reason::PostgresqlRefused,
-        None => Reason::ServerUnavailable,
+        None
+        | Some(
+            Meaning::SessionEnded
+            | Meaning::ServerStarting
+            | Meaning::ConnectionsExhausted
+            | Meaning::ReadOnly
+            | Meaning::ResourcesExhausted
+            | Meaning::ServerFault,
+        ) => Reason::ServerUnavailable,
+        Some(Meaning::Busy) => Reason::LockTimeout,
+        Some(Meaning::DiskFull) => Reason::DiskFull,
+        Some(Meaning::RightMissing) => Reason::RightMissing,
+        Some(
+            Meaning::LoginRefused
+            | Meaning::DatabaseMissing
+            | Meaning::ObjectMissing
+            | Meaning::Encoding
+            | Meaning::Refused,
+        ) => Reason::PostgresqlRefused,
     };
     let message = match (reason, error.server()) {
         (Reason::PostgresqlRefused | Reason::RightMissing, Some(server)) => {
@@ -191,7 +205,43 @@ pub(super) fn classify(error: pg::Error) -> Error {
         }
         (Reason::LockTimeout, _) => "the server is busy with something that must end first".into(),
         (Reason::DiskFull, _) => "the server's disk is full".into(),
-        _ => "the instance's server is not available".into(),
+        (_, Some(server)) => format!(
+            "the instance's server is not available: {} (SQLSTATE {})",
+            server.message, server.code
+        ),
+        (_, None) => "the instance's server is not available".into(),
     };
     Error::new(reason, message).with_source(error)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn reason(code: &str) -> Reason {
+        let server = pg::ServerError {
+            code: code.to_owned(),
+            ..pg::ServerError::default()
+        };
+        classify(pg::Error::Server(Box::new(server))).reason()
+    }
+
+    #[test]
+    fn a_server_that_recovers_is_waited_for() {
+        for code in [
+            "25006", "53200", "53300", "53000", "57P01", "57P03", "58030", "XX000", "08006",
+        ] {
+            assert_eq!(reason(code), Reason::ServerUnavailable, "{code}");
+        }
+        for code in ["55P03", "55006", "40P01", "40001", "57014"] {
+            assert_eq!(reason(code), Reason::LockTimeout, "{code}");
+        }
+        for code in [
+            "28P01", "28000", "3D000", "42601", "42P01", "23505", "22P05",
+        ] {
+            assert_eq!(reason(code), Reason::PostgresqlRefused, "{code}");
+        }
+        assert_eq!(reason("42501"), Reason::RightMissing);
+        assert_eq!(reason("53100"), Reason::DiskFull);
+    }
 }

@@ -130,6 +130,12 @@ impl App {
         self.parts.store.clone()
     }
 
+    /// This host, whose local servers are in reach.
+    #[must_use]
+    pub fn host(&self) -> Uuid {
+        self.parts.host
+    }
+
     /// Takes back what a dead process with the same data directory held: operations
     /// are due at once, subscriptions are swept.
     ///

@@ -2,7 +2,7 @@
 
 use std::{str::FromStr, sync::Arc, time::Duration};
 
-use secrecy::ExposeSecret;
+use secrecy::{ExposeSecret, SecretString};
 use sqlx::postgres::{PgConnectOptions, PgSslMode};
 use tokio::task::JoinSet;
 
@@ -11,7 +11,7 @@ use crate::{
     config::Config,
     domain::{Error, Reason, Result},
     providers::local::embedded::{self, Embedded},
-    store::{Settings, Store},
+    store::{Settings, Source, Store},
 };
 
 /// A transaction in which nothing happens for longer is ended by the database, and no
@@ -21,6 +21,8 @@ const MIN_IDLE: Duration = Duration::from_secs(10);
 /// Longest wait for connections in use: a database that went away without a word
 /// would hold the end of the process for ever.
 const CLOSE: Duration = Duration::from_secs(5);
+
+const NO_URL: &str = "HOWDAH_DATABASE_URL is no PostgreSQL URL";
 
 /// Pause between two tries to reach a metadata database that is away.
 const RETRY_PAUSE: Duration = Duration::from_secs(1);
@@ -39,29 +41,24 @@ impl Metadata {
     /// may be away.
     pub(super) async fn open(config: &Config, data_dir: &DataDir) -> Result<Self> {
         let mut watch = JoinSet::new();
-        let (options, embedded) = match &config.database_url {
-            Some(url) => (external(url.expose_secret())?, None),
+        let (source, embedded) = match &config.database_url {
+            Some(url) => (external(url.clone())?, None),
             None => {
                 let embedded = Arc::new(Embedded::open(of_config(config, data_dir)).await?);
                 watch.spawn(keep_running(Arc::clone(&embedded)));
-                (of_embedded(&embedded.access()), Some(embedded))
+                let options = of_embedded(&embedded.access());
+                let source: Source = Arc::new(move || Ok(options.clone()));
+                (source, Some(embedded))
             }
         };
-        let timeout = format!("{}ms", config.database.statement_timeout.as_millis());
-        let idle = config.operations.lease.max(MIN_IDLE);
-        let idle = format!("{}ms", idle.as_millis());
-        let options = options.application_name("howdah").options([
-            ("statement_timeout", timeout.as_str()),
-            ("lock_timeout", "5s"),
-            ("idle_in_transaction_session_timeout", idle.as_str()),
-        ]);
         let settings = Settings {
-            // One more listens for notifications and never comes back.
-            max_connections: config.database.max_connections.saturating_add(1),
+            max_connections: config.database.max_connections,
             acquire_timeout: config.database.acquire_timeout,
+            statement_timeout: config.database.statement_timeout,
+            idle_in_transaction_timeout: config.operations.lease.max(MIN_IDLE),
         };
         Ok(Self {
-            store: Store::new(options, settings),
+            store: Store::of_source(source, settings),
             embedded,
             watch,
         })
@@ -84,12 +81,14 @@ impl Metadata {
     }
 }
 
-/// Tries until the database is there.
+/// Tries until nothing stands in the way any more that passes by itself: a database that
+/// is away, or a lock that somebody holds.
 pub(super) async fn wait_for(mut attempt: impl AsyncFnMut() -> Result<()>) -> Result<()> {
     loop {
         match attempt().await {
-            Err(error) if error.reason() == Reason::MetadataUnavailable => {
+            Err(error) if error.retryable() => {
                 tracing::warn!(
+                    %error,
                     detail = error.internal_detail(),
                     "waiting for the metadata database"
                 );
@@ -100,15 +99,15 @@ pub(super) async fn wait_for(mut attempt: impl AsyncFnMut() -> Result<()>) -> Re
     }
 }
 
-fn external(url: &str) -> Result<PgConnectOptions> {
-    PgConnectOptions::from_str(url).map_err(|error| {
+/// The URL is read again for each connection: it names a password, or leads to a password
+/// file, that may have been rotated.
+fn external(url: SecretString) -> Result<Source> {
+    let parse = move || {
         // The error may show the URL, and with it the password.
-        let _ = error;
-        Error::new(
-            Reason::ConfigInvalid,
-            "HOWDAH_DATABASE_URL is no PostgreSQL URL",
-        )
-    })
+        PgConnectOptions::from_str(url.expose_secret()).map_err(|_| NO_URL.to_owned())
+    };
+    parse().map_err(|message| Error::new(Reason::ConfigInvalid, message))?;
+    Ok(Arc::new(parse))
 }
 
 /// Starts the embedded server again whenever it has ended by itself.

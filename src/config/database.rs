@@ -11,7 +11,8 @@ use super::{Problem, duration, problem::require};
 #[derive(Clone, Debug, Deserialize, Serialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
 pub struct Database {
-    /// Most connections of this process, beside one that listens for notifications.
+    /// Most connections of this process, beside one that listens for notifications and
+    /// one that looks whether the database can be written.
     pub max_connections: u32,
     /// Longest wait for a free connection; then a call fails as METADATA_UNAVAILABLE.
     #[serde(with = "duration")]

@@ -156,6 +156,8 @@ reasons! {
     MetadataEngineMissing = "METADATA_ENGINE_MISSING", FailedPrecondition;
     /// The migrations of the metadata do not match this program.
     MetadataSchemaMismatch = "METADATA_SCHEMA_MISMATCH", FailedPrecondition;
+    /// The metadata database has an encoding or a version that Howdah cannot use.
+    MetadataUnsuitable = "METADATA_UNSUITABLE", FailedPrecondition;
     /// The secret key is missing or another one.
     SecretKeyInvalid = "SECRET_KEY_INVALID", FailedPrecondition;
     /// The server did not come up.

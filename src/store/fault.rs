@@ -1,9 +1,9 @@
 //! What the metadata database's errors mean.
 
-use sqlx::Error as SqlxError;
+use sqlx::{Error as SqlxError, error::DatabaseError};
 
 use crate::{
-    domain::{Error, Reason, Result},
+    domain::{Error, Reason, Result, sqlstate::Meaning},
     telemetry::sql::measure,
 };
 
@@ -30,39 +30,124 @@ pub(crate) trait Measured<T>: Future<Output = Result<T, SqlxError>> + Sized {
 
 impl<T, F: Future<Output = Result<T, SqlxError>>> Measured<T> for F {}
 
-/// The error that callers see for a failed query.
-pub(crate) fn classify(error: SqlxError) -> Error {
-    let reason = match &error {
-        SqlxError::Io(_)
-        | SqlxError::Tls(_)
-        | SqlxError::PoolTimedOut
-        | SqlxError::PoolClosed
-        | SqlxError::WorkerCrashed => Reason::MetadataUnavailable,
-        // A connection that was cut in the middle of a message.
-        SqlxError::Protocol(_) => Reason::MetadataUnavailable,
-        SqlxError::Database(fault) => of_sqlstate(fault.code().as_deref().unwrap_or_default()),
-        _ => Reason::Internal,
-    };
-    match reason {
-        Reason::Internal => Error::internal("metadata query failed").with_source(error),
-        Reason::LockTimeout => Error::new(reason, "a lock was not had in time").with_source(error),
-        _ => Error::new(reason, "the metadata database is not available").with_source(error),
+/// Why the server cannot be used although it answers; carried by [`SqlxError::Io`].
+#[derive(Debug, thiserror::Error)]
+pub(super) enum Unusable {
+    /// A standby, or a primary that was demoted.
+    #[error("it is read-only")]
+    ReadOnly,
+    /// Names and labels of users do not fit into it.
+    #[error("its encoding is {0} instead of UTF8")]
+    Encoding(String),
+    /// Older than any that Howdah is tested with.
+    #[error("it runs PostgreSQL {0}; the oldest that is supported is {oldest}", oldest = OLDEST_MAJOR)]
+    Version(u32),
+    /// Where it is cannot be read.
+    #[error("{0}")]
+    Address(String),
+}
+
+/// Oldest major version of PostgreSQL for the metadata.
+pub(super) const OLDEST_MAJOR: u32 = 15;
+
+impl From<Unusable> for SqlxError {
+    fn from(unusable: Unusable) -> Self {
+        Self::Io(std::io::Error::other(unusable))
     }
 }
 
-/// By SQLSTATE, see the appendix "PostgreSQL Error Codes".
-fn of_sqlstate(code: &str) -> Reason {
-    match code {
-        "57P01" | "57P02" | "57P03" | "25006" | "25P03" => Reason::MetadataUnavailable,
-        "55P03" | "40001" | "40P01" | "57014" => Reason::LockTimeout,
-        // Connections, resources such as the disk or memory, the server's own system.
-        _ if ["08", "53", "58"]
-            .iter()
-            .any(|class| code.starts_with(class)) =>
-        {
-            Reason::MetadataUnavailable
+/// The error that callers see for a failed query.
+pub(crate) fn classify(error: SqlxError) -> Error {
+    let (reason, message) = meaning(&error);
+    match reason {
+        Reason::Internal => Error::internal("metadata query failed").with_source(error),
+        _ => Error::new(reason, message).with_source(error),
+    }
+}
+
+fn meaning(error: &SqlxError) -> (Reason, String) {
+    match error {
+        SqlxError::Database(error) => of_server(error.as_ref()),
+        SqlxError::Io(error) => match error.get_ref().and_then(|inner| inner.downcast_ref()) {
+            Some(unusable @ (Unusable::Encoding(_) | Unusable::Version(_))) => (
+                Reason::MetadataUnsuitable,
+                format!("the metadata database cannot be used: {unusable}"),
+            ),
+            Some(unusable) => unavailable(&unusable.to_string()),
+            None => unavailable("it cannot be reached"),
+        },
+        SqlxError::Tls(_) => unavailable("no TLS session with it can be had"),
+        SqlxError::PoolTimedOut => unavailable("all connections to it are in use"),
+        SqlxError::PoolClosed => unavailable("this process is shutting down"),
+        // A connection that was cut in the middle of a message.
+        SqlxError::Protocol(_) | SqlxError::WorkerCrashed => unavailable("a connection was lost"),
+        _ => (Reason::Internal, String::new()),
+    }
+}
+
+fn of_server(error: &dyn DatabaseError) -> (Reason, String) {
+    let code = error.code().unwrap_or_default();
+    match Meaning::of(&code) {
+        Meaning::SessionEnded => unavailable("a connection was lost"),
+        Meaning::ServerStarting => unavailable("it is starting or stopping"),
+        Meaning::ConnectionsExhausted => unavailable("it takes no more connections"),
+        Meaning::ReadOnly => unavailable("it is read-only"),
+        Meaning::LoginRefused => unavailable("it refuses the login"),
+        Meaning::DatabaseMissing => unavailable("the database does not exist on the server"),
+        Meaning::DiskFull => unavailable("its disk is full"),
+        Meaning::ResourcesExhausted => unavailable("it is out of memory or another resource"),
+        Meaning::ServerFault => unavailable("it has a fault of its own"),
+        Meaning::RightMissing => unavailable("its role lacks a right"),
+        Meaning::Busy => (
+            Reason::LockTimeout,
+            "a lock in the metadata database was not granted in time".to_owned(),
+        ),
+        Meaning::ObjectMissing => (
+            Reason::MetadataSchemaMismatch,
+            "the metadata database lacks a table or column of this program".to_owned(),
+        ),
+        Meaning::Encoding => (
+            Reason::MetadataUnsuitable,
+            "a text does not fit the encoding of the metadata database".to_owned(),
+        ),
+        // A prepared statement whose result has changed with the schema: a new session
+        // prepares it anew.
+        Meaning::Refused if code == "0A000" => unavailable("its schema has changed"),
+        Meaning::Refused => (Reason::Internal, String::new()),
+    }
+}
+
+fn unavailable(why: &str) -> (Reason, String) {
+    let message = format!("the metadata database is not available: {why}");
+    (Reason::MetadataUnavailable, message)
+}
+
+/// Whether the connection that a call failed on is of no more use.
+pub(super) fn ends_session(error: &SqlxError) -> bool {
+    match error {
+        SqlxError::Database(error) => {
+            let code = error.code().unwrap_or_default();
+            Meaning::of(&code).ends_session() || code == "0A000"
         }
-        _ => Reason::Internal,
+        SqlxError::Io(_) | SqlxError::Tls(_) | SqlxError::Protocol(_) => true,
+        _ => false,
+    }
+}
+
+/// Whether another try to connect within the same second may succeed: the server
+/// restarts, its backlog is full, or another one takes over.
+pub(super) fn passes(error: &SqlxError) -> bool {
+    match error {
+        SqlxError::Database(error) => matches!(
+            Meaning::of(&error.code().unwrap_or_default()),
+            Meaning::ServerStarting | Meaning::ConnectionsExhausted | Meaning::SessionEnded
+        ),
+        SqlxError::Io(error) => match error.get_ref().and_then(|inner| inner.downcast_ref()) {
+            Some(Unusable::Encoding(_) | Unusable::Version(_) | Unusable::Address(_)) => false,
+            Some(Unusable::ReadOnly) | None => true,
+        },
+        SqlxError::Protocol(_) => true,
+        _ => false,
     }
 }
 

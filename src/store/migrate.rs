@@ -1,13 +1,31 @@
 //! Migrations: forward only, under PostgreSQL's advisory lock.
 
+use std::time::Duration;
+
 use sqlx::{
     Connection as _, PgConnection,
     migrate::{MigrateError, Migrator},
-    postgres::PgConnectOptions,
 };
 
-use super::Store;
+use super::{
+    Store,
+    connect::{Connector, timed_out},
+    fault::classify,
+};
 use crate::domain::{Error, Reason, Result};
+
+/// Longest wait for a lock, of another process that migrates above all. The caller tries
+/// again.
+const LOCK_TIMEOUT: &str = "30s";
+
+/// How often it is looked whether the server is still there.
+const LOOK: Duration = Duration::from_secs(5);
+
+/// So many looks without an answer end the wait for a migration.
+const MISSES: u32 = 3;
+
+/// Longest wait for a connection in order to close it.
+const CLOSE_LIMIT: Duration = Duration::from_secs(1);
 
 static MIGRATOR: Migrator = {
     let mut migrator = sqlx::migrate!("./migrations");
@@ -18,30 +36,52 @@ static MIGRATOR: Migrator = {
 
 impl Store {
     /// Applies the migrations that are missing. Safe to run from many processes at
-    /// once: they wait for one another, for as long as it takes. The bounds of calls do
-    /// not hold for that, hence the connection of its own.
+    /// once: they wait for one another. A migration may take as long as it needs, as long
+    /// as the server answers on another connection; hence the connection of its own.
     ///
     /// # Errors
-    /// METADATA_UNAVAILABLE; METADATA_SCHEMA_MISMATCH when an applied migration is
-    /// not the one that this program has.
+    /// METADATA_UNAVAILABLE; LOCK_TIMEOUT when another process is still at it after 30 s;
+    /// METADATA_UNSUITABLE; METADATA_SCHEMA_MISMATCH when an applied migration is not the
+    /// one that this program has.
     pub async fn migrate(&self) -> Result<()> {
-        let unbounded = [("statement_timeout", "0"), ("lock_timeout", "0")];
-        let options = PgConnectOptions::clone(&self.pool.connect_options()).options(unbounded);
-        let limit = self.pool.options().get_acquire_timeout();
-        let connecting = tokio::time::timeout(limit, PgConnection::connect_with(&options)).await;
-        let connected = connecting.unwrap_or(Err(sqlx::Error::PoolTimedOut));
-        let mut connection = connected.map_err(super::fault::classify)?;
-        let migrated = MIGRATOR.run(&mut connection).await;
-        let _ = connection.close().await;
-        migrated.map_err(|error| match error {
-            MigrateError::Execute(error) | MigrateError::ExecuteMigration(error, _) => {
-                super::fault::classify(error)
-            }
-            MigrateError::VersionMismatch(version) => mismatch(version).with_source(error),
-            MigrateError::Dirty(version) => mismatch(version).with_source(error),
-            error => Error::internal("migration failed").with_source(error),
-        })
+        let limit = self.pool.limits().acquire;
+        let connector = self.pool.connector();
+        let unbounded = connector
+            .with("statement_timeout", "0")
+            .with("lock_timeout", LOCK_TIMEOUT);
+        let mut connection = unbounded.connect(limit).await.map_err(classify)?;
+        tokio::select! {
+            migrated = run(&mut connection) => migrated?,
+            error = silence(connector) => return Err(classify(error)),
+        }
+        let _ = tokio::time::timeout(CLOSE_LIMIT, connection.close()).await;
+        Ok(())
     }
+}
+
+async fn run(connection: &mut PgConnection) -> Result<()> {
+    let migrated = MIGRATOR.run(connection).await;
+    migrated.map_err(|error| match error {
+        MigrateError::Execute(error) | MigrateError::ExecuteMigration(error, _) => classify(error),
+        MigrateError::VersionMismatch(version) | MigrateError::Dirty(version) => {
+            mismatch(version).with_source(error)
+        }
+        error => Error::internal("migration failed").with_source(error),
+    })
+}
+
+/// Returns when the server has not answered for a while.
+async fn silence(connector: &Connector) -> sqlx::Error {
+    let mut misses = 0;
+    while misses < MISSES {
+        tokio::time::sleep(LOOK).await;
+        misses = match connector.connect(LOOK).await {
+            // A refusal is an answer.
+            Ok(_) | Err(sqlx::Error::Database(_)) => 0,
+            Err(_) => misses + 1,
+        };
+    }
+    timed_out()
 }
 
 fn mismatch(version: i64) -> Error {

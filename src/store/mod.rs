@@ -3,13 +3,18 @@
 //! Every query is checked at compile time against the migrations. `Store` is
 //! concrete: its only backend is PostgreSQL, and tests have a real one.
 
+pub mod changes;
+mod connect;
 pub mod databases;
+mod executor;
 pub mod fault;
 pub mod hosts;
 pub mod instances;
 pub mod lease;
 pub mod migrate;
 pub mod operations;
+mod pool;
+pub mod probe;
 pub mod requests;
 pub mod roles;
 pub mod sealing;
@@ -17,91 +22,89 @@ pub mod servers;
 pub mod stages;
 pub mod subscriptions;
 
-use std::{ops::DerefMut, time::Duration};
+use std::{sync::Arc, time::Duration};
 
-use sqlx::{
-    Connection as _, PgConnection, PgPool, Postgres, Transaction,
-    postgres::{PgConnectOptions, PgPoolOptions},
+use sqlx::postgres::PgConnectOptions;
+
+pub use self::connect::Source;
+use self::{
+    connect::Connector,
+    fault::Measured,
+    pool::{Lease, Limits, Pool},
 };
+use crate::domain::Result;
 
-use self::fault::Measured;
-use crate::domain::{Error, Result};
+/// How much longer than the database itself a call waits for a statement's end: the
+/// database cancels it before, unless it is out of reach.
+const GRACE: Duration = Duration::from_secs(2);
 
-/// A connection that was idle for longer is tested before it is used.
-const TEST_AFTER_IDLE: Duration = Duration::from_secs(1);
-
-/// How the pool of metadata connections behaves.
+/// How connections to the metadata behave.
 #[derive(Clone, Copy, Debug)]
 pub struct Settings {
     /// Most connections at once.
     pub max_connections: u32,
     /// Longest wait for a connection.
     pub acquire_timeout: Duration,
+    /// Longest run of a statement; the database cancels a longer one.
+    pub statement_timeout: Duration,
+    /// Longest pause inside a transaction; the database ends a longer one.
+    pub idle_in_transaction_timeout: Duration,
 }
 
 /// The metadata database.
 #[derive(Clone, Debug)]
 pub struct Store {
-    pool: PgPool,
+    pool: Pool,
 }
 
 /// A transaction on the metadata; rolled back when it is dropped.
 #[derive(Debug)]
-pub struct Tx(Transaction<'static, Postgres>);
+pub struct Tx(Lease);
 
 impl Store {
     /// A store over `options`; connections are made when they are needed.
     #[must_use]
     pub fn new(options: PgConnectOptions, settings: Settings) -> Self {
-        let pool = PgPoolOptions::new()
-            .max_connections(settings.max_connections)
-            .acquire_timeout(settings.acquire_timeout)
-            .test_before_acquire(false)
-            .before_acquire(|connection, meta| {
-                Box::pin(async move {
-                    if meta.idle_for < TEST_AFTER_IDLE {
-                        return Ok(true);
-                    }
-                    Ok(connection.ping().await.is_ok())
-                })
-            })
-            .connect_lazy_with(options);
-        Self { pool }
+        Self::of_source(Arc::new(move || Ok(options.clone())), settings)
+    }
+
+    /// A store that asks `source` for the address and the login at each connection.
+    #[must_use]
+    pub fn of_source(source: Source, settings: Settings) -> Self {
+        let connector = Connector::new(
+            source,
+            settings.statement_timeout,
+            settings.idle_in_transaction_timeout,
+        );
+        let limits = Limits {
+            connections: settings.max_connections,
+            acquire: settings.acquire_timeout,
+            call: settings.statement_timeout + GRACE,
+        };
+        Self {
+            pool: Pool::new(connector, limits),
+        }
     }
 
     /// Begins a transaction.
     ///
-    /// It runs in a task of its own, because `Pool::begin` can give a connection
-    /// back to the pool inside an open transaction when its future is dropped.
-    ///
     /// # Errors
     /// METADATA_UNAVAILABLE.
     pub async fn begin(&self) -> Result<Tx> {
-        let pool = self.pool.clone();
-        #[expect(
-            clippy::disallowed_methods,
-            reason = "this is Store::begin; it outlives its caller"
-        )]
-        let task = tokio::spawn(async move { pool.begin().await });
-        let begun = task
-            .await
-            .map_err(|error| Error::internal("begin").with_source(error))?;
-        Ok(Tx(begun.map_err(fault::classify)?))
+        let begun = async {
+            let mut lease = self.pool.acquire().await?;
+            lease.begin().await?;
+            Ok(lease)
+        };
+        begun.named("mod.begin").await.map(Tx)
     }
 
-    /// Answers whether the metadata database answers.
-    ///
-    /// # Errors
-    /// METADATA_UNAVAILABLE.
-    pub async fn ping(&self) -> Result<()> {
-        sqlx::query_scalar!("select 1 as one")
-            .fetch_one(&self.pool)
-            .named("metadata.ping")
-            .await?;
-        Ok(())
+    /// Closes the connections that were idle for long.
+    pub fn reap(&self) {
+        self.pool.reap();
     }
 
-    /// Closes the pool and waits for its connections.
+    /// Refuses new calls, waits for those under way, and closes all connections.
     pub async fn close(&self) {
         self.pool.close().await;
     }
@@ -112,7 +115,7 @@ impl Tx {
     ///
     /// # Errors
     /// METADATA_UNAVAILABLE; then it is not known whether it was committed.
-    pub async fn commit(self) -> Result<()> {
+    pub async fn commit(mut self) -> Result<()> {
         self.0.commit().named("mod.commit").await
     }
 
@@ -120,12 +123,12 @@ impl Tx {
     ///
     /// # Errors
     /// METADATA_UNAVAILABLE; it is rolled back all the same.
-    pub async fn rollback(self) -> Result<()> {
+    pub async fn rollback(mut self) -> Result<()> {
         self.0.rollback().named("mod.rollback").await
     }
 
     /// The connection, to run a query on.
-    pub(crate) fn connection(&mut self) -> &mut PgConnection {
-        self.0.deref_mut()
+    pub(crate) fn connection(&mut self) -> &mut Lease {
+        &mut self.0
     }
 }

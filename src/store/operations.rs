@@ -3,11 +3,12 @@
 use chrono::{DateTime, Utc};
 use serde::Deserialize;
 use serde_json::Value;
-use sqlx::{postgres::PgListener, types::Json};
+use sqlx::types::Json;
 use uuid::Uuid;
 
 use super::{
     Store, Tx,
+    changes::CHANNEL,
     fault::{Measured, broken_constraint, classify},
 };
 use crate::domain::{
@@ -16,38 +17,6 @@ use crate::domain::{
     name::{Id, OperationName},
     operation::{Failure, Operation, Outcome, Stage, StageState, State},
 };
-
-/// Channel on which a changed operation's id is told.
-pub(super) const CHANNEL: &str = "howdah_operations";
-
-/// Hears of changed operations, of this process and of others.
-#[derive(Debug)]
-pub struct Changes(PgListener);
-
-impl Changes {
-    /// The next changed operation; none when the notification cannot be read.
-    ///
-    /// # Errors
-    /// METADATA_UNAVAILABLE: changes may have been missed.
-    pub async fn next(&mut self) -> Result<Option<Uuid>> {
-        let notification = self.0.recv().await.map_err(classify)?;
-        Ok(Uuid::try_parse(notification.payload()).ok())
-    }
-}
-
-impl Store {
-    /// Listens for changed operations, on one of the connections that it keeps.
-    ///
-    /// # Errors
-    /// METADATA_UNAVAILABLE.
-    pub async fn operation_changes(&self) -> Result<Changes> {
-        let mut listener = PgListener::connect_with(&self.pool)
-            .await
-            .map_err(classify)?;
-        listener.listen(CHANNEL).await.map_err(classify)?;
-        Ok(Changes(listener))
-    }
-}
 
 /// A row of `operations` with its stages.
 struct Record {

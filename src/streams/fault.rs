@@ -1,7 +1,7 @@
 //! What the errors of a replication connection mean to a subscriber.
 
 use crate::{
-    domain::{Error, Reason},
+    domain::{Error, Reason, sqlstate::Meaning},
     pg::{self, Lsn},
 };
 
@@ -17,37 +17,46 @@ pub(super) fn of_slot(error: pg::Error) -> Error {
 
 /// Of a statement before the stream runs.
 pub(super) fn of_setup(error: pg::Error) -> Error {
-    let server = error
-        .server()
-        .map(|server| (server.code.clone(), server.message.clone()));
-    let (reason, message) = match server.as_ref().map(|(code, text)| (code.as_str(), text)) {
-        _ if error.is_connection() => (
-            Reason::ServerUnavailable,
-            "the instance's server is not available".to_owned(),
-        ),
-        Some(("3D000", _)) => (
-            Reason::DatabaseNotFound,
-            "the database does not exist on the server".to_owned(),
-        ),
-        Some(("53300", _)) => (
-            Reason::ServerUnavailable,
-            "the instance's server takes no more connections now".to_owned(),
-        ),
-        Some(("55000", text)) if text.contains("wal_level") => (
+    let Some(server) = error.server() else {
+        if error.is_connection() {
+            let message = "the instance's server is not available";
+            return Error::new(Reason::ServerUnavailable, message).with_source(error);
+        }
+        // Ours: another try ends in the same way.
+        return Error::internal("setting up a stream").with_source(error);
+    };
+    let (code, text) = (server.code.as_str(), server.message.as_str());
+    let (reason, message) = match Meaning::of(code) {
+        _ if code == "55000" && text.contains("wal_level") => (
             Reason::LogicalDecodingOff,
             "the server's wal_level is not logical".to_owned(),
         ),
-        Some(("55P03" | "57014", _)) => (
-            Reason::LockTimeout,
-            "a lock on the tables was not had in time".to_owned(),
+        Meaning::DatabaseMissing => (
+            Reason::DatabaseNotFound,
+            "the database does not exist on the server".to_owned(),
         ),
-        Some(("42501", text)) => (Reason::RightMissing, format!("PostgreSQL refused: {text}")),
-        Some((code, text)) => (
+        Meaning::ConnectionsExhausted => (
+            Reason::ServerUnavailable,
+            "the instance's server takes no more connections now".to_owned(),
+        ),
+        Meaning::SessionEnded
+        | Meaning::ServerStarting
+        | Meaning::ReadOnly
+        | Meaning::DiskFull
+        | Meaning::ResourcesExhausted
+        | Meaning::ServerFault => (
+            Reason::ServerUnavailable,
+            format!("the instance's server is not available: {text} (SQLSTATE {code})"),
+        ),
+        Meaning::Busy => (
+            Reason::LockTimeout,
+            "a lock on the tables was not granted in time".to_owned(),
+        ),
+        Meaning::RightMissing => (Reason::RightMissing, format!("PostgreSQL refused: {text}")),
+        Meaning::LoginRefused | Meaning::ObjectMissing | Meaning::Encoding | Meaning::Refused => (
             Reason::PostgresqlRefused,
             format!("PostgreSQL refused: {text} (SQLSTATE {code})"),
         ),
-        // Ours: another try ends in the same way.
-        None => return Error::internal("setting up a stream").with_source(error),
     };
     Error::new(reason, message).with_source(error)
 }

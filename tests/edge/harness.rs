@@ -93,7 +93,7 @@ impl Edge {
         let routes = reflection::add_to(routes).unwrap();
         let (drain, started) = (CancellationToken::new(), Started::default());
         if setup.started {
-            started.set();
+            started.set(true);
         }
         let stack = assemble(
             routes,

@@ -174,7 +174,7 @@ async fn only_probes_pass_before_the_start_is_complete() {
     let status = client.streams().subscribe(request).await.unwrap_err();
     assert_eq!(status::reason(&status), Some(Reason::MetadataUnavailable));
     probe(&client).await;
-    edge.started.set();
+    edge.started.set(true);
     let asked = client.databases().get_database(named("shop")).await;
     asked.unwrap();
 }

@@ -21,14 +21,15 @@ use super::{gate::Check, method_of};
 /// The start waits for the metadata database with pauses of this length.
 const RETRY_DELAY: Duration = Duration::from_secs(1);
 
-/// Whether the start is complete; until then only public methods are served.
+/// Whether the start is complete and the metadata can be used; without, only public
+/// methods are served.
 #[derive(Clone, Debug, Default)]
 pub struct Started(Arc<AtomicBool>);
 
 impl Started {
-    /// From now on calls are served.
-    pub fn set(&self) {
-        self.0.store(true, Ordering::Release);
+    /// Says whether calls are served from now on.
+    pub fn set(&self, serves: bool) {
+        self.0.store(serves, Ordering::Release);
     }
 }
 

@@ -26,9 +26,15 @@ pub(super) enum Verdict {
 pub(super) fn verdict(error: &Error, attempt: i32) -> Verdict {
     match error.reason() {
         Reason::MetadataUnavailable => Verdict::Wait,
-        _ if error.retryable() && attempt < MAX_ATTEMPTS => Verdict::Retry(delay(attempt)),
+        _ if may_pass(error) && attempt < MAX_ATTEMPTS => Verdict::Retry(delay(attempt)),
         _ => Verdict::GiveUp,
     }
+}
+
+/// Whether time may help. A disk that is full is often full for a moment only: a caller
+/// had better know at once, an operation can wait.
+fn may_pass(error: &Error) -> bool {
+    error.retryable() || error.reason() == Reason::DiskFull
 }
 
 /// Delay before the try after number `attempt`: doubled each time, from 100 ms.
@@ -49,6 +55,12 @@ mod tests {
             Verdict::Retry(Duration::from_millis(100))
         );
         assert_eq!(verdict(&down, MAX_ATTEMPTS), Verdict::GiveUp);
+        let full = Error::new(Reason::DiskFull, "");
+        assert_eq!(
+            verdict(&full, 1),
+            Verdict::Retry(Duration::from_millis(100))
+        );
+        assert_eq!(verdict(&full, MAX_ATTEMPTS), Verdict::GiveUp);
         assert_eq!(
             verdict(&Error::new(Reason::MetadataUnavailable, ""), 99),
             Verdict::Wait

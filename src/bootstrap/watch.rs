@@ -1,0 +1,104 @@
+//! Watches the metadata database while serving: health follows it, and what a database
+//! that comes back must have is checked before calls are served from it again.
+
+use std::time::Duration;
+
+use uuid::Uuid;
+
+use crate::{
+    api::{health::Reporter, server::Started},
+    domain::{Error, Result},
+    store::{Store, sealing::Keyring},
+    telemetry::admin::Readiness,
+};
+
+/// Pause between two looks while all is well.
+const INTERVAL: Duration = Duration::from_secs(2);
+
+/// Pause between two looks while the database is away.
+const AWAY_INTERVAL: Duration = Duration::from_millis(500);
+
+/// Where it is told whether calls are served.
+pub(super) struct Signals {
+    pub(super) health: Reporter,
+    pub(super) readiness: Readiness,
+    /// Lets calls in. Only a database that must not be used closes it again: one that is
+    /// away answers by itself, and one whose disk is full can still be read.
+    pub(super) started: Started,
+}
+
+/// What is watched.
+pub(super) struct Watch<'a> {
+    pub(super) store: &'a Store,
+    pub(super) keyring: &'a Keyring,
+    pub(super) host: Uuid,
+    pub(super) signals: Signals,
+}
+
+impl Signals {
+    /// From now on calls are served.
+    pub(super) async fn serving(&self) {
+        self.started.set(true);
+        self.health.serving().await;
+        self.readiness.set(true);
+    }
+
+    /// From now on no calls should come.
+    pub(super) async fn not_serving(&self) {
+        self.readiness.set(false);
+        self.health.not_serving().await;
+    }
+}
+
+impl Watch<'_> {
+    /// Watches until it is dropped.
+    pub(super) async fn run(self) -> ! {
+        let mut probe = self.store.probe(self.host);
+        let mut trouble: Option<Error> = None;
+        loop {
+            let interval = trouble.as_ref().map_or(INTERVAL, |_| AWAY_INTERVAL);
+            tokio::time::sleep(interval).await;
+            self.store.reap();
+            let looked = match probe.look().await {
+                Ok(()) if trouble.is_some() => self.verify().await,
+                looked => looked,
+            };
+            match looked {
+                Ok(()) if trouble.take().is_some() => {
+                    tracing::info!("the metadata database is back");
+                    self.signals.serving().await;
+                }
+                Ok(()) => {}
+                Err(error) => {
+                    if trouble.as_ref().map(Error::reason) != Some(error.reason()) {
+                        self.tell(&error).await;
+                    }
+                    trouble = Some(error);
+                }
+            }
+        }
+    }
+
+    /// Whether this is still the database that the start found: it may have been restored
+    /// from a backup, or be another one.
+    async fn verify(&self) -> Result<()> {
+        let verified = async {
+            self.store.migrate().await?;
+            self.store.check_keys(self.keyring).await
+        };
+        let verified = verified.await;
+        if verified.as_ref().is_err_and(|error| !error.retryable()) {
+            self.signals.started.set(false);
+        }
+        verified
+    }
+
+    async fn tell(&self, error: &Error) {
+        tracing::error!(
+            %error,
+            detail = error.internal_detail(),
+            "not serving: trouble with the metadata database"
+        );
+        self.signals.not_serving().await;
+    }
+}

@@ -1,0 +1,119 @@
+//! One connection to the metadata database: where it is, which settings of the session
+//! are pinned, and what is checked before the connection is used.
+
+use std::{fmt, sync::Arc, time::Duration};
+
+use sqlx::{
+    ConnectOptions as _, Connection as _, PgConnection, Row as _, postgres::PgConnectOptions,
+};
+use tokio::time::timeout;
+
+use super::fault::{OLDEST_MAJOR, Unusable};
+
+/// Answers where the database is and how to log in. Called for each connection, so that
+/// a password that was rotated is taken up without a restart.
+pub type Source = Arc<dyn Fn() -> Result<PgConnectOptions, String> + Send + Sync>;
+
+/// Settings of a role, a database or a server that would change what our statements mean
+/// or how durable they are. Values in the startup packet are stronger than all of those.
+const PINNED: [(&str, &str); 9] = [
+    ("default_transaction_isolation", "read committed"),
+    ("default_transaction_read_only", "off"),
+    ("default_transaction_deferrable", "off"),
+    ("search_path", "public"),
+    // A policy that hides rows becomes an error instead of an incomplete answer.
+    ("row_security", "off"),
+    ("synchronous_commit", "on"),
+    ("standard_conforming_strings", "on"),
+    ("transform_null_equals", "off"),
+    ("lock_timeout", "5s"),
+];
+
+/// Asked on each new connection.
+const CHECK: &str = "select current_setting('transaction_read_only') = 'on',
+    current_setting('server_encoding')";
+
+/// Makes connections that are all alike.
+#[derive(Clone)]
+pub(super) struct Connector {
+    source: Source,
+    session: Vec<(&'static str, String)>,
+}
+
+impl fmt::Debug for Connector {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        // The source may hold a password.
+        formatter
+            .debug_struct("Connector")
+            .field("session", &self.session)
+            .finish_non_exhaustive()
+    }
+}
+
+impl Connector {
+    /// To the server of `source`, with `statement` as the longest run of a statement and
+    /// `idle` as the longest pause inside a transaction.
+    pub(super) fn new(source: Source, statement: Duration, idle: Duration) -> Self {
+        let milliseconds = |time: Duration| format!("{}ms", time.as_millis());
+        let mut session: Vec<(&str, String)> = PINNED
+            .iter()
+            .map(|(name, value)| (*name, (*value).to_owned()))
+            .collect();
+        session.push(("statement_timeout", milliseconds(statement)));
+        session.push(("idle_in_transaction_session_timeout", milliseconds(idle)));
+        Self { source, session }
+    }
+
+    /// The same with another setting of the session.
+    pub(super) fn with(&self, name: &'static str, value: &str) -> Self {
+        let mut connector = self.clone();
+        connector.session.push((name, value.to_owned()));
+        connector
+    }
+
+    /// Where the database is, with the settings of the session.
+    pub(super) fn options(&self) -> Result<PgConnectOptions, sqlx::Error> {
+        let options = (self.source)().map_err(Unusable::Address)?;
+        let pinned = self.session.iter().map(|(name, value)| (name, value));
+        Ok(options
+            .application_name("howdah")
+            .options(pinned)
+            .disable_statement_logging())
+    }
+
+    /// Connects and checks within `limit`.
+    pub(super) async fn connect(&self, limit: Duration) -> Result<PgConnection, sqlx::Error> {
+        let options = self.options()?;
+        let connecting = async {
+            let mut connection = PgConnection::connect_with(&options).await?;
+            check(&mut connection).await?;
+            Ok(connection)
+        };
+        timeout(limit, connecting)
+            .await
+            .unwrap_or_else(|_| Err(timed_out()))
+    }
+}
+
+/// Refuses a server on which calls would fail or lose data.
+pub(super) async fn check(connection: &mut PgConnection) -> Result<(), sqlx::Error> {
+    let row = sqlx::raw_sql(CHECK).fetch_one(&mut *connection).await?;
+    let major = connection.server_version_num().unwrap_or_default() / 10_000;
+    if major < OLDEST_MAJOR {
+        return Err(Unusable::Version(major).into());
+    }
+    let encoding: String = row.try_get(1)?;
+    if encoding != "UTF8" {
+        return Err(Unusable::Encoding(encoding).into());
+    }
+    if row.try_get(0)? {
+        return Err(Unusable::ReadOnly.into());
+    }
+    Ok(())
+}
+
+/// What a call fails with that was not answered in time.
+pub(super) fn timed_out() -> sqlx::Error {
+    let error = std::io::Error::from(std::io::ErrorKind::TimedOut);
+    sqlx::Error::Io(error)
+}

@@ -1,0 +1,79 @@
+//! Looks whether the metadata can be written, on a connection of its own: the pool may be
+//! busy, and its connections may be older than the trouble.
+
+use std::time::Duration;
+
+use sqlx::PgConnection;
+use tokio::time::timeout;
+use uuid::Uuid;
+
+use super::{
+    Store,
+    connect::{Connector, timed_out},
+    fault::Measured,
+    pool::Pool,
+};
+use crate::domain::{Reason, Result};
+
+/// Longest wait for a connection, and for the answer to a write.
+const LIMIT: Duration = Duration::from_secs(3);
+
+/// Longest wait for a row lock, shorter than the limit: a row that is locked shows that
+/// the server is there.
+const LOCK_TIMEOUT: &str = "1s";
+
+/// Writes a sign of life, again and again.
+#[derive(Debug)]
+pub struct Probe {
+    connector: Connector,
+    pool: Pool,
+    host: Uuid,
+    connection: Option<PgConnection>,
+}
+
+impl Store {
+    /// A probe that writes the sign of life of `host`.
+    #[must_use]
+    pub fn probe(&self, host: Uuid) -> Probe {
+        Probe {
+            connector: self.pool.connector().with("lock_timeout", LOCK_TIMEOUT),
+            pool: self.pool.clone(),
+            host,
+            connection: None,
+        }
+    }
+}
+
+impl Probe {
+    /// Writes once. A connection that fails is tried against a new one before the
+    /// metadata counts as away. Takes 9 s at most.
+    ///
+    /// # Errors
+    /// METADATA_UNAVAILABLE, METADATA_UNSUITABLE.
+    pub async fn look(&mut self) -> Result<()> {
+        if let Some(connection) = self.connection.take()
+            && self.write(connection).await.is_ok()
+        {
+            return Ok(());
+        }
+        // Its connections may be as dead as this one was.
+        self.pool.doubt();
+        let connecting = self.connector.connect(LIMIT);
+        let connection = connecting.named("probe.connect").await?;
+        self.write(connection).await
+    }
+
+    async fn write(&mut self, mut connection: PgConnection) -> Result<()> {
+        let host = self.host;
+        let writing = sqlx::query!("update hosts set seen_time = now() where id = $1", host);
+        let writing = timeout(LIMIT, writing.execute(&mut connection));
+        let written = async { writing.await.unwrap_or_else(|_| Err(timed_out())) };
+        match written.named("probe.write").await {
+            Err(error) if error.reason() != Reason::LockTimeout => Err(error),
+            Ok(_) | Err(_) => {
+                self.connection = Some(connection);
+                Ok(())
+            }
+        }
+    }
+}

@@ -9,7 +9,7 @@ use super::serving::{Serving, TOO_LATE};
 use crate::support::{
     howdah::Options,
     metadata_server::{DATABASE, MetadataServer, ROLE},
-    postgres::{LIMIT, PASSWORD, own, tls::Authority},
+    postgres::{LIMIT, PASSWORD, tls::Authority},
 };
 
 #[tokio::test(flavor = "multi_thread")]
@@ -121,7 +121,6 @@ async fn its_certificate_expires() {
     let (authority, dir) = (Authority::new(), metadata.server.dir.clone());
     std::fs::write(dir.join("ca.pem"), &authority.pem).unwrap();
     authority.issue(&dir);
-    own(&dir);
     metadata.server.control(&["reload"]);
     let (port, roots) = (metadata.proxy.port, dir.join("ca.pem"));
     let url = format!(
@@ -140,12 +139,10 @@ async fn its_certificate_expires() {
     assert_eq!(plain.get::<_, i64>(0), 0, "all of it is encrypted");
 
     authority.issue_expired(&dir);
-    own(&dir);
     let since = Instant::now();
     cut_when_reloaded(&serving).await;
     serving.is_away(since).await;
     authority.issue(&dir);
-    own(&dir);
     serving.metadata.server.control(&["reload"]);
     serving.serves_again(Instant::now()).await;
 }

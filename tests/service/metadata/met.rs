@@ -158,9 +158,11 @@ impl Met {
         told.collect()
     }
 
-    /// Sees that health told the truth, early enough.
-    pub(super) fn judge_health(&self, outage: &Outage) {
-        if outage.lasted() > TRUE_WITHIN + MOMENT && !self.went_down(outage) {
+    /// Sees that health told the truth, early enough. `whole`: no call could be answered
+    /// from the begin to the end.
+    pub(super) fn judge_health(&self, outage: &Outage, whole: bool) {
+        let must = whole && outage.lasted() > TRUE_WITHIN + MOMENT;
+        if must && !self.went_down(outage) {
             let limit = TRUE_WITHIN;
             self.wrong(format!(
                 "health was not false within {limit:?} of the begin"

@@ -12,18 +12,50 @@ use crate::support::{
     postgres::{LIMIT, PASSWORD, tls::Authority},
 };
 
-#[tokio::test(flavor = "multi_thread")]
-async fn its_password_is_rotated() {
+/// A superuser's SQL keeps new sessions away, the old ones are ended, and other SQL lets
+/// them in again.
+async fn kept_away(wrong: &str, right: &str) {
     let serving = Serving::start(MetadataServer::start().await).await;
     let metadata = &serving.metadata;
-    let sql = format!("alter role {ROLE} password 'another'");
-    metadata.administer(&sql).await;
+    metadata.administer(wrong).await;
     let since = Instant::now();
     metadata.terminate().await;
     serving.is_away(since).await;
-    let sql = format!("alter role {ROLE} password '{PASSWORD}'");
-    metadata.administer(&sql).await;
+    metadata.administer(right).await;
     serving.serves_again(Instant::now()).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn its_password_is_rotated() {
+    let wrong = format!("alter role {ROLE} password 'another'");
+    let right = format!("alter role {ROLE} password '{PASSWORD}'");
+    kept_away(&wrong, &right).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn its_role_may_not_log_in() {
+    let wrong = format!("alter role {ROLE} nologin");
+    kept_away(&wrong, &format!("alter role {ROLE} login")).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn its_role_may_not_connect() {
+    let wrong = format!("revoke connect on database {DATABASE} from public, {ROLE}");
+    let right = format!("grant connect on database {DATABASE} to {ROLE}");
+    kept_away(&wrong, &right).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn its_role_has_no_connection_left() {
+    let wrong = format!("alter role {ROLE} connection limit 0");
+    kept_away(&wrong, &format!("alter role {ROLE} connection limit -1")).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn its_database_admits_nobody() {
+    let wrong = format!("alter database {DATABASE} allow_connections false");
+    let right = format!("alter database {DATABASE} allow_connections true");
+    kept_away(&wrong, &right).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -42,22 +74,6 @@ async fn its_database_is_renamed() {
     ] {
         metadata.administer(sql).await;
     }
-    serving.serves_again(Instant::now()).await;
-}
-
-#[tokio::test(flavor = "multi_thread")]
-async fn its_role_may_not_connect() {
-    let serving = Serving::start(MetadataServer::start().await).await;
-    let since = Instant::now();
-    let metadata = &serving.metadata;
-    metadata
-        .administer(&format!("alter role {ROLE} nologin"))
-        .await;
-    metadata.terminate().await;
-    serving.is_away(since).await;
-    metadata
-        .administer(&format!("alter role {ROLE} login"))
-        .await;
     serving.serves_again(Instant::now()).await;
 }
 

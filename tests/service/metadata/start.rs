@@ -7,6 +7,7 @@ use crate::{
     support::{
         health::{Health, Prober},
         howdah::{Howdah, Options},
+        metadata_server::{DATABASE, MetadataServer},
         postgres::{PASSWORD, SUPERUSER, server},
     },
 };
@@ -43,6 +44,58 @@ async fn a_locked_row_is_waited_for() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_locked_key_is_waited_for() {
     waits_for("lock table sealing_keys in access exclusive mode").await;
+}
+
+/// The way to the metadata, or what is at its end, is wrong for a while.
+async fn waits_while(
+    wrong: impl AsyncFnOnce(&mut MetadataServer),
+    right: impl AsyncFnOnce(&mut MetadataServer),
+) {
+    let mut metadata = MetadataServer::start().await;
+    let mut howdah = Howdah::serve(metadata.options()).await;
+    howdah.stop().await;
+    wrong(&mut metadata).await;
+    howdah.spawn("");
+    tokio::time::sleep(HELD).await;
+    let endpoint = howdah.data_dir().join("endpoint");
+    assert!(!endpoint.exists(), "it serves without its metadata");
+    right(&mut metadata).await;
+    howdah.ready().await;
+    assert_eq!(Prober::of(&howdah).await.ask().await, Health::UP);
+    howdah.instance("orders").await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn silence_is_waited_for() {
+    let wrong = async |metadata: &mut MetadataServer| metadata.proxy.lose();
+    waits_while(wrong, async |metadata| metadata.proxy.pass()).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_standby_is_waited_for() {
+    let mut standby = None;
+    let wrong = async |metadata: &mut MetadataServer| {
+        let copy = tokio::task::block_in_place(|| metadata.server.standby());
+        metadata.proxy.upstream(copy.port);
+        standby = Some(copy);
+    };
+    let right = async |metadata: &mut MetadataServer| {
+        metadata.proxy.upstream(metadata.server.port);
+    };
+    waits_while(wrong, right).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_server_that_admits_nobody_is_waited_for() {
+    let wrong = async |metadata: &mut MetadataServer| {
+        let sql = format!("alter database {DATABASE} allow_connections false");
+        metadata.administer(&sql).await;
+    };
+    let right = async |metadata: &mut MetadataServer| {
+        let sql = format!("alter database {DATABASE} allow_connections true");
+        metadata.administer(&sql).await;
+    };
+    waits_while(wrong, right).await;
 }
 
 /// Text that Howdah stores is Unicode: another encoding would refuse some of it later.

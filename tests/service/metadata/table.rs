@@ -40,6 +40,8 @@ pub(super) enum Fault {
     Lose(Duration),
     /// The same, and what was sent arrives in the end.
     Hold(Duration),
+    /// Most of the time.
+    Silences,
     Cut,
     /// Again and again.
     Cuts(Duration),
@@ -82,6 +84,19 @@ pub(crate) const ROWS: &[Row] = &[
     row("delay of 200 ms", SHORT_DELAY, Calls::Answered, true),
     row("delay of 2 s", LONG_DELAY, Calls::Refused, false),
     row("silence, lost", Fault::Lose(s(20)), Calls::Refused, true),
+    // Shorter than the server waits for the rest of a transaction.
+    row(
+        "short silence, lost",
+        Fault::Lose(s(6)),
+        Calls::Refused,
+        false,
+    ),
+    row(
+        "silence again and again",
+        Fault::Silences,
+        Calls::Any,
+        false,
+    ),
     row("silence, held", Fault::Hold(s(20)), Calls::Refused, false),
     row("cut", Fault::Cut, Calls::Any, true),
     row("cut for 5 s", Fault::Cuts(s(5)), Calls::Any, false),
@@ -115,6 +130,11 @@ pub(crate) const ROWS: &[Row] = &[
 ];
 
 impl Row {
+    /// Whether no call can be answered while it lasts.
+    pub(super) fn is_whole(&self) -> bool {
+        self.calls == Calls::Refused
+    }
+
     /// Sees that the fault was one, or was none for callers.
     pub(super) fn judge_calls(&self, met: &Met, outage: &Outage) {
         let (answered, refused) = met.calls_in(outage);
@@ -159,6 +179,14 @@ impl Fault {
             Self::Hold(lasting) => {
                 proxy.hold();
                 lasts(lasting).await;
+            }
+            Self::Silences => {
+                for _ in 0..4 {
+                    proxy.hold();
+                    lasts(s(3)).await;
+                    proxy.pass();
+                    lasts(s(1)).await;
+                }
             }
             Self::Cut => proxy.cut(),
             Self::Cuts(lasting) => {

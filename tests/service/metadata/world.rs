@@ -71,7 +71,7 @@ impl World {
         self.goes_on(&met, ended).await;
         self.is_healthy(&met, ended).await;
         self.present.extend(load.stop().await);
-        met.judge_health(&outage);
+        met.judge_health(&outage, row.is_whole());
         row.judge_calls(&met, &outage);
         if !met.has_lost() {
             self.judge_books(&met).await;

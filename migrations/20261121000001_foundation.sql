@@ -20,12 +20,23 @@ create view hosts_gone as
     select id, seen_time + interval '60 seconds' as since
     from hosts where seen_time < now() - interval '60 seconds';
 
--- Keys that sealed values were sealed with; the check value tells a wrong key.
+-- Keys that values are sealed with. A process registers the key that it seals with at
+-- its start. Values are re-sealed with the newest one; the others are forgotten when
+-- no value is sealed with them and no living process seals with them.
 create table sealing_keys (
     key_id text primary key,
+    -- Order of the keys: the greatest is the newest. Changed under the table's lock only.
+    number bigint not null,
+    -- Opens with the right key alone.
     check_value bytea not null,
+    -- Last sign of life of a process that seals with it.
+    seen_time timestamptz not null default now(),
     create_time timestamptz not null default now()
 );
+
+-- Keys that no living process seals with.
+create view sealing_keys_idle as
+    select key_id from sealing_keys where seen_time < now() - interval '60 seconds';
 
 create table instances (
     uid uuid primary key,
@@ -70,9 +81,15 @@ create table servers (
     started boolean not null default false,
     -- Password of howdah_admin, sealed.
     admin_password bytea not null,
+    -- Id of the key in the head of the sealed value. The reference is a fence: nothing is
+    -- stored that is sealed with a forgotten key, and no key is forgotten that is needed.
+    sealing_key text not null
+        generated always as (encode(substr(admin_password, 3, get_byte(admin_password, 1)), 'escape')) stored
+        references sealing_keys,
     unique (instance_uid, number),
     unique (host, port)
 );
+create index servers_sealing_key on servers (sealing_key);
 
 create table databases (
     uid uuid primary key,
@@ -105,11 +122,16 @@ create table roles (
     database_uid uuid references databases on delete cascade,
     -- Its password, sealed.
     password bytea not null,
+    -- As in servers.
+    sealing_key text not null
+        generated always as (encode(substr(password, 3, get_byte(password, 1)), 'escape')) stored
+        references sealing_keys,
     create_time timestamptz not null default now(),
     unique (instance_uid, id),
     unique (instance_uid, postgresql_name)
 );
 create index roles_database on roles (database_uid);
+create index roles_sealing_key on roles (sealing_key);
 
 create table operations (
     id uuid primary key,

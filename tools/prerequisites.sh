@@ -15,24 +15,49 @@ has_postgres() {
     has pg_config && [ -x "$(pg_config --bindir)/postgres" ]
 }
 
+# A compiler with the headers of the C library: some crates hold C.
+has_compiler() {
+    has cc && cc -x c -o "$WORK/compiled" - >/dev/null 2>&1 <<<'#include <stdlib.h>
+int main(void) { return 0; }'
+}
+
+# protoc with the protos that come with it: a crate that compiles the validation rules
+# calls it while it is built.
+has_protoc() {
+    local protoc=${PROTOC:-protoc} include=()
+    has "$protoc" || return 1
+    [ -z "${PROTOC_INCLUDE:-}" ] || include=(-I "$PROTOC_INCLUDE")
+    printf 'syntax = "proto3";\nimport "google/protobuf/%s.proto";\n' descriptor >"$WORK/look.proto"
+    "$protoc" -I "$WORK" "${include[@]}" -o /dev/null "$WORK/look.proto" >/dev/null 2>&1
+}
+
 # Debian's packages that are missing, one a line.
 missing() {
-    has cc || echo gcc libc6-dev
-    # The validation rules' crate calls it while it is built.
-    has protoc || echo protobuf-compiler
+    has_compiler || echo gcc libc6-dev
+    has_protoc || echo protobuf-compiler libprotobuf-dev
     has_postgres || echo postgresql
     has psql || echo postgresql-client
     [ "$1" = test ] || return 0
+    # The one major that tests look for at its usual place, with every tool.
+    [ -x /usr/lib/postgresql/15/bin/postgres ] || echo postgresql-15
     has shellcheck || echo shellcheck
     python3 -c 'import ensurepip, venv' 2>/dev/null || echo python3 python3-venv
     has git || echo git
+}
+
+# What a user has to bring, and Debian has in no version that would do.
+require() {
+    has "$CARGO" || die "Rust is missing: see https://rustup.rs, then run this again"
+    [ "$1" = test ] || return 0
+    has go || die "Go 1.24 or later is missing: see https://go.dev/dl, then run this again"
+    has npm || die "Node.js 18 or later with npm is missing: see https://nodejs.org, then run this again"
 }
 
 install_with_apt() {
     local apt=(env DEBIAN_FRONTEND=noninteractive apt-get -y --no-install-recommends)
     is_root || apt=(sudo -n "${apt[@]}")
     "${apt[@]}" update
-    if [[ " $* " == *" postgresql "* ]] && [ ! -e /etc/postgresql-common/createcluster.conf ]; then
+    if [[ " $* " == *" postgresql"* ]] && [ ! -e /etc/postgresql-common/createcluster.conf ]; then
         # Debian would make and start a cluster of its own, on port 5432.
         "${apt[@]}" install postgresql-common
         local write=(tee -a /etc/postgresql-common/createcluster.conf)
@@ -45,7 +70,9 @@ install_with_apt() {
 profile=${1:-build}
 case $profile in build | test) ;; *) die "usage: tools/prerequisites.sh build|test" ;; esac
 
-has "$CARGO" || die "Rust is missing: see https://rustup.rs, then run this again"
+WORK=$(mktemp -d)
+trap 'rm -rf "$WORK"' EXIT
+require "$profile"
 mapfile -t packages < <(missing "$profile" | tr ' ' '\n')
 if [ "${#packages[@]}" -gt 0 ]; then
     if has apt-get && { is_root || sudo -n true 2>/dev/null; }; then

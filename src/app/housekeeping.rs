@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use serde_json::Value;
 
-use super::{App, mutation::Target, operations};
+use super::{App, keys::KeyLife, mutation::Target, operations};
 use crate::domain::{
     Reason, Result,
     engine::newest,
@@ -14,7 +14,7 @@ use crate::domain::{
 };
 
 /// How often.
-const INTERVAL: Duration = Duration::from_secs(10);
+pub(super) const INTERVAL: Duration = Duration::from_secs(10);
 
 /// Type of the condition that tells of a newer minor version.
 const NEWER: &str = "NewerMinorInstalled";
@@ -22,12 +22,15 @@ const NEWER: &str = "NewerMinorInstalled";
 /// How often it is looked which versions are installed.
 const ENGINES: Duration = Duration::from_secs(60);
 
-/// Shows that this host is there, as long as the process serves. Nothing else is done
-/// in between: others would take a host for gone that is only slow.
+/// Shows that this host is there and that its sealing key is in use, as long as the
+/// process serves. Nothing else is done in between: others would take a host for gone
+/// that is only slow.
 pub(super) async fn show_life(app: App) {
+    let mut key = KeyLife::default();
     loop {
         let seen = app.parts.store.see_host(app.parts.host, "local").await;
         warn("signs of life", seen);
+        warn("sign of life of the key", key.show(&app).await);
         if stops(&app, INTERVAL).await {
             return;
         }
@@ -55,12 +58,12 @@ pub(super) async fn look_at_engines(app: App) {
 }
 
 /// Whether the process stops within `interval`.
-async fn stops(app: &App, interval: Duration) -> bool {
+pub(super) async fn stops(app: &App, interval: Duration) -> bool {
     let stopped = tokio::time::timeout(interval, app.stopping.cancelled());
     stopped.await.is_ok()
 }
 
-fn warn<T>(what: &'static str, done: Result<T>) {
+pub(super) fn warn<T>(what: &'static str, done: Result<T>) {
     if let Err(error) = done {
         tracing::warn!(what, %error, detail = error.internal_detail(), "housekeeping failed");
     }

@@ -7,6 +7,7 @@ mod engines;
 mod housekeeping;
 mod instance_changes;
 mod instances;
+mod keys;
 mod longrunning;
 mod mutation;
 pub mod operations;
@@ -160,6 +161,7 @@ impl App {
         self.tasks.spawn(housekeeping::run(self.clone()));
         self.tasks
             .spawn(housekeeping::look_at_engines(self.clone()));
+        self.tasks.spawn(keys::run(self.clone()));
         self.tasks.spawn(subscriptions::run(self.clone()));
     }
 

@@ -1,5 +1,7 @@
 //! Checks for `howdah doctor` that need more than the settings.
 
+mod keys;
+
 use std::time::Duration;
 
 use secrecy::ExposeSecret;
@@ -44,15 +46,21 @@ async fn engines(config: &Config) -> Finding {
     }
 }
 
-async fn metadata(config: &Config) -> Option<Finding> {
+async fn metadata(config: &Config) -> Vec<Finding> {
     use sqlx::{Connection as _, PgConnection};
     const CHECK: &str = "metadata database";
-    let url = config.database_url.as_ref()?;
+    let Some(url) = &config.database_url else {
+        return Vec::new();
+    };
     let connecting = PgConnection::connect(url.expose_secret());
-    Some(match tokio::time::timeout(LIMIT, connecting).await {
-        Ok(Ok(connection)) => {
+    let finding = match tokio::time::timeout(LIMIT, connecting).await {
+        Ok(Ok(mut connection)) => {
+            let keys = keys::check(config, &mut connection);
+            let keys = tokio::time::timeout(LIMIT, keys).await;
             let _ = connection.close().await;
-            Finding::ok(CHECK, "answers")
+            let mut findings = vec![Finding::ok(CHECK, "answers")];
+            findings.extend(keys.ok());
+            return findings;
         }
         Ok(Err(sqlx::Error::Database(error))) => Finding::fail(
             CHECK,
@@ -68,5 +76,6 @@ async fn metadata(config: &Config) -> Option<Finding> {
             "does not answer",
             "check the host and port of HOWDAH_DATABASE_URL and that the server runs",
         ),
-    })
+    };
+    vec![finding]
 }

@@ -13,10 +13,11 @@ use crate::{
 /// The keys from the settings; for embedded metadata without any, the one of the data
 /// directory, which the first start writes.
 pub(super) fn keyring(config: &Config, data_dir: &DataDir, random: &dyn Random) -> Result<Keyring> {
-    let configured = [&config.secret_keys.current, &config.secret_keys.previous];
+    let configured = &config.secret_keys;
     let mut keys: Vec<SecretSlice<u8>> = configured
-        .into_iter()
-        .flatten()
+        .current
+        .iter()
+        .chain(&configured.previous)
         .map(|key| SecretSlice::from(key.expose_secret().to_vec()))
         .collect();
     if config.secret_keys.current.is_none() {

@@ -80,14 +80,15 @@ pub struct Config {
     /// File that holds the secret key, instead of `secret_key`.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub secret_key_file: Option<PathBuf>,
-    /// The key before this one, still taken to open what it sealed.
+    /// The key before this one, or several with commas or white space between them,
+    /// still taken to open what they sealed.
     #[serde(
         serialize_with = "secret::redacted",
         skip_serializing_if = "Option::is_none"
     )]
     #[schemars(with = "Option<secret::Text>")]
     pub secret_key_previous: Option<SecretString>,
-    /// File that holds the former secret key, instead of `secret_key_previous`.
+    /// File that holds the former secret keys, instead of `secret_key_previous`.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub secret_key_previous_file: Option<PathBuf>,
     /// TLS of the gRPC listener.

@@ -45,8 +45,8 @@ impl ExposeSecret<[u8]> for SecretKey {
 pub struct SecretKeys {
     /// Seals and opens. None: the key that is kept in the data directory.
     pub current: Option<SecretKey>,
-    /// Opens only, what was sealed before the keys changed.
-    pub previous: Option<SecretKey>,
+    /// Open only, what was sealed before the key changed.
+    pub previous: Vec<SecretKey>,
 }
 
 /// Schema of a secret setting: no value is ever given back.
@@ -72,37 +72,55 @@ pub(super) fn redacted<S: Serializer>(
 
 /// Reads the keys from their settings or files.
 pub(super) fn read_keys(config: &Config, problems: &mut Vec<Problem>) -> SecretKeys {
-    let mut read = |key: &str, value: &Option<SecretString>, file: Option<&Path>| {
-        read_key(key, value.as_ref(), file).unwrap_or_else(|problem| {
-            problems.push(problem);
-            None
-        })
-    };
+    let current = read(
+        "secret_key",
+        config.secret_key.as_ref(),
+        config.secret_key_file.as_deref(),
+        SecretKey::parse,
+    );
+    let previous = read(
+        "secret_key_previous",
+        config.secret_key_previous.as_ref(),
+        config.secret_key_previous_file.as_deref(),
+        parse_list,
+    );
+    let mut found = |problem| problems.push(problem);
     SecretKeys {
-        current: read(
-            "secret_key",
-            &config.secret_key,
-            config.secret_key_file.as_deref(),
-        ),
-        previous: read(
-            "secret_key_previous",
-            &config.secret_key_previous,
-            config.secret_key_previous_file.as_deref(),
-        ),
+        current: current.map_err(&mut found).ok().flatten(),
+        previous: previous
+            .map_err(&mut found)
+            .ok()
+            .flatten()
+            .unwrap_or_default(),
     }
 }
 
-fn read_key(
+/// Reads keys with white space or commas between them.
+fn parse_list(text: &str) -> Result<Vec<SecretKey>, String> {
+    let parts = text.split(|c: char| c.is_whitespace() || c == ',');
+    let keys: Vec<SecretKey> = parts
+        .filter(|part| !part.is_empty())
+        .map(SecretKey::parse)
+        .collect::<Result<_, _>>()?;
+    if keys.is_empty() {
+        return Err("holds no key".to_owned());
+    }
+    Ok(keys)
+}
+
+/// Reads a setting from its value or its file; none when neither is given.
+fn read<T>(
     key: &str,
     value: Option<&SecretString>,
     file: Option<&Path>,
-) -> Result<Option<SecretKey>, Problem> {
+    parse: impl Fn(&str) -> Result<T, String>,
+) -> Result<Option<T>, Problem> {
     match (value, file) {
         (Some(_), Some(_)) => Err(Problem::new(
             key,
             format!("cannot be set together with {key}_file"),
         )),
-        (Some(value), None) => SecretKey::parse(value.expose_secret())
+        (Some(value), None) => parse(value.expose_secret())
             .map(Some)
             .map_err(|message| Problem::new(key, message)),
         (None, Some(path)) => {
@@ -110,7 +128,7 @@ fn read_key(
             let text = fs::read_to_string(path)
                 .map(SecretString::from)
                 .map_err(|error| problem(format!("cannot read {}: {error}", path.display())))?;
-            SecretKey::parse(text.expose_secret())
+            parse(text.expose_secret())
                 .map(Some)
                 .map_err(|message| problem(format!("the content of {} {message}", path.display())))
         }

@@ -4,7 +4,8 @@ use uuid::Uuid;
 
 use super::{
     Store, Tx,
-    fault::{Measured, broken_constraint, classify},
+    fault::{Measured, broken_constraint},
+    sealing,
 };
 use crate::domain::{Error, Reason, Result};
 
@@ -58,7 +59,8 @@ impl Tx {
     /// Records a new role.
     ///
     /// # Errors
-    /// ROLE_EXISTS; METADATA_UNAVAILABLE.
+    /// ROLE_EXISTS; SECRET_KEY_INVALID when the password is sealed with a key that is not
+    /// in use any more; METADATA_UNAVAILABLE.
     pub async fn insert_role(&mut self, new: &NewRole) -> Result<()> {
         let inserted = sqlx::query!(
             "insert into roles (uid, instance_uid, id, postgresql_name, database_uid, password)
@@ -79,7 +81,7 @@ impl Tx {
                 let message = format!("the role `{}` exists", new.postgresql_name);
                 Err(Error::new(Reason::RoleExists, message).with_field("database.owner"))
             }
-            _ => Err(classify(error)),
+            _ => Err(sealing::refused(error)),
         }
     }
 }

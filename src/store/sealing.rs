@@ -4,6 +4,9 @@
 //! of nonce, ciphertext with its 16-byte tag. The row's identity is the additional
 //! data, so that sealed values cannot be swapped between rows.
 
+mod registry;
+mod reseal;
+
 use std::sync::Arc;
 
 use aws_lc_rs::{
@@ -13,16 +16,18 @@ use aws_lc_rs::{
 use base64::{Engine as _, engine::general_purpose::URL_SAFE_NO_PAD};
 use secrecy::{ExposeSecret, SecretSlice, SecretString};
 
-use super::{Store, fault::Measured};
 use crate::domain::{Error, Reason, Result};
+
+pub(super) use self::registry::refused;
+pub use self::{
+    registry::{KeyUse, RegisteredKey, key_uses},
+    reseal::{Batch, Identity, Sealed},
+};
 
 const FORM: u8 = 1;
 
 /// Length of a key in bytes.
 pub const KEY_BYTES: usize = 32;
-
-/// What is sealed to tell a wrong key at start.
-const CHECK: &str = "howdah";
 
 /// One key with its id, which is a part of its hash.
 struct Key {
@@ -109,8 +114,22 @@ impl Keyring {
             .map_err(|_| broken())
     }
 
-    fn id(&self) -> &str {
+    /// Id of the key that seals. Not secret: it is a part of the key's hash.
+    #[must_use]
+    pub fn id(&self) -> &str {
         self.0.first().map_or("", |key| key.id.as_str())
+    }
+
+    /// Whether the key with that id is in the ring.
+    #[must_use]
+    pub fn holds(&self, id: &str) -> bool {
+        self.0.iter().any(|key| key.id == id)
+    }
+
+    /// Ids of all keys, the sealing one first.
+    #[must_use]
+    pub fn ids(&self) -> Vec<String> {
+        self.0.iter().map(|key| key.id.clone()).collect()
     }
 }
 
@@ -126,33 +145,6 @@ fn key(bytes: &SecretSlice<u8>) -> Result<Key> {
     let hash = digest(&SHA256, &[b"howdah key id", bytes].concat());
     let id = URL_SAFE_NO_PAD.encode(hash.as_ref().get(..6).unwrap_or_default());
     Ok(Key { id, key })
-}
-
-impl Store {
-    /// Checks that every sealed value can be opened with `keys`, and records the
-    /// sealing key on its first use.
-    ///
-    /// # Errors
-    /// SECRET_KEY_INVALID when a key that sealed something is missing.
-    pub async fn check_keys(&self, keys: &Keyring) -> Result<()> {
-        let known = sqlx::query!("select key_id, check_value from sealing_keys")
-            .fetch_all(&self.pool)
-            .named("sealing.check_keys")
-            .await?;
-        for row in known {
-            keys.open(&row.check_value, &row.key_id)?;
-        }
-        let check = keys.seal(&SecretString::from(CHECK), keys.id())?;
-        sqlx::query!(
-            "insert into sealing_keys (key_id, check_value) values ($1, $2) on conflict do nothing",
-            keys.id(),
-            check,
-        )
-        .execute(&self.pool)
-        .named("sealing.check_keys")
-        .await?;
-        Ok(())
-    }
 }
 
 #[cfg(test)]
@@ -185,6 +177,26 @@ mod tests {
             assert!(ring(&[1]).open(&sealed[..end], "row 1").is_err());
         }
         assert!(!format!("{:?}", ring(&[1])).contains("[1, 1"));
+    }
+
+    proptest::proptest! {
+        /// Neither what was changed nor what comes from elsewhere.
+        #[test]
+        fn opens_nothing_else(
+            secret in ".{0,40}",
+            at in proptest::arbitrary::any::<proptest::sample::Index>(),
+            bit in 0..8u8,
+            other in proptest::collection::vec(0u8.., 0..80),
+        ) {
+            let ring = ring(&[1, 2]);
+            let mut sealed = ring.seal(&SecretString::from(secret.clone()), "row 1").unwrap();
+            let opened = ring.open(&sealed, "row 1").unwrap();
+            proptest::prop_assert_eq!(opened.expose_secret(), secret);
+            let at = at.index(sealed.len());
+            sealed[at] ^= 1u8 << bit;
+            proptest::prop_assert!(ring.open(&sealed, "row 1").is_err());
+            proptest::prop_assert!(ring.open(&other, "row 1").is_err());
+        }
     }
 
     #[test]

@@ -2,7 +2,7 @@
 
 use uuid::Uuid;
 
-use super::{Store, Tx, fault::Measured};
+use super::{Store, Tx, fault::Measured, sealing};
 use crate::domain::{Error, Reason, Result, version::Version};
 
 /// What a new server is recorded with.
@@ -45,7 +45,8 @@ impl Tx {
     /// Records a new server with its port, which [`Tx::lock_ports`] showed to be free.
     ///
     /// # Errors
-    /// METADATA_UNAVAILABLE.
+    /// SECRET_KEY_INVALID when the password is sealed with a key that is not in use any
+    /// more; METADATA_UNAVAILABLE.
     pub async fn insert_server(&mut self, new: &NewServer) -> Result<()> {
         sqlx::query!(
             "insert into servers (uid, instance_uid, number, provider, version, host, port,
@@ -61,9 +62,10 @@ impl Tx {
             new.admin_password,
         )
         .execute(self.connection())
-        .named("servers.insert_server")
-        .await?;
-        Ok(())
+        .raw("servers.insert_server")
+        .await
+        .map(|_| ())
+        .map_err(sealing::refused)
     }
 
     /// Ports that are reserved on a host. Until the transaction ends nobody else

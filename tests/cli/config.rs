@@ -330,13 +330,16 @@ fn keys_come_from_value_or_file() {
     fs::write(&path, format!("{KEY}\n")).unwrap();
     let config = Start::new()
         .variable("HOWDAH_SECRET_KEY_FILE", path.to_str().unwrap())
-        .variable("HOWDAH_SECRET_KEY_PREVIOUS", KEY)
+        .variable("HOWDAH_SECRET_KEY_PREVIOUS", &format!("{KEY}, {KEY}"))
         .load()
         .unwrap()
         .config;
     let bytes: Vec<u8> = (0..32).collect();
     assert_eq!(config.secret_keys.current.unwrap().expose_secret(), bytes);
-    assert_eq!(config.secret_keys.previous.unwrap().expose_secret(), bytes);
+    assert_eq!(config.secret_keys.previous.len(), 2);
+    for key in config.secret_keys.previous {
+        assert_eq!(key.expose_secret(), bytes);
+    }
 }
 
 #[test]

@@ -7,6 +7,7 @@ mod crash;
 mod drift;
 mod idempotency;
 mod input;
+mod keys;
 mod lists;
 pub(crate) mod metadata;
 mod replicas;

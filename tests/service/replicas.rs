@@ -16,7 +16,7 @@ use howdah::{
 
 use rustix::fs::{FlockOperation, flock};
 
-use super::rig::refused;
+use super::rig::{queries, refused};
 use crate::{
     soak::crash::world::{is_success, metadata},
     support::{
@@ -378,27 +378,7 @@ async fn a_host_that_is_gone_is_given_up_with_its_work() {
 
 /// How often it has looked for an operation to claim.
 async fn claims(howdah: &Howdah) -> u64 {
-    let url = format!("http://{}/metrics", howdah.admin_endpoint());
-    let metrics = get(&url).await.unwrap();
-    let count = metrics.lines().find(|line| {
-        line.starts_with("db_client_operation_duration")
-            && line.contains("_count{")
-            && line.contains("lease.claim_operation")
-    });
-    let count = count.unwrap_or_else(|| panic!("{metrics}"));
-    count.rsplit(' ').next().unwrap().parse().unwrap()
-}
-
-/// The body of a page.
-async fn get(url: &str) -> Option<String> {
-    use tokio::io::{AsyncReadExt, AsyncWriteExt};
-    let (host, path) = url.strip_prefix("http://")?.split_once('/')?;
-    let mut stream = tokio::net::TcpStream::connect(host).await.ok()?;
-    let request = format!("GET /{path} HTTP/1.1\r\nHost: {host}\r\nConnection: close\r\n\r\n");
-    stream.write_all(request.as_bytes()).await.ok()?;
-    let mut answer = String::new();
-    stream.read_to_string(&mut answer).await.ok()?;
-    Some(answer)
+    queries(howdah, "lease.claim_operation").await
 }
 
 /// The metadata are away for longer than the lease; the operation goes on afterwards.

@@ -220,3 +220,28 @@ pub(super) async fn next_row(stream: &mut Streaming<ChangeBatch>) -> Vec<String>
 
 /// Half a minute and more, for other people's programs.
 pub(super) const PATIENCE: Duration = Duration::from_secs(100);
+
+/// How often a program has run the store's query of that name.
+pub(super) async fn queries(howdah: &Howdah, name: &str) -> u64 {
+    let url = format!("http://{}/metrics", howdah.admin_endpoint());
+    let metrics = get(&url).await.unwrap();
+    let count = metrics.lines().filter(|line| {
+        line.starts_with("db_client_operation_duration")
+            && line.contains("_count{")
+            && line.contains(&format!("\"{name}\""))
+    });
+    let counts = count.map(|line| line.rsplit(' ').next().unwrap().parse::<u64>().unwrap());
+    counts.sum()
+}
+
+/// The body of a page.
+async fn get(url: &str) -> Option<String> {
+    use tokio::io::{AsyncReadExt, AsyncWriteExt};
+    let (host, path) = url.strip_prefix("http://")?.split_once('/')?;
+    let mut stream = tokio::net::TcpStream::connect(host).await.ok()?;
+    let request = format!("GET /{path} HTTP/1.1\r\nHost: {host}\r\nConnection: close\r\n\r\n");
+    stream.write_all(request.as_bytes()).await.ok()?;
+    let mut answer = String::new();
+    stream.read_to_string(&mut answer).await.ok()?;
+    Some(answer)
+}

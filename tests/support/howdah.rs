@@ -478,12 +478,20 @@ fn processes(path: &Path) -> Vec<(u32, String)> {
 
 /// Sends a signal to a process of this test.
 pub fn signal(pid: u32, name: &str) {
-    let sent = Command::new("kill")
-        .arg(format!("-{name}"))
-        .arg(pid.to_string())
-        .status()
-        .unwrap();
-    assert!(sent.success(), "kill -{name} {pid}");
+    use rustix::process::{Pid, Signal, kill_process};
+    let signal = match name {
+        "CONT" => Signal::CONT,
+        "HUP" => Signal::HUP,
+        "INT" => Signal::INT,
+        "KILL" => Signal::KILL,
+        "QUIT" => Signal::QUIT,
+        "STOP" => Signal::STOP,
+        "TERM" => Signal::TERM,
+        other => panic!("no signal of these tests: {other}"),
+    };
+    let process = Pid::from_raw(pid.try_into().unwrap()).unwrap();
+    let sent = kill_process(process, signal);
+    assert!(sent.is_ok(), "SIG{name} to {pid}: {sent:?}");
 }
 
 /// Waits until `condition` holds.

@@ -1,0 +1,156 @@
+//! The keys of stored secrets: signs of life of the one that seals here, re-sealing with
+//! the newest one, and forgetting of those that are not needed any more.
+
+use std::collections::BTreeSet;
+
+use uuid::Uuid;
+
+use super::{
+    App,
+    admin::{identity, role_identity},
+    housekeeping::{INTERVAL, stops, warn},
+};
+use crate::{
+    domain::{Error, Result},
+    store::sealing::{Identity, RegisteredKey, Sealed},
+};
+
+/// Everything that is stored sealed, and what a row's value is bound to.
+const SEALED: [(Sealed, Identity); 2] = [
+    (Sealed::AdminPasswords, identity),
+    (Sealed::RolePasswords, role_identity),
+];
+
+/// Whether the key that seals here is still on record.
+#[derive(Debug, Default)]
+pub(super) struct KeyLife {
+    gone: bool,
+}
+
+impl KeyLife {
+    /// Shows that the key is in use. A key that is gone is not recorded again: its process
+    /// was silent for so long that others have given the key up. What it would seal is
+    /// refused by the metadata; it goes on reading until it is started anew.
+    pub(super) async fn show(&mut self, app: &App) -> Result<()> {
+        let key = app.parts.keyring.id();
+        let gone = !app.parts.store.see_key(key).await?;
+        if gone && !self.gone {
+            tracing::error!(
+                key,
+                "the secret key of this process is not in use any more: nothing new is sealed \
+                 until it is restarted with the present key"
+            );
+        }
+        self.gone = gone;
+        Ok(())
+    }
+}
+
+/// What was logged already.
+#[derive(Default)]
+struct Known {
+    /// Rows whose values do not open.
+    unopened: BTreeSet<(Sealed, Uuid)>,
+    /// A newer key that this process does not have.
+    lacking: Option<String>,
+}
+
+/// Runs as long as the process serves. The first look is at once: a rotation begins with
+/// a start.
+pub(super) async fn run(app: App) {
+    let mut known = Known::default();
+    loop {
+        warn("keys", app.tend_keys(&mut known).await);
+        if stops(&app, INTERVAL).await {
+            return;
+        }
+    }
+}
+
+impl App {
+    /// Re-seals and forgets, if the key that seals here is the newest. Where it is not,
+    /// processes with the newest one do it, so that no two undo each other's work.
+    async fn tend_keys(&self, known: &mut Known) -> Result<()> {
+        let keyring = &self.parts.keyring;
+        let registered = self.parts.store.registered_keys().await?;
+        let Some((newest, former)) = registered.split_first() else {
+            return Ok(());
+        };
+        if newest.id != keyring.id() {
+            return self.follow(newest, known).await;
+        }
+        if former.is_empty() {
+            return Ok(());
+        }
+        self.reseal(known).await?;
+        for key in self.parts.store.forget_keys().await? {
+            tracing::info!(key, "the former key is not needed any more");
+        }
+        Ok(())
+    }
+
+    /// Another key is newer. If no process seals with it any more, the rotation to it was
+    /// taken back, and the key of this process takes its place.
+    async fn follow(&self, newest: &RegisteredKey, known: &mut Known) -> Result<()> {
+        let keyring = &self.parts.keyring;
+        if !keyring.holds(&newest.id) {
+            if known.lacking.as_ref() != Some(&newest.id) {
+                tracing::error!(
+                    key = newest.id,
+                    "secrets are sealed with a newer key that this process does not have: give it"
+                );
+                known.lacking = Some(newest.id.clone());
+            }
+            return Ok(());
+        }
+        let store = &self.parts.store;
+        if newest.idle && store.promote_key(keyring.id(), &newest.id).await? {
+            tracing::info!(
+                key = keyring.id(),
+                former = newest.id,
+                "secrets will be sealed with this key again: the newer one is not in use"
+            );
+        }
+        Ok(())
+    }
+
+    async fn reseal(&self, known: &mut Known) -> Result<()> {
+        let (mut resealed, mut unopened) = (0, BTreeSet::new());
+        for (what, identity) in SEALED {
+            let mut next = Some(Uuid::nil());
+            while let Some(after) = next
+                && !self.stopping.is_cancelled()
+            {
+                let (store, keyring) = (&self.parts.store, &self.parts.keyring);
+                let batch = store.reseal(what, keyring, identity, after).await?;
+                resealed += batch.resealed;
+                for (uid, error) in batch.unopened {
+                    if !known.unopened.contains(&(what, uid)) {
+                        log_unopened(what, uid, &error);
+                    }
+                    unopened.insert((what, uid));
+                }
+                next = batch.next;
+            }
+        }
+        if resealed > 0 || known.unopened != unopened {
+            let key = self.parts.keyring.id();
+            tracing::info!(
+                key,
+                resealed,
+                unopened = unopened.len(),
+                "re-sealed secrets"
+            );
+        }
+        known.unopened = unopened;
+        Ok(())
+    }
+}
+
+fn log_unopened(what: Sealed, uid: Uuid, error: &Error) {
+    tracing::error!(
+        ?what, %uid, %error,
+        detail = error.internal_detail(),
+        "a stored secret does not open and stays sealed as it is"
+    );
+}

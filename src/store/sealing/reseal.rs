@@ -1,0 +1,167 @@
+//! Values that are sealed with a former key are sealed anew with the newest one.
+
+use uuid::Uuid;
+
+use super::{Keyring, registry::refused};
+use crate::{
+    domain::{Error, Result},
+    failpoint,
+    store::{Store, Tx, fault::Measured},
+};
+
+/// Most rows of one transaction: others wait for them.
+const BATCH: usize = 100;
+
+/// What is stored sealed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Sealed {
+    /// Passwords of `howdah_admin`, one for each server.
+    AdminPasswords,
+    /// Passwords of roles.
+    RolePasswords,
+}
+
+/// What the value of a row is bound to.
+pub type Identity = fn(Uuid) -> String;
+
+/// What became of a bounded number of values.
+#[derive(Debug, Default)]
+pub struct Batch {
+    /// Values that are sealed with the newest key now.
+    pub resealed: usize,
+    /// Rows whose values do not open, and why. They stay as they are.
+    pub unopened: Vec<(Uuid, Error)>,
+    /// The row after which the next batch begins; none after the last batch.
+    pub next: Option<Uuid>,
+}
+
+/// A stored value.
+struct Row {
+    uid: Uuid,
+    value: Vec<u8>,
+}
+
+impl Store {
+    /// Seals values anew that a former key has sealed, in rows after `after`, as long as
+    /// the sealing key of `keys` is the newest. Rows that others hold are left for the
+    /// next time.
+    ///
+    /// # Errors
+    /// LOCK_TIMEOUT; METADATA_UNAVAILABLE.
+    pub async fn reseal(
+        &self,
+        what: Sealed,
+        keys: &Keyring,
+        identity: Identity,
+        after: Uuid,
+    ) -> Result<Batch> {
+        let mut tx = self.begin().await?;
+        if !tx.hold_newest_key(keys.id()).await? {
+            return Ok(Batch::default());
+        }
+        let rows = tx.lock_former(what, keys.id(), after).await?;
+        let mut batch = Batch {
+            next: rows
+                .last()
+                .map(|row| row.uid)
+                .filter(|_| rows.len() == BATCH),
+            ..Batch::default()
+        };
+        let (mut uids, mut values) = (Vec::new(), Vec::new());
+        for row in rows {
+            let identity = identity(row.uid);
+            match keys.open(&row.value, &identity) {
+                Ok(secret) => {
+                    uids.push(row.uid);
+                    values.push(keys.seal(&secret, &identity)?);
+                }
+                Err(error) => batch.unopened.push((row.uid, error)),
+            }
+        }
+        tx.replace(what, &uids, &values).await?;
+        failpoint::hit("keys.reseal.before_commit");
+        tx.commit().await?;
+        failpoint::hit("keys.reseal.after_commit");
+        batch.resealed = uids.len();
+        Ok(batch)
+    }
+}
+
+impl Tx {
+    /// Whether this key is the newest. It is not forgotten until the transaction ends.
+    async fn hold_newest_key(&mut self, id: &str) -> Result<bool> {
+        let newest = sqlx::query_scalar!(
+            "select key_id from sealing_keys order by number desc limit 1 for key share"
+        )
+        .fetch_optional(self.connection())
+        .named("sealing.hold_newest_key")
+        .await?;
+        Ok(newest.as_deref() == Some(id))
+    }
+
+    async fn lock_former(&mut self, what: Sealed, newest: &str, after: Uuid) -> Result<Vec<Row>> {
+        let most = i64::try_from(BATCH).unwrap_or(i64::MAX);
+        match what {
+            Sealed::AdminPasswords => {
+                sqlx::query_as!(
+                    Row,
+                    "select uid, admin_password as value from servers
+                     where sealing_key in (select key_id from sealing_keys where key_id <> $1)
+                        and uid > $2
+                     order by uid limit $3 for no key update of servers skip locked",
+                    newest,
+                    after,
+                    most,
+                )
+                .fetch_all(self.connection())
+                .named("sealing.lock_servers")
+                .await
+            }
+            Sealed::RolePasswords => {
+                sqlx::query_as!(
+                    Row,
+                    "select uid, password as value from roles
+                     where sealing_key in (select key_id from sealing_keys where key_id <> $1)
+                        and uid > $2
+                     order by uid limit $3 for no key update of roles skip locked",
+                    newest,
+                    after,
+                    most,
+                )
+                .fetch_all(self.connection())
+                .named("sealing.lock_roles")
+                .await
+            }
+        }
+    }
+
+    async fn replace(&mut self, what: Sealed, uids: &[Uuid], values: &[Vec<u8>]) -> Result<()> {
+        let replaced = match what {
+            Sealed::AdminPasswords => {
+                sqlx::query!(
+                    "update servers set admin_password = new.value
+                     from unnest($1::uuid[], $2::bytea[]) new (uid, value)
+                     where servers.uid = new.uid",
+                    uids,
+                    values,
+                )
+                .execute(self.connection())
+                .raw("sealing.reseal_servers")
+                .await
+            }
+            Sealed::RolePasswords => {
+                sqlx::query!(
+                    "update roles set password = new.value
+                     from unnest($1::uuid[], $2::bytea[]) new (uid, value)
+                     where roles.uid = new.uid",
+                    uids,
+                    values,
+                )
+                .execute(self.connection())
+                .raw("sealing.reseal_roles")
+                .await
+            }
+        };
+        replaced.map(|_| ()).map_err(refused)
+    }
+}

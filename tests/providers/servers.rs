@@ -19,7 +19,7 @@ use tokio::{
 
 use crate::support::{
     local::{Place, connect, end, installed, postmaster, server},
-    postgres::certificates,
+    postgres::tls::certificates,
 };
 
 /// Makes and starts a server.

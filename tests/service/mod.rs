@@ -9,6 +9,7 @@ mod idempotency;
 mod input;
 mod keys;
 mod lists;
+pub(crate) mod metadata;
 mod replicas;
 mod rig;
 mod secrets;

@@ -3,6 +3,7 @@
 pub mod crash;
 mod frozen;
 mod kills;
+mod metadata;
 mod service;
 mod streams;
 

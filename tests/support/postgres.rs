@@ -18,7 +18,11 @@ use std::time::Duration;
 use howdah::pg::{self, Host, Login, Roots, Target, Tls};
 use secrecy::SecretString;
 
+use self::tls::certificates;
 use super::ports;
+
+mod control;
+pub mod tls;
 
 /// How long anything against these servers may take.
 pub const LIMIT: Duration = Duration::from_secs(20);
@@ -79,23 +83,7 @@ impl Server {
     }
 
     fn try_start(bin: &Path, settings: &[(&str, &str)]) -> Result<Server, String> {
-        let dir = tempfile::Builder::new()
-            .prefix("howdah-pg-")
-            .tempdir()
-            .unwrap()
-            .keep();
-        let watchdog = watch(bin, &dir);
-        let port = ports::one();
-        let ca = certificates(&dir);
-        fs::write(dir.join("password"), PASSWORD).unwrap();
-        own(&dir);
-        let server = Server {
-            bin: bin.into(),
-            dir,
-            port,
-            ca,
-            _watchdog: watchdog,
-        };
+        let server = Server::prepare(bin);
         let run = |tool: &str, args: &[&str]| {
             let out = server.command(tool).args(args).output().unwrap();
             assert!(tool != "initdb" || out.status.success(), "{out:?}");
@@ -130,6 +118,27 @@ impl Server {
         Ok(server)
     }
 
+    /// A directory with all but the data, and nothing that runs yet.
+    fn prepare(bin: &Path) -> Server {
+        let dir = tempfile::Builder::new()
+            .prefix("howdah-pg-")
+            .tempdir()
+            .unwrap()
+            .keep();
+        let watchdog = watch(bin, &dir);
+        let port = ports::one();
+        let ca = certificates(&dir);
+        fs::write(dir.join("password"), PASSWORD).unwrap();
+        own(&dir);
+        Server {
+            bin: bin.into(),
+            dir,
+            port,
+            ca,
+            _watchdog: watchdog,
+        }
+    }
+
     fn configure(&self, settings: &[(&str, &str)]) {
         let dir = self.dir.display();
         let mut conf = format!(
@@ -145,7 +154,8 @@ impl Server {
         }
         let file = self.data().join("postgresql.conf");
         fs::write(&file, fs::read_to_string(&file).unwrap() + &conf).unwrap();
-        let hba = "local all clear_user password\nhost all clear_user all password\n\
+        let hba = "local replication all scram-sha-256\nhost replication all all scram-sha-256\n\
+                   local all clear_user password\nhost all clear_user all password\n\
                    local all md5_user md5\nhost all md5_user all md5\n\
                    local all all scram-sha-256\nhost all all all scram-sha-256\n";
         fs::write(self.data().join("pg_hba.conf"), hba).unwrap();
@@ -304,7 +314,8 @@ fn owner() -> Option<(u32, u32)> {
     }
 }
 
-fn own(dir: &Path) {
+/// Gives the files of a directory, and itself, to the user who runs servers.
+pub fn own(dir: &Path) {
     for entry in fs::read_dir(dir).unwrap() {
         let path = entry.unwrap().path();
         fs::set_permissions(&path, fs::Permissions::from_mode(0o600)).unwrap();
@@ -315,26 +326,4 @@ fn own(dir: &Path) {
     if let Some((uid, gid)) = owner() {
         chown(dir, Some(uid), Some(gid)).unwrap();
     }
-}
-
-/// Writes the server's certificate and key; the answer is the authority's
-/// certificate.
-/// Writes `server.pem` and `server.key` for `localhost`, and `ca.pem`, which it answers.
-pub fn certificates(dir: &Path) -> String {
-    let ca_key = rcgen::KeyPair::generate().unwrap();
-    let mut ca = rcgen::CertificateParams::new(vec![]).unwrap();
-    ca.is_ca = rcgen::IsCa::Ca(rcgen::BasicConstraints::Unconstrained);
-    let ca_pem = ca.self_signed(&ca_key).unwrap().pem();
-    let issuer = rcgen::Issuer::new(ca, ca_key);
-
-    let key = rcgen::KeyPair::generate().unwrap();
-    let leaf = rcgen::CertificateParams::new(vec!["localhost".to_owned()]).unwrap();
-    fs::write(
-        dir.join("server.pem"),
-        leaf.signed_by(&key, &issuer).unwrap().pem(),
-    )
-    .unwrap();
-    fs::write(dir.join("server.key"), key.serialize_pem()).unwrap();
-    fs::write(dir.join("ca.pem"), &ca_pem).unwrap();
-    ca_pem
 }

@@ -23,7 +23,7 @@ use crate::{
     support::{
         howdah::{
             Howdah, LIMIT, Options, PROJECT, create_instance, eventually, instance_name, reason,
-            signal, succeeded,
+            succeeded,
         },
         ports,
         postgres::{PASSWORD, SUPERUSER, Server},
@@ -54,46 +54,12 @@ impl Away {
         .with("HOWDAH_DATABASE_ACQUIRE_TIMEOUT", "1s")
     }
 
-    fn control(&self, arguments: &[&str]) {
-        let log = self.0.dir.join("log");
-        let mut command = self.0.command("pg_ctl");
-        command.args(["-w", "-D"]).arg(self.0.data());
-        command.arg("-l").arg(log).args(arguments);
-        command.stdout(std::process::Stdio::null());
-        assert!(command.status().unwrap().success(), "{arguments:?}");
-    }
-
     fn stop(&self) {
-        self.control(&["stop", "-m", "fast"]);
-    }
-
-    /// Stops every process of the server, until the answer is dropped.
-    fn freeze(&self) -> Frozen {
-        let file = std::fs::read_to_string(self.0.data().join("postmaster.pid")).unwrap();
-        let postmaster: u32 = file.lines().next().unwrap().parse().unwrap();
-        signal(postmaster, "STOP");
-        let children = format!("/proc/{postmaster}/task/{postmaster}/children");
-        let children = std::fs::read_to_string(children).unwrap();
-        let mut pids: Vec<u32> = children
-            .split_whitespace()
-            .map(|pid| pid.parse().unwrap())
-            .collect();
-        pids.iter().for_each(|pid| signal(*pid, "STOP"));
-        pids.push(postmaster);
-        Frozen(pids)
+        self.0.control(&["stop", "-m", "fast"]);
     }
 
     fn start(&self) {
-        self.control(&["start"]);
-    }
-}
-
-/// Processes that are stopped; they go on when it is dropped.
-struct Frozen(Vec<u32>);
-
-impl Drop for Frozen {
-    fn drop(&mut self) {
-        self.0.iter().for_each(|pid| signal(*pid, "CONT"));
+        self.0.control(&["start"]);
     }
 }
 
@@ -294,7 +260,7 @@ async fn away_after_a_kill() {
 async fn frozen_at_the_end() {
     let away = Away::new();
     let mut howdah = Howdah::serve(away.options().await).await;
-    let frozen = away.freeze();
+    let frozen = away.0.freeze();
     let status = howdah.stop().await;
     drop(frozen);
     assert!(status.success(), "{}", howdah.log());

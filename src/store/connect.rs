@@ -9,6 +9,7 @@ use sqlx::{
 use tokio::time::timeout;
 
 use super::fault::{OLDEST_MAJOR, Unusable};
+use crate::domain::sqlstate::Meaning;
 
 /// Answers where the database is and how to log in. Called for each connection, so that
 /// a password that was rotated is taken up without a restart.
@@ -16,7 +17,7 @@ pub type Source = Arc<dyn Fn() -> Result<PgConnectOptions, String> + Send + Sync
 
 /// Settings of a role, a database or a server that would change what our statements mean
 /// or how durable they are. Values in the startup packet are stronger than all of those.
-const PINNED: [(&str, &str); 9] = [
+const PINNED: [(&str, &str); 10] = [
     ("default_transaction_isolation", "read committed"),
     ("default_transaction_read_only", "off"),
     ("default_transaction_deferrable", "off"),
@@ -24,6 +25,8 @@ const PINNED: [(&str, &str); 9] = [
     // A policy that hides rows becomes an error instead of an incomplete answer.
     ("row_security", "off"),
     ("synchronous_commit", "on"),
+    // The pool closes idle connections by itself, and knows it.
+    ("idle_session_timeout", "0"),
     ("standard_conforming_strings", "on"),
     ("transform_null_equals", "off"),
     ("lock_timeout", "5s"),
@@ -85,13 +88,31 @@ impl Connector {
     pub(super) async fn connect(&self, limit: Duration) -> Result<PgConnection, sqlx::Error> {
         let options = self.options()?;
         let connecting = async {
-            let mut connection = PgConnection::connect_with(&options).await?;
+            let connected = PgConnection::connect_with(&options).await;
+            let mut connection = connected.map_err(refused)?;
             check(&mut connection).await?;
             Ok(connection)
         };
         timeout(limit, connecting)
             .await
             .unwrap_or_else(|_| Err(timed_out()))
+    }
+}
+
+/// Names a refusal that is none of a statement's: there was no statement yet.
+fn refused(error: sqlx::Error) -> sqlx::Error {
+    let Some(server) = error.as_database_error() else {
+        return error;
+    };
+    let code = server.code().unwrap_or_default();
+    match Meaning::of(&code) {
+        // undefined_object: a setting of the session that older releases do not have.
+        _ if code == "42704" => Unusable::Setting(server.message().to_owned()).into(),
+        // The database may be closed to connections for a while, for example.
+        Meaning::Refused | Meaning::ObjectMissing | Meaning::RightMissing => {
+            Unusable::Refused(server.message().to_owned()).into()
+        }
+        _ => error,
     }
 }
 

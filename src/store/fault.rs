@@ -42,6 +42,12 @@ pub(super) enum Unusable {
     /// Older than any that Howdah is tested with.
     #[error("it runs PostgreSQL {0}; the oldest that is supported is {oldest}", oldest = OLDEST_MAJOR)]
     Version(u32),
+    /// A setting that all supported versions have is missing.
+    #[error("it is older than PostgreSQL {oldest}: {0}", oldest = OLDEST_MAJOR)]
+    Setting(String),
+    /// It takes no connection to this database.
+    #[error("it refuses the connection: {0}")]
+    Refused(String),
     /// Where it is cannot be read.
     #[error("{0}")]
     Address(String),
@@ -69,7 +75,9 @@ fn meaning(error: &SqlxError) -> (Reason, String) {
     match error {
         SqlxError::Database(error) => of_server(error.as_ref()),
         SqlxError::Io(error) => match error.get_ref().and_then(|inner| inner.downcast_ref()) {
-            Some(unusable @ (Unusable::Encoding(_) | Unusable::Version(_))) => (
+            Some(
+                unusable @ (Unusable::Encoding(_) | Unusable::Version(_) | Unusable::Setting(_)),
+            ) => (
                 Reason::MetadataUnsuitable,
                 format!("the metadata database cannot be used: {unusable}"),
             ),
@@ -143,8 +151,13 @@ pub(super) fn passes(error: &SqlxError) -> bool {
             Meaning::ServerStarting | Meaning::ConnectionsExhausted | Meaning::SessionEnded
         ),
         SqlxError::Io(error) => match error.get_ref().and_then(|inner| inner.downcast_ref()) {
-            Some(Unusable::Encoding(_) | Unusable::Version(_) | Unusable::Address(_)) => false,
-            Some(Unusable::ReadOnly) | None => true,
+            Some(
+                Unusable::Encoding(_)
+                | Unusable::Version(_)
+                | Unusable::Setting(_)
+                | Unusable::Address(_),
+            ) => false,
+            Some(Unusable::ReadOnly | Unusable::Refused(_)) | None => true,
         },
         SqlxError::Protocol(_) => true,
         _ => false,

@@ -262,6 +262,8 @@ async fn ensure(
         programs: engine.directory.clone(),
         parent: place.to_owned(),
         name: HOME.to_owned(),
+        // Nothing else is swept away: an operator may put copies beside it.
+        leftovers: format!("{HOME}.unfinished"),
         unfinished: format!("{HOME}.unfinished"),
         run_as,
         durable: true,

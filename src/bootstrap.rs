@@ -36,7 +36,9 @@ use crate::{
         clock::SystemClock,
         random::{Random, SystemSource},
     },
-    providers::local::{Local, Settings as LocalSettings, TlsFiles, default_run_directory, reaper},
+    providers::local::{
+        Local, Settings as LocalSettings, TlsFiles, default_run_directory, embedded, reaper,
+    },
     store::{Store, sealing::Keyring},
     telemetry::{self, Telemetry, admin},
 };
@@ -72,9 +74,12 @@ pub async fn serve(config: Config) -> anyhow::Result<()> {
 /// Applies the migrations of the metadata database, and ends.
 ///
 /// # Errors
-/// METADATA_UNAVAILABLE, METADATA_SCHEMA_MISMATCH, DATA_DIR_IN_USE.
+/// METADATA_UNAVAILABLE, METADATA_SCHEMA_MISMATCH, DATA_DIR_IN_USE, DATA_DIR_DAMAGED,
+/// SECRET_KEY_INVALID.
 pub async fn migrate(config: Config) -> anyhow::Result<()> {
-    let data_dir = DataDir::open(&config.data_dir)?;
+    let data_dir = open_data_dir(&config)?;
+    // Made before the metadata: metadata without its key is taken for a loss.
+    keys::keyring(&config, &data_dir, &SystemSource::default())?;
     let metadata = Metadata::open(&config, &data_dir).await?;
     let migrated = metadata.store.migrate().await;
     metadata.close().await;
@@ -83,7 +88,7 @@ pub async fn migrate(config: Config) -> anyhow::Result<()> {
 
 async fn run(config: &Config, telemetry: &Telemetry) -> Result<()> {
     let mut shutdown = Shutdown::new()?;
-    let data_dir = DataDir::open(&config.data_dir)?;
+    let data_dir = open_data_dir(config)?;
     // Of a process that was killed: what they name may be somebody else's by now.
     data_dir.remove(ENDPOINT);
     data_dir.remove(ADMIN_ENDPOINT);
@@ -200,6 +205,14 @@ async fn bring_up(store: &Store, keyring: &Keyring, app: &App) -> Result<()> {
     metadata::wait_for(prepare).await?;
     app.start();
     Ok(())
+}
+
+/// Locks the data directory. Nothing is made in one whose metadata was lost.
+fn open_data_dir(config: &Config) -> Result<DataDir> {
+    if config.database_url.is_none() {
+        embedded::refuse_lost(&config.data_dir)?;
+    }
+    DataDir::open(&config.data_dir)
 }
 
 async fn admin_listener(config: &Config) -> Result<Option<TcpListener>> {

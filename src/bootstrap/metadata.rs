@@ -10,7 +10,7 @@ use super::{data_dir::DataDir, run_as, run_directory};
 use crate::{
     config::Config,
     domain::{Error, Reason, Result},
-    providers::local::embedded::{self, Embedded},
+    providers::local::embedded::{self, Absent, Embedded},
     store::{Settings, Store},
 };
 
@@ -37,31 +37,19 @@ pub(super) struct Metadata {
 impl Metadata {
     /// Starts or adopts the embedded server, or takes the one that is given. That one
     /// may be away.
-    pub(super) async fn open(config: &Config, data_dir: &DataDir) -> Result<Self> {
+    pub(super) async fn open(config: &Config, _locked: &DataDir) -> Result<Self> {
         let mut watch = JoinSet::new();
         let (options, embedded) = match &config.database_url {
             Some(url) => (external(url.expose_secret())?, None),
             None => {
-                let embedded = Arc::new(Embedded::open(of_config(config, data_dir)).await?);
+                let options = embedded_options(config, Absent::MakeFirst);
+                let embedded = Arc::new(Embedded::open(options).await?);
                 watch.spawn(keep_running(Arc::clone(&embedded)));
                 (of_embedded(&embedded.access()), Some(embedded))
             }
         };
-        let timeout = format!("{}ms", config.database.statement_timeout.as_millis());
-        let idle = config.operations.lease.max(MIN_IDLE);
-        let idle = format!("{}ms", idle.as_millis());
-        let options = options.application_name("howdah").options([
-            ("statement_timeout", timeout.as_str()),
-            ("lock_timeout", "5s"),
-            ("idle_in_transaction_session_timeout", idle.as_str()),
-        ]);
-        let settings = Settings {
-            // One more listens for notifications and never comes back.
-            max_connections: config.database.max_connections.saturating_add(1),
-            acquire_timeout: config.database.acquire_timeout,
-        };
         Ok(Self {
-            store: Store::new(options, settings),
+            store: store(config, options),
             embedded,
             watch,
         })
@@ -82,6 +70,24 @@ impl Metadata {
             tracing::error!(%error, detail = error.internal_detail(), "the metadata server did not stop");
         }
     }
+}
+
+/// The metadata that `options` lead to, under the bounds that the settings give.
+fn store(config: &Config, options: PgConnectOptions) -> Store {
+    let timeout = format!("{}ms", config.database.statement_timeout.as_millis());
+    let idle = config.operations.lease.max(MIN_IDLE);
+    let idle = format!("{}ms", idle.as_millis());
+    let options = options.application_name("howdah").options([
+        ("statement_timeout", timeout.as_str()),
+        ("lock_timeout", "5s"),
+        ("idle_in_transaction_session_timeout", idle.as_str()),
+    ]);
+    let settings = Settings {
+        // One more listens for notifications and never comes back.
+        max_connections: config.database.max_connections.saturating_add(1),
+        acquire_timeout: config.database.acquire_timeout,
+    };
+    Store::new(options, settings)
 }
 
 /// Tries until the database is there.
@@ -128,16 +134,20 @@ async fn keep_running(embedded: Arc<Embedded>) {
     }
 }
 
-fn of_config(config: &Config, data_dir: &DataDir) -> embedded::Options {
+/// The embedded server that the settings describe.
+fn embedded_options(config: &Config, absent: Absent) -> embedded::Options {
+    let data_dir = &config.data_dir;
     embedded::Options {
-        run_directory: run_directory(&config.local.run_directory, data_dir.path()),
+        run_directory: run_directory(&config.local.run_directory, data_dir),
+        absent,
         engine_directories: config.local.engine_directories.clone(),
         system_engines: config.local.system_engines,
         run_as: run_as(config),
-        ..embedded::Options::new(data_dir.path().to_owned())
+        ..embedded::Options::new(data_dir.clone())
     }
 }
 
+/// How sqlx reaches the embedded server.
 fn of_embedded(access: &embedded::Access) -> PgConnectOptions {
     PgConnectOptions::new_without_pgpass()
         .socket(&access.socket_directory)

@@ -112,6 +112,8 @@ reasons! {
     ServiceNotFound = "SERVICE_NOT_FOUND", NotFound;
     /// The host does not exist.
     HostNotFound = "HOST_NOT_FOUND", NotFound;
+    /// The data directory holds no metadata, or none from before a restore.
+    MetadataNotFound = "METADATA_NOT_FOUND", NotFound;
 
     /// An instance of that id exists, maybe deleted and not purged.
     InstanceExists = "INSTANCE_EXISTS", AlreadyExists;
@@ -152,6 +154,8 @@ reasons! {
     DataDirUnwritable = "DATA_DIR_UNWRITABLE", FailedPrecondition;
     /// Another process serves from the data directory.
     DataDirInUse = "DATA_DIR_IN_USE", FailedPrecondition;
+    /// A file that Howdah keeps in its data directory is missing or damaged.
+    DataDirDamaged = "DATA_DIR_DAMAGED", FailedPrecondition;
     /// The PostgreSQL that the embedded metadata was made with is gone.
     MetadataEngineMissing = "METADATA_ENGINE_MISSING", FailedPrecondition;
     /// The migrations of the metadata do not match this program.

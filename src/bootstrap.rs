@@ -1,10 +1,13 @@
 //! Composition root: builds everything, owns start and shutdown.
 
+mod backup;
 mod data_dir;
 mod doctor;
 mod edge;
 mod keys;
 mod metadata;
+mod output_file;
+mod restore;
 mod welcome;
 
 use std::{
@@ -43,7 +46,9 @@ use crate::{
     telemetry::{self, Telemetry, admin},
 };
 
+pub use backup::{Backup, Destination, backup};
 pub use doctor::doctor;
+pub use restore::{Restored, restore, restore_former};
 
 /// File in the data directory with the address of the API while it serves.
 const ENDPOINT: &str = "endpoint";

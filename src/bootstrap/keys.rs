@@ -1,6 +1,6 @@
 //! The keys that stored secrets are sealed with.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use base64::{Engine as _, engine::general_purpose::STANDARD};
 use secrecy::{ExposeSecret, SecretSlice, SecretString};
@@ -34,7 +34,7 @@ pub(super) fn keyring(config: &Config, data_dir: &DataDir, random: &dyn Random) 
 }
 
 /// As [`keyring`], of keys that are there; none is made.
-fn present(config: &Config) -> Result<Keyring> {
+pub(super) fn present(config: &Config) -> Result<Keyring> {
     let configured = [&config.secret_keys.current, &config.secret_keys.previous];
     let mut keys: Vec<SecretSlice<u8>> = configured.into_iter().flatten().map(bytes).collect();
     if config.secret_keys.current.is_none() {
@@ -45,6 +45,12 @@ fn present(config: &Config) -> Result<Keyring> {
         keys.insert(0, own_key(&config.data_dir)?);
     }
     Keyring::new(&keys)
+}
+
+/// The file that the key is kept in, unless the settings have the key.
+pub(super) fn file(config: &Config) -> Option<PathBuf> {
+    let own = config.secret_keys.current.is_none();
+    own.then(|| config.data_dir.join(FILE))
 }
 
 fn own_key(data_dir: &Path) -> Result<SecretSlice<u8>> {

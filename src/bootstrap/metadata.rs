@@ -73,7 +73,7 @@ impl Metadata {
 }
 
 /// The metadata that `options` lead to, under the bounds that the settings give.
-fn store(config: &Config, options: PgConnectOptions) -> Store {
+pub(super) fn store(config: &Config, options: PgConnectOptions) -> Store {
     let timeout = format!("{}ms", config.database.statement_timeout.as_millis());
     let idle = config.operations.lease.max(MIN_IDLE);
     let idle = format!("{}ms", idle.as_millis());
@@ -135,7 +135,7 @@ async fn keep_running(embedded: Arc<Embedded>) {
 }
 
 /// The embedded server that the settings describe.
-fn embedded_options(config: &Config, absent: Absent) -> embedded::Options {
+pub(super) fn embedded_options(config: &Config, absent: Absent) -> embedded::Options {
     let data_dir = &config.data_dir;
     embedded::Options {
         run_directory: run_directory(&config.local.run_directory, data_dir),
@@ -148,7 +148,7 @@ fn embedded_options(config: &Config, absent: Absent) -> embedded::Options {
 }
 
 /// How sqlx reaches the embedded server.
-fn of_embedded(access: &embedded::Access) -> PgConnectOptions {
+pub(super) fn of_embedded(access: &embedded::Access) -> PgConnectOptions {
     PgConnectOptions::new_without_pgpass()
         .socket(&access.socket_directory)
         .port(access.port)

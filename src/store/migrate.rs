@@ -16,6 +16,12 @@ static MIGRATOR: Migrator = {
     migrator
 };
 
+/// Whether this program has a migration of that version.
+#[must_use]
+pub fn knows(version: i64) -> bool {
+    MIGRATOR.version_exists(version)
+}
+
 impl Store {
     /// Applies the migrations that are missing. Safe to run from many processes at
     /// once: they wait for one another, for as long as it takes. The bounds of calls do

@@ -4,7 +4,9 @@
 //! `metadata.password` its password, `metadata.engine` the programs that it was
 //! started with last. It outlives a crash of Howdah and is adopted.
 
+mod archive;
 mod engine;
+mod exchange;
 mod password;
 
 use std::{
@@ -15,6 +17,7 @@ use std::{
 };
 
 use secrecy::SecretString;
+use tokio::time::Instant;
 
 use self::{engine::Programs, password::Password};
 use super::{
@@ -33,6 +36,9 @@ use crate::{
     domain::{Error, Reason, Result, provider::Started, version::Version},
     failpoint,
 };
+
+pub use archive::Archive;
+pub use exchange::{FORMER, RESTORED};
 
 /// Database of the metadata.
 pub const DATABASE: &str = "howdah";
@@ -178,6 +184,8 @@ pub struct Access {
 pub struct Embedded {
     cluster: Cluster,
     started: Started,
+    version: Version,
+    discovery: Discovery,
 }
 
 impl Embedded {
@@ -226,7 +234,43 @@ impl Embedded {
             version = %programs.version, adopted = started == Started::Before,
             "the metadata server runs"
         );
-        Ok(Self { cluster, started })
+        Ok(Self {
+            cluster,
+            started,
+            version: programs.version,
+            discovery,
+        })
+    }
+
+    /// The metadata server that another process runs; none if it does not run. Nothing
+    /// is made or started.
+    ///
+    /// # Errors
+    /// As [`Embedded::open`].
+    pub async fn attach(options: &Options) -> Result<Option<Self>> {
+        let run_as = RunAs::resolve(options.run_as.as_deref())?;
+        if trace(&options.data_dir)? != Trace::Present {
+            return Ok(None);
+        }
+        let place = place(options, run_as)?;
+        let directory = Directory::open(&place)?;
+        let discovery = options.discovery(run_as);
+        let programs = engine::of_data(&directory, &discovery).await?;
+        let password = password::read(&directory)?;
+        let password = password.ok_or_else(|| password::lost(&place))?;
+        let cluster = cluster(options, &place, &programs, run_as, &password);
+        if !matches!(cluster.look()?, Found::Running(_)) {
+            return Ok(None);
+        }
+        if let Err(error) = cluster.verify(Instant::now() + LIMIT).await {
+            return Err(password::explain(&cluster, &place, error).await);
+        }
+        Ok(Some(Self {
+            cluster,
+            started: Started::Before,
+            version: programs.version,
+            discovery,
+        }))
     }
 
     /// How to reach it.

@@ -93,6 +93,15 @@ pub(super) async fn replace(
     Ok(())
 }
 
+/// The file is not there while the server runs.
+pub(super) fn lost(place: &Path) -> Error {
+    let message = format!(
+        "{} is missing or damaged: the next start of `howdah serve` makes a new one",
+        place.join(FILE).display()
+    );
+    Error::new(Reason::DataDirDamaged, message)
+}
+
 /// The error of a start, or a better one if the server refuses the password.
 pub(super) async fn explain(cluster: &Cluster, place: &Path, error: Error) -> Error {
     if error.reason() != Reason::ServerMismatch {

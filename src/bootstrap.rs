@@ -1,10 +1,13 @@
 //! Composition root: builds everything, owns start and shutdown.
 
+mod backup;
 mod data_dir;
 mod doctor;
 mod edge;
 mod keys;
 mod metadata;
+mod output_file;
+mod restore;
 mod watch;
 mod welcome;
 
@@ -41,12 +44,16 @@ use crate::{
         clock::SystemClock,
         random::{Random, SystemSource},
     },
-    providers::local::{Local, Settings as LocalSettings, TlsFiles, default_run_directory, reaper},
+    providers::local::{
+        Local, Settings as LocalSettings, TlsFiles, default_run_directory, embedded, reaper,
+    },
     store::{Store, sealing::Keyring},
     telemetry::{self, Telemetry, admin},
 };
 
+pub use backup::{Backup, Destination, backup};
 pub use doctor::doctor;
+pub use restore::{Restored, restore, restore_former};
 
 /// File in the data directory with the address of the API while it serves.
 const ENDPOINT: &str = "endpoint";
@@ -77,9 +84,12 @@ pub async fn serve(config: Config) -> anyhow::Result<()> {
 /// Applies the migrations of the metadata database, and ends.
 ///
 /// # Errors
-/// METADATA_UNAVAILABLE, METADATA_SCHEMA_MISMATCH, DATA_DIR_IN_USE.
+/// METADATA_UNAVAILABLE, METADATA_SCHEMA_MISMATCH, DATA_DIR_IN_USE, DATA_DIR_DAMAGED,
+/// SECRET_KEY_INVALID.
 pub async fn migrate(config: Config) -> anyhow::Result<()> {
-    let data_dir = DataDir::open(&config.data_dir)?;
+    let data_dir = open_data_dir(&config)?;
+    // Made before the metadata: metadata without its key is taken for a loss.
+    keys::keyring(&config, &data_dir, &SystemSource::default())?;
     let metadata = Metadata::open(&config, &data_dir).await?;
     let migrated = metadata.store.migrate().await;
     metadata.close().await;
@@ -88,7 +98,7 @@ pub async fn migrate(config: Config) -> anyhow::Result<()> {
 
 async fn run(config: &Config, telemetry: &Telemetry) -> Result<()> {
     let mut shutdown = Shutdown::new()?;
-    let data_dir = DataDir::open(&config.data_dir)?;
+    let data_dir = open_data_dir(config)?;
     // Of a process that was killed: what they name may be somebody else's by now.
     data_dir.remove(ENDPOINT);
     data_dir.remove(ADMIN_ENDPOINT);
@@ -214,6 +224,14 @@ async fn bring_up(store: &Store, keyring: &Keyring, app: &App) -> Result<()> {
     metadata::wait_for(prepare).await?;
     app.start();
     Ok(())
+}
+
+/// Locks the data directory. Nothing is made in one whose metadata was lost.
+fn open_data_dir(config: &Config) -> Result<DataDir> {
+    if config.database_url.is_none() {
+        embedded::refuse_lost(&config.data_dir)?;
+    }
+    DataDir::open(&config.data_dir)
 }
 
 async fn admin_listener(config: &Config) -> Result<Option<TcpListener>> {

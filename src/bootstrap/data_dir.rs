@@ -1,16 +1,18 @@
 //! The data directory: locked by the process that serves from it.
 
 use std::{
-    fs::{self, DirBuilder, File, OpenOptions},
+    fs::{self, DirBuilder, File, OpenOptions, TryLockError},
     io::{ErrorKind, Write},
     os::unix::fs::{DirBuilderExt, OpenOptionsExt},
     path::{Path, PathBuf},
 };
 
-use rustix::fs::{FlockOperation, flock};
 use uuid::Uuid;
 
 use crate::domain::{Error, Reason, Result, random::Random};
+
+/// File that the process that uses the directory holds locked.
+const LOCK: &str = "lock";
 
 /// A data directory that this process has locked. The kernel gives the lock up when
 /// the process ends, however it ends.
@@ -18,6 +20,8 @@ use crate::domain::{Error, Reason, Result, random::Random};
 pub(super) struct DataDir {
     path: PathBuf,
     _lock: File,
+    /// The directory itself: its lock holds where somebody removed the file `lock`.
+    _directory: File,
 }
 
 impl DataDir {
@@ -31,19 +35,22 @@ impl DataDir {
         };
         let made = DirBuilder::new().recursive(true).mode(mode).create(path);
         made.map_err(|error| unwritable(path, error))?;
-        let lock = private(path, "lock").map_err(|error| unwritable(path, error))?;
-        flock(&lock, FlockOperation::NonBlockingLockExclusive).map_err(|error| {
-            match error.kind() {
-                ErrorKind::WouldBlock => Error::new(
-                    Reason::DataDirInUse,
-                    format!("another process serves from {}", path.display()),
-                ),
-                _ => unwritable(path, error.into()),
+        let failed = |error| unwritable(&path.join(LOCK), error);
+        let lock = private(path, LOCK).map_err(failed)?;
+        let directory = File::open(path).map_err(|error| unwritable(path, error))?;
+        match (lock.try_lock(), directory.try_lock()) {
+            (Err(TryLockError::WouldBlock), _) | (_, Err(TryLockError::WouldBlock)) => {
+                let message = format!("another process uses {}", path.display());
+                return Err(Error::new(Reason::DataDirInUse, message));
             }
-        })?;
+            (Err(TryLockError::Error(error)), _) => return Err(failed(error)),
+            // Some network file systems lock files alone.
+            (Ok(()), _) => {}
+        }
         Ok(Self {
             path: path.to_owned(),
             _lock: lock,
+            _directory: directory,
         })
     }
 
@@ -53,27 +60,24 @@ impl DataDir {
 
     /// Identity of this process's workers: the same after a restart, so that what a
     /// dead process held here can be taken back at once.
+    ///
+    /// One that was lost or damaged is made anew. What was held here is then taken
+    /// back when its leases have run out, as from any other process.
     pub(super) fn worker(&self, random: &dyn Random) -> Result<Uuid> {
-        let text = self.keep("worker-id", || Ok(random.uuid()?.to_string()))?;
-        Uuid::try_parse(text.trim())
-            .map_err(|error| Error::internal("the file worker-id is damaged").with_source(error))
-    }
-
-    /// The content of a small private file, made with `content` if it is not there.
-    pub(super) fn keep(
-        &self,
-        name: &str,
-        content: impl FnOnce() -> Result<String>,
-    ) -> Result<String> {
-        let path = self.path.join(name);
-        match fs::read_to_string(&path) {
-            Ok(text) => return Ok(text),
-            Err(error) if error.kind() == ErrorKind::NotFound => {}
-            Err(error) => return Err(unwritable(&path, error)),
+        const NAME: &str = "worker-id";
+        let text = read(&self.path, NAME)?;
+        let known = text.as_deref().map(|text| Uuid::try_parse(text.trim()));
+        match known {
+            Some(Ok(worker)) => return Ok(worker),
+            Some(Err(_)) => tracing::warn!(
+                file = %self.path.join(NAME).display(),
+                "the file is damaged, it is made anew"
+            ),
+            None => {}
         }
-        let content = content()?;
-        self.replace(name, &content)?;
-        Ok(content)
+        let made = random.uuid()?;
+        self.replace(NAME, &made.to_string())?;
+        Ok(made)
     }
 
     /// Writes a small private file so that it is there whole or not at all.
@@ -87,7 +91,7 @@ impl DataDir {
             fs::rename(self.path.join(&unfinished), self.path.join(name))?;
             File::open(&self.path)?.sync_all()
         };
-        write().map_err(|error| unwritable(&self.path, error))
+        write().map_err(|error| unwritable(&self.path.join(name), error))
     }
 
     /// Removes a file, if it is there.
@@ -96,6 +100,24 @@ impl DataDir {
             && error.kind() != ErrorKind::NotFound
         {
             tracing::warn!(%error, name, "cannot remove a file");
+        }
+    }
+}
+
+/// The content of a small file in a data directory, if it is there. What is no UTF-8 in
+/// it is replaced by U+FFFD, so that it is taken for damaged and not for absent.
+pub(super) fn read(directory: &Path, name: &str) -> Result<Option<String>> {
+    let path = directory.join(name);
+    match fs::read(&path) {
+        Ok(bytes) => Ok(Some(String::from_utf8_lossy(&bytes).into_owned())),
+        Err(error) if error.kind() == ErrorKind::NotFound => Ok(None),
+        Err(error) => {
+            let message = format!(
+                "{} cannot be read ({}): correct its owner and mode, or put it back from a backup",
+                path.display(),
+                error.kind()
+            );
+            Err(Error::new(Reason::DataDirDamaged, message).with_source(error))
         }
     }
 }

@@ -1,46 +1,74 @@
 //! The keys that stored secrets are sealed with.
 
-use base64::{Engine as _, engine::general_purpose::STANDARD};
-use secrecy::{ExposeSecret, SecretSlice};
+use std::path::{Path, PathBuf};
 
-use super::data_dir::DataDir;
+use base64::{Engine as _, engine::general_purpose::STANDARD};
+use secrecy::{ExposeSecret, SecretSlice, SecretString};
+
+use super::data_dir::{self, DataDir};
 use crate::{
     config::{Config, SecretKey},
     domain::{Error, Reason, Result, random::Random},
+    providers::local::embedded::{Trace, trace},
     store::sealing::{KEY_BYTES, Keyring},
 };
 
+/// File in the data directory with the key of embedded metadata.
+const FILE: &str = "secret.key";
+
 /// The keys from the settings; for embedded metadata without any, the one of the data
-/// directory, which the first start writes.
+/// directory, which the first start writes. Beside metadata that is there a key is
+/// never made: another one could open nothing of it.
 pub(super) fn keyring(config: &Config, data_dir: &DataDir, random: &dyn Random) -> Result<Keyring> {
+    let fresh = config.database_url.is_none()
+        && config.secret_keys.current.is_none()
+        && trace(data_dir.path())? == Trace::None
+        && data_dir::read(data_dir.path(), FILE)?.is_none();
+    if fresh {
+        let mut bytes = [0; KEY_BYTES];
+        random.fill(&mut bytes)?;
+        let text = SecretString::from(STANDARD.encode(bytes));
+        data_dir.replace(FILE, text.expose_secret())?;
+    }
+    present(config)
+}
+
+/// As [`keyring`], of keys that are there; none is made.
+pub(super) fn present(config: &Config) -> Result<Keyring> {
     let configured = &config.secret_keys;
-    let mut keys: Vec<SecretSlice<u8>> = configured
-        .current
-        .iter()
-        .chain(&configured.previous)
-        .map(|key| SecretSlice::from(key.expose_secret().to_vec()))
-        .collect();
+    let configured = configured.current.iter().chain(&configured.previous);
+    let mut keys: Vec<SecretSlice<u8>> = configured.map(bytes).collect();
     if config.secret_keys.current.is_none() {
         if config.database_url.is_some() {
             let message = "a metadata database needs a secret key: set HOWDAH_SECRET_KEY";
             return Err(Error::new(Reason::SecretKeyInvalid, message));
         }
-        keys.insert(0, own_key(data_dir, random)?);
+        keys.insert(0, own_key(&config.data_dir)?);
     }
     Keyring::new(&keys)
 }
 
-fn own_key(data_dir: &DataDir, random: &dyn Random) -> Result<SecretSlice<u8>> {
-    let text = data_dir.keep("secret.key", || {
-        let mut bytes = [0; KEY_BYTES];
-        random.fill(&mut bytes)?;
-        Ok(STANDARD.encode(bytes))
-    })?;
-    let key = SecretKey::parse(&text).map_err(|problem| {
-        Error::new(
-            Reason::SecretKeyInvalid,
-            format!("the file secret.key {problem}"),
-        )
-    })?;
-    Ok(SecretSlice::from(key.expose_secret().to_vec()))
+/// The file that the key is kept in, unless the settings have the key.
+pub(super) fn file(config: &Config) -> Option<PathBuf> {
+    let own = config.secret_keys.current.is_none();
+    own.then(|| config.data_dir.join(FILE))
+}
+
+fn own_key(data_dir: &Path) -> Result<SecretSlice<u8>> {
+    let invalid = |what: &str| {
+        let message = format!(
+            "{} {what}: put the file back from your backup, or set HOWDAH_SECRET_KEY if it was \
+             set before; what is stored cannot be opened without this key",
+            data_dir.join(FILE).display()
+        );
+        Error::new(Reason::SecretKeyInvalid, message)
+    };
+    let text = data_dir::read(data_dir, FILE)?.map(SecretString::from);
+    let text = text.ok_or_else(|| invalid("is missing"))?;
+    let key = SecretKey::parse(text.expose_secret()).map_err(|problem| invalid(&problem))?;
+    Ok(bytes(&key))
+}
+
+fn bytes(key: &SecretKey) -> SecretSlice<u8> {
+    SecretSlice::from(key.expose_secret().to_vec())
 }

@@ -10,7 +10,7 @@ use super::{data_dir::DataDir, run_as, run_directory};
 use crate::{
     config::Config,
     domain::{Error, Reason, Result},
-    providers::local::embedded::{self, Embedded},
+    providers::local::embedded::{self, Absent, Embedded},
     store::{Settings, Source, Store},
 };
 
@@ -39,26 +39,20 @@ pub(super) struct Metadata {
 impl Metadata {
     /// Starts or adopts the embedded server, or takes the one that is given. That one
     /// may be away.
-    pub(super) async fn open(config: &Config, data_dir: &DataDir) -> Result<Self> {
+    pub(super) async fn open(config: &Config, _locked: &DataDir) -> Result<Self> {
         let mut watch = JoinSet::new();
         let (source, embedded) = match &config.database_url {
             Some(url) => (external(url.clone())?, None),
             None => {
-                let embedded = Arc::new(Embedded::open(of_config(config, data_dir)).await?);
+                let options = embedded_options(config, Absent::MakeFirst);
+                let embedded = Arc::new(Embedded::open(options).await?);
                 watch.spawn(keep_running(Arc::clone(&embedded)));
-                let options = of_embedded(&embedded.access());
-                let source: Source = Arc::new(move || Ok(options.clone()));
+                let source = fixed(of_embedded(&embedded.access()));
                 (source, Some(embedded))
             }
         };
-        let settings = Settings {
-            max_connections: config.database.max_connections,
-            acquire_timeout: config.database.acquire_timeout,
-            statement_timeout: config.database.statement_timeout,
-            idle_in_transaction_timeout: config.operations.lease.max(MIN_IDLE),
-        };
         Ok(Self {
-            store: Store::of_source(source, settings),
+            store: store(config, source),
             embedded,
             watch,
         })
@@ -79,6 +73,22 @@ impl Metadata {
             tracing::error!(%error, detail = error.internal_detail(), "the metadata server did not stop");
         }
     }
+}
+
+/// The metadata that `source` leads to, under the bounds that the settings give.
+pub(super) fn store(config: &Config, source: Source) -> Store {
+    let settings = Settings {
+        max_connections: config.database.max_connections,
+        acquire_timeout: config.database.acquire_timeout,
+        statement_timeout: config.database.statement_timeout,
+        idle_in_transaction_timeout: config.operations.lease.max(MIN_IDLE),
+    };
+    Store::of_source(source, settings)
+}
+
+/// A source that always leads to the same place.
+pub(super) fn fixed(options: PgConnectOptions) -> Source {
+    Arc::new(move || Ok(options.clone()))
 }
 
 /// Tries until nothing stands in the way any more that passes by itself: a database that
@@ -127,17 +137,21 @@ async fn keep_running(embedded: Arc<Embedded>) {
     }
 }
 
-fn of_config(config: &Config, data_dir: &DataDir) -> embedded::Options {
+/// The embedded server that the settings describe.
+pub(super) fn embedded_options(config: &Config, absent: Absent) -> embedded::Options {
+    let data_dir = &config.data_dir;
     embedded::Options {
-        run_directory: run_directory(&config.local.run_directory, data_dir.path()),
+        run_directory: run_directory(&config.local.run_directory, data_dir),
+        absent,
         engine_directories: config.local.engine_directories.clone(),
         system_engines: config.local.system_engines,
         run_as: run_as(config),
-        ..embedded::Options::new(data_dir.path().to_owned())
+        ..embedded::Options::new(data_dir.clone())
     }
 }
 
-fn of_embedded(access: &embedded::Access) -> PgConnectOptions {
+/// How sqlx reaches the embedded server.
+pub(super) fn of_embedded(access: &embedded::Access) -> PgConnectOptions {
     PgConnectOptions::new_without_pgpass()
         .socket(&access.socket_directory)
         .port(access.port)

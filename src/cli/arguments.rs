@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use clap::{Args, Parser, Subcommand, ValueEnum, ValueHint};
 use clap_complete::Shell;
 
-use super::{config, connection, databases, exit, instances, operations, streams};
+use super::{config, connection, databases, exit, instances, metadata, operations, streams};
 use crate::config::ServeArguments;
 
 /// A gRPC control plane for PostgreSQL
@@ -62,6 +62,9 @@ pub(super) enum Command {
     Serve(ServeArguments),
     /// Bring the metadata database to the newest schema, and end
     Migrate(ServeArguments),
+    /// Back up and restore the embedded metadata
+    #[command(subcommand)]
+    Metadata(metadata::Command),
     /// Say what this machine lacks to serve, and what to do about it
     Doctor(ServeArguments),
     /// Look at the settings of `serve`

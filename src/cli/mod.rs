@@ -7,6 +7,7 @@ mod databases;
 mod doctor;
 mod exit;
 mod instances;
+mod metadata;
 mod mutation;
 mod names;
 mod operations;
@@ -54,12 +55,13 @@ fn dispatch(arguments: Arguments) -> Result<Exit, Failure> {
     match arguments.command {
         Command::Serve(settings) => {
             let config = Config::load(&settings)?;
-            to_its_end(bootstrap::serve(config))
+            to_its_end(bootstrap::serve(config)).map(|()| Exit::Success)
         }
         Command::Migrate(settings) => {
             let config = Config::load(&settings)?;
-            to_its_end(bootstrap::migrate(config))
+            to_its_end(bootstrap::migrate(config)).map(|()| Exit::Success)
         }
+        Command::Metadata(command) => metadata::run(command),
         Command::Doctor(settings) => runtime()?.block_on(doctor::run(&settings, global.output)),
         Command::Config(command) => config::run(&command, global.output),
         Command::Completion { shell } => {
@@ -94,11 +96,11 @@ fn runtime() -> Result<Runtime, Failure> {
 
 /// Runs a command of the server. What blocks a thread afterwards, such as a deletion of
 /// many files, does not hold the end of the process; the next start goes on with it.
-fn to_its_end(command: impl Future<Output = anyhow::Result<()>>) -> Result<Exit, Failure> {
+fn to_its_end<T>(command: impl Future<Output = anyhow::Result<T>>) -> Result<T, Failure> {
     let runtime = runtime()?;
     let ended = runtime.block_on(command);
     runtime.shutdown_timeout(THREADS_STOP);
-    Ok(ended.map(|()| Exit::Success)?)
+    Ok(ended?)
 }
 
 /// Runs a client command until it ends or the user presses Ctrl-C.

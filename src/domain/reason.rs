@@ -95,6 +95,8 @@ reasons! {
     LabelInvalid = "LABEL_INVALID", InvalidArgument;
     /// The setting of the service itself is wrong.
     ConfigInvalid = "CONFIG_INVALID", InvalidArgument;
+    /// A file is no backup of the metadata, or not a whole one.
+    BackupInvalid = "BACKUP_INVALID", InvalidArgument;
 
     /// The project does not exist.
     ProjectNotFound = "PROJECT_NOT_FOUND", NotFound;
@@ -112,6 +114,8 @@ reasons! {
     ServiceNotFound = "SERVICE_NOT_FOUND", NotFound;
     /// The host does not exist.
     HostNotFound = "HOST_NOT_FOUND", NotFound;
+    /// The data directory holds no metadata, or none from before a restore.
+    MetadataNotFound = "METADATA_NOT_FOUND", NotFound;
 
     /// An instance of that id exists, maybe deleted and not purged.
     InstanceExists = "INSTANCE_EXISTS", AlreadyExists;
@@ -119,6 +123,8 @@ reasons! {
     DatabaseExists = "DATABASE_EXISTS", AlreadyExists;
     /// A role of that PostgreSQL name exists and is not Howdah's.
     RoleExists = "ROLE_EXISTS", AlreadyExists;
+    /// A file is there already where a backup is to be written.
+    BackupExists = "BACKUP_EXISTS", AlreadyExists;
 
     /// No installed PostgreSQL has the wanted version.
     VersionNotInstalled = "VERSION_NOT_INSTALLED", FailedPrecondition;
@@ -152,6 +158,10 @@ reasons! {
     DataDirUnwritable = "DATA_DIR_UNWRITABLE", FailedPrecondition;
     /// Another process serves from the data directory.
     DataDirInUse = "DATA_DIR_IN_USE", FailedPrecondition;
+    /// A file that Howdah keeps in its data directory is missing or damaged.
+    DataDirDamaged = "DATA_DIR_DAMAGED", FailedPrecondition;
+    /// A backup cannot be written to its place.
+    BackupUnwritable = "BACKUP_UNWRITABLE", FailedPrecondition;
     /// The PostgreSQL that the embedded metadata was made with is gone.
     MetadataEngineMissing = "METADATA_ENGINE_MISSING", FailedPrecondition;
     /// The migrations of the metadata do not match this program.

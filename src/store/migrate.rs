@@ -34,6 +34,12 @@ static MIGRATOR: Migrator = {
     migrator
 };
 
+/// Whether this program has a migration of that version.
+#[must_use]
+pub fn knows(version: i64) -> bool {
+    MIGRATOR.version_exists(version)
+}
+
 impl Store {
     /// Applies the migrations that are missing. Safe to run from many processes at
     /// once: they wait for one another. A migration may take as long as it needs, as long

@@ -1,6 +1,9 @@
 //! How the program can be served: as whom, where, and with which metadata.
 
+mod backup;
 mod embedded;
+mod lost_files;
+mod restore;
 mod telemetry;
 mod tls;
 mod user;

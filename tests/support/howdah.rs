@@ -9,7 +9,7 @@ use std::{
     io::ErrorKind,
     os::unix::fs::PermissionsExt,
     path::{Path, PathBuf},
-    process::{Child, Command, ExitStatus, Stdio},
+    process::{Child, Command, ExitStatus, Output, Stdio},
     time::{Duration, Instant, SystemTime},
 };
 
@@ -136,6 +136,28 @@ impl Howdah {
         let child = self.command("serve", failpoints).spawn().unwrap();
         fs::write(self.pid_path(), child.id().to_string()).unwrap();
         self.child = Some(child);
+    }
+
+    /// Runs a subcommand with this fixture's settings to its end. It is killed when that
+    /// takes too long.
+    pub fn run(&self, words: &[&str], failpoints: &str) -> Output {
+        let (subcommand, arguments) = words.split_first().unwrap();
+        let mut command = self.command(subcommand, failpoints);
+        command.args(arguments);
+        command.stdout(Stdio::piped()).stderr(Stdio::piped());
+        let child = command.spawn().unwrap();
+        let (pid, (ended, waits)) = (child.id(), std::sync::mpsc::channel::<()>());
+        std::thread::scope(|scope| {
+            scope.spawn(move || {
+                if waits.recv_timeout(OPERATION_LIMIT).is_err() {
+                    signal(pid, "KILL");
+                }
+            });
+            let output = child.wait_with_output().unwrap();
+            // Nobody receives it where the process was killed.
+            let _ = ended.send(());
+            output
+        })
     }
 
     /// The program with a subcommand and this fixture's settings.

@@ -15,7 +15,7 @@ use super::{
     directory::{Directory, blocking},
     initialize::{self, Plan},
     lock::Lock,
-    template,
+    standalone, template,
     user::RunAs,
     value,
 };
@@ -163,6 +163,7 @@ async fn ask(
         programs: engine.directory.clone(),
         parent: file.parent().unwrap_or(file).to_owned(),
         unfinished: format!("{name}.{}", SystemSource::default().uuid()?.as_simple()),
+        leftovers: format!("{name}."),
         name,
         run_as,
         durable: false,
@@ -173,8 +174,8 @@ async fn ask(
     blocking(move || preparing.prepare(None)).await?;
     template::copy(&plan, template.to_owned()).await?;
     let data = plan.path().join(DATA);
-    let done = template::single(&plan, data, SecretString::from(QUERY), MOST).await?;
-    blocking(move || initialize::sweep(&Directory::open(&plan.parent)?, &plan.name)).await?;
+    let done = standalone::run(&plan, data, SecretString::from(QUERY), MOST).await?;
+    blocking(move || initialize::sweep(&Directory::open(&plan.parent)?, &plan.leftovers)).await?;
     answer(&done.output)
         .map(str::to_owned)
         .ok_or_else(|| Error::internal("a standalone backend did not answer"))

@@ -44,6 +44,15 @@ struct Known {
     configs: HashMap<PathBuf, (SystemTime, Option<PathBuf>)>,
 }
 
+/// A client program that was found.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct ClientProgram {
+    /// What it says of itself.
+    pub(crate) version: Version,
+    /// Its path.
+    pub(crate) program: PathBuf,
+}
+
 /// Looks for installations and remembers what they are.
 #[derive(Debug)]
 pub(crate) struct Discovery {
@@ -83,6 +92,32 @@ impl Discovery {
     /// The installations at hand, newest first; of the same version, the one that was
     /// configured first.
     pub(crate) async fn engines(&self) -> Result<Vec<Engine>> {
+        let directories = self.directories().await;
+        let found = join_all(directories.iter().map(|place| self.engine(place))).await;
+        let mut engines: Vec<Engine> = found.into_iter().flatten().collect();
+        engines.sort_by_key(|engine| std::cmp::Reverse(engine.version));
+        Ok(engines)
+    }
+
+    /// The client programs of that name, such as `pg_dump`, oldest first. They may lie
+    /// where there is no server: distributions pack them apart.
+    pub(crate) async fn clients(&self, name: &str) -> Vec<ClientProgram> {
+        let directories = self.directories().await;
+        let found = directories.iter().map(|place| place.join(name));
+        let found = found.filter(|program| runnable(program));
+        let asked = join_all(found.map(|program| self.client(program))).await;
+        let mut clients: Vec<ClientProgram> = asked.into_iter().flatten().collect();
+        clients.sort_by_key(|client| client.version);
+        clients
+    }
+
+    async fn client(&self, program: PathBuf) -> Option<ClientProgram> {
+        let version = version(&said(&program, &["--version"], self.run_as).await?)?;
+        Some(ClientProgram { version, program })
+    }
+
+    /// Where programs are looked for, each directory once.
+    async fn directories(&self) -> Vec<PathBuf> {
         let mut places = self.places();
         if self.system {
             places.extend(usual());
@@ -95,10 +130,7 @@ impl Discovery {
                 seen.push(place);
             }
         }
-        let found = join_all(seen.iter().map(|place| self.engine(place))).await;
-        let mut engines: Vec<Engine> = found.into_iter().flatten().collect();
-        engines.sort_by_key(|engine| std::cmp::Reverse(engine.version));
-        Ok(engines)
+        seen
     }
 
     /// What lies in a directory of programs.
@@ -207,7 +239,12 @@ async fn probe(directory: &Path, run_as: RunAs) -> Option<Engine> {
 /// Reads what `postgres --version` prints: `postgres (PostgreSQL) 15.18 (Debian ...)`.
 pub(crate) fn version(text: &str) -> Option<Version> {
     let (_, rest) = text.split_once("(PostgreSQL) ")?;
-    let word = rest.split_whitespace().next()?;
+    number(rest)
+}
+
+/// Reads the version that a text begins with: `15.18 (Debian ...)`.
+pub(crate) fn number(text: &str) -> Option<Version> {
+    let word = text.split_whitespace().next()?;
     let digits = |text: &str| {
         let end = text.find(|c: char| !c.is_ascii_digit());
         text.get(..end.unwrap_or(text.len()))?.parse().ok()

@@ -4,38 +4,41 @@
 //! `metadata.password` its password, `metadata.engine` the programs that it was
 //! started with last. It outlives a crash of Howdah and is adopted.
 
+mod archive;
+mod engine;
+mod exchange;
+mod password;
+
 use std::{
     fs::DirBuilder,
     os::unix::fs::DirBuilderExt,
     path::{Path, PathBuf},
-    time::{Duration, UNIX_EPOCH},
+    time::Duration,
 };
 
-use secrecy::{ExposeSecret, SecretString};
-use serde::{Deserialize, Serialize};
+use secrecy::SecretString;
+use tokio::time::Instant;
 
+use self::{engine::Programs, password::Password};
 use super::{
     ADMIN, EMBEDDED,
     configure::{self, Contents, FILE},
     control::{Cluster, DATA, Found},
     directory::{Directory, PRIVATE, blocking},
-    discover::{self, Discovery},
+    discover::Discovery,
     failure,
-    initialize::{self, Plan},
+    initialize::Plan,
     lock::Lock,
     settings,
     user::RunAs,
 };
 use crate::{
-    domain::{
-        Error, Reason, Result,
-        engine::Engine,
-        provider::Started,
-        random::{Random, SystemSource},
-        version::Version,
-    },
+    domain::{Error, Reason, Result, provider::Started, version::Version},
     failpoint,
 };
+
+pub use archive::Archive;
+pub use exchange::{FORMER, RESTORED};
 
 /// Database of the metadata.
 pub const DATABASE: &str = "howdah";
@@ -44,8 +47,6 @@ pub const DATABASE: &str = "howdah";
 const PORT: u16 = 5432;
 
 const HOME: &str = "metadata";
-const PASSWORD: &str = "metadata.password";
-const MARKER: &str = "metadata.engine";
 const LOCK_FILE: &str = "metadata.lock";
 
 /// Longest wait for what a former process began.
@@ -67,6 +68,81 @@ pub struct Options {
     pub system_engines: bool,
     /// User that it runs as; none: `postgres` if this process is root's, else its own.
     pub run_as: Option<String>,
+    /// What to do where there is none.
+    pub absent: Absent,
+}
+
+/// What to do where a data directory has no metadata server.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Absent {
+    /// Make it, unless there are signs that there was one.
+    MakeFirst,
+    /// Make it.
+    Make,
+    /// Refuse: METADATA_NOT_FOUND.
+    Refuse,
+}
+
+/// What a data directory shows of a metadata server.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Trace {
+    /// Nothing: there was none yet.
+    None,
+    /// It was there, and its data is gone.
+    Lost,
+    /// Its data.
+    Present,
+}
+
+/// What a data directory shows of a metadata server, without a change to it.
+///
+/// # Errors
+/// DATA_DIR_UNWRITABLE when it cannot be looked into.
+pub fn trace(data_dir: &Path) -> Result<Trace> {
+    if !data_dir.exists() {
+        return Ok(Trace::None);
+    }
+    let directory = Directory::open(data_dir)?;
+    if directory.grandchild(HOME, DATA)?.is_some() {
+        return Ok(Trace::Present);
+    }
+    // Written after the data has its name.
+    Ok(match directory.file(engine::MARKER)? {
+        Some(_) => Trace::Lost,
+        None => Trace::None,
+    })
+}
+
+/// Refuses a data directory whose metadata was lost: a start with empty metadata would
+/// hide that.
+///
+/// # Errors
+/// DATA_DIR_DAMAGED, with the way out.
+pub fn refuse_lost(data_dir: &Path) -> Result<()> {
+    if trace(data_dir)? != Trace::Lost {
+        return Ok(());
+    }
+    let (home, marker) = (data_dir.join(HOME), data_dir.join(engine::MARKER));
+    let message = format!(
+        "the metadata in {} is gone: put the directory back, or run `howdah metadata restore` \
+         with a backup; to begin with none, remove {}",
+        home.display(),
+        marker.display()
+    );
+    Err(Error::new(Reason::DataDirDamaged, message))
+}
+
+/// Refuses a data directory without metadata.
+///
+/// # Errors
+/// METADATA_NOT_FOUND; DATA_DIR_DAMAGED if it was there once.
+pub fn refuse_absent(data_dir: &Path) -> Result<()> {
+    refuse_lost(data_dir)?;
+    if trace(data_dir)? == Trace::Present {
+        return Ok(());
+    }
+    let message = format!("there is no metadata in {}", data_dir.display());
+    Err(Error::new(Reason::MetadataNotFound, message))
 }
 
 impl Options {
@@ -79,7 +155,12 @@ impl Options {
             engine_directories: Vec::new(),
             system_engines: true,
             run_as: None,
+            absent: Absent::MakeFirst,
         }
+    }
+
+    fn discovery(&self, run_as: RunAs) -> Discovery {
+        Discovery::new(self.engine_directories.clone(), self.system_engines, run_as)
     }
 }
 
@@ -103,52 +184,93 @@ pub struct Access {
 pub struct Embedded {
     cluster: Cluster,
     started: Started,
-}
-
-/// Which programs it was started with last.
-#[derive(Debug, PartialEq, Eq, Serialize, Deserialize)]
-struct Marker {
-    directory: PathBuf,
-    major: u16,
-    minor: u16,
-    /// When `postgres` there was written, in nanoseconds since 1970: installed anew,
-    /// it may be another version.
-    modified: u128,
+    version: Version,
+    discovery: Discovery,
 }
 
 impl Embedded {
-    /// Makes, starts or adopts the metadata server, and its database.
+    /// Makes, starts or adopts the metadata server, and its database. A password that
+    /// was lost is made anew.
     ///
     /// # Errors
-    /// POSTGRESQL_NOT_FOUND, METADATA_ENGINE_MISSING, DATA_DIR_UNWRITABLE, DISK_FULL,
-    /// SERVER_START_FAILED, SERVER_MISMATCH, CONFIG_INVALID.
+    /// POSTGRESQL_NOT_FOUND, METADATA_ENGINE_MISSING, METADATA_NOT_FOUND,
+    /// DATA_DIR_UNWRITABLE, DATA_DIR_DAMAGED, DISK_FULL, SERVER_START_FAILED,
+    /// SERVER_MISMATCH, CONFIG_INVALID.
     pub async fn open(options: Options) -> Result<Self> {
         let run_as = RunAs::resolve(options.run_as.as_deref())?;
+        match options.absent {
+            Absent::Make => {}
+            Absent::MakeFirst => refuse_lost(&options.data_dir)?,
+            Absent::Refuse => refuse_absent(&options.data_dir)?,
+        }
         let place = place(&options, run_as)?;
         let lock = Lock::acquire(place.join(LOCK_FILE), LOCK).await?;
-        let password = password(&Directory::open(&place)?)?;
-        let discovery = Discovery::new(options.engine_directories, options.system_engines, run_as);
-        let version = ensure(&place, &discovery, run_as, &password, &lock).await?;
-        let cluster = Cluster {
-            programs: version.directory,
-            home: place.join(HOME),
-            socket_directory: options.run_directory.join(HOME),
-            port: PORT,
-            password,
-            database: DATABASE,
-            system_identifier: None,
-            run_as,
-            points: &EMBEDDED,
+        let directory = Directory::open(&place)?;
+        let present = directory.grandchild(HOME, DATA)?.is_some();
+        let password = Password::load(&directory, present)?;
+        let discovery = options.discovery(run_as);
+        let programs = match present {
+            true => engine::of_data(&directory, &discovery).await?,
+            false => engine::newest(&discovery).await?,
         };
-        if !matches!(cluster.look()?, Found::Running(_)) {
-            configure(&place, &cluster, version.version).await?;
+        let plan = plan(&place, &programs, run_as, lock);
+        if !present {
+            plan.initdb(password.get()).await?;
+            engine::remember(&directory, &programs)?;
         }
-        let started = Box::pin(cluster.start(LIMIT, None)).await?;
+        let cluster = cluster(&options, &place, &programs, run_as, password.get());
+        if let Password::Lost(made) = &password {
+            password::replace(&cluster, &plan, &directory, made).await?;
+        }
+        if !matches!(cluster.look()?, Found::Running(_)) {
+            configure(&place, &cluster, programs.version).await?;
+        }
+        let started = Box::pin(cluster.start(LIMIT, None)).await;
+        let started = match started {
+            Ok(started) => started,
+            Err(error) => return Err(password::explain(&cluster, &place, error).await),
+        };
         tracing::info!(
-            version = %version.version, adopted = started == Started::Before,
+            version = %programs.version, adopted = started == Started::Before,
             "the metadata server runs"
         );
-        Ok(Self { cluster, started })
+        Ok(Self {
+            cluster,
+            started,
+            version: programs.version,
+            discovery,
+        })
+    }
+
+    /// The metadata server that another process runs; none if it does not run. Nothing
+    /// is made or started.
+    ///
+    /// # Errors
+    /// As [`Embedded::open`].
+    pub async fn attach(options: &Options) -> Result<Option<Self>> {
+        let run_as = RunAs::resolve(options.run_as.as_deref())?;
+        if trace(&options.data_dir)? != Trace::Present {
+            return Ok(None);
+        }
+        let place = place(options, run_as)?;
+        let directory = Directory::open(&place)?;
+        let discovery = options.discovery(run_as);
+        let programs = engine::of_data(&directory, &discovery).await?;
+        let password = password::read(&directory)?;
+        let password = password.ok_or_else(|| password::lost(&place))?;
+        let cluster = cluster(options, &place, &programs, run_as, &password);
+        if !matches!(cluster.look()?, Found::Running(_)) {
+            return Ok(None);
+        }
+        if let Err(error) = cluster.verify(Instant::now() + LIMIT).await {
+            return Err(password::explain(&cluster, &place, error).await);
+        }
+        Ok(Some(Self {
+            cluster,
+            started: Started::Before,
+            version: programs.version,
+            discovery,
+        }))
     }
 
     /// How to reach it.
@@ -194,6 +316,42 @@ impl Embedded {
     }
 }
 
+fn cluster(
+    options: &Options,
+    place: &Path,
+    programs: &Programs,
+    run_as: RunAs,
+    password: &SecretString,
+) -> Cluster {
+    Cluster {
+        programs: programs.directory.clone(),
+        home: place.join(HOME),
+        socket_directory: options.run_directory.join(HOME),
+        port: PORT,
+        password: password.clone(),
+        database: DATABASE,
+        system_identifier: None,
+        run_as,
+        points: &EMBEDDED,
+    }
+}
+
+fn plan(place: &Path, programs: &Programs, run_as: RunAs, lock: Lock) -> Plan {
+    let unfinished = format!("{HOME}.unfinished");
+    Plan {
+        programs: programs.directory.clone(),
+        parent: place.to_owned(),
+        name: HOME.to_owned(),
+        // Nothing else is swept away: an operator may put copies beside it.
+        leftovers: unfinished.clone(),
+        unfinished,
+        run_as,
+        durable: true,
+        points: &EMBEDDED,
+        lock,
+    }
+}
+
 /// The data directory, passable for the user that the server runs as.
 fn place(options: &Options, run_as: RunAs) -> Result<PathBuf> {
     let mode = match run_as {
@@ -210,134 +368,6 @@ fn place(options: &Options, run_as: RunAs) -> Result<PathBuf> {
     settings::check_path(&place)?;
     settings::check_run_directory(&options.run_directory)?;
     Ok(place)
-}
-
-/// The password, on the disk before it is used.
-fn password(place: &Directory) -> Result<SecretString> {
-    if place.read(PASSWORD)?.is_none() {
-        let made = SystemSource::default().password()?;
-        let text = made.expose_secret().as_bytes();
-        place.replace(PASSWORD, text, 0o600, RunAs::Ourselves, || ())?;
-        failpoint::hit("embedded.password.after_write");
-    }
-    let bytes = place.read(PASSWORD)?.unwrap_or_default();
-    let text = String::from_utf8(bytes).unwrap_or_default();
-    match text.trim() {
-        "" => Err(Error::new(
-            Reason::SecretKeyInvalid,
-            format!(
-                "{} holds no password",
-                place.path().join(PASSWORD).display()
-            ),
-        )),
-        found => Ok(SecretString::from(found)),
-    }
-}
-
-/// The programs to start it with; its data directory is there afterwards.
-async fn ensure(
-    place: &Path,
-    discovery: &Discovery,
-    run_as: RunAs,
-    password: &SecretString,
-    lock: &Lock,
-) -> Result<Programs> {
-    let directory = Directory::open(place)?;
-    if let Some(data) = directory.grandchild(HOME, DATA)? {
-        let major = initialize::major(&data)?;
-        if let Some(marker) = marker(&directory)?
-            && Some(marker.major) == major
-        {
-            return Ok(marker.into());
-        }
-        return find(&directory, discovery, major).await;
-    }
-    let engines = discovery.engines().await?;
-    let newest = discover::by_major(&engines).into_values().next_back();
-    let engine = newest.ok_or_else(|| {
-        let message = "no PostgreSQL is installed; `howdah doctor` says how to get one";
-        Error::new(Reason::PostgresqlNotFound, message)
-    })?;
-    let plan = Plan {
-        programs: engine.directory.clone(),
-        parent: place.to_owned(),
-        name: HOME.to_owned(),
-        unfinished: format!("{HOME}.unfinished"),
-        run_as,
-        durable: true,
-        points: &EMBEDDED,
-        lock: lock.clone(),
-    };
-    plan.initdb(password).await?;
-    remember(&directory, engine)?;
-    Ok(engine.into())
-}
-
-/// Programs and what they are.
-struct Programs {
-    directory: PathBuf,
-    version: Version,
-}
-
-impl From<Marker> for Programs {
-    fn from(marker: Marker) -> Self {
-        Self {
-            directory: marker.directory,
-            version: Version {
-                major: marker.major,
-                minor: marker.minor,
-            },
-        }
-    }
-}
-
-impl From<&Engine> for Programs {
-    fn from(engine: &Engine) -> Self {
-        Self {
-            directory: engine.directory.clone(),
-            version: engine.version,
-        }
-    }
-}
-
-/// The newest programs of the data's major version.
-async fn find(place: &Directory, discovery: &Discovery, major: Option<u16>) -> Result<Programs> {
-    let engines = discovery.engines().await?;
-    let newest = major.and_then(|major| discover::by_major(&engines).remove(&major));
-    let engine = newest.ok_or_else(|| {
-        let major = major.map_or_else(|| "unknown".to_owned(), |major| major.to_string());
-        let message = format!(
-            "the metadata was made with PostgreSQL {major}, which is not installed any more"
-        );
-        Error::new(Reason::MetadataEngineMissing, message)
-    })?;
-    remember(place, engine)?;
-    Ok(engine.into())
-}
-
-/// The programs of the last start, if they are still the same.
-fn marker(place: &Directory) -> Result<Option<Marker>> {
-    let bytes = place.read(MARKER)?.unwrap_or_default();
-    let marker = serde_json::from_slice::<Marker>(&bytes).ok();
-    Ok(marker.filter(|marker| modified(&marker.directory) == Some(marker.modified)))
-}
-
-fn remember(place: &Directory, engine: &Engine) -> Result<()> {
-    let marker = Marker {
-        directory: engine.directory.clone(),
-        major: engine.version.major,
-        minor: engine.version.minor,
-        modified: modified(&engine.directory).unwrap_or_default(),
-    };
-    let json = serde_json::to_vec(&marker)
-        .map_err(|error| Error::internal("cannot write a marker").with_source(error))?;
-    place.replace(MARKER, &json, 0o600, RunAs::Ourselves, || ())
-}
-
-fn modified(programs: &Path) -> Option<u128> {
-    let facts = std::fs::metadata(programs.join("postgres")).ok()?;
-    let since = facts.modified().ok()?.duration_since(UNIX_EPOCH).ok()?;
-    Some(since.as_nanos())
 }
 
 async fn configure(place: &Path, cluster: &Cluster, version: Version) -> Result<()> {

@@ -6,7 +6,7 @@ use uuid::Uuid;
 
 use super::{directory::Directory, failure, user::RunAs};
 use crate::domain::{
-    Error, Result,
+    Error, Reason, Result,
     random::{Random, SystemSource},
 };
 
@@ -49,8 +49,12 @@ fn read(root: &Directory) -> Result<Option<Uuid>> {
     };
     let text = String::from_utf8_lossy(&bytes);
     Uuid::try_parse(text.trim()).map(Some).map_err(|error| {
-        let path = root.path().join(FILE);
-        Error::internal(format!("{} holds no host id", path.display())).with_source(error)
+        let message = format!(
+            "{} holds no host id: put it back from a backup; without it, this is another host, \
+             and the servers here are not its own",
+            root.path().join(FILE).display()
+        );
+        Error::new(Reason::DataDirDamaged, message).with_source(error)
     })
 }
 
@@ -69,5 +73,14 @@ mod tests {
         assert!(all.iter().all(|one| Some(one) == all.first()));
         let left = Directory::open(place.path()).unwrap().names().unwrap();
         assert_eq!(left, [FILE]);
+    }
+
+    #[test]
+    fn a_damaged_one_is_named() {
+        let place = tempfile::tempdir().unwrap();
+        fs::write(place.path().join(FILE), "").unwrap();
+        let error = identity(&Directory::open(place.path()).unwrap()).unwrap_err();
+        assert_eq!(error.reason(), Reason::DataDirDamaged);
+        assert!(error.message().contains(FILE));
     }
 }

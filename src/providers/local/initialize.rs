@@ -39,8 +39,11 @@ pub(crate) struct Plan {
     pub(crate) parent: PathBuf,
     /// Its name there.
     pub(crate) name: String,
-    /// Its name until it is whole: `name`, a dot, and more.
+    /// Its name until it is whole.
     pub(crate) unfinished: String,
+    /// How the names of what former tries may have left begin. Such directories are
+    /// removed, so nothing that somebody put beside it may be named so.
+    pub(crate) leftovers: String,
     /// Who owns it.
     pub(crate) run_as: RunAs,
     /// Whether it must outlive a crash of the machine.
@@ -77,8 +80,8 @@ impl Plan {
         blocking(move || plan.prepare(Some(&password))).await?;
         if let Err(error) = self.run_initdb().await {
             // Not least because of the password.
-            let (parent, name) = (self.parent.clone(), self.name.clone());
-            blocking(move || sweep(&Directory::open(&parent)?, &name)).await?;
+            let (parent, leftovers) = (self.parent.clone(), self.leftovers.clone());
+            blocking(move || sweep(&Directory::open(&parent)?, &leftovers)).await?;
             return Err(error);
         }
         failpoint::hit(self.points.after_initdb);
@@ -98,7 +101,7 @@ impl Plan {
     /// Removes what former tries left and makes the empty home.
     pub(crate) fn prepare(&self, password: Option<&SecretString>) -> Result<()> {
         let parent = Directory::open(&self.parent)?;
-        sweep(&parent, &self.name)?;
+        sweep(&parent, &self.leftovers)?;
         let home = parent.make(&self.unfinished, PRIVATE, self.run_as)?;
         home.make(log::DIRECTORY, PRIVATE, self.run_as)?;
         if let Some(password) = password {
@@ -168,12 +171,11 @@ impl Plan {
     }
 }
 
-/// Removes what unfinished tries left of the home `name`.
-pub(crate) fn sweep(parent: &Directory, name: &str) -> Result<()> {
-    let prefix = format!("{name}.");
+/// Removes the directories that unfinished tries left: their names begin with `leftovers`.
+pub(crate) fn sweep(parent: &Directory, leftovers: &str) -> Result<()> {
     for left in parent.names()? {
         // Files beside it may be named so too.
-        if left.starts_with(&prefix) && parent.path().join(&left).is_dir() {
+        if left.starts_with(leftovers) && parent.path().join(&left).is_dir() {
             parent.remove_tree(&left)?;
         }
     }

@@ -21,6 +21,7 @@ mod lock;
 mod log;
 mod server;
 mod settings;
+mod standalone;
 mod start;
 mod template;
 mod trash;

@@ -143,6 +143,7 @@ impl Local {
             parent: self.servers(),
             name: server.uid.to_string(),
             unfinished: format!("{}.{}", server.uid, server.token),
+            leftovers: format!("{}.", server.uid),
             run_as: self.run_as,
             durable: !server.ephemeral,
             points: &SERVER,

@@ -3,32 +3,32 @@
 use std::{path::PathBuf, time::Duration};
 
 use aws_lc_rs::digest;
-use secrecy::{ExposeSecret, SecretString};
+use secrecy::SecretString;
 
 use super::{
-    ADMIN, TEMPLATE,
-    command::{self, Finished, command},
+    TEMPLATE,
+    command::{self, command},
     control::DATA,
     directory::blocking,
     failure,
     initialize::Plan,
     lock::Lock,
+    standalone,
     user::RunAs,
 };
 use crate::{
     domain::{
-        Error, Reason, Result,
+        Result,
         engine::Engine,
         random::{Random, SystemSource},
     },
     failpoint,
-    pg::{scram, sql},
 };
 
 /// Raised when templates are made in another way, so that old ones are left alone.
 const FORM: u32 = 1;
 
-/// Longest that a copy or a standalone backend takes.
+/// Longest that a copy takes.
 const LIMIT: Duration = Duration::from_secs(60);
 
 /// Name of an installation's template: its version, and a hash of where it lies.
@@ -59,6 +59,7 @@ pub(super) async fn ensure(
         parent: templates,
         // Not a prefix of another template's name.
         unfinished: format!("{name}.{}", random.uuid()?.as_simple()),
+        leftovers: format!("{name}."),
         name,
         run_as,
         durable: false,
@@ -79,16 +80,7 @@ pub(super) async fn clone(plan: &Plan, template: PathBuf, password: &SecretStrin
     blocking(move || preparing.prepare(None)).await?;
     copy(plan, template).await?;
     failpoint::hit("local.initialize.after_clone");
-    let mut salt = [0; 16];
-    SystemSource::default().fill(&mut salt)?;
-    let verifier = SecretString::from(scram::verifier(password, &salt, scram::ITERATIONS));
-    let statement = format!(
-        "alter role {} password {};\n",
-        sql::quote_identifier(ADMIN),
-        sql::quote_literal(verifier.expose_secret())
-    );
-    let data = plan.path().join(DATA);
-    single(plan, data, SecretString::from(statement), command::OUTPUT).await?;
+    standalone::set_password(plan, plan.path().join(DATA), password).await?;
     let publishing = plan.clone();
     blocking(move || publishing.publish()).await
 }
@@ -111,50 +103,4 @@ pub(super) async fn copy(plan: &Plan, template: PathBuf) -> Result<()> {
         &plan.path(),
         &done.errors,
     ))
-}
-
-/// Runs one line of SQL in a standalone backend on data that nobody serves. It ends
-/// when its input does, so also when this process is killed.
-pub(super) async fn single(
-    plan: &Plan,
-    data: PathBuf,
-    statement: SecretString,
-    most: usize,
-) -> Result<Finished> {
-    use tokio::io::AsyncWriteExt;
-
-    let program = plan.programs.join("postgres");
-    let failed = |error| failure::program(error, &program);
-    let mut child = command(&program, plan.run_as)
-        .args(["--single", "-F", "-D"])
-        .arg(&data)
-        .args(["-c", "log_min_error_statement=panic"])
-        .args(["-c", "log_checkpoints=off", "postgres"])
-        .stdin(std::process::Stdio::piped())
-        .kill_on_drop(true)
-        .spawn()
-        .map_err(failed)?;
-    let input = child.stdin.take();
-    let feed = async {
-        let Some(mut input) = input else {
-            return Ok(());
-        };
-        input
-            .write_all(statement.expose_secret().as_bytes())
-            .await?;
-        input.shutdown().await
-    };
-    let (fed, done) = tokio::join!(feed, command::finish(&mut child, LIMIT, most));
-    let done = done.map_err(failed)?;
-    fed.map_err(failed)?;
-    // Its status does not tell of a failed statement.
-    let refused = ["ERROR:", "FATAL:", "PANIC:"];
-    if done.status.success() && !refused.iter().any(|word| done.errors.contains(word)) {
-        return Ok(done);
-    }
-    Err(Error::new(
-        Reason::ServerStartFailed,
-        "a standalone backend failed on a template",
-    )
-    .with_context(done.errors))
 }

@@ -15,7 +15,7 @@ use crate::{
 pub(super) fn throw(root: &Path, server: Uuid, now: DateTime<Utc>) -> Result<()> {
     let (servers, trash) = (open(root, "servers")?, open(root, "trash")?);
     let name = server.to_string();
-    initialize::sweep(&servers, &name)?;
+    initialize::sweep(&servers, &format!("{name}."))?;
     if servers.child(&name)?.is_some() {
         let thrown = format!("{name}.{}", now.timestamp());
         servers.rename(&name, &trash, &thrown)?;

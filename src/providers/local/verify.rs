@@ -38,7 +38,7 @@ const START_SLACK: std::ops::RangeInclusive<i64> = -5..=600;
 
 impl Cluster {
     /// Connects as `howdah_admin`.
-    async fn connect(&self, database: &str) -> Result<Client, pg::Error> {
+    pub(crate) async fn connect(&self, database: &str) -> Result<Client, pg::Error> {
         let target = Target {
             host: Host::Unix(self.socket_directory.clone()),
             port: self.port,

@@ -1,0 +1,143 @@
+//! `howdah metadata backup`: the embedded metadata in one file.
+
+use std::{
+    path::PathBuf,
+    process::Stdio,
+    time::{Duration, Instant},
+};
+
+use super::{
+    Shutdown, data_dir::DataDir, keys, metadata::embedded_options, output_file::OutputFile,
+};
+use crate::{
+    config::Config,
+    domain::{Error, Reason, Result},
+    providers::local::embedded::{Absent, Embedded, refuse_absent},
+};
+
+/// Longest wait for the server of a process that has the data directory and starts or
+/// ends right now.
+const PATIENCE: Duration = Duration::from_secs(30);
+const PAUSE: Duration = Duration::from_millis(100);
+
+/// Where a backup is written.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Destination {
+    /// Standard output.
+    Stdout,
+    /// A file.
+    File(PathBuf),
+}
+
+/// A backup that was written.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Backup {
+    /// Length in bytes, of a file.
+    pub bytes: Option<u64>,
+    /// File with the key that the backup is of no use without; none if the key is in
+    /// the settings.
+    pub secret_key: Option<PathBuf>,
+    /// Whether that file is there.
+    pub secret_key_present: bool,
+}
+
+/// Writes a backup of the embedded metadata, whether a process serves it or not. An
+/// existing file is replaced only with `force`.
+///
+/// # Errors
+/// CONFIG_INVALID for a metadata database that is not embedded; METADATA_NOT_FOUND,
+/// BACKUP_EXISTS, BACKUP_UNWRITABLE, TOOL_MISSING, METADATA_UNAVAILABLE, DISK_FULL;
+/// OPERATION_CANCELLED when it was interrupted.
+pub async fn backup(config: Config, to: Destination, force: bool) -> anyhow::Result<Backup> {
+    refuse_external(&config)?;
+    let mut shutdown = Shutdown::new()?;
+    let output = match &to {
+        Destination::Stdout => None,
+        Destination::File(path) => Some(OutputFile::create(path, force)?),
+    };
+    let written = match &output {
+        None => Stdio::inherit(),
+        Some(output) => Stdio::from(output.file()?),
+    };
+    let source = Box::pin(Source::reach(&config)).await?;
+    let dumped = tokio::select! {
+        biased;
+        () = shutdown.asked() => Err(interrupted()),
+        dumped = source.embedded.dump(written) => dumped,
+    };
+    let closed = source.close().await;
+    dumped?;
+    let bytes = output.map(OutputFile::finish).transpose()?;
+    closed?;
+    let secret_key = keys::file(&config);
+    Ok(Backup {
+        bytes,
+        secret_key_present: secret_key.as_deref().is_none_or(std::path::Path::exists),
+        secret_key,
+    })
+}
+
+/// The embedded server to take a backup from.
+struct Source {
+    embedded: Embedded,
+    /// Of a server that was started for this, or left by a process that was killed.
+    locked: Option<DataDir>,
+}
+
+impl Source {
+    /// The server of the process that serves, or else one that is started for this.
+    async fn reach(config: &Config) -> Result<Self> {
+        let options = embedded_options(config, Absent::Refuse);
+        refuse_absent(&config.data_dir)?;
+        let end = Instant::now() + PATIENCE;
+        loop {
+            match DataDir::open(&config.data_dir) {
+                Ok(locked) => {
+                    let embedded = Embedded::open(options).await?;
+                    let locked = Some(locked);
+                    return Ok(Self { embedded, locked });
+                }
+                Err(error) if error.reason() == Reason::DataDirInUse => {}
+                Err(error) => return Err(error),
+            }
+            if let Some(embedded) = Embedded::attach(&options).await? {
+                let locked = None;
+                return Ok(Self { embedded, locked });
+            }
+            if Instant::now() > end {
+                let message = format!(
+                    "another process uses {}, but the metadata server does not run",
+                    config.data_dir.display()
+                );
+                return Err(Error::new(Reason::MetadataUnavailable, message));
+            }
+            tokio::time::sleep(PAUSE).await;
+        }
+    }
+
+    /// Stops the server, unless another process serves from it.
+    async fn close(self) -> Result<()> {
+        match self.locked {
+            Some(_) => self.embedded.stop().await,
+            None => Ok(()),
+        }
+    }
+}
+
+/// Refuses a metadata database that is not embedded.
+pub(super) fn refuse_external(config: &Config) -> Result<()> {
+    if config.database_url.is_none() {
+        return Ok(());
+    }
+    let message = "`howdah metadata` is for the embedded metadata: back the database of \
+         HOWDAH_DATABASE_URL up with its own tools, see docs/metadata.md";
+    Err(Error::new(Reason::ConfigInvalid, message).with_field("database_url"))
+}
+
+/// The error of a command that a signal has ended.
+pub(super) fn interrupted() -> Error {
+    Error::new(
+        Reason::OperationCancelled,
+        "interrupted: nothing was changed",
+    )
+}

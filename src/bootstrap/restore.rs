@@ -1,0 +1,147 @@
+//! `howdah metadata restore`: the content of a backup in the place of the embedded
+//! metadata.
+
+use std::path::PathBuf;
+
+use sqlx::{Connection as _, PgConnection, postgres::PgConnectOptions};
+
+use super::{
+    Shutdown,
+    backup::{interrupted, refuse_external},
+    data_dir::DataDir,
+    keys,
+    metadata::{embedded_options, fixed, of_embedded, store},
+};
+use crate::{
+    config::Config,
+    domain::{Error, Reason, Result, version::Version},
+    providers::local::embedded::{
+        Absent, Access, Archive, Embedded, RESTORED, Trace, refuse_absent, trace,
+    },
+    store::{migrate, sealing::Keyring},
+};
+
+/// A restore that was made.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Restored {
+    /// Version of the PostgreSQL that the backup was taken from.
+    pub taken_from: Version,
+    /// Whether there was metadata before, which is kept.
+    pub replaced: bool,
+}
+
+/// Puts the content of a backup in the place of the embedded metadata, which is made if
+/// it is not there. What was there is kept until the next restore. An error, a crash or
+/// a signal leaves what was there.
+///
+/// # Errors
+/// CONFIG_INVALID for a metadata database that is not embedded; DATA_DIR_IN_USE,
+/// BACKUP_INVALID, TOOL_MISSING, SECRET_KEY_INVALID, METADATA_SCHEMA_MISMATCH,
+/// DISK_FULL; OPERATION_CANCELLED when it was interrupted.
+pub async fn restore(config: Config, file: PathBuf) -> anyhow::Result<Restored> {
+    refuse_external(&config)?;
+    let mut shutdown = Shutdown::new()?;
+    let options = embedded_options(&config, Absent::Make);
+    let archive = Archive::open(&options, &file).await?;
+    // Before anything is made: a key that is missing is named, never made.
+    let keyring = keys::present(&config)?;
+    let replaced = trace(&config.data_dir)? == Trace::Present;
+    let _locked = DataDir::open(&config.data_dir)?;
+    let embedded = Box::pin(Embedded::open(options)).await?;
+    let filled = tokio::select! {
+        biased;
+        () = shutdown.asked() => Err(interrupted()),
+        filled = Box::pin(fill(&config, &embedded, &archive, &keyring)) => filled,
+    };
+    let exchanged = match filled {
+        Ok(()) => embedded.exchange().await,
+        Err(error) => {
+            if let Err(left) = embedded.discard_restore().await {
+                tracing::warn!(error = %left, "the unfinished restore is dropped by the next one");
+            }
+            Err(error)
+        }
+    };
+    let stopped = embedded.stop().await;
+    exchanged?;
+    stopped?;
+    Ok(Restored {
+        taken_from: archive.taken_from(),
+        replaced,
+    })
+}
+
+/// Puts back what was there before the last restore.
+///
+/// # Errors
+/// METADATA_NOT_FOUND when there is nothing to put back; CONFIG_INVALID,
+/// DATA_DIR_IN_USE.
+pub async fn restore_former(config: Config) -> anyhow::Result<()> {
+    refuse_external(&config)?;
+    let options = embedded_options(&config, Absent::Refuse);
+    refuse_absent(&config.data_dir)?;
+    let _locked = DataDir::open(&config.data_dir)?;
+    let embedded = Box::pin(Embedded::open(options)).await?;
+    let exchanged = embedded.exchange_back().await;
+    let stopped = embedded.stop().await;
+    exchanged?;
+    Ok(stopped?)
+}
+
+/// Restores beside the metadata, brings that to this program's schema and sees that
+/// the keys open it.
+async fn fill(
+    config: &Config,
+    embedded: &Embedded,
+    archive: &Archive,
+    keyring: &Keyring,
+) -> Result<()> {
+    embedded.prepare_restore().await?;
+    embedded.load(archive, RESTORED).await?;
+    let options = of_embedded(&Access {
+        database: RESTORED.to_owned(),
+        ..embedded.access()
+    });
+    check_migrations(&options).await?;
+    let store = store(config, fixed(options));
+    let checked = async {
+        store.migrate().await?;
+        store.check_keys(keyring).await
+    };
+    let checked = checked.await;
+    store.close().await;
+    checked
+}
+
+/// Refuses what a newer release has made. Releases that serve from one database may
+/// differ, but here nobody serves, and a restore must not hide what it cannot read.
+async fn check_migrations(options: &PgConnectOptions) -> Result<()> {
+    let applied = async {
+        let mut connection = PgConnection::connect_with(options).await?;
+        let sql = "select version from _sqlx_migrations order by version desc";
+        let applied: Vec<i64> = sqlx::query_scalar(sql).fetch_all(&mut connection).await?;
+        connection.close().await?;
+        Ok::<_, sqlx::Error>(applied)
+    };
+    let applied = applied.await.map_err(|error| {
+        let message = "the migrations in the backup cannot be read";
+        Error::new(Reason::BackupInvalid, message).with_source(error)
+    })?;
+    if applied.is_empty() {
+        let message = "the backup holds no metadata: it was taken before the first start";
+        return Err(Error::new(Reason::BackupInvalid, message));
+    }
+    match applied
+        .into_iter()
+        .find(|version| !migrate::knows(*version))
+    {
+        None => Ok(()),
+        Some(version) => Err(Error::new(
+            Reason::MetadataSchemaMismatch,
+            format!(
+                "the backup is of a newer Howdah: this program does not know its migration \
+                 {version}"
+            ),
+        )),
+    }
+}

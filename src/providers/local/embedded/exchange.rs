@@ -1,0 +1,124 @@
+//! A restored database takes the place of the one that is there.
+
+use super::{DATABASE, Embedded};
+use crate::{
+    domain::{Error, Reason, Result},
+    failpoint,
+    pg::{self, Client, sql::quote_identifier},
+    providers::local::verify::FIRST_DATABASE,
+};
+
+/// Database that a backup is restored into.
+pub const RESTORED: &str = "howdah_restore";
+
+/// Database with what was there before the last restore.
+pub const FORMER: &str = "howdah_before_restore";
+
+/// Ends the sessions of a database, which could not be renamed otherwise. Nobody serves:
+/// they are of a backup, or of an operator who looks.
+const END_SESSIONS: &str = "select pg_terminate_backend(pid) from pg_stat_activity \
+     where datname = $1 and pid <> pg_backend_pid()";
+
+impl Embedded {
+    /// Makes an empty database for a restore. What a former try left is dropped.
+    ///
+    /// # Errors
+    /// METADATA_UNAVAILABLE, DISK_FULL, POSTGRESQL_REFUSED.
+    pub async fn prepare_restore(&self) -> Result<()> {
+        let client = self.administer().await?;
+        drop_database(&client, RESTORED).await?;
+        let name = quote_identifier(RESTORED);
+        // What somebody put into template1 is none of the backup's.
+        run(
+            &client,
+            &format!("create database {name} template template0"),
+        )
+        .await
+    }
+
+    /// Drops what a restore that failed has left.
+    ///
+    /// # Errors
+    /// As [`Embedded::prepare_restore`].
+    pub async fn discard_restore(&self) -> Result<()> {
+        drop_database(&self.administer().await?, RESTORED).await
+    }
+
+    /// Puts the restored database in the place of the metadata, which is kept as
+    /// [`FORMER`]. One transaction renames both: a crash leaves the one or the other.
+    ///
+    /// # Errors
+    /// As [`Embedded::prepare_restore`].
+    pub async fn exchange(&self) -> Result<()> {
+        let client = self.administer().await?;
+        drop_database(&client, FORMER).await?;
+        failpoint::hit("restore.before_swap");
+        rename(&client, &[(DATABASE, FORMER), (RESTORED, DATABASE)]).await?;
+        failpoint::hit("restore.after_swap");
+        Ok(())
+    }
+
+    /// Puts back what was there before the last restore; what is there now is kept in
+    /// its place.
+    ///
+    /// # Errors
+    /// METADATA_NOT_FOUND when there is nothing to put back; as
+    /// [`Embedded::prepare_restore`].
+    pub async fn exchange_back(&self) -> Result<()> {
+        let client = self.administer().await?;
+        let sql = "select count(*) from pg_database where datname = $1";
+        let found = client.query_one(sql, &[&FORMER]).await;
+        let found: i64 = found.map_err(|error| refused(error.into()))?.get(0);
+        if found == 0 {
+            let message = "there is nothing to put back: no restore was made here";
+            return Err(Error::new(Reason::MetadataNotFound, message));
+        }
+        drop_database(&client, RESTORED).await?;
+        let renames = [(DATABASE, RESTORED), (FORMER, DATABASE), (RESTORED, FORMER)];
+        rename(&client, &renames).await
+    }
+
+    async fn administer(&self) -> Result<Client> {
+        self.cluster.connect(FIRST_DATABASE).await.map_err(refused)
+    }
+}
+
+async fn drop_database(client: &Client, name: &str) -> Result<()> {
+    let name = quote_identifier(name);
+    let sql = format!("drop database if exists {name} with (force)");
+    run(client, &sql).await
+}
+
+async fn rename(client: &Client, renames: &[(&str, &str)]) -> Result<()> {
+    let mut sql = "begin;".to_owned();
+    for (name, new) in renames {
+        let ended = client.execute(END_SESSIONS, &[name]).await;
+        ended.map_err(|error| refused(error.into()))?;
+        let (name, new) = (quote_identifier(name), quote_identifier(new));
+        sql.push_str(&format!("alter database {name} rename to {new};"));
+    }
+    sql.push_str("commit");
+    run(client, &sql).await
+}
+
+async fn run(client: &Client, sql: &str) -> Result<()> {
+    let done = client.batch_execute(sql).await;
+    done.map_err(|error| refused(error.into()))
+}
+
+/// By SQLSTATE, see the appendix "PostgreSQL Error Codes".
+fn refused(error: pg::Error) -> Error {
+    let code = error.sqlstate().unwrap_or_default().to_owned();
+    let failed = match code.as_str() {
+        _ if error.is_connection() => {
+            let message = "the metadata server does not answer";
+            Error::new(Reason::MetadataUnavailable, message)
+        }
+        "53100" => Error::new(Reason::DiskFull, "no space is left for the metadata"),
+        _ => {
+            let message = format!("the metadata server refuses a statement (SQLSTATE {code})");
+            Error::new(Reason::PostgresqlRefused, message)
+        }
+    };
+    failed.with_source(error)
+}

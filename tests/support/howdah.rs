@@ -24,6 +24,7 @@ use howdah::pb::{
         instance_service_client::InstanceServiceClient,
     },
 };
+use rustix::process::{Pid, Signal, kill_process};
 use tempfile::TempDir;
 use tonic::transport::Channel;
 
@@ -478,12 +479,18 @@ fn processes(path: &Path) -> Vec<(u32, String)> {
 
 /// Sends a signal to a process of this test.
 pub fn signal(pid: u32, name: &str) {
-    let sent = Command::new("kill")
-        .arg(format!("-{name}"))
-        .arg(pid.to_string())
-        .status()
-        .unwrap();
-    assert!(sent.success(), "kill -{name} {pid}");
+    let signal = match name {
+        "CONT" => Signal::CONT,
+        "HUP" => Signal::HUP,
+        "INT" => Signal::INT,
+        "KILL" => Signal::KILL,
+        "QUIT" => Signal::QUIT,
+        "STOP" => Signal::STOP,
+        "TERM" => Signal::TERM,
+        _ => panic!("no test sends {name}"),
+    };
+    let process = i32::try_from(pid).ok().and_then(Pid::from_raw).unwrap();
+    kill_process(process, signal).unwrap_or_else(|error| panic!("{name} to {pid}: {error}"));
 }
 
 /// Waits until `condition` holds.

@@ -1,10 +1,25 @@
 #!/usr/bin/env bash
 # Installs what is missing on this machine, or says what to type.
-# usage: tools/prerequisites.sh build|test
-#   build: what `make run` needs; test: what the tests and checks need besides.
+# usage: tools/prerequisites.sh build|demo|test
+#   build: what `make run` needs; demo: what `make demo` needs besides;
+#   test: what the tests and checks need besides.
+# Each check uses the thing as its caller does: a compiler without headers is missing.
 set -euo pipefail
 # shellcheck source=tools/place.sh
 . "$(dirname "$0")/place.sh"
+
+# A compiler and the C library's headers: Debian has them in two packages.
+compiles_c() { has cc && cc -E -include stdlib.h -x c /dev/null >/dev/null 2>&1; }
+
+# A protoc that finds its well-known types, which Debian has in another package. The
+# build script of the validation rules' crate obeys the same two variables.
+compiles_protos() {
+    local protoc=${PROTOC:-protoc} include=()
+    has "$protoc" || return 1
+    if [ -n "${PROTOC_INCLUDE:-}" ]; then include=(-I "$PROTOC_INCLUDE"); fi
+    printf 'syntax = "proto3";\nimport "google/protobuf/descriptor.proto";\n' |
+        "$protoc" -I /dev "${include[@]}" -o /dev/null /dev/stdin >/dev/null 2>&1
+}
 
 has_postgres() {
     local bin
@@ -17,22 +32,36 @@ has_postgres() {
 
 # Debian's packages that are missing, one a line.
 missing() {
-    has cc || echo gcc libc6-dev
-    # The validation rules' crate calls it while it is built.
-    has protoc || echo protobuf-compiler
+    compiles_c || echo gcc libc6-dev
+    compiles_protos || echo protobuf-compiler libprotobuf-dev
     has_postgres || echo postgresql
     has psql || echo postgresql-client
     [ "$1" = test ] || return 0
+    # The tests' own servers.
+    [ -x /usr/lib/postgresql/15/bin/postgres ] || echo postgresql-15
     has shellcheck || echo shellcheck
     python3 -c 'import ensurepip, venv' 2>/dev/null || echo python3 python3-venv
     has git || echo git
+}
+
+# What Debian has too old, or not the way it is wanted: taken as it is.
+check_toolchains() {
+    local wanted=()
+    has "$CARGO" || wanted+=("Rust: see https://rustup.rs.")
+    if [ "$1" = test ] || { [ "$1" = demo ] && ! has grpcurl; }; then
+        has go || wanted+=("Go 1.24 or later, which builds grpcurl: see https://go.dev/dl.")
+    fi
+    if [ "$1" = test ] && ! { has node && has npm; }; then
+        wanted+=("Node.js 18 or later with npm: see https://nodejs.org.")
+    fi
+    [ "${#wanted[@]}" = 0 ] || die "missing: ${wanted[*]} Then run this again"
 }
 
 install_with_apt() {
     local apt=(env DEBIAN_FRONTEND=noninteractive apt-get -y --no-install-recommends)
     is_root || apt=(sudo -n "${apt[@]}")
     "${apt[@]}" update
-    if [[ " $* " == *" postgresql "* ]] && [ ! -e /etc/postgresql-common/createcluster.conf ]; then
+    if [[ " $* " =~ " postgresql"(-15)?" " ]] && [ ! -e /etc/postgresql-common/createcluster.conf ]; then
         # Debian would make and start a cluster of its own, on port 5432.
         "${apt[@]}" install postgresql-common
         local write=(tee -a /etc/postgresql-common/createcluster.conf)
@@ -43,9 +72,12 @@ install_with_apt() {
 }
 
 profile=${1:-build}
-case $profile in build | test) ;; *) die "usage: tools/prerequisites.sh build|test" ;; esac
+case $profile in
+    build | demo | test) ;;
+    *) die "usage: tools/prerequisites.sh build|demo|test" ;;
+esac
 
-has "$CARGO" || die "Rust is missing: see https://rustup.rs, then run this again"
+check_toolchains "$profile"
 mapfile -t packages < <(missing "$profile" | tr ' ' '\n')
 if [ "${#packages[@]}" -gt 0 ]; then
     if has apt-get && { is_root || sudo -n true 2>/dev/null; }; then

@@ -10,21 +10,21 @@ export SQLX_OFFLINE ?= true
 # Where the tests find grpcurl, Python and PostgreSQL's other majors.
 export HOWDAH_TEST_TOOLS := $(TOOLS)
 
-.PHONY: run release dist debug test fresh soak bench demo tools fmt lint sqlx sqlx-check prerequisites
+.PHONY: run quick release debug test soak bench demo fresh tools fmt lint sqlx sqlx-check prerequisites
 
 # Serves with the defaults. Settings: make run ARGS='--listen 127.0.0.1:0'
-run: release
-	@exec $(TARGET)/release/howdah serve $(ARGS)
+run: quick
+	@exec $(TARGET)/quick/howdah serve $(ARGS)
 
+# Optimized, and built again in seconds after an edit.
+quick:
+	@tools/prerequisites.sh build
+	$(CARGO) build --profile quick --locked
+
+# What is packaged: smaller and faster, and minutes of link-time optimization.
 release:
 	@tools/prerequisites.sh build
 	$(CARGO) build --release --locked
-
-# The program to install: smaller and faster, and minutes to build.
-dist:
-	@tools/prerequisites.sh build
-	$(CARGO) build --profile dist --locked
-	@echo "built $(TARGET)/dist/howdah"
 
 debug:
 	@tools/prerequisites.sh test
@@ -42,10 +42,6 @@ test: prerequisites
 	@tools/install.sh grpcurl python postgres
 	$(CARGO) test --locked $(FEATURES) -- --skip soak::
 
-# Both commands, the demo and the doctor in a bare Debian root. As root.
-fresh:
-	@tools/fresh.sh
-
 # The long tables, for about TIME seconds in all.
 soak: prerequisites
 	@tools/install.sh grpcurl python postgres
@@ -57,9 +53,15 @@ bench: prerequisites
 	$(CARGO) bench --locked
 
 # The README's tour, by itself, against a server of its own.
-demo: release
+demo:
+	@tools/prerequisites.sh demo
 	@tools/install.sh grpcurl
-	@HOWDAH=$(TARGET)/release/howdah tools/demo.sh
+	@$(MAKE) --no-print-directory quick
+	@HOWDAH=$(TARGET)/quick/howdah tools/demo.sh
+
+# The README's commands on a bare Debian, as root and as a user. Needs root.
+fresh:
+	@tools/fresh.sh
 
 fmt:
 	$(CARGO) fmt

@@ -2,12 +2,12 @@
 # Shows the README's tour by itself: serves in a directory of its own on free ports,
 # calls with grpcurl alone, and ends everything it started. Exit code 0 only if the
 # change was seen and no process is left.
-# HOWDAH: the program to show (default: the release build).
+# HOWDAH: the program to show (default: what `make run` builds).
 set -euo pipefail
 # shellcheck source=tools/place.sh
 . "$(dirname "$0")/place.sh"
 
-HOWDAH=${HOWDAH:-$(program release)}
+HOWDAH=${HOWDAH:-$(program quick)}
 PROJECT=projects/default
 INSTANCE=$PROJECT/instances/orders
 WORK=$(mktemp -d /tmp/howdah-demo.XXXXXX)

@@ -25,7 +25,7 @@ as_server_user() {
     if is_root; then runuser -u "$RUN_AS" -- "$@"; else "$@"; fi
 }
 
-# Where the debug or release program ends up: `program debug`.
+# Where the program of a profile ends up: `program debug`.
 program() { printf '%s/%s/howdah\n' "${CARGO_TARGET_DIR:-$ROOT/target}" "$1"; }
 
 # Waits at most $1 tenths of a second for the command that follows.

@@ -1,10 +1,25 @@
 #!/usr/bin/env bash
 # Installs what is missing on this machine, or says what to type.
-# usage: tools/prerequisites.sh build|test
-#   build: what `make run` needs; test: what the tests and checks need besides.
+# usage: tools/prerequisites.sh build|demo|test
+#   build: what `make run` needs; demo: what `make demo` needs besides;
+#   test: what the tests and checks need besides.
+# Each check uses the thing as its caller does: a compiler without headers is missing.
 set -euo pipefail
 # shellcheck source=tools/place.sh
 . "$(dirname "$0")/place.sh"
+
+# A compiler and the C library's headers: Debian has them in two packages.
+compiles_c() { has cc && cc -E -include stdlib.h -x c /dev/null >/dev/null 2>&1; }
+
+# A protoc that finds its well-known types, which Debian has in another package. The
+# build script of the validation rules' crate obeys the same two variables.
+compiles_protos() {
+    local protoc=${PROTOC:-protoc} include=()
+    has "$protoc" || return 1
+    if [ -n "${PROTOC_INCLUDE:-}" ]; then include=(-I "$PROTOC_INCLUDE"); fi
+    printf 'syntax = "proto3";\nimport "google/protobuf/descriptor.proto";\n' |
+        "$protoc" -I /dev "${include[@]}" -o /dev/null /dev/stdin >/dev/null 2>&1
+}
 
 has_postgres() {
     local bin
@@ -15,49 +30,38 @@ has_postgres() {
     has pg_config && [ -x "$(pg_config --bindir)/postgres" ]
 }
 
-# A compiler with the headers of the C library: some crates hold C.
-has_compiler() {
-    has cc && cc -x c -o "$WORK/compiled" - >/dev/null 2>&1 <<<'#include <stdlib.h>
-int main(void) { return 0; }'
-}
-
-# protoc with the protos that come with it: a crate that compiles the validation rules
-# calls it while it is built.
-has_protoc() {
-    local protoc=${PROTOC:-protoc} include=()
-    has "$protoc" || return 1
-    [ -z "${PROTOC_INCLUDE:-}" ] || include=(-I "$PROTOC_INCLUDE")
-    printf 'syntax = "proto3";\nimport "google/protobuf/%s.proto";\n' descriptor >"$WORK/look.proto"
-    "$protoc" -I "$WORK" "${include[@]}" -o /dev/null "$WORK/look.proto" >/dev/null 2>&1
-}
-
 # Debian's packages that are missing, one a line.
 missing() {
-    has_compiler || echo gcc libc6-dev
-    has_protoc || echo protobuf-compiler libprotobuf-dev
+    compiles_c || echo gcc libc6-dev
+    compiles_protos || echo protobuf-compiler libprotobuf-dev
     has_postgres || echo postgresql
     has psql || echo postgresql-client
     [ "$1" = test ] || return 0
-    # The one major that tests look for at its usual place, with every tool.
+    # The tests' own servers.
     [ -x /usr/lib/postgresql/15/bin/postgres ] || echo postgresql-15
     has shellcheck || echo shellcheck
     python3 -c 'import ensurepip, venv' 2>/dev/null || echo python3 python3-venv
     has git || echo git
 }
 
-# What a user has to bring, and Debian has in no version that would do.
-require() {
-    has "$CARGO" || die "Rust is missing: see https://rustup.rs, then run this again"
-    [ "$1" = test ] || return 0
-    has go || die "Go 1.24 or later is missing: see https://go.dev/dl, then run this again"
-    has npm || die "Node.js 18 or later with npm is missing: see https://nodejs.org, then run this again"
+# What Debian has too old, or not the way it is wanted: taken as it is.
+check_toolchains() {
+    local wanted=()
+    has "$CARGO" || wanted+=("Rust: see https://rustup.rs.")
+    if [ "$1" = test ] || { [ "$1" = demo ] && ! has grpcurl; }; then
+        has go || wanted+=("Go 1.24 or later, which builds grpcurl: see https://go.dev/dl.")
+    fi
+    if [ "$1" = test ] && ! { has node && has npm; }; then
+        wanted+=("Node.js 18 or later with npm: see https://nodejs.org.")
+    fi
+    [ "${#wanted[@]}" = 0 ] || die "missing: ${wanted[*]} Then run this again"
 }
 
 install_with_apt() {
     local apt=(env DEBIAN_FRONTEND=noninteractive apt-get -y --no-install-recommends)
     is_root || apt=(sudo -n "${apt[@]}")
     "${apt[@]}" update
-    if [[ " $* " == *" postgresql"* ]] && [ ! -e /etc/postgresql-common/createcluster.conf ]; then
+    if [[ " $* " =~ " postgresql"(-15)?" " ]] && [ ! -e /etc/postgresql-common/createcluster.conf ]; then
         # Debian would make and start a cluster of its own, on port 5432.
         "${apt[@]}" install postgresql-common
         local write=(tee -a /etc/postgresql-common/createcluster.conf)
@@ -68,11 +72,12 @@ install_with_apt() {
 }
 
 profile=${1:-build}
-case $profile in build | test) ;; *) die "usage: tools/prerequisites.sh build|test" ;; esac
+case $profile in
+    build | demo | test) ;;
+    *) die "usage: tools/prerequisites.sh build|demo|test" ;;
+esac
 
-WORK=$(mktemp -d)
-trap 'rm -rf "$WORK"' EXIT
-require "$profile"
+check_toolchains "$profile"
 mapfile -t packages < <(missing "$profile" | tr ' ' '\n')
 if [ "${#packages[@]}" -gt 0 ]; then
     if has apt-get && { is_root || sudo -n true 2>/dev/null; }; then

@@ -64,7 +64,7 @@ fn its_commands_can_be_typed() {
         seen += 1;
     }
     assert!(seen >= 5, "the README has lost its commands");
-    assert!(readme.contains("\nexport PATH=\"$PWD/target/release:$PATH\"\n"));
+    assert!(readme.contains("\nexport PATH=\"$PWD/target/quick:$PATH\"\n"));
 }
 
 #[test]

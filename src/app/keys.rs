@@ -1,7 +1,10 @@
 //! The keys of stored secrets: signs of life of the one that seals here, re-sealing with
 //! the newest one, and forgetting of those that are not needed any more.
 
-use std::collections::BTreeSet;
+use std::{
+    collections::BTreeSet,
+    time::{Duration, Instant},
+};
 
 use uuid::Uuid;
 
@@ -11,7 +14,7 @@ use super::{
     housekeeping::{INTERVAL, stops, warn},
 };
 use crate::{
-    domain::{Error, Result},
+    domain::{Error, Reason, Result},
     store::sealing::{Identity, RegisteredKey, Sealed},
 };
 
@@ -53,14 +56,31 @@ struct Known {
     unopened: BTreeSet<(Sealed, Uuid)>,
     /// A newer key that this process does not have.
     lacking: Option<String>,
+    /// Until then no key counts as unused: after an outage of the metadata the signs of
+    /// life of other processes are as old as those of dead ones.
+    hold: Option<Instant>,
 }
+
+impl Known {
+    fn holds(&self) -> bool {
+        self.hold.is_some_and(|until| Instant::now() < until)
+    }
+}
+
+/// How long other processes have to show life after an outage.
+const HOLD: Duration = Duration::from_secs(60);
 
 /// Runs as long as the process serves. The first look is at once: a rotation begins with
 /// a start.
 pub(super) async fn run(app: App) {
     let mut known = Known::default();
     loop {
-        warn("keys", app.tend_keys(&mut known).await);
+        let tended = app.tend_keys(&mut known).await;
+        let away = |error: &Error| error.reason() == Reason::MetadataUnavailable;
+        if tended.as_ref().is_err_and(away) {
+            known.hold = Some(Instant::now() + HOLD);
+        }
+        warn("keys", tended);
         if stops(&app, INTERVAL).await {
             return;
         }
@@ -83,6 +103,9 @@ impl App {
             return Ok(());
         }
         self.reseal(known).await?;
+        if known.holds() {
+            return Ok(());
+        }
         for key in self.parts.store.forget_keys().await? {
             tracing::info!(key, "the former key is not needed any more");
         }
@@ -104,7 +127,7 @@ impl App {
             return Ok(());
         }
         let store = &self.parts.store;
-        if newest.idle && store.promote_key(keyring.id(), &newest.id).await? {
+        if newest.idle && !known.holds() && store.promote_key(keyring.id(), &newest.id).await? {
             tracing::info!(
                 key = keyring.id(),
                 former = newest.id,

@@ -59,7 +59,11 @@ pub async fn backup(config: Config, to: Destination, force: bool) -> anyhow::Res
         None => Stdio::inherit(),
         Some(output) => Stdio::from(output.file()?),
     };
-    let source = Box::pin(Source::reach(&config)).await?;
+    let source = tokio::select! {
+        biased;
+        () = shutdown.asked() => return Err(interrupted().into()),
+        source = Box::pin(Source::reach(&config)) => source?,
+    };
     let dumped = tokio::select! {
         biased;
         () = shutdown.asked() => Err(interrupted()),

@@ -16,7 +16,7 @@ use crate::{
     config::Config,
     domain::{Error, Reason, Result, version::Version},
     providers::local::embedded::{
-        Absent, Access, Archive, Embedded, RESTORED, Trace, refuse_absent, trace,
+        Absent, Access, Archive, Embedded, RESTORED, RESTORING, Trace, refuse_absent, trace,
     },
     store::{migrate, sealing::Keyring},
 };
@@ -46,7 +46,10 @@ pub async fn restore(config: Config, file: PathBuf) -> anyhow::Result<Restored> 
     // Before anything is made: a key that is missing is named, never made.
     let keyring = keys::present(&config)?;
     let replaced = trace(&config.data_dir)? == Trace::Present;
-    let _locked = DataDir::open(&config.data_dir)?;
+    let locked = DataDir::open(&config.data_dir)?;
+    if !replaced {
+        locked.replace(RESTORING, "")?;
+    }
     let embedded = Box::pin(Embedded::open(options)).await?;
     let filled = tokio::select! {
         biased;
@@ -64,6 +67,7 @@ pub async fn restore(config: Config, file: PathBuf) -> anyhow::Result<Restored> 
     };
     let stopped = embedded.stop().await;
     exchanged?;
+    locked.remove(RESTORING);
     stopped?;
     Ok(Restored {
         taken_from: archive.taken_from(),

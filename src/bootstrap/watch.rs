@@ -84,7 +84,7 @@ impl Watch<'_> {
     async fn verify(&self) -> Result<()> {
         let verified = async {
             self.store.migrate().await?;
-            self.store.check_keys(self.keyring).await
+            self.store.check_keys_again(self.keyring).await
         };
         let verified = verified.await;
         if verified.as_ref().is_err_and(|error| !error.retryable()) {

@@ -34,7 +34,10 @@ const PINNED: [(&str, &str); 10] = [
 
 /// Asked on each new connection.
 const CHECK: &str = "select current_setting('transaction_read_only') = 'on',
-    current_setting('server_encoding')";
+    current_setting('server_encoding'),
+    current_setting('default_transaction_isolation') = 'read committed'
+    and current_setting('search_path') = 'public' and current_setting('row_security') = 'off'
+    and current_setting('synchronous_commit') = 'on'";
 
 /// Makes connections that are all alike.
 #[derive(Clone)]
@@ -108,6 +111,8 @@ fn refused(error: sqlx::Error) -> sqlx::Error {
     match Meaning::of(&code) {
         // undefined_object: a setting of the session that older releases do not have.
         _ if code == "42704" => Unusable::Setting(server.message().to_owned()).into(),
+        // protocol_violation: a pooler that does not know a startup parameter.
+        _ if code == "08P01" => Unusable::Refused(server.message().to_owned()).into(),
         // The database may be closed to connections for a while, for example.
         Meaning::Refused | Meaning::ObjectMissing | Meaning::RightMissing => {
             Unusable::Refused(server.message().to_owned()).into()
@@ -129,6 +134,9 @@ pub(super) async fn check(connection: &mut PgConnection) -> Result<(), sqlx::Err
     }
     if row.try_get(0)? {
         return Err(Unusable::ReadOnly.into());
+    }
+    if !row.try_get(2)? {
+        return Err(Unusable::Unpinned.into());
     }
     Ok(())
 }

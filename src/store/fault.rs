@@ -45,6 +45,9 @@ pub(super) enum Unusable {
     /// A setting that all supported versions have is missing.
     #[error("it is older than PostgreSQL {oldest}: {0}", oldest = OLDEST_MAJOR)]
     Setting(String),
+    /// Something between us and the server, such as a pooler, drops settings.
+    #[error("settings of the session do not arrive, as through a pooler that drops `options`")]
+    Unpinned,
     /// It takes no connection to this database.
     #[error("it refuses the connection: {0}")]
     Refused(String),
@@ -76,7 +79,10 @@ fn meaning(error: &SqlxError) -> (Reason, String) {
         SqlxError::Database(error) => of_server(error.as_ref()),
         SqlxError::Io(error) => match error.get_ref().and_then(|inner| inner.downcast_ref()) {
             Some(
-                unusable @ (Unusable::Encoding(_) | Unusable::Version(_) | Unusable::Setting(_)),
+                unusable @ (Unusable::Encoding(_)
+                | Unusable::Version(_)
+                | Unusable::Setting(_)
+                | Unusable::Unpinned),
             ) => (
                 Reason::MetadataUnsuitable,
                 format!("the metadata database cannot be used: {unusable}"),
@@ -85,7 +91,9 @@ fn meaning(error: &SqlxError) -> (Reason, String) {
             None => unavailable("it cannot be reached"),
         },
         SqlxError::Tls(_) => unavailable("no TLS session with it can be had"),
-        SqlxError::PoolTimedOut => unavailable("all connections to it are in use"),
+        SqlxError::PoolTimedOut => {
+            unavailable("no connection to it was free or could be made in time")
+        }
         SqlxError::PoolClosed => unavailable("this process is shutting down"),
         // A connection that was cut in the middle of a message.
         SqlxError::Protocol(_) | SqlxError::WorkerCrashed => unavailable("a connection was lost"),
@@ -142,6 +150,15 @@ pub(super) fn ends_session(error: &SqlxError) -> bool {
     }
 }
 
+/// Whether the server said something, be it a refusal.
+pub(super) fn answered(error: &SqlxError) -> bool {
+    match error {
+        SqlxError::Database(_) => true,
+        SqlxError::Io(error) => error.get_ref().is_some_and(|inner| inner.is::<Unusable>()),
+        _ => false,
+    }
+}
+
 /// Whether another try to connect within the same second may succeed: the server
 /// restarts, its backlog is full, or another one takes over.
 pub(super) fn passes(error: &SqlxError) -> bool {
@@ -155,6 +172,7 @@ pub(super) fn passes(error: &SqlxError) -> bool {
                 Unusable::Encoding(_)
                 | Unusable::Version(_)
                 | Unusable::Setting(_)
+                | Unusable::Unpinned
                 | Unusable::Address(_),
             ) => false,
             Some(Unusable::ReadOnly | Unusable::Refused(_)) | None => true,

@@ -10,7 +10,7 @@ use sqlx::{
 use super::{
     Store,
     connect::{Connector, timed_out},
-    fault::classify,
+    fault::{answered, classify},
 };
 use crate::domain::{Error, Reason, Result};
 
@@ -82,8 +82,8 @@ async fn silence(connector: &Connector) -> sqlx::Error {
     while misses < MISSES {
         tokio::time::sleep(LOOK).await;
         misses = match connector.connect(LOOK).await {
-            // A refusal is an answer.
-            Ok(_) | Err(sqlx::Error::Database(_)) => 0,
+            Ok(_) => 0,
+            Err(error) if answered(&error) => 0,
             Err(_) => misses + 1,
         };
     }

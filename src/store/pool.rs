@@ -35,6 +35,10 @@ const TEST_LIMIT: Duration = Duration::from_secs(2);
 /// Longest wait until a connection that was left in the middle of a call is usable again.
 const CLEAN_LIMIT: Duration = Duration::from_secs(2);
 
+/// A connection is closed instead of cleaned after so many times. A call that ends while
+/// its statement is being prepared leaves the statement on the server, unknown here.
+const MAX_CLEANINGS: u32 = 16;
+
 /// Longest wait for a connection to close in order.
 const CLOSE_LIMIT: Duration = Duration::from_secs(1);
 
@@ -84,6 +88,14 @@ struct Session {
     made: Instant,
     used: Instant,
     epoch: u64,
+    /// How often a caller left it in the middle of a call.
+    cleanings: u32,
+}
+
+impl Session {
+    fn is_old(&self) -> bool {
+        self.used.elapsed() >= IDLE_LIMIT || self.made.elapsed() >= AGE_LIMIT
+    }
 }
 
 /// A connection in use by one caller. Dropped, it goes back to the pool: at once when it
@@ -139,17 +151,15 @@ impl Pool {
             Ok(Err(_)) => return Err(sqlx::Error::PoolClosed),
             Err(_) => return Err(sqlx::Error::PoolTimedOut),
         };
-        let session = self.take_idle();
-        if let Some(session) = session {
-            if self.is_fresh(&session) {
-                return Ok(self.lease(session, permit));
-            }
-            return self.prepare(Some(session), permit, deadline).await;
+        match self.take_idle() {
+            Some(session) if self.is_fresh(&session) => Ok(self.lease(session, permit)),
+            session => self.prepare(session, permit, deadline).await,
         }
-        self.prepare(None, permit, deadline).await
     }
 
-    /// Tests or makes a connection in a task of the pool.
+    /// Tests or makes a connection in a task of the pool. The task has a limit of its own:
+    /// the callers that wait the longest have little time left, and if a connection had to
+    /// be made within that, none would ever be made while callers queue.
     async fn prepare(
         &self,
         session: Option<Session>,
@@ -159,37 +169,43 @@ impl Pool {
         let (sender, receiver) = oneshot::channel();
         let pool = self.clone();
         self.0.tasks.spawn(async move {
-            let prepared = pool.test_or_connect(session, deadline).await;
+            let limit = Instant::now() + pool.0.limits.acquire;
+            let prepared = pool.test_or_connect(session, limit).await;
             let prepared = prepared.map(|session| pool.lease(session, permit));
             // Without a caller the lease comes back and is dropped: it is idle then.
             drop(sender.send(prepared));
         });
-        receiver.await.unwrap_or(Err(sqlx::Error::PoolClosed))
+        match timeout_at(deadline, receiver).await {
+            Ok(Ok(prepared)) => prepared,
+            Ok(Err(_)) => Err(sqlx::Error::PoolClosed),
+            Err(_) => Err(sqlx::Error::PoolTimedOut),
+        }
     }
 
     async fn test_or_connect(
         &self,
         mut idle: Option<Session>,
-        deadline: Instant,
+        limit: Instant,
     ) -> Result<Session, sqlx::Error> {
         while let Some(mut session) = idle {
-            let epoch = self.epoch();
-            if self.test(&mut session).await.is_ok() {
-                session.epoch = epoch;
-                return Ok(session);
+            if !session.is_old() {
+                let epoch = self.epoch();
+                if self.test(&mut session).await.is_ok() {
+                    session.epoch = epoch;
+                    return Ok(session);
+                }
+                // Those that were used before it are as dead; a test each takes seconds.
+                self.idle().retain(|other| other.used > session.used);
+                break;
             }
             idle = self.take_idle();
         }
-        self.connect(deadline).await
+        self.connect(limit).await
     }
 
     /// Looks whether a connection is alive and, when the server may be another one by
     /// now, whether it can be used.
     async fn test(&self, session: &mut Session) -> Result<(), sqlx::Error> {
-        let old = session.made.elapsed() >= AGE_LIMIT || session.used.elapsed() >= IDLE_LIMIT;
-        if old {
-            return Err(sqlx::Error::PoolTimedOut);
-        }
         let same_epoch = session.epoch == self.epoch();
         let connection = &mut session.connection;
         let testing = async {
@@ -215,6 +231,7 @@ impl Pool {
                         made: Instant::now(),
                         used: Instant::now(),
                         epoch,
+                        cleanings: 0,
                     });
                 }
                 Err(error) if passes(&error) && Instant::now() + pause < deadline => {
@@ -396,9 +413,12 @@ async fn clean(
         }
     };
     match timeout(CLEAN_LIMIT, cleaning).await {
-        Ok(Ok(())) => pool.put(session, permit),
+        Ok(Ok(())) if session.cleanings < MAX_CLEANINGS => {
+            session.cleanings += 1;
+            pool.put(session, permit);
+        }
         // The connection is closed by being dropped, then its place is free.
-        Ok(Err(_)) | Err(_) => drop((session, permit)),
+        Ok(Ok(()) | Err(_)) | Err(_) => drop((session, permit)),
     }
 }
 

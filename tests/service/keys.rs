@@ -2,6 +2,7 @@
 //! and forgotten when nothing needs them.
 
 mod fleet;
+mod outage;
 mod rotation;
 
 use std::process::Stdio;

@@ -236,3 +236,30 @@ async fn a_new_machine_needs_the_backup_and_the_key() {
     );
     assert!(Path::new(&file).exists());
 }
+
+/// Where the metadata was lost, a restore that fails leaves none that could be served.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_restore_that_fails_leaves_nothing_to_be_served() {
+    let mut howdah = Howdah::serve(Options::default()).await;
+    let orders = howdah.instance("orders").await;
+    let file = place(&howdah, "b");
+    done(&metadata(&howdah, &["backup", &file]));
+    howdah.stop().await;
+    let lost = howdah.data_dir().join("metadata");
+    fs::rename(&lost, howdah.directory().join("lost")).unwrap();
+    let whole = fs::read(&file).unwrap();
+    let cut = place(&howdah, "cut");
+    fs::write(&cut, &whole[..whole.len() - 2000]).unwrap();
+    refused(&metadata(&howdah, &["restore", &cut]), "BACKUP_INVALID");
+
+    let before = howdah.log().len();
+    howdah.spawn("");
+    assert!(!howdah.ended().await.success());
+    let log = howdah.log().split_off(before);
+    assert!(log.contains("DATA_DIR_DAMAGED"), "{log}");
+    assert!(log.contains("howdah metadata restore"), "{log}");
+
+    done(&metadata(&howdah, &["restore", &file]));
+    howdah.start("").await;
+    assert_eq!(instance(&howdah, "orders").await.unwrap().uid, orders.uid);
+}

@@ -50,6 +50,12 @@ impl MetadataServer {
         }
     }
 
+    /// For a Howdah that the proxy does not concern.
+    pub fn url_past_the_proxy(&self) -> String {
+        let port = self.server.port;
+        format!("postgres://{ROLE}:{PASSWORD}@127.0.0.1:{port}/{DATABASE}")
+    }
+
     /// A superuser's connection to the metadata, past the proxy.
     pub async fn client(&self) -> pg::Client {
         self.server.client(DATABASE).await

@@ -152,16 +152,25 @@ impl Lease {
 async fn keep(app: App, id: uuid::Uuid, token: i64, lease: Lease) {
     let length = app.parts.settings.lease;
     let mut changes = app.changed.subscribe();
+    let mut pause = length / 3;
     loop {
         // One pause, however often other operations change meanwhile.
         tokio::select! {
-            () = tokio::time::sleep(length / 3) => {}
+            () = tokio::time::sleep(pause) => {}
             // A request to cancel is told at once.
             () = changed(&mut changes, id) => {}
         }
         let asked = Instant::now();
         let seconds = length.as_secs_f64();
-        match app.parts.store.renew_lease(id, token, seconds).await {
+        // Three tries fit into a lease: a connection that has gone silent costs one.
+        let renewing = app.parts.store.renew_lease(id, token, seconds);
+        let renewed = tokio::time::timeout(length / 5, renewing).await;
+        let renewed = renewed.unwrap_or_else(|_| Err(unanswered()));
+        pause = match renewed {
+            Ok(_) => length / 3,
+            Err(_) => length / 30,
+        };
+        match renewed {
             Ok(Renewal::Held) => lease.extend(asked + length),
             Ok(Renewal::CancelRequested) => {
                 lease.extend(asked + length);
@@ -173,6 +182,11 @@ async fn keep(app: App, id: uuid::Uuid, token: i64, lease: Lease) {
             Err(error) => tracing::warn!(operation = %id, error = %error, "cannot renew a lease"),
         }
     }
+}
+
+fn unanswered() -> Error {
+    let message = "the metadata database did not answer in time";
+    Error::new(Reason::MetadataUnavailable, message)
 }
 
 /// What comes after a try of a step.

@@ -49,6 +49,10 @@ const PORT: u16 = 5432;
 const HOME: &str = "metadata";
 const LOCK_FILE: &str = "metadata.lock";
 
+/// File in the data directory as long as a restore makes metadata where there was none.
+/// What is there until then is empty, and must not be served.
+pub const RESTORING: &str = "metadata.restoring";
+
 /// Longest wait for what a former process began.
 const LOCK: Duration = Duration::from_secs(120);
 
@@ -103,6 +107,9 @@ pub fn trace(data_dir: &Path) -> Result<Trace> {
         return Ok(Trace::None);
     }
     let directory = Directory::open(data_dir)?;
+    if directory.file(RESTORING)?.is_some() {
+        return Ok(Trace::Lost);
+    }
     if directory.grandchild(HOME, DATA)?.is_some() {
         return Ok(Trace::Present);
     }
@@ -122,7 +129,19 @@ pub fn refuse_lost(data_dir: &Path) -> Result<()> {
     if trace(data_dir)? != Trace::Lost {
         return Ok(());
     }
-    let (home, marker) = (data_dir.join(HOME), data_dir.join(engine::MARKER));
+    let home = data_dir.join(HOME);
+    let restoring = data_dir.join(RESTORING);
+    if restoring.exists() {
+        let message = format!(
+            "a restore into {} did not come to its end: run `howdah metadata restore` again; to \
+             begin with none, remove {} and then {}",
+            data_dir.display(),
+            home.display(),
+            restoring.display()
+        );
+        return Err(Error::new(Reason::DataDirDamaged, message));
+    }
+    let marker = data_dir.join(engine::MARKER);
     let message = format!(
         "the metadata in {} is gone: put the directory back, or run `howdah metadata restore` \
          with a backup; to begin with none, remove {}",

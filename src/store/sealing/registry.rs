@@ -53,6 +53,22 @@ impl Store {
         tx.commit().await
     }
 
+    /// Checks the keys again after the metadata was away, and shows that the ring's sealing
+    /// key is in use if it is on record. It is recorded only where no key is: one that was
+    /// rotated out meanwhile must not become the newest again.
+    ///
+    /// # Errors
+    /// As [`Store::check_keys`].
+    pub async fn check_keys_again(&self, keys: &Keyring) -> Result<()> {
+        let mut tx = self.begin().await?;
+        tx.lock_keys().await?;
+        let known = tx.check_registered_keys(keys).await?;
+        if known.is_empty() || known.iter().any(|id| id == keys.id()) {
+            tx.register_key(keys).await?;
+        }
+        tx.commit().await
+    }
+
     /// Shows that a process that seals with this key is alive. False when the key is
     /// not on record any more.
     ///
@@ -174,12 +190,18 @@ impl Tx {
             kept,
         )
         .fetch_all(self.connection())
-        .named("sealing.forget_keys")
-        .await?;
-        Ok(forgotten)
+        .raw("sealing.forget_keys")
+        .await;
+        forgotten.map_err(|error| match broken_constraint(&error) {
+            // Something was sealed with it between the look and the deletion.
+            Some(_) => Error::new(Reason::LockTimeout, "a key to forget is in use again")
+                .with_source(error),
+            None => classify(error),
+        })
     }
 
-    async fn check_registered_keys(&mut self, keys: &Keyring) -> Result<()> {
+    /// Answers the ids of the keys on record, the newest first.
+    async fn check_registered_keys(&mut self, keys: &Keyring) -> Result<Vec<String>> {
         let known =
             sqlx::query!("select key_id, check_value from sealing_keys order by number desc")
                 .fetch_all(self.connection())
@@ -193,10 +215,10 @@ impl Tx {
         if !lacking.is_empty() {
             return Err(missing(&lacking, keys));
         }
-        for key in known {
+        for key in &known {
             keys.open(&key.check_value, &key.key_id)?;
         }
-        Ok(())
+        Ok(known.into_iter().map(|key| key.key_id).collect())
     }
 
     async fn register_key(&mut self, keys: &Keyring) -> Result<()> {

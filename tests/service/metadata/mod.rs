@@ -6,6 +6,7 @@ mod full_disk;
 mod load;
 mod met;
 mod moves;
+mod open_load;
 mod outages;
 mod proxy;
 mod serving;

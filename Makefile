@@ -10,7 +10,7 @@ export SQLX_OFFLINE ?= true
 # Where the tests find grpcurl, Python and PostgreSQL's other majors.
 export HOWDAH_TEST_TOOLS := $(TOOLS)
 
-.PHONY: run quick release debug test soak bench demo tools fmt lint sqlx sqlx-check prerequisites
+.PHONY: run quick release debug test soak bench demo fresh tools fmt lint sqlx sqlx-check prerequisites
 
 # Serves with the defaults. Settings: make run ARGS='--listen 127.0.0.1:0'
 run: quick
@@ -58,6 +58,10 @@ demo:
 	@tools/install.sh grpcurl
 	@$(MAKE) --no-print-directory quick
 	@HOWDAH=$(TARGET)/quick/howdah tools/demo.sh
+
+# The README's commands on a bare Debian, as root and as a user. Needs root.
+fresh:
+	@tools/fresh.sh
 
 fmt:
 	$(CARGO) fmt

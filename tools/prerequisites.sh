@@ -83,6 +83,8 @@ if [ "${#packages[@]}" -gt 0 ]; then
     if has apt-get && { is_root || sudo -n true 2>/dev/null; }; then
         say "installing ${packages[*]}"
         install_with_apt "${packages[@]}"
+        mapfile -t packages < <(missing "$profile" | tr ' ' '\n')
+        [ "${#packages[@]}" = 0 ] || die "apt-get had no error, and this is still not right: ${packages[*]}"
     elif has apt-get; then
         die "missing: type  sudo apt-get install ${packages[*]}"
     else

@@ -105,6 +105,7 @@ async fn run(config: &Config, telemetry: &Telemetry) -> Result<()> {
     warn_of_open_doors(config);
     let random: Arc<dyn Random> = Arc::new(SystemSource::default());
     let keyring = keys::keyring(config, &data_dir, random.as_ref())?;
+    let worker = data_dir.worker(random.as_ref())?;
     let local = Local::new(local_settings(config))?;
     // Bound first: a port in use is found before a server is started.
     let listener = edge::listener(config, &telemetry.meter()).await?;
@@ -115,7 +116,7 @@ async fn run(config: &Config, telemetry: &Telemetry) -> Result<()> {
         store: metadata.store.clone(),
         provider: Arc::new(local),
         keyring: keyring.clone(),
-        worker: data_dir.worker(random.as_ref())?,
+        worker,
         random,
         clock: Arc::new(SystemClock),
         host,
@@ -186,9 +187,9 @@ async fn attend(
         tracing::info!(%address, "serving");
         welcome::print(config, &address, &admin);
         let watch = Watch {
+            app,
             store: &app.store(),
             keyring,
-            host: app.host(),
             signals,
         };
         watch.run().await

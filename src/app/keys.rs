@@ -3,6 +3,7 @@
 
 use std::{
     collections::BTreeSet,
+    sync::atomic::{AtomicBool, Ordering},
     time::{Duration, Instant},
 };
 
@@ -30,6 +31,31 @@ pub(super) struct KeyLife {
     gone: bool,
 }
 
+/// Whether this process can seal and open what is stored, as health tells it.
+#[derive(Debug, Default)]
+pub(crate) struct KeysHealth {
+    /// The key that seals here was rotated out.
+    gone: AtomicBool,
+    /// Secrets are sealed with a newer key that is not here.
+    lacking: AtomicBool,
+}
+
+impl App {
+    /// Whether the keys of this process are in use.
+    ///
+    /// # Errors
+    /// SECRET_KEY_INVALID when another process can do what this one cannot.
+    pub fn keys_fit(&self) -> Result<()> {
+        let health = &self.keys_health;
+        if health.gone.load(Ordering::Acquire) || health.lacking.load(Ordering::Acquire) {
+            let message = "the secret keys were rotated and this process was not given the \
+                present ones: restart it with them";
+            return Err(Error::new(Reason::SecretKeyInvalid, message));
+        }
+        Ok(())
+    }
+}
+
 impl KeyLife {
     /// Shows that the key is in use. A key that is gone is not recorded again: its process
     /// was silent for so long that others have given the key up. What it would seal is
@@ -45,6 +71,7 @@ impl KeyLife {
             );
         }
         self.gone = gone;
+        app.keys_health.gone.store(gone, Ordering::Release);
         Ok(())
     }
 }
@@ -99,6 +126,7 @@ impl App {
         if newest.id != keyring.id() {
             return self.follow(newest, known).await;
         }
+        self.keys_health.lacking.store(false, Ordering::Release);
         if former.is_empty() {
             return Ok(());
         }
@@ -116,7 +144,9 @@ impl App {
     /// taken back, and the key of this process takes its place.
     async fn follow(&self, newest: &RegisteredKey, known: &mut Known) -> Result<()> {
         let keyring = &self.parts.keyring;
-        if !keyring.holds(&newest.id) {
+        let lacking = !keyring.holds(&newest.id);
+        self.keys_health.lacking.store(lacking, Ordering::Release);
+        if lacking {
             if known.lacking.as_ref() != Some(&newest.id) {
                 tracing::error!(
                     key = newest.id,

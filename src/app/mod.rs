@@ -89,6 +89,8 @@ pub struct Inner {
     pub(crate) wake: Notify,
     /// Ids of operations that have changed.
     pub(crate) changed: broadcast::Sender<Uuid>,
+    /// Whether the secret keys of this process are in use.
+    pub(crate) keys_health: keys::KeysHealth,
     /// Servers that a watcher looks after.
     pub(crate) watched: supervision::Watched,
     /// Ends streams and waiting calls.
@@ -118,6 +120,7 @@ impl App {
             stopping: CancellationToken::new(),
             wake: Notify::new(),
             changed,
+            keys_health: keys::KeysHealth::default(),
             watched: supervision::Watched::default(),
             draining: CancellationToken::new(),
             subscribed: subscriptions::Open::default(),

@@ -3,10 +3,9 @@
 
 use std::time::Duration;
 
-use uuid::Uuid;
-
 use crate::{
     api::{health::Reporter, server::Started},
+    app::App,
     domain::{Error, Result},
     store::{Store, sealing::Keyring},
     telemetry::admin::Readiness,
@@ -29,9 +28,9 @@ pub(super) struct Signals {
 
 /// What is watched.
 pub(super) struct Watch<'a> {
+    pub(super) app: &'a App,
     pub(super) store: &'a Store,
     pub(super) keyring: &'a Keyring,
-    pub(super) host: Uuid,
     pub(super) signals: Signals,
 }
 
@@ -53,7 +52,7 @@ impl Signals {
 impl Watch<'_> {
     /// Watches until it is dropped.
     pub(super) async fn run(self) -> ! {
-        let mut probe = self.store.probe(self.host);
+        let mut probe = self.store.probe(self.app.host());
         let mut trouble: Option<Error> = None;
         loop {
             let interval = trouble.as_ref().map_or(INTERVAL, |_| AWAY_INTERVAL);
@@ -63,6 +62,7 @@ impl Watch<'_> {
                 Ok(()) if trouble.is_some() => self.verify().await,
                 looked => looked,
             };
+            let looked = looked.and_then(|()| self.app.keys_fit());
             match looked {
                 Ok(()) if trouble.take().is_some() => {
                     tracing::info!("the metadata database is back");
@@ -97,7 +97,7 @@ impl Watch<'_> {
         tracing::error!(
             %error,
             detail = error.internal_detail(),
-            "not serving: trouble with the metadata database"
+            "not serving: the metadata cannot be used"
         );
         self.signals.not_serving().await;
     }

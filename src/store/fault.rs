@@ -150,6 +150,12 @@ pub(super) fn ends_session(error: &SqlxError) -> bool {
     }
 }
 
+/// Whether a write found no room.
+pub(super) fn is_disk_full(error: &SqlxError) -> bool {
+    let code = error.as_database_error().and_then(DatabaseError::code);
+    code.is_some_and(|code| Meaning::of(&code) == Meaning::DiskFull)
+}
+
 /// Whether the server said something, be it a refusal.
 pub(super) fn answered(error: &SqlxError) -> bool {
     match error {

@@ -9,7 +9,7 @@
 use std::{
     sync::{
         Arc, Mutex, MutexGuard, PoisonError,
-        atomic::{AtomicU64, Ordering},
+        atomic::{AtomicBool, AtomicU64, Ordering},
     },
     time::Duration,
 };
@@ -23,7 +23,7 @@ use tokio_util::task::TaskTracker;
 
 use super::{
     connect::{self, Connector, timed_out},
-    fault::{ends_session, passes},
+    fault::{ends_session, is_disk_full, passes},
 };
 
 /// A connection that was idle for longer is tested before it is used.
@@ -77,6 +77,8 @@ struct Inner {
     /// Grows when a call shows that the server has gone away or has changed. A connection
     /// of a former epoch is tested before it is used.
     epoch: AtomicU64,
+    /// A call has met a full disk since it was last looked whether there is room.
+    disk_full: AtomicBool,
     /// What runs without a caller.
     tasks: TaskTracker,
 }
@@ -129,6 +131,7 @@ impl Pool {
             free: Arc::new(Semaphore::new(limits.connections as usize)),
             idle: Mutex::default(),
             epoch: AtomicU64::new(0),
+            disk_full: AtomicBool::new(false),
             tasks: TaskTracker::new(),
         }))
     }
@@ -277,6 +280,15 @@ impl Pool {
         self.0.epoch.fetch_add(1, Ordering::AcqRel);
     }
 
+    /// Whether a call has met a full disk, until [`Pool::set_disk_full`] says otherwise.
+    pub(super) fn disk_full(&self) -> bool {
+        self.0.disk_full.load(Ordering::Acquire)
+    }
+
+    pub(super) fn set_disk_full(&self, full: bool) {
+        self.0.disk_full.store(full, Ordering::Release);
+    }
+
     fn lease(&self, session: Session, permit: OwnedSemaphorePermit) -> Lease {
         Lease {
             pool: self.clone(),
@@ -336,6 +348,9 @@ impl Lease {
         if ends_session(error) {
             self.state.broken = true;
             self.pool.doubt();
+        }
+        if is_disk_full(error) {
+            self.pool.set_disk_full(true);
         }
         // PostgreSQL answers the commit of a failed transaction with a rollback.
         self.state.aborted |= self.state.in_transaction;

@@ -72,6 +72,10 @@ impl Probe {
             Err(error) if error.reason() == Reason::LockTimeout => emit(&mut connection).await?,
             Err(error) => return Err(error),
         }
+        if self.pool.disk_full() {
+            allocate(&mut connection).await?;
+            self.pool.set_disk_full(false);
+        }
         self.connection = Some(connection);
         Ok(())
     }
@@ -84,4 +88,15 @@ async fn emit(connection: &mut PgConnection) -> Result<()> {
     let emitting = timeout(LIMIT, sqlx::raw_sql(sql).execute(connection));
     let emitted = async { emitting.await.unwrap_or_else(|_| Err(timed_out())) };
     emitted.named("probe.emit").await.map(|_| ())
+}
+
+/// Takes new pages and gives them back: one row that is written in place finds room on a
+/// disk that is full for everybody else.
+async fn allocate(connection: &mut PgConnection) -> Result<()> {
+    let sql = "begin; create temporary table howdah_probe (text text) on commit drop;
+        insert into howdah_probe select repeat('x', 1000) from generate_series(1, 500);
+        commit";
+    let allocating = timeout(LIMIT, sqlx::raw_sql(sql).execute(connection));
+    let allocated = async { allocating.await.unwrap_or_else(|_| Err(timed_out())) };
+    allocated.named("probe.allocate").await.map(|_| ())
 }

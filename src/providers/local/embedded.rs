@@ -59,6 +59,10 @@ const LOCK: Duration = Duration::from_secs(120);
 /// Longest wait for it to start or stop.
 const LIMIT: Duration = Duration::from_secs(60);
 
+/// Longest wait for it to stop: with the drain of calls the end of the process must fit
+/// into what an orchestrator gives. It goes on stopping, and the next start finds it.
+const STOP_LIMIT: Duration = Duration::from_secs(15);
+
 /// Where the metadata server lies and what it runs with.
 #[derive(Clone, Debug)]
 pub struct Options {
@@ -241,13 +245,21 @@ impl Embedded {
         if let Password::Lost(made) = &password {
             password::replace(&cluster, &plan, &directory, made).await?;
         }
-        if !matches!(cluster.look()?, Found::Running(_)) {
+        let ran = matches!(cluster.look()?, Found::Running(_));
+        if !ran {
             configure(&place, &cluster, programs.version).await?;
         }
         let started = Box::pin(cluster.start(LIMIT, None)).await;
         let started = match started {
             Ok(started) => started,
-            Err(error) => return Err(password::explain(&cluster, &place, error).await),
+            Err(error) => {
+                let error = password::explain(&cluster, &place, error).await;
+                // It may be up and refuse us: what was started for nothing is stopped.
+                if !ran && let Err(left) = cluster.stop(STOP_LIMIT).await {
+                    tracing::warn!(error = %left, "the metadata server runs on");
+                }
+                return Err(error);
+            }
         };
         tracing::info!(
             version = %programs.version, adopted = started == Started::Before,
@@ -331,7 +343,7 @@ impl Embedded {
     /// # Errors
     /// SERVER_UNAVAILABLE when it does not stop in time.
     pub async fn stop(&self) -> Result<()> {
-        self.cluster.stop(LIMIT).await
+        self.cluster.stop(STOP_LIMIT).await
     }
 }
 

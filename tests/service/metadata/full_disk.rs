@@ -130,6 +130,7 @@ async fn its_disk_is_full() {
     let serving = Serving::start(on(&disk.place).await).await;
     let filler = disk.fill();
     let accepted = until_it_is_full(&serving).await;
+    serving.is_told(Instant::now()).await;
     let request = GetInstanceRequest {
         name: instance_name(INSTANCE),
     };

@@ -48,6 +48,11 @@ impl Serving {
         }
     }
 
+    /// Waits until health says that not everything can be done.
+    pub(super) async fn is_told(&self, since: Instant) {
+        self.prober.becomes(Health::DOWN, since).await;
+    }
+
     /// Waits until health says that the metadata are away, and sees what calls are told.
     pub(super) async fn is_away(&self, since: Instant) {
         self.prober.becomes(Health::DOWN, since).await;

@@ -1,8 +1,9 @@
 //! Backups of the metadata: archives in the custom format of `pg_dump`.
 
 use std::{
-    fs::File,
+    fs::{File, OpenOptions},
     io::{Read, Seek},
+    os::unix::fs::OpenOptionsExt,
     path::{Path, PathBuf},
     process::Stdio,
     time::Duration,
@@ -214,8 +215,12 @@ fn open(path: &Path) -> Result<File> {
         let message = format!("{} cannot be read: {why}", path.display());
         Error::new(Reason::BackupInvalid, message)
     };
-    let mut file =
-        File::open(path).map_err(|error| invalid(&error.kind().to_string()).with_source(error))?;
+    // Without waiting: a pipe that nobody writes to would hold the open for ever.
+    let opened = OpenOptions::new()
+        .read(true)
+        .custom_flags(rustix::fs::OFlags::NONBLOCK.bits().cast_signed())
+        .open(path);
+    let mut file = opened.map_err(|error| invalid(&error.kind().to_string()).with_source(error))?;
     if !file.metadata().is_ok_and(|facts| facts.is_file()) {
         return Err(invalid("it is no ordinary file"));
     }

@@ -37,7 +37,7 @@ const CLEAN_LIMIT: Duration = Duration::from_secs(2);
 
 /// A connection is closed instead of cleaned after so many times. A call that ends while
 /// its statement is being prepared leaves the statement on the server, unknown here.
-const MAX_CLEANINGS: u32 = 16;
+const MAX_CLEANINGS: u32 = 64;
 
 /// Longest wait for a connection to close in order.
 const CLOSE_LIMIT: Duration = Duration::from_secs(1);

@@ -86,8 +86,9 @@ async fn its_password_is_ours_alone() {
     assert_eq!(password, embedded.access().password.expose_secret());
     assert!(!format!("{embedded:?}").contains(&password));
     embedded.stop().await.unwrap();
+    // `-e`: a password may begin with a hyphen.
     let found = std::process::Command::new("grep")
-        .args(["-rlF", &password])
+        .args(["-rlF", "-e", &password])
         .arg(place.path().join("state"))
         .output()
         .unwrap();

@@ -7,6 +7,8 @@ TOOLS := $(CURDIR)/target/tools
 FEATURES := --features failpoints
 
 export SQLX_OFFLINE ?= true
+# Most tests wait for servers: two for each processor.
+export RUST_TEST_THREADS ?= $(shell expr 2 '*' $$(getconf _NPROCESSORS_ONLN))
 # Where the tests find grpcurl, Python and PostgreSQL's other majors.
 export HOWDAH_TEST_TOOLS := $(TOOLS)
 

@@ -6,7 +6,7 @@ use std::time::Duration;
 use crate::{
     api::{health::Reporter, server::Started},
     app::App,
-    domain::{Error, Result},
+    domain::{Error, Reason, Result},
     store::{Store, sealing::Keyring},
     telemetry::admin::Readiness,
 };
@@ -99,6 +99,13 @@ impl Watch<'_> {
             detail = error.internal_detail(),
             "not serving: the metadata cannot be used"
         );
+        // Somebody may be restoring it: tables that we make would be in the way.
+        if error.reason() == Reason::MetadataSchemaMismatch {
+            tracing::error!(
+                "the metadata database has lost its tables: it is used again when they are \
+                 restored; one that is to begin anew, empty, is filled at the next start"
+            );
+        }
         self.signals.not_serving().await;
     }
 }

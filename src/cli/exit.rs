@@ -188,7 +188,9 @@ impl From<&config::Error> for Failure {
             Kind::PermissionDenied | Kind::Unauthenticated => Exit::Denied,
             Kind::Unavailable => Exit::Unavailable,
             Kind::DeadlineExceeded => Exit::TimeOver,
-            Kind::Cancelled | Kind::Unimplemented | Kind::Internal => Exit::Failed,
+            // By a signal: nobody else ends what runs here.
+            Kind::Cancelled => Exit::Interrupted,
+            Kind::Unimplemented | Kind::Internal => Exit::Failed,
         };
         let detail = error.internal_detail();
         Self {

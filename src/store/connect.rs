@@ -32,12 +32,15 @@ const PINNED: [(&str, &str); 10] = [
     ("lock_timeout", "5s"),
 ];
 
-/// Asked on each new connection.
+/// Asked on each new connection. What releases before 17 do not have cannot be in the
+/// startup packet, and is pinned here.
 const CHECK: &str = "select current_setting('transaction_read_only') = 'on',
     current_setting('server_encoding'),
     current_setting('default_transaction_isolation') = 'read committed'
     and current_setting('search_path') = 'public' and current_setting('row_security') = 'off'
-    and current_setting('synchronous_commit') = 'on'";
+    and current_setting('synchronous_commit') = 'on',
+    case when current_setting('transaction_timeout', true) is not null
+    then set_config('transaction_timeout', '0', false) end";
 
 /// Makes connections that are all alike.
 #[derive(Clone)]

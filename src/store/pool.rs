@@ -35,9 +35,9 @@ const TEST_LIMIT: Duration = Duration::from_secs(2);
 /// Longest wait until a connection that was left in the middle of a call is usable again.
 const CLEAN_LIMIT: Duration = Duration::from_secs(2);
 
-/// A connection is closed instead of cleaned after so many times. A call that ends while
-/// its statement is being prepared leaves the statement on the server, unknown here.
-const MAX_CLEANINGS: u32 = 64;
+/// After so many cleanings a connection forgets all prepared statements. A call that ends
+/// while its statement is being prepared leaves the statement on the server, unknown here.
+const CLEANINGS_UNTIL_FORGET: u32 = 64;
 
 /// Longest wait for a connection to close in order.
 const CLOSE_LIMIT: Duration = Duration::from_secs(1);
@@ -420,20 +420,24 @@ async fn clean(
     permit: OwnedSemaphorePermit,
     in_transaction: bool,
 ) {
+    session.cleanings += 1;
+    let forget = session.cleanings.is_multiple_of(CLEANINGS_UNTIL_FORGET);
     let connection = &mut session.connection;
     let cleaning = async {
         match in_transaction {
-            true => simple(connection, "rollback").await,
-            false => connection.ping().await,
+            true => simple(connection, "rollback").await?,
+            false => connection.ping().await?,
         }
+        if forget {
+            connection.clear_cached_statements().await?;
+            simple(connection, "deallocate all").await?;
+        }
+        Ok::<(), sqlx::Error>(())
     };
     match timeout(CLEAN_LIMIT, cleaning).await {
-        Ok(Ok(())) if session.cleanings < MAX_CLEANINGS => {
-            session.cleanings += 1;
-            pool.put(session, permit);
-        }
+        Ok(Ok(())) => pool.put(session, permit),
         // The connection is closed by being dropped, then its place is free.
-        Ok(Ok(()) | Err(_)) | Err(_) => drop((session, permit)),
+        Ok(Err(_)) | Err(_) => drop((session, permit)),
     }
 }
 

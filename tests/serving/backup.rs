@@ -148,7 +148,7 @@ async fn a_backup_that_is_interrupted_leaves_nothing() {
     .await;
     assert!(Path::new(&format!("{file}.new")).exists());
     signal(child.id(), "INT");
-    assert_eq!(child.wait().unwrap().code(), Some(1));
+    assert_eq!(child.wait().unwrap().code(), Some(130));
     let said = fs::read_to_string(howdah.directory().join("said")).unwrap();
     assert!(said.contains("OPERATION_CANCELLED"), "{said}");
     assert!(!Path::new(&format!("{file}.new")).exists());
@@ -159,6 +159,21 @@ async fn a_backup_that_is_interrupted_leaves_nothing() {
         session.query_one(sql, &[]).await.unwrap().get::<_, i64>(0) == 0
     })
     .await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_backup_that_nobody_reads_is_no_backup() {
+    let howdah = Howdah::serve(Options::default()).await;
+    let mut command = howdah.command("metadata", "");
+    command
+        .args(["backup", "-"])
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped());
+    let mut child = command.spawn().unwrap();
+    drop(child.stdout.take());
+    let output = child.wait_with_output().unwrap();
+    let said = refused(&output, "BACKUP_UNWRITABLE");
+    assert!(said.contains("nobody reads"), "{said}");
 }
 
 /// The newer PostgreSQL of the tests has no client programs: neither it nor an older

@@ -27,8 +27,13 @@ async fn stopped() -> Howdah {
 /// A start is refused with that reason, names the file, and writes nothing.
 fn refuses(howdah: &Howdah, reason: &str, file: &str) {
     let before = contents(&howdah.data_dir());
-    for command in ["serve", "migrate"] {
-        let output = howdah.run(&[command], "");
+    // What is of servers alone is no matter of `migrate`.
+    let commands: &[&str] = match file.starts_with("local/") {
+        true => &["serve"],
+        false => &["serve", "migrate"],
+    };
+    for command in commands {
+        let output = howdah.run(&[*command], "");
         let said = String::from_utf8_lossy(&output.stderr).into_owned();
         assert!(!output.status.success(), "{said}");
         assert!(said.contains(&format!("reason: {reason},")), "{said}");
@@ -137,6 +142,35 @@ async fn what_can_be_made_anew_is() {
     for name in ["worker-id", "metadata.engine", "metadata.lock", "lock"] {
         fs::remove_file(howdah.data_dir().join(name)).unwrap();
     }
+    serves(&mut howdah).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_is_in_the_place_of_a_file_is_named() {
+    let mut howdah = stopped().await;
+    for name in ["metadata.engine", "metadata.lock", "local/host-id"] {
+        let path = howdah.data_dir().join(name);
+        let kept = howdah.directory().join("kept");
+        fs::rename(&path, &kept).unwrap();
+        fs::create_dir(&path).unwrap();
+        refuses(&howdah, "DATA_DIR_DAMAGED", name);
+        fs::remove_dir(&path).unwrap();
+        std::os::unix::fs::symlink("nowhere", &path).unwrap();
+        refuses(&howdah, "DATA_DIR_DAMAGED", name);
+        fs::remove_file(&path).unwrap();
+        fs::rename(&kept, &path).unwrap();
+        serves(&mut howdah).await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_lost_host_id_is_named() {
+    let mut howdah = stopped().await;
+    let path = howdah.data_dir().join("local/host-id");
+    let id = fs::read(&path).unwrap();
+    fs::remove_file(&path).unwrap();
+    refuses(&howdah, "DATA_DIR_DAMAGED", "local/host-id");
+    fs::write(&path, id).unwrap();
     serves(&mut howdah).await;
 }
 

@@ -2,6 +2,8 @@
 
 use std::{io, path::Path};
 
+use rustix::io::Errno;
+
 use crate::domain::{Error, Reason};
 
 /// An error of the file system at `path`.
@@ -18,12 +20,22 @@ pub(crate) fn file(error: io::Error, path: &Path) -> Error {
             Reason::DataDirUnwritable,
             format!("{shown} cannot be written: {error}"),
         ),
+        _ if is_in_the_way(&error) => (
+            Reason::DataDirDamaged,
+            format!("something else is in the place of {shown}: {error}"),
+        ),
         _ => {
             let context = format!("cannot use {shown}");
             return Error::internal(context).with_source(error);
         }
     };
     Error::new(reason, message).with_source(error)
+}
+
+/// A directory or a symbolic link where a file is wanted, and the like.
+fn is_in_the_way(error: &io::Error) -> bool {
+    error.kind() == io::ErrorKind::IsADirectory
+        || error.raw_os_error() == Some(Errno::LOOP.raw_os_error())
 }
 
 /// A program that could not be run or was killed for taking too long.

@@ -12,11 +12,15 @@ use crate::domain::{
 
 const FILE: &str = "host-id";
 
+/// Directory of the servers' homes.
+const SERVERS: &str = "servers";
+
 /// The identity of the host whose root is `root`, made by the first that asks.
 pub(super) fn identity(root: &Directory) -> Result<Uuid> {
     if let Some(present) = read(root)? {
         return Ok(present);
     }
+    refuse_lost(root)?;
     let random = SystemSource::default();
     let made = random.uuid()?;
     let unfinished = format!("{FILE}.{}", random.uuid()?);
@@ -31,6 +35,22 @@ pub(super) fn identity(root: &Directory) -> Result<Uuid> {
     linked?;
     root.sync()?;
     read(root)?.ok_or_else(|| Error::internal("the host id is gone"))
+}
+
+/// Refuses to make servers those of a host that does not own them.
+fn refuse_lost(root: &Directory) -> Result<()> {
+    let servers = root.child(SERVERS)?.map(|servers| servers.names());
+    if servers.transpose()?.is_none_or(|names| names.is_empty()) {
+        return Ok(());
+    }
+    let message = format!(
+        "{} is missing beside servers: put it back from a backup, or write into it the id of \
+         their host, which `howdah instances list --output json` shows; where they are not wanted \
+         any more, move {} away",
+        root.path().join(FILE).display(),
+        root.path().join(SERVERS).display()
+    );
+    Err(Error::new(Reason::DataDirDamaged, message))
 }
 
 /// Gives the file its name, unless another process was first.
@@ -73,6 +93,33 @@ mod tests {
         assert!(all.iter().all(|one| Some(one) == all.first()));
         let left = Directory::open(place.path()).unwrap().names().unwrap();
         assert_eq!(left, [FILE]);
+    }
+
+    #[test]
+    fn one_that_is_lost_beside_servers_is_named() {
+        let place = tempfile::tempdir().unwrap();
+        fs::create_dir_all(place.path().join("servers")).unwrap();
+        let root = Directory::open(place.path()).unwrap();
+        identity(&root).unwrap();
+        fs::create_dir(place.path().join("servers/one")).unwrap();
+        identity(&root).unwrap();
+        fs::remove_file(place.path().join(FILE)).unwrap();
+        let error = identity(&root).unwrap_err();
+        assert_eq!(error.reason(), Reason::DataDirDamaged);
+        assert!(error.message().contains(FILE));
+        assert_eq!(root.names().unwrap(), ["servers"]);
+    }
+
+    #[test]
+    fn something_else_in_its_place_is_named() {
+        let place = tempfile::tempdir().unwrap();
+        let root = Directory::open(place.path()).unwrap();
+        let refused = || identity(&root).unwrap_err().reason();
+        fs::create_dir(place.path().join(FILE)).unwrap();
+        assert_eq!(refused(), Reason::DataDirDamaged);
+        fs::remove_dir(place.path().join(FILE)).unwrap();
+        std::os::unix::fs::symlink("nowhere", place.path().join(FILE)).unwrap();
+        assert_eq!(refused(), Reason::DataDirDamaged);
     }
 
     #[test]

@@ -13,7 +13,7 @@ use crate::support::{
     metadata_server::MetadataServer,
 };
 
-const HASTY: usize = 200;
+const HASTY: usize = 50;
 const ORDINARY: usize = 8;
 const LASTING: Duration = Duration::from_secs(5);
 

@@ -2,13 +2,14 @@
 
 use std::{path::PathBuf, time::Instant};
 
-use howdah::pb::v1::{Database, GetDatabaseRequest};
+use howdah::pb::v1::{Database, GetDatabaseRequest, GetInstanceRequest};
 use tonic::Code;
 
 use super::{load::INSTANCE, serving::Serving};
 use crate::{
     service::rig::{failure, refused},
     support::{
+        health::Health,
         howdah::{create_database, eventually, instance_name, succeeded},
         metadata_server::{DATABASE, MetadataServer, ROLE},
         postgres::{PASSWORD, SUPERUSER, Server},
@@ -77,6 +78,39 @@ async fn an_older_backup_is_restored() {
     let request = create_database(INSTANCE, "other");
     let answer = databases.create_database(request).await.unwrap();
     let _: Database = succeeded(&howdah.wait(answer.get_ref()).await);
+}
+
+/// Made anew and empty while it serves. Nothing is made in it, since somebody may be
+/// restoring it, and the log says how to begin anew.
+#[tokio::test(flavor = "multi_thread")]
+async fn an_empty_database_takes_its_place() {
+    let mut serving = Serving::start(MetadataServer::start().await).await;
+    let since = Instant::now();
+    serving.shut().await;
+    let metadata = &serving.metadata;
+    let drop = format!("drop database {DATABASE}");
+    metadata.administer(&drop).await;
+    serving.is_away(since).await;
+    let create = format!("create database {DATABASE} owner {ROLE} template template0");
+    metadata.administer(&create).await;
+    eventually("the log says what to do", async || {
+        serving.howdah.log().contains("is filled at the next start")
+    })
+    .await;
+    assert_eq!(serving.health().await, Health::DOWN);
+    let client = metadata.client().await;
+    let tables = "select count(*) from pg_class where relnamespace = 'public'::regnamespace";
+    let tables = client.query_one(tables, &[]).await.unwrap();
+    assert_eq!(tables.get::<_, i64>(0), 0);
+
+    serving.howdah.stop().await;
+    serving.howdah.start("").await;
+    let name = instance_name(INSTANCE);
+    let request = GetInstanceRequest { name };
+    let answer = serving.howdah.instances().await.get_instance(request).await;
+    refused(answer, Code::NotFound, "INSTANCE_NOT_FOUND");
+    serving.howdah.instance("another").await;
+    serving.howdah.database("another", "shop").await;
 }
 
 /// The backup was taken while an operation was under way, which has ended since: it is

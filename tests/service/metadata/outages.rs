@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 
 use howdah::pg;
 
-use super::serving::{Serving, TOO_LATE};
+use super::serving::Serving;
 use crate::support::{
     howdah::Options,
     metadata_server::{DATABASE, MetadataServer, ROLE},
@@ -102,49 +102,37 @@ async fn its_tables_are_locked_for_too_long() {
 async fn its_connections_are_used_up() {
     let metadata = MetadataServer::with(&[("max_connections", "16")]).await;
     let serving = Serving::start(metadata).await;
-    let others = use_up(&serving.metadata).await;
-    // A session that was logging in meanwhile was not shown yet.
-    let still = async {
-        let mut late = Vec::new();
-        loop {
-            late.extend(use_up(&serving.metadata).await);
-        }
-    };
-    tokio::select! {
-        () = serving.is_away(Instant::now()) => {}
-        () = still => {}
-    }
+    let metadata = &serving.metadata;
+    let superuser = metadata.server.client("postgres").await;
+    serving.shut().await;
+    // Howdah cannot take any of them meanwhile.
+    let others = use_up(metadata).await;
+    let open = format!("alter database {DATABASE} allow_connections true");
+    superuser.batch_execute(&open).await.unwrap();
+    serving.is_away(Instant::now()).await;
     drop(others);
     serving.serves_again(Instant::now()).await;
 }
 
-/// Connects until Howdah has no session left and nobody gets another one.
+/// Connects until nobody gets another session.
 async fn use_up(metadata: &MetadataServer) -> Vec<pg::Client> {
     let server = &metadata.server;
-    let superuser = server.client("postgres").await;
     let (target, login) = (server.target(), server.login_as(ROLE, "postgres"));
-    let end = Instant::now() + TOO_LATE;
-    // Sessions that end are still counted when they are not shown any more: what is free
-    // then is taken by a later try.
-    let (mut others, mut tries_without_howdah) = (Vec::new(), 0);
-    loop {
-        assert!(Instant::now() < end, "connections are never used up");
-        if let Ok(client) = pg::client::connect(&target, &login, LIMIT).await {
-            others.push(client);
-            tries_without_howdah = 0;
-            continue;
+    let (mut others, mut refusals) = (Vec::new(), 0);
+    // A session that is refused counts until it has ended.
+    while refusals < 20 {
+        match pg::client::connect(&target, &login, LIMIT).await {
+            Ok(client) => {
+                others.push(client);
+                refusals = 0;
+            }
+            Err(_) => {
+                refusals += 1;
+                tokio::time::sleep(Duration::from_millis(50)).await;
+            }
         }
-        let sql = "select pg_terminate_backend(pid) from pg_stat_activity where datname = $1";
-        let ended = superuser.query(sql, &[&DATABASE]).await.unwrap();
-        tries_without_howdah = match ended.is_empty() {
-            true => tries_without_howdah + 1,
-            false => 0,
-        };
-        if tries_without_howdah == 5 {
-            return others;
-        }
-        tokio::time::sleep(Duration::from_millis(50)).await;
     }
+    others
 }
 
 /// Encryption with a certificate that Howdah checks.

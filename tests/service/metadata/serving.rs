@@ -13,7 +13,7 @@ use super::{
     met::Met,
 };
 use crate::support::{
-    health::{Health, Prober, TRUE_WITHIN},
+    health::{Health, Prober},
     howdah::{
         Howdah, LIMIT, Options, PROJECT, create_database, create_instance, instance_name, reason,
     },
@@ -112,6 +112,3 @@ pub(super) fn unavailable(status: &Status) {
         "{status:?}"
     );
 }
-
-/// Time after which a test may say that something did not happen.
-pub(super) const TOO_LATE: Duration = TRUE_WITHIN.saturating_mul(2);

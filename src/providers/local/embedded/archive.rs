@@ -3,7 +3,7 @@
 use std::{
     fs::{File, OpenOptions},
     io::{Read, Seek},
-    os::unix::fs::OpenOptionsExt,
+    os::unix::{fs::OpenOptionsExt, process::ExitStatusExt},
     path::{Path, PathBuf},
     process::Stdio,
     time::Duration,
@@ -121,6 +121,10 @@ impl Embedded {
         if done.status.success() {
             return Ok(());
         }
+        if nobody_reads(&done) {
+            let message = "nobody reads the standard output any more";
+            return Err(Error::new(Reason::BackupUnwritable, message));
+        }
         Err(failed("the backup", &done.errors)
             .unwrap_or_else(|| Error::new(Reason::PostgresqlRefused, "pg_dump failed"))
             .with_context(done.errors.trim()))
@@ -208,6 +212,12 @@ async fn run(command: &mut Command, program: &Path, most: usize) -> Result<Finis
     command.process_group(0);
     let done = command::run(command, LIMIT, most).await;
     done.map_err(|error| failure::program(error, program))
+}
+
+/// Whether a program's output is a pipe whose reader has gone.
+fn nobody_reads(done: &Finished) -> bool {
+    let by_signal = done.status.signal() == Some(rustix::process::Signal::PIPE.as_raw());
+    by_signal || done.errors.contains("Broken pipe")
 }
 
 fn open(path: &Path) -> Result<File> {

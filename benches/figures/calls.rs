@@ -14,13 +14,14 @@ use tonic::transport::Channel;
 use crate::{
     ROUNDS,
     support::{
-        howdah::{Howdah, Options, PROJECT, instance_name},
+        howdah::{Howdah, Options, PROJECT},
         postgres::server,
     },
     table::{Table, percentile},
 };
 
 const CONNECTIONS: usize = 64;
+const INSTANCES: usize = 200;
 const WARM_UP: Duration = Duration::from_secs(1);
 const ROUND: Duration = Duration::from_secs(4);
 
@@ -46,17 +47,27 @@ pub async fn measure(table: &mut Table) {
     let howdah = Howdah::serve(options).await;
     howdah.instance("orders").await;
     let (bare, address) = bare(&url);
-    for (call, name) in [(Call::Get, "GetInstance"), (Call::List, "ListInstances")] {
+    for (call, name) in [(Call::List, "ListInstances"), (Call::Get, "GetInstance")] {
+        let instances = match call {
+            Call::List => "one instance",
+            Call::Get => {
+                copy_instances(&url).await;
+                "200 instances"
+            }
+        };
         let mut rounds = Vec::new();
         for _ in 0..ROUNDS {
             let ours = round(&howdah.endpoint(), howdah.pid(), call).await;
             let theirs = round(&address, bare.0.id(), call).await;
             rounds.push((ours, theirs));
         }
-        let how = "64 connections, 4 s each in turns, same answer, client on the same 2 cores";
+        let how = format!(
+            "64 connections, {instances}, 4 s each in turns, same answer, client on the same 2 \
+             cores"
+        );
         let mut row = |what: &str, of: fn(&Round) -> f64, unit: &str, target: &str| {
             let pairs: Vec<(f64, f64)> = rounds.iter().map(|(a, b)| (of(a), of(b))).collect();
-            table.compare(&format!("{name}: {what}"), &pairs, unit, target, how);
+            table.compare(&format!("{name}: {what}"), &pairs, unit, target, &how);
         };
         row("rate", |round| round.rate, "calls/s", ">= 0.8");
         row("CPU per call", |round| round.cpu_microseconds, "us", "");
@@ -73,6 +84,28 @@ pub async fn measure(table: &mut Table) {
         row("p50", |round| round.p50, "ms", "");
         row("p99", |round| round.p99, "ms", "");
     }
+}
+
+/// Copies of the only instance in a project of their own, stopped: enough that callers
+/// seldom ask for the same one.
+async fn copy_instances(database_url: &str) {
+    let path = database_url.rsplit('/').next().unwrap();
+    let database = path.split('?').next().unwrap();
+    let client = server(15).client(database).await;
+    let sql = format!(
+        "insert into projects (id) values ('bench');
+         create temporary table copies as select gen_random_uuid() as uid, number
+            from generate_series(0, {INSTANCES} - 1) number;
+         insert into instances select (jsonb_populate_record(i, jsonb_build_object(
+                'project', 'bench', 'id', 'orders-' || c.number, 'uid', c.uid, 'running', false))).*
+            from instances i, copies c;
+         insert into servers (uid, instance_uid, number, provider, version, host,
+                system_identifier, started, admin_password)
+            select gen_random_uuid(), c.uid, s.number, s.provider, s.version, s.host,
+                s.system_identifier, false, s.admin_password from servers s, copies c;
+         analyze"
+    );
+    client.batch_execute(&sql).await.unwrap();
 }
 
 /// The bare server, ended when this is dropped.
@@ -125,8 +158,10 @@ async fn round(address: &str, pid: u32, call: Call) -> Round {
 async fn drive(clients: &[InstanceServiceClient<Channel>], call: Call, time: Duration) -> Vec<f64> {
     let end = Instant::now() + time;
     let mut running = tokio::task::JoinSet::new();
-    for client in clients {
+    for (number, client) in clients.iter().enumerate() {
         let mut client = client.clone();
+        // Each caller begins elsewhere and goes round.
+        let mut instance = number * INSTANCES / clients.len();
         running.spawn(async move {
             let mut times = Vec::new();
             while Instant::now() < end {
@@ -134,8 +169,9 @@ async fn drive(clients: &[InstanceServiceClient<Channel>], call: Call, time: Dur
                 match call {
                     Call::Get => {
                         let request = GetInstanceRequest {
-                            name: instance_name("orders"),
+                            name: format!("projects/bench/instances/orders-{instance}"),
                         };
+                        instance = (instance + 1) % INSTANCES;
                         client.get_instance(request).await.map(drop).unwrap();
                     }
                     Call::List => {

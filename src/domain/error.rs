@@ -83,6 +83,23 @@ impl Error {
         self
     }
 
+    /// The same once more, for another caller who waited for the same thing. What was
+    /// below it is in the context.
+    #[must_use]
+    pub fn repeated(&self) -> Self {
+        let detail = self.internal_detail();
+        Self(Box::new(Inner {
+            reason: self.0.reason,
+            message: self.0.message.clone(),
+            field: self.0.field.clone(),
+            resource: self.0.resource.clone(),
+            retry_after: self.0.retry_after,
+            metadata: self.0.metadata.clone(),
+            context: Some(detail).filter(|detail| !detail.is_empty()),
+            source: None,
+        }))
+    }
+
     /// Class of the error.
     #[must_use]
     pub fn kind(&self) -> Kind {

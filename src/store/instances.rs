@@ -8,7 +8,9 @@ use uuid::Uuid;
 
 use super::{
     Store, Tx,
+    batch::Found,
     fault::{Measured, broken_constraint, classify},
+    pool::Pool,
 };
 use crate::domain::{
     Error, Reason, Result,
@@ -139,15 +141,12 @@ impl Store {
     /// # Errors
     /// INSTANCE_NOT_FOUND; METADATA_UNAVAILABLE.
     pub async fn instance(&self, name: &InstanceName) -> Result<Instance> {
-        let records = select_instances!(
-            "where i.project = $1 and i.id = $2 order by s.number",
-            name.project.as_str(),
-            name.instance.as_str(),
-        )
-        .fetch_all(&self.pool)
-        .named("instances.instance")
-        .await?;
-        single(records)?.ok_or_else(|| not_found(name))
+        let pool = self.pool.clone();
+        let query = move |names| by_name(pool.clone(), names);
+        let limit = self.pool.longest_call();
+        let (tasks, reads) = (self.pool.tasks(), &self.instance_reads);
+        let read = reads.read(tasks, name.clone(), limit, query).await?;
+        read.ok_or_else(|| not_found(name))
     }
 
     /// The instance of that identity, if it is there.
@@ -451,6 +450,36 @@ impl Tx {
     }
 }
 
+/// The instances of those names.
+async fn by_name(pool: Pool, names: Vec<InstanceName>) -> Result<Found<InstanceName, Instance>> {
+    let text = |id: fn(&InstanceName) -> &Id| -> Vec<String> {
+        names.iter().map(|name| id(name).to_string()).collect()
+    };
+    let projects = text(|name| &name.project);
+    let ids = text(|name| &name.instance);
+    let records = select_instances!(
+        "where (i.project, i.id) in (select * from unnest($1::text[], $2::text[]))
+         order by i.uid, s.number",
+        &projects,
+        &ids,
+    )
+    .fetch_all(&pool)
+    .named("instances.by_name")
+    .await?;
+    let (mut found, mut records) = (Found::new(), records.into_iter().peekable());
+    while let Some(first) = records.next() {
+        let (uid, name) = (first.uid, first.name()?);
+        let mut of_one = vec![first];
+        while let Some(record) = records.next_if(|record| record.uid == uid) {
+            of_one.push(record);
+        }
+        if let Some(instance) = single(of_one).transpose() {
+            found.insert(name, instance);
+        }
+    }
+    Ok(found)
+}
+
 fn not_found(name: &InstanceName) -> Error {
     Error::new(Reason::InstanceNotFound, "the instance does not exist")
         .with_resource(name.to_string())
@@ -475,12 +504,16 @@ fn grouped(records: Vec<Record>) -> Result<Vec<Instance>> {
 }
 
 impl Record {
+    fn name(&self) -> Result<InstanceName> {
+        Ok(InstanceName {
+            project: Id::parse(&self.project, "project")?,
+            instance: Id::parse(&self.id, "instance")?,
+        })
+    }
+
     fn instance(self, server: Option<Server>) -> Result<Instance> {
         Ok(Instance {
-            name: InstanceName {
-                project: Id::parse(&self.project, "project")?,
-                instance: Id::parse(&self.id, "instance")?,
-            },
+            name: self.name()?,
             uid: self.uid,
             revision: self.revision,
             labels: self.labels.0,

@@ -3,6 +3,7 @@
 //! Every query is checked at compile time against the migrations. `Store` is
 //! concrete: its only backend is PostgreSQL, and tests have a real one.
 
+mod batch;
 pub mod changes;
 mod connect;
 pub mod databases;
@@ -28,11 +29,12 @@ use sqlx::postgres::PgConnectOptions;
 
 pub use self::connect::Source;
 use self::{
+    batch::Batch,
     connect::Connector,
     fault::Measured,
     pool::{Lease, Limits, Pool},
 };
-use crate::domain::Result;
+use crate::domain::{Result, instance::Instance, name::InstanceName};
 
 /// How much longer than the database itself a call waits for a statement's end: the
 /// database cancels it before, unless it is out of reach.
@@ -55,6 +57,7 @@ pub struct Settings {
 #[derive(Clone, Debug)]
 pub struct Store {
     pool: Pool,
+    instance_reads: Batch<InstanceName, Instance>,
 }
 
 /// A transaction on the metadata; rolled back when it is dropped.
@@ -83,6 +86,7 @@ impl Store {
         };
         Self {
             pool: Pool::new(connector, limits),
+            instance_reads: Batch::default(),
         }
     }
 

@@ -144,6 +144,16 @@ impl Pool {
         self.0.limits
     }
 
+    /// For what goes on without a caller; waited for at the end.
+    pub(super) fn tasks(&self) -> &TaskTracker {
+        &self.0.tasks
+    }
+
+    /// Longest time from the wait for a connection to the end of a call.
+    pub(super) fn longest_call(&self) -> Duration {
+        self.0.limits.acquire + self.0.limits.call
+    }
+
     /// A connection, within the limit. Whatever has to be waited for goes on in a task
     /// when the caller goes away, so that the next one finds the connection ready.
     pub(super) async fn acquire(&self) -> Result<Lease, sqlx::Error> {

@@ -1,0 +1,290 @@
+//! Reads of single rows that are asked for at the same time, in one query.
+//!
+//! A read that finds a place goes out at once. One that finds all places taken waits for
+//! the next query, together with all that come meanwhile. So each is answered by a query
+//! that began after it came, and the busier the callers, the fewer queries for each.
+
+use std::{
+    collections::{HashMap, HashSet, VecDeque},
+    fmt,
+    hash::Hash,
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+};
+
+use tokio::{
+    sync::oneshot,
+    time::{Duration, timeout},
+};
+use tokio_util::task::TaskTracker;
+
+use crate::domain::{Error, Reason, Result};
+
+/// Queries under way at once. One that a silent host holds does not stop the others.
+const PLACES: usize = 2;
+
+/// Most reads in one query.
+const MOST: usize = 128;
+
+/// What a query found, by key. A row that cannot be read fails alone.
+pub(super) type Found<K, V> = HashMap<K, Result<V>>;
+
+/// Reads of one kind. Cheap to clone.
+pub(super) struct Batch<K, V>(Arc<Mutex<Waiting<K, V>>>);
+
+struct Waiting<K, V> {
+    reads: VecDeque<Read<K, V>>,
+    places_taken: usize,
+}
+
+struct Read<K, V> {
+    key: K,
+    answer: oneshot::Sender<Result<Option<V>>>,
+}
+
+impl<K, V> Batch<K, V>
+where
+    K: Clone + Eq + Hash + Send + 'static,
+    V: Clone + Send + 'static,
+{
+    /// The value of a key, by `query`, which is given the keys without repetition and
+    /// has a bound of its own. It runs on `tasks`, whatever becomes of this caller.
+    ///
+    /// # Errors
+    /// Those of the query; METADATA_UNAVAILABLE when there is no answer within `limit`.
+    pub(super) async fn read<F>(
+        &self,
+        tasks: &TaskTracker,
+        key: K,
+        limit: Duration,
+        query: impl Fn(Vec<K>) -> F + Send + 'static,
+    ) -> Result<Option<V>>
+    where
+        F: Future<Output = Result<Found<K, V>>> + Send + 'static,
+    {
+        let (answer, answered) = oneshot::channel();
+        if let Some(place) = self.ask(Read { key, answer }) {
+            tasks.spawn(serve(place, query));
+        }
+        match timeout(limit, answered).await {
+            Ok(Ok(answer)) => answer,
+            Ok(Err(_)) | Err(_) => {
+                let message = "the metadata database is not available: it did not answer in time";
+                Err(Error::new(Reason::MetadataUnavailable, message))
+            }
+        }
+    }
+
+    /// Puts a read in the queue. Answers a place if one is free.
+    fn ask(&self, read: Read<K, V>) -> Option<Place<K, V>> {
+        let mut waiting = self.waiting();
+        waiting.reads.push_back(read);
+        if waiting.places_taken == PLACES {
+            return None;
+        }
+        waiting.places_taken += 1;
+        Some(Place {
+            batch: self.clone(),
+            left: false,
+        })
+    }
+}
+
+/// A place in which one query after the other runs.
+struct Place<K, V> {
+    batch: Batch<K, V>,
+    left: bool,
+}
+
+impl<K, V> Place<K, V> {
+    /// The reads of the next query. With none the place is left, under the same lock: a
+    /// read that comes later finds it free.
+    fn next(&mut self) -> Option<Vec<Read<K, V>>> {
+        let mut waiting = self.batch.waiting();
+        let number = waiting.reads.len().min(MOST);
+        if number == 0 {
+            waiting.places_taken -= 1;
+            self.left = true;
+            return None;
+        }
+        Some(waiting.reads.drain(..number).collect())
+    }
+}
+
+impl<K, V> Drop for Place<K, V> {
+    fn drop(&mut self) {
+        // The query has panicked, or the runtime ends.
+        if !self.left {
+            self.batch.waiting().places_taken -= 1;
+        }
+    }
+}
+
+async fn serve<K, V, F>(mut place: Place<K, V>, query: impl Fn(Vec<K>) -> F)
+where
+    K: Clone + Eq + Hash,
+    V: Clone,
+    F: Future<Output = Result<Found<K, V>>>,
+{
+    loop {
+        // Calls that are about to ask go first, and share the query.
+        tokio::task::yield_now().await;
+        let Some(mut reads) = place.next() else {
+            return;
+        };
+        // Who has gone away needs no answer.
+        reads.retain(|read| !read.answer.is_closed());
+        let keys: HashSet<K> = reads.iter().map(|read| read.key.clone()).collect();
+        if keys.is_empty() {
+            continue;
+        }
+        let found = query(keys.into_iter().collect()).await;
+        for Read { key, answer } in reads {
+            let _ = answer.send(match &found {
+                Ok(found) => repeated(found.get(&key)),
+                Err(error) => Err(error.repeated()),
+            });
+        }
+    }
+}
+
+fn repeated<V: Clone>(found: Option<&Result<V>>) -> Result<Option<V>> {
+    match found {
+        Some(Ok(value)) => Ok(Some(value.clone())),
+        Some(Err(error)) => Err(error.repeated()),
+        None => Ok(None),
+    }
+}
+
+impl<K, V> Batch<K, V> {
+    fn waiting(&self) -> MutexGuard<'_, Waiting<K, V>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl<K, V> Default for Batch<K, V> {
+    fn default() -> Self {
+        Self(Arc::new(Mutex::new(Waiting {
+            reads: VecDeque::new(),
+            places_taken: 0,
+        })))
+    }
+}
+
+impl<K, V> Clone for Batch<K, V> {
+    fn clone(&self) -> Self {
+        Self(Arc::clone(&self.0))
+    }
+}
+
+impl<K, V> fmt::Debug for Batch<K, V> {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let waiting = self.waiting();
+        formatter
+            .debug_struct("Batch")
+            .field("reads", &waiting.reads.len())
+            .field("places_taken", &waiting.places_taken)
+            .finish()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use futures::future::join_all;
+    use tokio::sync::Semaphore;
+
+    use super::*;
+
+    const LIMIT: Duration = Duration::from_secs(20);
+
+    /// A query that answers twice the key when it is let, and notes what it was asked.
+    #[derive(Clone, Default)]
+    struct Query {
+        asked: Arc<Mutex<Vec<Vec<u32>>>>,
+    }
+
+    impl Query {
+        async fn run(self, gate: Arc<Semaphore>, keys: Vec<u32>) -> Result<Found<u32, u32>> {
+            self.asked.lock().unwrap().push(keys.clone());
+            gate.acquire().await.unwrap().forget();
+            let value = |key: u32| match key {
+                13 => Err(Error::new(Reason::Internal, "unreadable")),
+                key => Ok(2 * key),
+            };
+            if keys.contains(&66) {
+                return Err(Error::new(Reason::MetadataUnavailable, "away"));
+            }
+            let known = keys.into_iter().filter(|key| *key < 100);
+            Ok(known.map(|key| (key, value(key))).collect())
+        }
+    }
+
+    async fn read(
+        batch: &Batch<u32, u32>,
+        query: &Query,
+        gate: &Arc<Semaphore>,
+        key: u32,
+    ) -> Result<Option<u32>> {
+        let (query, gate) = (query.clone(), Arc::clone(gate));
+        let run = move |keys| query.clone().run(Arc::clone(&gate), keys);
+        batch.read(&TaskTracker::new(), key, LIMIT, run).await
+    }
+
+    #[tokio::test]
+    async fn reads_that_wait_share_a_query() {
+        let (batch, query) = (Batch::default(), Query::default());
+        let gate = Arc::new(Semaphore::new(0));
+        let keys = [1, 2, 3, 4, 3, 13, 100];
+        let reads = join_all(keys.map(|key| read(&batch, &query, &gate, key)));
+        let let_go = async {
+            while query.asked.lock().unwrap().is_empty() {
+                tokio::task::yield_now().await;
+            }
+            gate.add_permits(10);
+        };
+        let (answers, ()) = tokio::join!(reads, let_go);
+        let answers: Vec<_> = answers
+            .into_iter()
+            .map(|answer| answer.map_err(|error| error.reason()))
+            .collect();
+        let (unreadable, absent) = (Err(Reason::Internal), Ok(None));
+        let twice = [2, 4, 6, 8, 6].map(|value| Ok(Some(value)));
+        assert_eq!(answers[..5], twice);
+        assert_eq!(answers[5..], [unreadable, absent]);
+        let asked = query.asked.lock().unwrap().clone();
+        let lengths: Vec<usize> = asked.iter().map(Vec::len).collect();
+        // The first two read alone or together, as they come; nobody is asked for twice.
+        assert_eq!(lengths.iter().sum::<usize>(), 6, "{asked:?}");
+        assert!(lengths.len() <= PLACES + 1, "{asked:?}");
+        assert_eq!(batch.waiting().places_taken, 0);
+    }
+
+    #[tokio::test]
+    async fn an_error_is_told_to_all_and_the_next_query_goes_on() {
+        let (batch, query) = (Batch::default(), Query::default());
+        let gate = Arc::new(Semaphore::new(100));
+        let failed = read(&batch, &query, &gate, 66).await;
+        assert_eq!(failed.unwrap_err().reason(), Reason::MetadataUnavailable);
+        assert_eq!(read(&batch, &query, &gate, 7).await.unwrap(), Some(14));
+    }
+
+    #[tokio::test]
+    async fn a_query_that_hangs_or_panics_holds_nobody_for_ever() {
+        let (batch, query) = (Batch::default(), Query::default());
+        let (gate, tasks) = (Arc::new(Semaphore::new(0)), TaskTracker::new());
+        for _ in 0..2 * PLACES {
+            let (query, gate) = (query.clone(), Arc::clone(&gate));
+            let hangs = move |keys| query.clone().run(Arc::clone(&gate), keys);
+            let answer = batch
+                .read(&tasks, 1, Duration::from_millis(20), hangs)
+                .await;
+            assert_eq!(answer.unwrap_err().reason(), Reason::MetadataUnavailable);
+        }
+        gate.add_permits(100);
+        assert_eq!(read(&batch, &query, &gate, 5).await.unwrap(), Some(10));
+        for _ in 0..2 * PLACES {
+            let panics = |_| async { panic!("a defect") };
+            assert!(batch.read(&tasks, 1, LIMIT, panics).await.is_err());
+        }
+        assert_eq!(read(&batch, &query, &gate, 6).await.unwrap(), Some(12));
+    }
+}

@@ -171,8 +171,14 @@ create table operations (
 create unique index operations_one_active on operations (target_uid) where end_time is null;
 create index operations_active_parent on operations (parent_uid) where end_time is null;
 create index operations_due on operations (run_time) where end_time is null;
+create index operations_worker on operations (worker) where end_time is null;
 create index operations_listed on operations (project, create_time, id);
 create index operations_ended on operations (end_time) where end_time is not null;
+
+-- Operations that a worker works on now, with the instance that they belong to.
+create view operations_held as
+    select id, worker, coalesce(parent_uid, target_uid) as instance_uid
+    from operations where end_time is null and lease_until >= now();
 
 create table operation_stages (
     operation_id uuid not null references operations on delete cascade,

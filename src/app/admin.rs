@@ -23,8 +23,16 @@ const CONNECT_LIMIT: Duration = Duration::from_secs(10);
 /// Longest run of one statement: of CREATE DATABASE on a slow disk, say.
 const STATEMENT_LIMIT: Duration = Duration::from_secs(600);
 
-/// Longest wait for what a former worker's statement still holds.
-const LOCK_LIMIT: Duration = Duration::from_secs(30);
+/// Longest wait for a lock: what a former worker's statement still holds, or what users
+/// have locked. The step is tried again later, and its worker is free meanwhile.
+const LOCK_LIMIT: Duration = Duration::from_secs(5);
+
+/// Writes nothing where nothing is to be done.
+const CLOSE_TO_PUBLIC: &str = "do $$ declare name text; begin
+    for name in select datname from pg_database where datname in ('postgres', 'template1')
+        and has_database_privilege('public', oid, 'connect, temporary') loop
+        execute format('revoke connect, temporary on database %I from public', name);
+    end loop; end $$";
 
 /// How to reach a server as `howdah_admin`.
 pub(super) struct AdminAccess {
@@ -118,6 +126,15 @@ impl App {
             .map_err(classify)
     }
 
+    /// Closes the databases that every server has to PUBLIC: what an owner of another
+    /// database leaves open in them would stand in the way of creating and dropping.
+    /// Answers the connection to `postgres` that it was done on.
+    pub(super) async fn close_to_public(&self, instance: &Instance) -> Result<Client> {
+        let client = self.admin_connection(instance, "postgres").await?;
+        execute(&client, CLOSE_TO_PUBLIC).await?;
+        Ok(client)
+    }
+
     /// The same, once no former worker's statement on `resource` is under way. The
     /// lock is held as long as the connection.
     pub(super) async fn exclusive_connection(
@@ -129,8 +146,7 @@ impl App {
         let client = self.admin_connection(instance, database).await?;
         let (key, _) = resource.as_u64_pair();
         let lock = format!(
-            "set lock_timeout = '{}s';
-             select pg_advisory_lock({}); set lock_timeout = 0",
+            "set lock_timeout = '{}s'; select pg_advisory_lock({})",
             LOCK_LIMIT.as_secs(),
             key.cast_signed(),
         );

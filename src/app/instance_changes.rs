@@ -22,7 +22,7 @@ pub struct DeleteInstance {
     pub name: InstanceName,
     /// Etag that it must have; empty for any.
     pub etag: String,
-    /// In spite of databases, protection and a host that is gone.
+    /// In spite of databases and protection; with `purge` also of a host that is gone.
     pub force: bool,
     /// Let it go at once.
     pub purge: bool,
@@ -112,7 +112,8 @@ impl App {
         let instance = accepting.tx.lock_instance(&delete.name).await?;
         check_etag(&delete.etag, &instance.etag())?;
         let gone = self.host_gone_time(&instance).is_some();
-        if !delete.force {
+        // The records and passwords of a server that may run on are gone for good then.
+        if !(delete.force && delete.purge) {
             self.refuse_gone(&instance)?;
         }
         let tx = &mut accepting.tx;
@@ -190,7 +191,8 @@ impl App {
         if self.host_gone_time(instance).is_none() {
             return Ok(());
         }
-        let message = "the host of the instance is gone; deleting it with `force` gives it up";
+        let message = "the host of the instance is gone; deleting it with `force` and `purge` gives \
+             it up, with its data and passwords";
         Err(Error::new(Reason::HostUnavailable, message).with_resource(instance.name.to_string()))
     }
 

@@ -1,15 +1,18 @@
 //! Looks after the local servers: adopts those that run, and sees to it that one
 //! that dies is started again.
 
+mod pace;
+
 use std::{
     collections::HashSet,
-    sync::{Mutex, PoisonError},
-    time::Duration,
+    sync::{Mutex, MutexGuard, PoisonError},
+    time::{Duration, Instant},
 };
 
 use serde_json::Value;
 use uuid::Uuid;
 
+use self::pace::Paces;
 use super::{App, mutation::Target, operations};
 use crate::domain::{
     Error, Result,
@@ -20,23 +23,29 @@ use crate::domain::{
 /// How often it is looked for servers that nobody watches.
 const SCAN: Duration = Duration::from_secs(5);
 
-/// Instances whose server is being watched by this process.
+/// Instances whose server is being watched by this process, and how often each was
+/// recovered lately.
 #[derive(Debug, Default)]
-pub(crate) struct Watched(Mutex<HashSet<Uuid>>);
+pub(crate) struct Watched {
+    uids: Mutex<HashSet<Uuid>>,
+    paces: Mutex<Paces>,
+}
 
 impl Watched {
     fn insert(&self, uid: Uuid) -> bool {
-        self.0
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .insert(uid)
+        self.uids().insert(uid)
     }
 
     fn remove(&self, uid: Uuid) {
-        self.0
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .remove(&uid);
+        self.uids().remove(&uid);
+    }
+
+    fn uids(&self) -> MutexGuard<'_, HashSet<Uuid>> {
+        self.uids.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn paces(&self) -> MutexGuard<'_, Paces> {
+        self.paces.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -158,11 +167,35 @@ impl App {
                     self.available(uid, Status::True, "SERVER_RUNNING", message)
                         .await?;
                 }
+                // A server of a former release, or one whose owner opened it again.
+                if let Err(error) = self.close_to_public(&instance).await {
+                    tracing::warn!(instance = %instance.name, %error, "`postgres` may be open to PUBLIC");
+                }
                 self.provider().ended(&server).await?;
                 continue;
             }
-            return self.recover(&instance).await;
+            let failed = instance.state == State::Failed;
+            let pause = self.watched.paces().pause(uid, failed, Instant::now());
+            if pause.is_zero() {
+                return self.recover(&instance).await;
+            }
+            self.announce_pause(&instance, pause).await?;
+            tokio::time::sleep(pause).await;
         }
+    }
+
+    /// Says that a server which does not stay up is left down for a while.
+    async fn announce_pause(&self, instance: &Instance, pause: Duration) -> Result<()> {
+        let seconds = pause.as_secs_f64();
+        tracing::warn!(instance = %instance.name, seconds, "a server ends again and again, it is started after a pause");
+        // Why the last try has failed is better to know.
+        if instance.state == State::Failed {
+            return Ok(());
+        }
+        let message = "the server's process ends again and again; it is started after a pause";
+        let uid = instance.uid;
+        self.available(uid, Status::False, "SERVER_ENDED", message)
+            .await
     }
 
     /// Asks for the server to be started again, unless an operation is at work on the
@@ -186,6 +219,7 @@ impl App {
         accepting
             .enqueue(&operations::RECOVER_INSTANCE, target, Value::Null)
             .await?;
+        self.watched.paces().recovers(now.uid, Instant::now());
         Ok(())
     }
 }

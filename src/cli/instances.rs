@@ -90,7 +90,7 @@ pub(super) struct List {
 pub(super) struct Delete {
     /// Instance, such as orders
     instance: String,
-    /// Also with databases, deletion protection or a host that is gone
+    /// Also with databases or deletion protection; with --purge also of a host that is gone
     #[arg(long)]
     force: bool,
     /// Free the id and move the data to the trash at once

@@ -106,6 +106,10 @@ pub trait Provider: Send + Sync {
     /// Stops the server ("fast"), or finds that it is stopped.
     async fn stop(&self, server: &ServerSpec) -> Result<()>;
 
+    /// Stops a server that is going to be deleted, whatever it is doing: it may be
+    /// killed. What it has committed is kept.
+    async fn stop_at_any_cost(&self, server: &ServerSpec) -> Result<()>;
+
     /// Looks how far the server is, and that it is the one on record.
     async fn inspect(&self, server: &ServerSpec) -> Result<Presence>;
 

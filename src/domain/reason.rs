@@ -144,8 +144,10 @@ reasons! {
     DeletionProtected = "DELETION_PROTECTED", FailedPrecondition;
     /// The database is not READY.
     DatabaseNotReady = "DATABASE_NOT_READY", FailedPrecondition;
-    /// Sessions or replication slots use the database.
+    /// Sessions, prepared transactions, replication slots or subscriptions use the database.
     DatabaseInUse = "DATABASE_IN_USE", FailedPrecondition;
+    /// The role owns something outside of its database, or was granted something there.
+    RoleInUse = "ROLE_IN_USE", FailedPrecondition;
     /// What Howdah made on a server is not recognisable as its own any more.
     OwnershipLost = "OWNERSHIP_LOST", FailedPrecondition;
     /// The operation cannot be cancelled any more, or never.

@@ -61,6 +61,8 @@ pub struct Capability<'a> {
     pub plans: &'a [String],
     /// Length of the lease in seconds.
     pub lease_seconds: f64,
+    /// Most operations at once on one instance and its databases.
+    pub of_one_instance: i64,
 }
 
 struct ClaimRow {
@@ -88,11 +90,13 @@ impl Store {
             r#"update operations o set worker = $1, token = token + 1,
                 lease_until = now() + make_interval(secs => $4),
                 state = case when state = 'PENDING' then 'RUNNING' else state end
-             where id = (select id from operations
+             where id = (select id from operations d
                 where end_time is null and run_time <= now()
                 and (lease_until is null or lease_until < now())
                 and (required_host is null or required_host = $2)
                 and kind || '@' || plan_version = any($3)
+                and (select count(*) from operations_held h where h.worker = $1
+                    and h.instance_uid = coalesce(d.parent_uid, d.target_uid)) < $5
                 order by run_time for update skip locked limit 1)
              returning id, kind, target, target_uid, parent_uid, parameters, state, position,
                 failures, token, failure as "failure: Json<Failure>""#,
@@ -100,6 +104,7 @@ impl Store {
             by.host,
             by.plans,
             by.lease_seconds,
+            by.of_one_instance,
         )
         .fetch_optional(&self.pool)
         .named("lease.claim_operation")
@@ -185,11 +190,15 @@ impl Store {
     pub async fn next_due(&self, by: &Capability<'_>) -> Result<Option<f64>> {
         sqlx::query_scalar!(
             "select extract(epoch from min(greatest(run_time, lease_until)) - now())::float8
-             from operations where end_time is null
+             from operations d where end_time is null
              and (required_host is null or required_host = $1)
-             and kind || '@' || plan_version = any($2)",
+             and kind || '@' || plan_version = any($2)
+             and (select count(*) from operations_held h where h.worker = $3
+                and h.instance_uid = coalesce(d.parent_uid, d.target_uid)) < $4",
             by.host,
             by.plans,
+            by.worker,
+            by.of_one_instance,
         )
         .fetch_one(&self.pool)
         .named("lease.next_due")

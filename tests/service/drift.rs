@@ -8,7 +8,9 @@ use tonic::Code;
 
 use super::rig::{Metadata, failure, refused, run_sql, serve, subscribe, superuser};
 use crate::soak::crash::world::is_success;
-use crate::support::howdah::{Howdah, create_database, instance_name, succeeded};
+use crate::support::howdah::{
+    Howdah, Options, create_database, eventually, instance_name, succeeded,
+};
 
 async fn shop(howdah: &Howdah) -> Connection {
     howdah.instance("orders").await;
@@ -123,15 +125,27 @@ async fn a_database_of_somebody_else_is_not_dropped() {
 /// the deletion can be had later.
 #[tokio::test]
 async fn a_deletion_that_stops_half_way_is_no_ready_database() {
-    let howdah = serve().await;
+    let slow = "database.delete.database.after_sql=1*sleep(4000)";
+    let options = Options::external().await.with("FAILPOINTS", slow);
+    let howdah = Howdah::serve(options).await;
     shop(&howdah).await;
     let client = superuser(&howdah, "orders", "postgres").await;
+    // After it was looked whether the role can go.
     let sql = "create table kept (); alter table kept owner to shop_user";
-    client.batch_execute(sql).await.unwrap();
-    let (code, reason) = failure(&delete_shop(&howdah).await);
+    let late = async {
+        eventually("the database is gone", async || {
+            let there = "select count(*) from pg_database where datname = 'shop'";
+            let there = client.query_one(there, &[]).await.unwrap();
+            there.get::<_, i64>(0) == 0
+        })
+        .await;
+        client.batch_execute(sql).await.unwrap();
+    };
+    let (deleted, ()) = tokio::join!(delete_shop(&howdah), late);
+    let (code, reason) = failure(&deleted);
     assert_eq!(
         (code, reason.as_str()),
-        (Code::FailedPrecondition, "POSTGRESQL_REFUSED")
+        (Code::FailedPrecondition, "ROLE_IN_USE")
     );
     assert_eq!(state(&howdah).await, database::State::Failed);
     let request = howdah::pb::v1::GetConnectionRequest { name: shop_name() };

@@ -348,6 +348,12 @@ async fn a_host_that_is_gone_is_given_up_with_its_work() {
     };
     let mut instances = two.instances().await;
     gone(instances.delete_instance(delete(false)).await);
+    // By itself it would destroy what the host may bring back.
+    let keeping = DeleteInstanceRequest {
+        purge: false,
+        ..delete(true)
+    };
+    gone(instances.delete_instance(keeping).await);
     let start = StartInstanceRequest {
         name: instance_name("orders"),
         ..StartInstanceRequest::default()

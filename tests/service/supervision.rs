@@ -211,3 +211,56 @@ async fn a_server_recovers_below_an_unfinished_operation() {
     })
     .await;
 }
+
+/// A server that does not come up is not given up: it was not its user who stopped it.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_recovery_that_fails_is_tried_again() {
+    let howdah = Howdah::serve(Options::external().await).await;
+    let instance = howdah.instance("orders").await;
+    let connection = howdah.database("orders", "shop").await;
+    let home = howdah.data_dir().join("local/servers");
+    let data = home.join(&instance.servers[0].uid).join("data");
+    // As in the middle of an upgrade of a package.
+    let settings = data.join("postgresql.auto.conf");
+    let right = fs::read_to_string(&settings).unwrap();
+    fs::write(
+        &settings,
+        format!("{right}shared_preload_libraries = 'not_there'\n"),
+    )
+    .unwrap();
+    kill_servers(&howdah).await;
+    eventually("the recovery has failed", async || {
+        let now = get(&howdah, "orders").await;
+        let told = now.conditions.iter().any(|condition| {
+            condition.r#type == "Available"
+                && condition.status() == condition::Status::False
+                && condition.reason != "SERVER_ENDED"
+        });
+        now.state() == State::Failed && told
+    })
+    .await;
+    fs::write(&settings, right).unwrap();
+    eventually("the server is up", async || {
+        let now = get(&howdah, "orders").await;
+        now.state() == State::Ready && !now.reconciling
+    })
+    .await;
+    answers(&connection).await;
+}
+
+/// Each end of a server is answered by a longer pause, which is shown.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_server_that_ends_again_and_again_is_started_after_a_pause() {
+    let howdah = Howdah::serve(Options::external().await).await;
+    howdah.instance("orders").await;
+    for recoveries in 1..=3 {
+        kill_servers(&howdah).await;
+        eventually("it is started again", async || {
+            let recovered = verbs(&howdah).await.len() == 1 + recoveries;
+            let now = get(&howdah, "orders").await;
+            recovered && now.state() == State::Ready && !now.reconciling
+        })
+        .await;
+    }
+    assert!(howdah.log().contains("ends again and again"));
+}

@@ -1,9 +1,13 @@
 //! Drops a database and the role that was made for it.
 
+mod elsewhere;
+mod usage;
+
 use serde::{Deserialize, Serialize};
 
+use self::elsewhere::Elsewhere;
 use super::{
-    super::admin::{execute, fetch},
+    super::admin::execute,
     context::Context,
     create_database::{connect, owns_database, owns_role},
     plan::{Commit, Plan, Step, commit, nothing},
@@ -15,8 +19,12 @@ use crate::{
         operation::Outcome,
     },
     failpoint,
-    pg::{Client, sql::quote_identifier},
+    pg::sql::quote_identifier,
 };
+
+/// Longest run of a drop. It waits for every session of the server, also for one that is
+/// only logging in; it is tried again later, and its worker is free meanwhile.
+const DROP_LIMIT: &str = "set statement_timeout = '30s'";
 
 /// What the operation is accepted with.
 #[derive(Clone, Copy, Debug, Serialize, Deserialize)]
@@ -68,14 +76,22 @@ async fn drop_database(context: &Context) -> Result<Commit> {
         Some(false) => return Err(lost(&format!("database `{name}`"), &database)),
         Some(true) => {}
     }
-    let name = quote_identifier(name);
+    let elsewhere = Elsewhere::of(&client, &role.postgresql_name, name).await?;
+    // Before anything is dropped: past this the role must be able to go.
+    elsewhere.refuse(&database, parameters.force)?;
+    usage::refuse(&client, &database, parameters.force).await?;
     if parameters.force {
-        end_walsenders(&client, &database).await?;
-        execute(&client, &format!("drop database {name} with (force)")).await?;
-    } else {
-        refuse_used(&client, &database).await?;
-        execute(&client, &format!("drop database {name}")).await?;
+        elsewhere.drop_owned(context).await?;
+        usage::end(context, &client, &database).await?;
     }
+    execute(&client, DROP_LIMIT).await?;
+    let force = if parameters.force {
+        " with (force)"
+    } else {
+        ""
+    };
+    let drop = format!("drop database {}{force}", quote_identifier(name));
+    execute(&client, &drop).await?;
     failpoint::hit("database.delete.database.after_sql");
     Ok(nothing())
 }
@@ -84,36 +100,6 @@ async fn drop_database(context: &Context) -> Result<Commit> {
 fn lost(what: &str, database: &Database) -> Error {
     let message = format!("the {what} is not recognisable as the one that was made here");
     Error::new(Reason::OwnershipLost, message).with_resource(database.name.to_string())
-}
-
-/// Active slots stop even a forced drop.
-async fn end_walsenders(client: &Client, database: &Database) -> Result<()> {
-    let _: Option<i64> = fetch(
-        client,
-        "select count(pg_terminate_backend(active_pid, 2000)) from pg_replication_slots
-         where database = $1 and active_pid is not null",
-        &[&database.postgresql_name.as_str()],
-    )
-    .await?;
-    Ok(())
-}
-
-async fn refuse_used(client: &Client, database: &Database) -> Result<()> {
-    let users: Option<i64> = fetch(
-        client,
-        "select (select count(*) from pg_stat_activity
-                where datname = $1 and backend_type in ('client backend', 'walsender'))
-            + (select count(*) from pg_replication_slots where database = $1)",
-        &[&database.postgresql_name.as_str()],
-    )
-    .await?;
-    match users {
-        None | Some(0) => Ok(()),
-        Some(users) => {
-            let message = format!("{users} sessions or replication slots use the database");
-            Err(Error::new(Reason::DatabaseInUse, message).with_resource(database.name.to_string()))
-        }
-    }
 }
 
 async fn drop_role(context: &Context) -> Result<Commit> {
@@ -125,6 +111,14 @@ async fn drop_role(context: &Context) -> Result<Commit> {
         None => {}
         Some(false) => return Err(lost(&format!("role `{name}`"), &context.database().await?)),
         Some(true) => {
+            let parameters: DeleteDatabaseParameters = context.parameters()?;
+            let database = context.database().await?;
+            // What came after the database was looked at.
+            let elsewhere = Elsewhere::of(&client, name, database.postgresql_name.as_str()).await?;
+            elsewhere.refuse(&database, parameters.force)?;
+            if parameters.force {
+                elsewhere.drop_owned(context).await?;
+            }
             execute(&client, &format!("drop role {}", quote_identifier(name))).await?;
             failpoint::hit("database.delete.role.after_sql");
         }

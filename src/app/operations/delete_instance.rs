@@ -34,7 +34,7 @@ pub(crate) const PLAN: Plan = Plan {
 async fn stop_and_mark(context: &Context) -> Result<Commit> {
     let parameters: DeleteInstanceParameters = context.parameters()?;
     let server = context.server().await?;
-    context.app.provider().stop(&server).await?;
+    context.app.provider().stop_at_any_cost(&server).await?;
     let uid = context.claim.target_uid;
     Ok(commit(move |tx| {
         Box::pin(tx.mark_instance_deleted(uid, parameters.keep_seconds))

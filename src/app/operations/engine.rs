@@ -37,13 +37,17 @@ const LAST_WORDS: Duration = Duration::from_secs(3600);
 /// Claims operations as long as the process serves.
 pub(crate) async fn dispatch(app: App) {
     let plans: Vec<String> = catalog::ALL.iter().map(|plan| plan.key()).collect();
-    let permits = Arc::new(Semaphore::new(app.parts.settings.workers));
+    let workers = app.parts.settings.workers;
+    let permits = Arc::new(Semaphore::new(workers));
+    // A server that hangs holds half of the workers at most.
+    let of_one_instance = i64::try_from(workers.div_ceil(2)).unwrap_or(i64::MAX);
     while let Some(permit) = permit(&app, &permits).await {
         let capability = Capability {
             worker: app.parts.worker,
             host: app.parts.host,
             plans: &plans,
             lease_seconds: app.parts.settings.lease.as_secs_f64(),
+            of_one_instance,
         };
         let until = Instant::now() + app.parts.settings.lease;
         match app.parts.store.claim_operation(&capability).await {

@@ -86,7 +86,12 @@ pub(super) async fn recover(context: &Context) -> Result<Commit> {
 
 async fn ready(context: &Context, server: Uuid, happened: Option<Condition>) -> Result<Commit> {
     let uid = context.claim.target_uid;
-    let version = running_version(context).await;
+    let instance = context.instance().await?;
+    let client = context.app.close_to_public(&instance).await?;
+    // Its programs may have been exchanged for a newer minor.
+    let version = client.server_version().split(' ').next();
+    let version: Option<Version> = version.and_then(|version| version.parse().ok());
+    drop(client);
     let available = condition(
         context,
         "Available",
@@ -107,19 +112,17 @@ async fn ready(context: &Context, server: Uuid, happened: Option<Condition>) -> 
     }))
 }
 
-/// The version that the server has by now: its programs may have been exchanged for a
-/// newer minor. None if it does not say.
-async fn running_version(context: &Context) -> Option<Version> {
-    let instance = context.instance().await.ok()?;
-    let client = context.app.admin_connection(&instance, "postgres");
-    let client = client.await.ok()?;
-    client.server_version().split(' ').next()?.parse().ok()
-}
-
 /// Stops the server.
 pub(super) async fn stop(context: &Context) -> Result<Commit> {
     let server = context.server().await?;
     context.app.provider().stop(&server).await?;
+    Ok(nothing())
+}
+
+/// Stops a server that is going to be deleted.
+pub(super) async fn stop_at_any_cost(context: &Context) -> Result<Commit> {
+    let server = context.server().await?;
+    context.app.provider().stop_at_any_cost(&server).await?;
     Ok(nothing())
 }
 
@@ -167,8 +170,18 @@ pub(super) async fn instance(tx: &mut Tx, uid: Uuid) -> Result<Outcome> {
     Ok(Outcome::Instance(Box::new(found)))
 }
 
-/// Marks an instance FAILED: its server is not what it should be.
+/// Marks an instance FAILED: its server is not what it should be, and is left alone.
 pub(super) async fn mark_failed(tx: &mut Tx, claim: &Claim, why: &Failure) -> Result<()> {
+    fail(tx, claim, why, false).await
+}
+
+/// Marks an instance FAILED whose server did not come up again. It is still meant to
+/// run: the supervisor tries again after a pause.
+pub(super) async fn mark_down(tx: &mut Tx, claim: &Claim, why: &Failure) -> Result<()> {
+    fail(tx, claim, why, true).await
+}
+
+async fn fail(tx: &mut Tx, claim: &Claim, why: &Failure, running: bool) -> Result<()> {
     let uid = claim.target_uid;
     let Some(instance) = tx.lock_instance_by_uid(uid).await? else {
         return Ok(());
@@ -181,7 +194,7 @@ pub(super) async fn mark_failed(tx: &mut Tx, claim: &Claim, why: &Failure) -> Re
         // Replaced by the database's time.
         time: instance.update_time,
     };
-    tx.set_instance_state(uid, State::Failed, false).await?;
+    tx.set_instance_state(uid, State::Failed, running).await?;
     tx.set_instance_condition(uid, &available).await
 }
 

@@ -26,7 +26,7 @@ pub(crate) const REMOVE_PLAN: Plan = Plan {
         Step {
             name: "stop",
             title: "Stop the server",
-            act: |context| Box::pin(steps::stop(context)),
+            act: |context| Box::pin(steps::stop_at_any_cost(context)),
             undo: None,
             failpoints: &["local.stop.after_spawn"],
         },

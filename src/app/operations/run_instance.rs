@@ -64,7 +64,7 @@ pub(crate) const RECOVER_PLAN: Plan = Plan {
         failpoints: &["local.start.after_spawn", "local.start.after_start"],
     }],
     outcome: |tx, uid| Box::pin(steps::instance(tx, uid)),
-    abandon: |tx, claim, why| Box::pin(steps::mark_failed(tx, claim, why)),
+    abandon: |tx, claim, why| Box::pin(steps::mark_down(tx, claim, why)),
 };
 
 pub(crate) const UNDELETE_PLAN: Plan = Plan {

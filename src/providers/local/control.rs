@@ -26,6 +26,17 @@ pub(crate) const DATA: &str = "data";
 /// How often it is looked whether the processes of a killed server are gone.
 const PAUSE: Duration = Duration::from_millis(100);
 
+/// How a server is stopped that nobody will need again, and how long each way may take.
+/// Told to stop at once, the postmaster kills its own processes after 5 s.
+const ESCALATION: [(Signal, Duration); 3] = [
+    (Signal::INT, Duration::from_secs(10)),
+    (Signal::QUIT, Duration::from_secs(7)),
+    (Signal::KILL, Duration::from_secs(3)),
+];
+
+/// How often what was left is killed before it is given up.
+const CLEAR_TRIES: u32 = 100;
+
 /// A PostgreSQL server that Howdah made: `data`, `log` and `startup.log` in `home`.
 #[derive(Debug)]
 pub(crate) struct Cluster {
@@ -105,6 +116,40 @@ impl Cluster {
 
     /// Stops the server ("fast"), or finds that it is stopped.
     pub(crate) async fn stop(&self, limit: Duration) -> Result<()> {
+        self.stop_by(Signal::INT, limit).await
+    }
+
+    /// Stops a server that nobody will need again: what does not end in time is told to
+    /// end at once, and what does not do that either is killed.
+    pub(crate) async fn stop_at_any_cost(&self) -> Result<()> {
+        for (signal, limit) in ESCALATION {
+            match self.stop_by(signal, limit).await {
+                Err(error) if error.reason() == Reason::ServerUnavailable => {
+                    tracing::warn!(home = %self.home.display(), ?signal, "a server does not stop");
+                }
+                Err(error) => return Err(error),
+                Ok(()) => break,
+            }
+        }
+        self.clear().await
+    }
+
+    /// Kills what works in the data directory without a postmaster: processes that were
+    /// frozen when theirs ended do not notice.
+    async fn clear(&self) -> Result<()> {
+        for _ in 0..CLEAR_TRIES {
+            if identity::inside(&self.data()).is_empty() {
+                return Ok(());
+            }
+            self.kill_processes();
+            tokio::time::sleep(PAUSE).await;
+        }
+        let message = "processes of the server cannot be killed";
+        Err(Error::new(Reason::ServerUnavailable, message))
+    }
+
+    /// Sends a signal to the postmaster, and waits until no process is left.
+    async fn stop_by(&self, signal: Signal, limit: Duration) -> Result<()> {
         let deadline = Instant::now() + limit;
         loop {
             match self.look()? {
@@ -113,8 +158,9 @@ impl Cluster {
                     let Some(process) = self.watch(&file)? else {
                         continue;
                     };
-                    // What `pg_ctl stop -m fast` sends, but never to a reused pid.
-                    let _ = pidfd_send_signal(process.get_ref(), Signal::INT);
+                    // As `pg_ctl stop` does with INT for fast and QUIT for immediate, but
+                    // never to a reused pid.
+                    let _ = pidfd_send_signal(process.get_ref(), signal);
                     failpoint::hit(self.points.stop_signalled);
                     let ended = tokio::time::timeout_at(deadline, process.readable()).await;
                     if let Ok(Err(error)) = ended {
@@ -126,6 +172,23 @@ impl Cluster {
             if Instant::now() >= deadline {
                 let message = "the server did not stop in time";
                 return Err(Error::new(Reason::ServerUnavailable, message));
+            }
+        }
+    }
+
+    /// Kills all processes that work in the data directory.
+    fn kill_processes(&self) {
+        for pid in identity::inside(&self.data()) {
+            let Some(pid) = Pid::from_raw(pid) else {
+                continue;
+            };
+            let Ok(handle) = pidfd_open(pid, PidfdFlags::empty()) else {
+                continue;
+            };
+            // The pid may have been reused before the handle was there.
+            let is = identity::process(pid.as_raw_pid(), &self.data());
+            if matches!(is, Process::Inside | Process::Postmaster) {
+                let _ = pidfd_send_signal(handle, Signal::KILL);
             }
         }
     }

@@ -73,6 +73,16 @@ pub(crate) fn process(pid: i32, data: &Path) -> Process {
     Process::Stranger { uid: facts.uid() }
 }
 
+/// The processes that work in the directory `data`.
+pub(crate) fn inside(data: &Path) -> Vec<i32> {
+    let Ok(entries) = fs::read_dir("/proc") else {
+        return Vec::new();
+    };
+    let pids = entries.filter_map(|entry| entry.ok()?.file_name().to_str()?.parse().ok());
+    pids.filter(|pid| matches!(process(*pid, data), Process::Inside | Process::Postmaster))
+        .collect()
+}
+
 /// Whether a command line, arguments ended by NUL, is that of `postgres -D data`.
 fn serves(command: &[u8], data: &Path) -> bool {
     let mut arguments = command

@@ -308,6 +308,14 @@ impl Provider for Local {
         self.found(server).stop(self.settings.stop_timeout).await
     }
 
+    async fn stop_at_any_cost(&self, server: &ServerSpec) -> Result<()> {
+        if self.found(server).look()? == Found::Missing {
+            return Ok(());
+        }
+        let _lock = self.lock(&server.uid.to_string()).await?;
+        self.found(server).stop_at_any_cost().await
+    }
+
     async fn inspect(&self, server: &ServerSpec) -> Result<Presence> {
         let cluster = self.found(server);
         match cluster.look()? {
@@ -330,7 +338,7 @@ impl Provider for Local {
     async fn remove(&self, server: &ServerSpec) -> Result<()> {
         let lock = self.lock(&server.uid.to_string()).await?;
         // Someone may have started it again since it was stopped.
-        self.found(server).stop(self.settings.stop_timeout).await?;
+        self.found(server).stop_at_any_cost().await?;
         let root = self.settings.root.clone();
         let sockets = self.socket_directory(server.uid);
         let (uid, now) = (server.uid, self.settings.clock.now());

@@ -1,0 +1,95 @@
+//! What a database's owner role has outside of its database.
+
+use super::super::{
+    super::admin::{execute, fetch},
+    context::Context,
+};
+use crate::{
+    domain::{Error, Reason, Result, database::Database},
+    pg::{Client, sql::quote_identifier},
+};
+
+/// What depends on the role, but for its own database and what is in it. Objects of one
+/// database are counted together; those of the whole server are under an empty name.
+const DEPENDENCIES: &str = "
+    from pg_shdepend s left join pg_database d on d.oid = s.dbid
+    where s.refclassid = 'pg_authid'::regclass
+    and s.refobjid = (select oid from pg_roles where rolname = $1)
+    and s.dbid is distinct from (select oid from pg_database where datname = $2)
+    and not (s.classid = 'pg_database'::regclass
+        and s.objid is not distinct from (select oid from pg_database where datname = $2))";
+
+/// What a role owns and was granted in other databases.
+pub(super) struct Elsewhere {
+    role: String,
+    database: String,
+    /// Such as `billing (3 objects)`; none if there is nothing.
+    told: Option<String>,
+    /// Databases that it owns besides its own.
+    databases: Option<String>,
+    /// Where there is something of it to drop.
+    places: Vec<String>,
+}
+
+impl Elsewhere {
+    pub(super) async fn of(client: &Client, role: &str, database: &str) -> Result<Self> {
+        let parameters: [&(dyn tokio_postgres::types::ToSql + Sync); 2] = [&role, &database];
+        let told = format!(
+            "select string_agg(format('%s (%s objects)', place, number), ', ' order by place)
+             from (select coalesce(d.datname, 'the server itself') as place, count(*) as number
+                {DEPENDENCIES} group by 1) of_one"
+        );
+        let owned = format!(
+            "select string_agg(distinct o.datname, ', ') from pg_database o where o.oid in
+                (select s.objid {DEPENDENCIES} and s.deptype = 'o'
+                    and s.classid = 'pg_database'::regclass)"
+        );
+        // What is of the whole server can be dropped from any database.
+        let places = format!(
+            "select coalesce(array_agg(distinct coalesce(d.datname, 'postgres')::text),
+                array[]::text[]) {DEPENDENCIES}"
+        );
+        Ok(Self {
+            role: role.to_owned(),
+            database: database.to_owned(),
+            told: fetch(client, &told, &parameters).await?.flatten(),
+            databases: fetch(client, &owned, &parameters).await?.flatten(),
+            places: fetch(client, &places, &parameters)
+                .await?
+                .unwrap_or_default(),
+        })
+    }
+
+    /// Refuses to drop what cannot be dropped, or not without `force`.
+    pub(super) fn refuse(&self, database: &Database, force: bool) -> Result<()> {
+        let role = &self.role;
+        let message = match (&self.told, &self.databases) {
+            (_, Some(databases)) => format!("the role `{role}` also owns: {databases}"),
+            (Some(told), _) if !force => {
+                format!("the role `{role}` owns or was granted something in: {told}")
+            }
+            _ => return Ok(()),
+        };
+        Err(Error::new(Reason::RoleInUse, message).with_resource(database.name.to_string()))
+    }
+
+    /// Drops what the role owns in other databases, and revokes what it was granted.
+    pub(super) async fn drop_owned(&self, context: &Context) -> Result<()> {
+        let instance = context.instance().await?;
+        let role = quote_identifier(&self.role);
+        for place in &self.places {
+            let client = context.app.admin_connection(&instance, place).await?;
+            execute(&client, &format!("drop owned by {role}")).await?;
+            // That takes away what it may do in its own database too, which stays if
+            // something still stands in the way.
+            let database = quote_identifier(&self.database);
+            let own = format!("grant connect, create, temporary on database {database} to {role}");
+            match execute(&client, &own).await {
+                // The database is gone already.
+                Err(error) if error.reason() == Reason::PostgresqlRefused => {}
+                granted => granted?,
+            }
+        }
+        Ok(())
+    }
+}

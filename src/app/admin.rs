@@ -23,8 +23,11 @@ const CONNECT_LIMIT: Duration = Duration::from_secs(10);
 /// Longest run of one statement: of CREATE DATABASE on a slow disk, say.
 const STATEMENT_LIMIT: Duration = Duration::from_secs(600);
 
-/// Longest wait for a lock: what a former worker's statement still holds, or what users
-/// have locked. The step is tried again later, and its worker is free meanwhile.
+/// Longest wait for what a former worker's statement still holds.
+const FORMER_LIMIT: Duration = Duration::from_secs(30);
+
+/// Longest wait for what users have locked. The step is tried again later: its worker is
+/// free meanwhile, and nobody queues behind our lock.
 const LOCK_LIMIT: Duration = Duration::from_secs(5);
 
 /// Writes nothing where nothing is to be done.
@@ -146,11 +149,24 @@ impl App {
         let client = self.admin_connection(instance, database).await?;
         let (key, _) = resource.as_u64_pair();
         let lock = format!(
-            "set lock_timeout = '{}s'; select pg_advisory_lock({})",
-            LOCK_LIMIT.as_secs(),
+            "set lock_timeout = '{}s'; select pg_advisory_lock({}); set lock_timeout = '{}s'",
+            FORMER_LIMIT.as_secs(),
             key.cast_signed(),
+            LOCK_LIMIT.as_secs(),
         );
         execute(&client, &lock).await?;
+        Ok(client)
+    }
+
+    /// A connection that does not wait long for what users have locked.
+    pub(super) async fn impatient_connection(
+        &self,
+        instance: &Instance,
+        database: &str,
+    ) -> Result<Client> {
+        let client = self.admin_connection(instance, database).await?;
+        let limit = format!("set lock_timeout = '{}s'", LOCK_LIMIT.as_secs());
+        execute(&client, &limit).await?;
         Ok(client)
     }
 }

@@ -12,7 +12,7 @@ use std::{
 use serde_json::Value;
 use uuid::Uuid;
 
-use self::pace::Paces;
+use self::pace::{Paces, Pause};
 use super::{App, mutation::Target, operations};
 use crate::domain::{
     Error, Result,
@@ -143,14 +143,15 @@ impl App {
         tx.commit().await
     }
 
-    /// Returns when the server is not meant to run any more, or a recovery was asked
-    /// for; the next scan watches it again.
+    /// Returns when the server is not meant to run any more, when it is down and a pause
+    /// has to pass, or when a recovery was asked for; the next scan watches it again.
     async fn watch(&self, uid: Uuid) -> Result<()> {
         loop {
             let Some(instance) = self.parts.store.instance_by_uid(uid).await? else {
                 return Ok(());
             };
             if !meant_to_run(&instance) {
+                self.watched.paces().forget(uid);
                 return Ok(());
             }
             let server = self.server_spec(&instance, 0).await?;
@@ -158,43 +159,58 @@ impl App {
             if let Err(error) = &presence {
                 self.cannot_watch(uid, error).await;
             }
-            if presence? == Presence::Running {
-                let unknown = |condition: &Condition| {
-                    condition.kind == "Available" && condition.status == Status::Unknown
-                };
-                if instance.conditions.iter().any(unknown) {
-                    let message = "the server takes connections";
-                    self.available(uid, Status::True, "SERVER_RUNNING", message)
-                        .await?;
-                }
-                // A server of a former release, or one whose owner opened it again.
-                if let Err(error) = self.close_to_public(&instance).await {
-                    tracing::warn!(instance = %instance.name, %error, "`postgres` may be open to PUBLIC");
-                }
-                self.provider().ended(&server).await?;
-                continue;
+            let up = presence? == Presence::Running;
+            // One that came up after its recovery was given up is to be READY again.
+            if !up || instance.state == State::Failed {
+                return self.recover_or_pause(&instance).await;
             }
-            let failed = instance.state == State::Failed;
-            let pause = self.watched.paces().pause(uid, failed, Instant::now());
-            if pause.is_zero() {
-                return self.recover(&instance).await;
-            }
-            self.announce_pause(&instance, pause).await?;
-            tokio::time::sleep(pause).await;
+            self.is_up(&instance).await?;
+            self.provider().ended(&server).await?;
         }
     }
 
-    /// Says that a server which does not stay up is left down for a while.
-    async fn announce_pause(&self, instance: &Instance, pause: Duration) -> Result<()> {
-        let seconds = pause.as_secs_f64();
-        tracing::warn!(instance = %instance.name, seconds, "a server ends again and again, it is started after a pause");
+    async fn is_up(&self, instance: &Instance) -> Result<()> {
+        self.watched.paces().up(instance.uid, Instant::now());
+        let unknown = |condition: &Condition| {
+            condition.kind == "Available" && condition.status == Status::Unknown
+        };
+        if instance.conditions.iter().any(unknown) {
+            let message = "the server takes connections";
+            self.available(instance.uid, Status::True, "SERVER_RUNNING", message)
+                .await?;
+        }
+        // A server of a former release, or one whose owner opened it again.
+        if let Err(error) = self.close_to_public(instance).await {
+            tracing::warn!(instance = %instance.name, %error, "`postgres` may be open to PUBLIC");
+        }
+        Ok(())
+    }
+
+    /// Starts a server again, at once or after a pause.
+    async fn recover_or_pause(&self, instance: &Instance) -> Result<()> {
+        let pause = self.watched.paces().down(instance.uid, Instant::now());
+        match pause {
+            Pause::Over => self.recover(instance).await,
+            Pause::GoesOn => Ok(()),
+            Pause::Begins(pause) => {
+                let seconds = pause.as_secs();
+                tracing::warn!(
+                    instance = %instance.name,
+                    seconds,
+                    "a server does not stay up, it is started after a pause"
+                );
+                self.announce_pause(instance).await
+            }
+        }
+    }
+
+    async fn announce_pause(&self, instance: &Instance) -> Result<()> {
         // Why the last try has failed is better to know.
         if instance.state == State::Failed {
             return Ok(());
         }
         let message = "the server's process ends again and again; it is started after a pause";
-        let uid = instance.uid;
-        self.available(uid, Status::False, "SERVER_ENDED", message)
+        self.available(instance.uid, Status::False, "SERVER_ENDED", message)
             .await
     }
 
@@ -219,7 +235,7 @@ impl App {
         accepting
             .enqueue(&operations::RECOVER_INSTANCE, target, Value::Null)
             .await?;
-        self.watched.paces().recovers(now.uid, Instant::now());
+        self.watched.paces().recovers(now.uid);
         Ok(())
     }
 }

@@ -58,7 +58,9 @@ impl Watch<'_> {
             let interval = trouble.as_ref().map_or(INTERVAL, |_| AWAY_INTERVAL);
             tokio::time::sleep(interval).await;
             self.store.reap();
-            let looked = match probe.look().await {
+            let looked = probe.look().await;
+            let lost_tables = looked.as_ref().is_err_and(is_without_tables);
+            let looked = match looked {
                 Ok(()) if trouble.is_some() => self.verify().await,
                 looked => looked,
             };
@@ -71,7 +73,7 @@ impl Watch<'_> {
                 Ok(()) => {}
                 Err(error) => {
                     if trouble.as_ref().map(Error::reason) != Some(error.reason()) {
-                        self.tell(&error).await;
+                        self.tell(&error, lost_tables).await;
                     }
                     trouble = Some(error);
                 }
@@ -93,14 +95,14 @@ impl Watch<'_> {
         verified
     }
 
-    async fn tell(&self, error: &Error) {
+    async fn tell(&self, error: &Error, lost_tables: bool) {
         tracing::error!(
             %error,
             detail = error.internal_detail(),
             "not serving: the metadata cannot be used"
         );
         // Somebody may be restoring it: tables that we make would be in the way.
-        if error.reason() == Reason::MetadataSchemaMismatch {
+        if lost_tables {
             tracing::error!(
                 "the metadata database has lost its tables: it is used again when they are \
                  restored; one that is to begin anew, empty, is filled at the next start"
@@ -108,4 +110,9 @@ impl Watch<'_> {
         }
         self.signals.not_serving().await;
     }
+}
+
+/// Whether a probe has found no table to write to.
+fn is_without_tables(error: &Error) -> bool {
+    error.reason() == Reason::MetadataSchemaMismatch
 }

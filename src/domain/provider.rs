@@ -1,6 +1,6 @@
 //! The port behind which servers come from somewhere.
 
-use std::{collections::BTreeMap, path::PathBuf};
+use std::{collections::BTreeMap, path::PathBuf, time::Duration};
 
 use async_trait::async_trait;
 use secrecy::SecretString;
@@ -106,9 +106,10 @@ pub trait Provider: Send + Sync {
     /// Stops the server ("fast"), or finds that it is stopped.
     async fn stop(&self, server: &ServerSpec) -> Result<()>;
 
-    /// Stops a server that is going to be deleted, whatever it is doing: it may be
-    /// killed. What it has committed is kept.
-    async fn stop_at_any_cost(&self, server: &ServerSpec) -> Result<()>;
+    /// Stops a server that is going to be deleted, whatever it is doing. One that has not
+    /// stopped within `patience` may be killed: it recovers as after a crash, and what is
+    /// not logged is lost.
+    async fn stop_at_any_cost(&self, server: &ServerSpec, patience: Duration) -> Result<()>;
 
     /// Looks how far the server is, and that it is the one on record.
     async fn inspect(&self, server: &ServerSpec) -> Result<Presence>;

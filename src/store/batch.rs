@@ -51,7 +51,8 @@ where
     /// others' keys too. It runs on `tasks`, whatever becomes of this caller.
     ///
     /// # Errors
-    /// Those of the query; METADATA_UNAVAILABLE when there is no answer within `limit`.
+    /// Those of the query; METADATA_UNAVAILABLE when there is no answer within `limit`;
+    /// INTERNAL when the query panics.
     pub(super) async fn read<F>(
         &self,
         tasks: &TaskTracker,
@@ -68,7 +69,8 @@ where
         }
         match timeout(limit, answered).await {
             Ok(Ok(answer)) => answer,
-            Ok(Err(_)) | Err(_) => {
+            Ok(Err(_)) => Err(Error::internal("a query of a batch has panicked")),
+            Err(_) => {
                 let message = "the metadata database is not available: it did not answer in time";
                 Err(Error::new(Reason::MetadataUnavailable, message))
             }
@@ -114,8 +116,14 @@ impl<K, V> Place<K, V> {
 impl<K, V> Drop for Place<K, V> {
     fn drop(&mut self) {
         // The query has panicked, or the runtime ends.
-        if !self.left {
-            self.batch.waiting().places_taken -= 1;
+        if self.left {
+            return;
+        }
+        let mut waiting = self.batch.waiting();
+        waiting.places_taken -= 1;
+        if waiting.places_taken == 0 {
+            // Nobody is left to read for them.
+            waiting.reads.clear();
         }
     }
 }

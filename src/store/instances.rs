@@ -450,8 +450,27 @@ impl Tx {
     }
 }
 
-/// The instances of those names.
+/// The instances of those names. One that cannot be read fails alone.
 async fn by_name(pool: Pool, names: Vec<InstanceName>) -> Result<Found<InstanceName, Instance>> {
+    let error = match all_by_name(&pool, &names).await {
+        Err(error) if names.len() > 1 && !error.retryable() => error,
+        found => return found,
+    };
+    tracing::warn!(
+        detail = error.internal_detail(),
+        "instances are read one by one"
+    );
+    let mut found = Found::new();
+    for name in names {
+        match all_by_name(&pool, std::slice::from_ref(&name)).await {
+            Ok(one) => found.extend(one),
+            Err(error) => drop(found.insert(name, Err(error))),
+        }
+    }
+    Ok(found)
+}
+
+async fn all_by_name(pool: &Pool, names: &[InstanceName]) -> Result<Found<InstanceName, Instance>> {
     let text = |id: fn(&InstanceName) -> &Id| -> Vec<String> {
         names.iter().map(|name| id(name).to_string()).collect()
     };
@@ -463,7 +482,7 @@ async fn by_name(pool: Pool, names: Vec<InstanceName>) -> Result<Found<InstanceN
         &projects,
         &ids,
     )
-    .fetch_all(&pool)
+    .fetch_all(pool)
     .named("instances.by_name")
     .await?;
     let (mut found, mut records) = (Found::new(), records.into_iter().peekable());

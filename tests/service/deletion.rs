@@ -73,6 +73,8 @@ async fn what_the_owner_has_elsewhere_is_named_and_dropped_by_force() {
     howdah.instance("orders").await;
     let shop = howdah.database("orders", "shop").await;
     let billing = howdah.database("orders", "billing").await;
+    // Before `billing` in every order of names.
+    let archive = howdah.database("orders", "archive").await;
     let owner = &shop.user;
     let admin = superuser(&howdah, "orders", &billing.database).await;
     let sql = format!(
@@ -80,7 +82,11 @@ async fn what_the_owner_has_elsewhere_is_named_and_dropped_by_force() {
          create table owned (id int); alter table owned owner to {owner}"
     );
     admin.batch_execute(&sql).await.unwrap();
-    refused(&howdah, "shop", false, "ROLE_IN_USE", "billing (2 objects)").await;
+    let other = superuser(&howdah, "orders", &archive.database).await;
+    let sql = format!("create table owned (id int); alter table owned owner to {owner}");
+    other.batch_execute(&sql).await.unwrap();
+    let named = "archive (1 objects), billing (2 objects)";
+    refused(&howdah, "shop", false, "ROLE_IN_USE", named).await;
     run(&shop, "create table items (id int)").await;
     let tables = "pg_class where relname in ('kept', 'owned')";
     assert_eq!(count(&admin, tables).await, 2);
@@ -94,6 +100,11 @@ async fn what_the_owner_has_elsewhere_is_named_and_dropped_by_force() {
         (Code::FailedPrecondition, "POSTGRESQL_REFUSED")
     );
     run(&shop, "insert into items values (1)").await;
+    assert_eq!(
+        count(&other, tables).await,
+        1,
+        "in all databases or in none"
+    );
     admin.batch_execute("drop view built").await.unwrap();
 
     assert!(is_success(&delete(&howdah, "shop", true).await));
@@ -111,7 +122,14 @@ async fn another_database_of_the_owner_is_named_and_stays() {
     let sql = format!("create database theirs owner {}", shop.user);
     admin.batch_execute(&sql).await.unwrap();
     for force in [false, true] {
-        refused(&howdah, "shop", force, "ROLE_IN_USE", "also owns: theirs").await;
+        refused(
+            &howdah,
+            "shop",
+            force,
+            "ROLE_IN_USE",
+            "also owns: database theirs",
+        )
+        .await;
     }
     run(&shop, "create table items (id int)").await;
     admin.batch_execute("drop database theirs").await.unwrap();

@@ -7,7 +7,7 @@
 use super::{
     super::admin::{execute, fetch, role_identity},
     context::Context,
-    plan::{Commit, Plan, Step, commit, nothing},
+    plan::{self, Commit, Plan, Step, commit, nothing},
 };
 use crate::{
     domain::{
@@ -28,6 +28,7 @@ pub(crate) const PLAN: Plan = Plan {
     kind: "database.create",
     version: 1,
     verb: "create",
+    tries: plan::TRIES,
     steps: &[
         Step {
             name: "role",

@@ -2,13 +2,14 @@
 
 use super::{
     instance_steps as steps,
-    plan::{Plan, Step},
+    plan::{self, Plan, Step},
 };
 
 pub(crate) const PLAN: Plan = Plan {
     kind: "instance.create",
     version: 1,
     verb: "create",
+    tries: plan::TRIES,
     steps: &[
         Step {
             name: "initialize",

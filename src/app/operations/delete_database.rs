@@ -10,13 +10,13 @@ use super::{
     super::admin::execute,
     context::Context,
     create_database::{connect, owns_database, owns_role},
-    plan::{Commit, Plan, Step, commit, nothing},
+    plan::{self, Commit, Plan, Step, commit, nothing},
 };
 use crate::{
     domain::{
         Error, Reason, Result,
         database::{Database, State},
-        operation::Outcome,
+        operation::{Failure, Outcome},
     },
     failpoint,
     pg::sql::quote_identifier,
@@ -37,6 +37,7 @@ pub(crate) const PLAN: Plan = Plan {
     kind: "database.delete",
     version: 1,
     verb: "delete",
+    tries: plan::TRIES,
     steps: &[
         Step {
             name: "database",
@@ -55,15 +56,27 @@ pub(crate) const PLAN: Plan = Plan {
     ],
     outcome: |_, _| Box::pin(std::future::ready(Ok(Outcome::Empty))),
     // A refused deletion leaves the database as it was. Past the first step it is gone,
-    // and what is left of it can be deleted again.
-    abandon: |tx, claim, _| {
+    // and a drop that was broken off may have left a half of it: it can be deleted again.
+    abandon: |tx, claim, why| {
         let state = match claim.position {
-            0 => State::Ready,
+            0 if was_refused(why) => State::Ready,
             _ => State::Failed,
         };
         Box::pin(tx.set_database_state(claim.target_uid, state))
     },
 };
+
+/// Whether the last try was refused before it began to drop anything.
+fn was_refused(why: &Failure) -> bool {
+    let refusals = [
+        Reason::DatabaseInUse,
+        Reason::RoleInUse,
+        Reason::OwnershipLost,
+        Reason::PostgresqlRefused,
+        Reason::RightMissing,
+    ];
+    refusals.iter().any(|reason| reason.as_str() == why.reason)
+}
 
 async fn drop_database(context: &Context) -> Result<Commit> {
     let parameters: DeleteDatabaseParameters = context.parameters()?;
@@ -78,11 +91,11 @@ async fn drop_database(context: &Context) -> Result<Commit> {
     }
     let elsewhere = Elsewhere::of(&client, &role.postgresql_name, name).await?;
     // Before anything is dropped: past this the role must be able to go.
-    elsewhere.refuse(&database, parameters.force)?;
     usage::refuse(&client, &database, parameters.force).await?;
+    elsewhere.refuse(&database, parameters.force)?;
     if parameters.force {
-        elsewhere.drop_owned(context).await?;
         usage::end(context, &client, &database).await?;
+        elsewhere.drop_owned(context).await?;
     }
     execute(&client, DROP_LIMIT).await?;
     let force = if parameters.force {

@@ -1,13 +1,18 @@
 //! Deletes an instance: stops its server and keeps the data until the purge.
 
+use std::time::Duration;
+
 use serde::{Deserialize, Serialize};
 
 use super::{
     context::Context,
     instance_steps as steps,
-    plan::{Commit, Plan, Step, commit},
+    plan::{self, Commit, Plan, Step, commit},
 };
 use crate::domain::Result;
+
+/// How long the server may take to stop in order: its data is kept.
+const PATIENCE: Duration = Duration::from_secs(60);
 
 /// What the operation is accepted with.
 #[derive(Clone, Copy, Debug, Serialize, Deserialize)]
@@ -20,6 +25,7 @@ pub(crate) const PLAN: Plan = Plan {
     kind: "instance.delete",
     version: 1,
     verb: "delete",
+    tries: plan::TRIES,
     steps: &[Step {
         name: "stop",
         title: "Stop the server",
@@ -34,7 +40,8 @@ pub(crate) const PLAN: Plan = Plan {
 async fn stop_and_mark(context: &Context) -> Result<Commit> {
     let parameters: DeleteInstanceParameters = context.parameters()?;
     let server = context.server().await?;
-    context.app.provider().stop_at_any_cost(&server).await?;
+    let provider = context.app.provider();
+    provider.stop_at_any_cost(&server, PATIENCE).await?;
     let uid = context.claim.target_uid;
     Ok(commit(move |tx| {
         Box::pin(tx.mark_instance_deleted(uid, parameters.keep_seconds))

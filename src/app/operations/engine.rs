@@ -409,7 +409,7 @@ async fn failed(context: &Context, plan: &'static Plan, error: Error) -> Next {
         return Next::Leave;
     }
     let undoing = claim.state == State::Undoing;
-    match verdict(&error, claim.attempt) {
+    match verdict(&error, claim.attempt, plan.tries) {
         Verdict::Wait => {
             tokio::time::sleep(OUTAGE_PAUSE).await;
             Next::Go(Box::new(claim.clone()))

@@ -15,6 +15,7 @@ use crate::{
     },
     store::{Tx, lease::Claim},
 };
+use std::time::Duration;
 use uuid::Uuid;
 
 /// Points in the middle of [`start`].
@@ -24,6 +25,9 @@ pub(super) const START_POINTS: &[&str] = &[
     "local.start.after_spawn",
     "local.start.after_start",
 ];
+
+/// How long a server may take to stop in order whose data nobody needs.
+const PATIENCE: Duration = Duration::from_secs(10);
 
 /// Makes the data directory.
 pub(super) async fn initialize(context: &Context) -> Result<Commit> {
@@ -119,10 +123,11 @@ pub(super) async fn stop(context: &Context) -> Result<Commit> {
     Ok(nothing())
 }
 
-/// Stops a server that is going to be deleted.
+/// Stops a server whose data goes too.
 pub(super) async fn stop_at_any_cost(context: &Context) -> Result<Commit> {
     let server = context.server().await?;
-    context.app.provider().stop_at_any_cost(&server).await?;
+    let provider = context.app.provider();
+    provider.stop_at_any_cost(&server, PATIENCE).await?;
     Ok(nothing())
 }
 

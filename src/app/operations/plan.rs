@@ -12,6 +12,9 @@ use crate::{
     store::{Tx, lease::Claim},
 };
 
+/// Tries of a step, as a rule. With the pauses between them this is about four minutes.
+pub(crate) const TRIES: i32 = 15;
+
 /// What a step writes in the transaction that makes it done.
 pub(crate) type Commit = Box<dyn for<'a> FnOnce(&'a mut Tx) -> BoxFuture<'a, Result<()>> + Send>;
 
@@ -27,6 +30,8 @@ pub(crate) struct Plan {
     pub(crate) version: i32,
     /// What it does, as clients see it.
     pub(crate) verb: &'static str,
+    /// Tries of a step before it is given up.
+    pub(crate) tries: i32,
     /// Its steps, in order.
     pub(crate) steps: &'static [Step],
     /// What it answers: a picture of the resource, taken in the last commit.

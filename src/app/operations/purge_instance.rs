@@ -2,7 +2,7 @@
 
 use super::{
     instance_steps as steps,
-    plan::{Plan, Step},
+    plan::{self, Plan, Step},
 };
 use crate::domain::operation::Outcome;
 
@@ -22,6 +22,7 @@ pub(crate) const REMOVE_PLAN: Plan = Plan {
     kind: "instance.remove",
     version: 1,
     verb: "delete",
+    tries: plan::TRIES,
     steps: &[
         Step {
             name: "stop",
@@ -41,6 +42,7 @@ pub(crate) const PURGE_PLAN: Plan = Plan {
     kind: "instance.purge",
     version: 1,
     verb: "purge",
+    tries: plan::TRIES,
     steps: &[REMOVE],
     outcome: |_, _| Box::pin(std::future::ready(Ok(Outcome::Empty))),
     // Tried again later, and not at every look.
@@ -52,6 +54,7 @@ pub(crate) const ABANDON_PLAN: Plan = Plan {
     kind: "instance.abandon",
     version: 1,
     verb: "delete",
+    tries: plan::TRIES,
     steps: &[Step {
         name: "forget",
         title: "Give up the server and its host",

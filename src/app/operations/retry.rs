@@ -4,10 +4,6 @@ use std::time::Duration;
 
 use crate::domain::{Error, Reason};
 
-/// Tries of one step before it is given up. With the delays below this is about
-/// four minutes.
-const MAX_ATTEMPTS: i32 = 15;
-
 /// Longest delay between two tries.
 const MAX_DELAY: Duration = Duration::from_secs(30);
 
@@ -22,11 +18,11 @@ pub(super) enum Verdict {
     GiveUp,
 }
 
-/// What to do after the try number `attempt` (from 1) failed with `error`.
-pub(super) fn verdict(error: &Error, attempt: i32) -> Verdict {
+/// What to do after the try number `attempt` (from 1) of `tries` failed with `error`.
+pub(super) fn verdict(error: &Error, attempt: i32, tries: i32) -> Verdict {
     match error.reason() {
         Reason::MetadataUnavailable => Verdict::Wait,
-        _ if may_pass(error) && attempt < MAX_ATTEMPTS => Verdict::Retry(delay(attempt)),
+        _ if may_pass(error) && attempt < tries => Verdict::Retry(delay(attempt)),
         _ => Verdict::GiveUp,
     }
 }
@@ -51,22 +47,22 @@ mod tests {
     fn tries_again_where_time_helps() {
         let down = Error::new(Reason::ServerUnavailable, "");
         assert_eq!(
-            verdict(&down, 1),
+            verdict(&down, 1, 15),
             Verdict::Retry(Duration::from_millis(100))
         );
-        assert_eq!(verdict(&down, MAX_ATTEMPTS), Verdict::GiveUp);
+        assert_eq!(verdict(&down, 15, 15), Verdict::GiveUp);
         let full = Error::new(Reason::DiskFull, "");
         assert_eq!(
-            verdict(&full, 1),
+            verdict(&full, 1, 15),
             Verdict::Retry(Duration::from_millis(100))
         );
-        assert_eq!(verdict(&full, MAX_ATTEMPTS), Verdict::GiveUp);
+        assert_eq!(verdict(&full, 15, 15), Verdict::GiveUp);
         assert_eq!(
-            verdict(&Error::new(Reason::MetadataUnavailable, ""), 99),
+            verdict(&Error::new(Reason::MetadataUnavailable, ""), 99, 15),
             Verdict::Wait
         );
         assert_eq!(
-            verdict(&Error::new(Reason::RoleExists, ""), 1),
+            verdict(&Error::new(Reason::RoleExists, ""), 1, 15),
             Verdict::GiveUp
         );
         assert_eq!(delay(100), MAX_DELAY);

@@ -2,7 +2,7 @@
 
 use super::{
     instance_steps as steps,
-    plan::{Plan, Step},
+    plan::{self, Plan, Step},
 };
 
 const START: Step = Step {
@@ -25,6 +25,7 @@ pub(crate) const START_PLAN: Plan = Plan {
     kind: "instance.start",
     version: 1,
     verb: "start",
+    tries: plan::TRIES,
     steps: &[START],
     outcome: |tx, uid| Box::pin(steps::instance(tx, uid)),
     abandon: |tx, claim, why| Box::pin(steps::mark_failed(tx, claim, why)),
@@ -34,6 +35,7 @@ pub(crate) const STOP_PLAN: Plan = Plan {
     kind: "instance.stop",
     version: 1,
     verb: "stop",
+    tries: plan::TRIES,
     steps: &[Step {
         act: |context| Box::pin(steps::stop_and_stay(context)),
         ..STOP
@@ -46,6 +48,7 @@ pub(crate) const RESTART_PLAN: Plan = Plan {
     kind: "instance.restart",
     version: 1,
     verb: "restart",
+    tries: plan::TRIES,
     steps: &[STOP, START],
     outcome: |tx, uid| Box::pin(steps::instance(tx, uid)),
     abandon: |tx, claim, why| Box::pin(steps::mark_failed(tx, claim, why)),
@@ -56,6 +59,8 @@ pub(crate) const RECOVER_PLAN: Plan = Plan {
     kind: "instance.recover",
     version: 1,
     verb: "recover",
+    // The supervisor asks for it again, with growing pauses.
+    tries: 3,
     steps: &[Step {
         name: "start",
         title: "Start the server again",
@@ -71,6 +76,7 @@ pub(crate) const UNDELETE_PLAN: Plan = Plan {
     kind: "instance.undelete",
     version: 1,
     verb: "undelete",
+    tries: plan::TRIES,
     steps: &[START],
     outcome: |tx, uid| Box::pin(steps::instance(tx, uid)),
     abandon: |tx, claim, why| Box::pin(steps::mark_failed(tx, claim, why)),

@@ -23,38 +23,66 @@ pub(super) struct Paces(HashMap<Uuid, Pace>);
 struct Pace {
     /// Recoveries in a row.
     number: u32,
-    last: Instant,
+    /// When the server was seen up after the last one.
+    up: Option<Instant>,
+    /// When it was seen down again; the pause begins then.
+    down: Option<Instant>,
+}
+
+/// What to do with a server that is down.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Pause {
+    /// Start it.
+    Over,
+    /// A pause begins.
+    Begins(Duration),
+    /// It goes on.
+    GoesOn,
 }
 
 impl Paces {
-    /// How long a recovery has still to wait. `failed`: the last one did not get the
-    /// server up.
-    pub(super) fn pause(&mut self, uid: Uuid, failed: bool, now: Instant) -> Duration {
-        let Some(pace) = self.0.get(&uid) else {
-            return Duration::ZERO;
+    /// A server is up.
+    pub(super) fn up(&mut self, uid: Uuid, now: Instant) {
+        if let Some(pace) = self.0.get_mut(&uid) {
+            pace.up.get_or_insert(now);
+        }
+    }
+
+    /// A server is down, or did not come up.
+    pub(super) fn down(&mut self, uid: Uuid, now: Instant) -> Pause {
+        let Some(pace) = self.0.get_mut(&uid) else {
+            return Pause::Over;
         };
-        let since = now.saturating_duration_since(pace.last);
-        if !failed && since > STAYED_UP {
+        let begins = pace.down.is_none();
+        let down = *pace.down.get_or_insert(now);
+        let was_up = pace.up.map(|up| down.saturating_duration_since(up));
+        if was_up.is_some_and(|time| time > STAYED_UP) {
             self.0.remove(&uid);
-            return Duration::ZERO;
+            return Pause::Over;
         }
         let doublings = pace.number.saturating_sub(1).min(16);
         let pause = FIRST.saturating_mul(1 << doublings).min(LONGEST);
-        pause.saturating_sub(since)
+        match now.saturating_duration_since(down) < pause {
+            false => Pause::Over,
+            true if begins => Pause::Begins(pause),
+            true => Pause::GoesOn,
+        }
     }
 
     /// A recovery begins.
-    pub(super) fn recovers(&mut self, uid: Uuid, now: Instant) {
-        // Those of instances that are gone, or well, are of no more use.
-        let recent = LONGEST + STAYED_UP;
-        self.0
-            .retain(|_, pace| now.saturating_duration_since(pace.last) < recent);
+    pub(super) fn recovers(&mut self, uid: Uuid) {
         let pace = self.0.entry(uid).or_insert(Pace {
             number: 0,
-            last: now,
+            up: None,
+            down: None,
         });
         pace.number = pace.number.saturating_add(1);
-        pace.last = now;
+        (pace.up, pace.down) = (None, None);
+    }
+
+    /// An instance is not meant to run any more.
+    pub(super) fn forget(&mut self, uid: Uuid) {
+        self.0.remove(&uid);
     }
 }
 
@@ -62,27 +90,53 @@ impl Paces {
 mod tests {
     use super::*;
 
-    #[test]
-    fn pauses_grow_until_a_server_stays_up() {
+    const SECOND: Duration = Duration::from_secs(1);
+
+    /// The pause after each recovery of a server that is up for a while each time.
+    fn pauses(up_for: Option<Duration>) -> Vec<u64> {
         let (mut paces, uid) = (Paces::default(), Uuid::from_u128(1));
         let mut now = Instant::now();
-        assert_eq!(paces.pause(uid, false, now), Duration::ZERO);
+        assert_eq!(paces.down(uid, now), Pause::Over);
         let mut pauses = Vec::new();
-        for _ in 0..12 {
-            paces.recovers(uid, now);
-            let pause = paces.pause(uid, false, now);
-            pauses.push(pause.as_secs());
-            now += pause;
-            assert_eq!(paces.pause(uid, true, now), Duration::ZERO);
+        for _ in 0..11 {
+            paces.recovers(uid);
+            if let Some(time) = up_for {
+                paces.up(uid, now);
+                now += time;
+                paces.up(uid, now);
+            } else {
+                // However long the tries have taken.
+                now += 100 * SECOND;
+            }
+            match paces.down(uid, now) {
+                Pause::Begins(pause) => {
+                    pauses.push(pause.as_secs());
+                    now += pause - SECOND;
+                    assert_eq!(paces.down(uid, now), Pause::GoesOn);
+                    now += SECOND;
+                }
+                pause => assert_eq!(pause, Pause::Over),
+            }
+            assert_eq!(paces.down(uid, now), Pause::Over);
         }
-        assert_eq!(pauses, [1, 2, 4, 8, 16, 32, 64, 128, 256, 300, 300, 300]);
-        paces.recovers(uid, now);
-        now += STAYED_UP + Duration::from_secs(1);
-        // Down since the last recovery, or up and ended again.
-        assert!(paces.pause(uid, true, now) > Duration::ZERO);
-        assert_eq!(paces.pause(uid, false, now), Duration::ZERO);
-        paces.recovers(uid, now);
-        assert_eq!(paces.pause(uid, false, now), FIRST);
-        assert_eq!(paces.pause(Uuid::nil(), false, now), Duration::ZERO);
+        pauses
+    }
+
+    #[test]
+    fn pauses_grow_until_a_server_stays_up() {
+        let growing = [1, 2, 4, 8, 16, 32, 64, 128, 256, 300, 300];
+        assert_eq!(pauses(None), growing);
+        assert_eq!(pauses(Some(SECOND)), growing);
+        assert_eq!(pauses(Some(STAYED_UP)), growing);
+        assert_eq!(pauses(Some(STAYED_UP + SECOND)), [0; 0]);
+    }
+
+    #[test]
+    fn a_server_that_was_stopped_begins_anew() {
+        let (mut paces, uid, now) = (Paces::default(), Uuid::nil(), Instant::now());
+        paces.recovers(uid);
+        assert_eq!(paces.down(uid, now), Pause::Begins(FIRST));
+        paces.forget(uid);
+        assert_eq!(paces.down(uid, now), Pause::Over);
     }
 }

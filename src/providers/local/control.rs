@@ -26,10 +26,9 @@ pub(crate) const DATA: &str = "data";
 /// How often it is looked whether the processes of a killed server are gone.
 const PAUSE: Duration = Duration::from_millis(100);
 
-/// How a server is stopped that nobody will need again, and how long each way may take.
+/// How a server is stopped that did not stop in time, and how long each way may take.
 /// Told to stop at once, the postmaster kills its own processes after 5 s.
-const ESCALATION: [(Signal, Duration); 3] = [
-    (Signal::INT, Duration::from_secs(10)),
+const ESCALATION: [(Signal, Duration); 2] = [
     (Signal::QUIT, Duration::from_secs(7)),
     (Signal::KILL, Duration::from_secs(3)),
 ];
@@ -119,10 +118,11 @@ impl Cluster {
         self.stop_by(Signal::INT, limit).await
     }
 
-    /// Stops a server that nobody will need again: what does not end in time is told to
-    /// end at once, and what does not do that either is killed.
-    pub(crate) async fn stop_at_any_cost(&self) -> Result<()> {
-        for (signal, limit) in ESCALATION {
+    /// Stops a server that is going to be deleted. What does not end within `patience` is
+    /// told to end at once, and what does not do that either is killed.
+    pub(crate) async fn stop_at_any_cost(&self, patience: Duration) -> Result<()> {
+        let fast = (Signal::INT, patience);
+        for (signal, limit) in std::iter::once(fast).chain(ESCALATION) {
             match self.stop_by(signal, limit).await {
                 Err(error) if error.reason() == Reason::ServerUnavailable => {
                     tracing::warn!(home = %self.home.display(), ?signal, "a server does not stop");
@@ -138,7 +138,7 @@ impl Cluster {
     /// frozen when theirs ended do not notice.
     async fn clear(&self) -> Result<()> {
         for _ in 0..CLEAR_TRIES {
-            if identity::inside(&self.data()).is_empty() {
+            if identity::of_server(&self.data(), self.run_as.uid()).is_empty() {
                 return Ok(());
             }
             self.kill_processes();
@@ -178,7 +178,7 @@ impl Cluster {
 
     /// Kills all processes that work in the data directory.
     fn kill_processes(&self) {
-        for pid in identity::inside(&self.data()) {
+        for pid in identity::of_server(&self.data(), self.run_as.uid()) {
             let Some(pid) = Pid::from_raw(pid) else {
                 continue;
             };
@@ -186,8 +186,7 @@ impl Cluster {
                 continue;
             };
             // The pid may have been reused before the handle was there.
-            let is = identity::process(pid.as_raw_pid(), &self.data());
-            if matches!(is, Process::Inside | Process::Postmaster) {
+            if identity::is_of_server(pid.as_raw_pid(), &self.data(), self.run_as.uid()) {
                 let _ = pidfd_send_signal(handle, Signal::KILL);
             }
         }

@@ -73,14 +73,35 @@ pub(crate) fn process(pid: i32, data: &Path) -> Process {
     Process::Stranger { uid: facts.uid() }
 }
 
-/// The processes that work in the directory `data`.
-pub(crate) fn inside(data: &Path) -> Vec<i32> {
+/// The processes of a PostgreSQL server on the directory `data`. Somebody's shell there
+/// is none.
+pub(crate) fn of_server(data: &Path, uid: u32) -> Vec<i32> {
     let Ok(entries) = fs::read_dir("/proc") else {
         return Vec::new();
     };
     let pids = entries.filter_map(|entry| entry.ok()?.file_name().to_str()?.parse().ok());
-    pids.filter(|pid| matches!(process(*pid, data), Process::Inside | Process::Postmaster))
-        .collect()
+    pids.filter(|pid| is_of_server(*pid, data, uid)).collect()
+}
+
+/// Whether a process is one of a PostgreSQL server on the directory `data`.
+pub(crate) fn is_of_server(pid: i32, data: &Path, uid: u32) -> bool {
+    let directory = PathBuf::from(format!("/proc/{pid}"));
+    let owned = fs::metadata(&directory).is_ok_and(|facts| facts.uid() == uid);
+    let command = fs::read(directory.join("cmdline")).unwrap_or_default();
+    owned
+        && calls_itself_postgres(&command)
+        && matches!(process(pid, data), Process::Inside | Process::Postmaster)
+}
+
+/// Whether a command line is that of a postmaster or of one of its processes, such as
+/// "postgres: checkpointer".
+fn calls_itself_postgres(command: &[u8]) -> bool {
+    let first = command.split(|byte| *byte == 0).next().unwrap_or_default();
+    let first = std::str::from_utf8(first).unwrap_or_default();
+    first.starts_with("postgres: ")
+        || Path::new(first)
+            .file_name()
+            .is_some_and(|name| name == "postgres")
 }
 
 /// Whether a command line, arguments ended by NUL, is that of `postgres -D data`.
@@ -160,6 +181,19 @@ mod tests {
         assert!(!serves(b"postgres: checkpointer \0\0\0", data));
         assert!(!serves(b"vi\0-D\0/srv/a/data\0", data));
         assert!(!serves(b"", data));
+    }
+
+    #[test]
+    fn a_shell_in_the_data_directory_is_no_server() {
+        assert!(calls_itself_postgres(b"postgres: checkpointer \0\0"));
+        assert!(calls_itself_postgres(b"/usr/bin/postgres\0-D\0/x\0"));
+        for other in [&b"-bash\0"[..], b"tar\0cf\0postgres\0", b"psql\0", b""] {
+            assert!(!calls_itself_postgres(other));
+        }
+        let here = std::env::current_dir().unwrap();
+        let uid = rustix::process::geteuid().as_raw();
+        let ourselves = std::process::id().cast_signed();
+        assert!(!of_server(&here, uid).contains(&ourselves));
     }
 
     #[test]

@@ -35,6 +35,9 @@ use crate::{
 /// Longest wait for another process that works on the same server.
 const LOCK: Duration = Duration::from_secs(60);
 
+/// A server whose data goes to the trash is stopped before, in order.
+const NO_PATIENCE: Duration = Duration::from_secs(10);
+
 /// Longest wait for a connection to a server that runs.
 const VERIFY: Duration = Duration::from_secs(5);
 
@@ -308,12 +311,12 @@ impl Provider for Local {
         self.found(server).stop(self.settings.stop_timeout).await
     }
 
-    async fn stop_at_any_cost(&self, server: &ServerSpec) -> Result<()> {
+    async fn stop_at_any_cost(&self, server: &ServerSpec, patience: Duration) -> Result<()> {
         if self.found(server).look()? == Found::Missing {
             return Ok(());
         }
         let _lock = self.lock(&server.uid.to_string()).await?;
-        self.found(server).stop_at_any_cost().await
+        self.found(server).stop_at_any_cost(patience).await
     }
 
     async fn inspect(&self, server: &ServerSpec) -> Result<Presence> {
@@ -338,7 +341,7 @@ impl Provider for Local {
     async fn remove(&self, server: &ServerSpec) -> Result<()> {
         let lock = self.lock(&server.uid.to_string()).await?;
         // Someone may have started it again since it was stopped.
-        self.found(server).stop_at_any_cost().await?;
+        self.found(server).stop_at_any_cost(NO_PATIENCE).await?;
         let root = self.settings.root.clone();
         let sockets = self.socket_directory(server.uid);
         let (uid, now) = (server.uid, self.settings.clock.now());

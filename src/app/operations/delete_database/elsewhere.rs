@@ -25,8 +25,8 @@ pub(super) struct Elsewhere {
     database: String,
     /// Such as `billing (3 objects)`; none if there is nothing.
     told: Option<String>,
-    /// Databases that it owns besides its own.
-    databases: Option<String>,
+    /// What of the whole server it owns, such as another database or a tablespace.
+    shared: Option<String>,
     /// Where there is something of it to drop.
     places: Vec<String>,
 }
@@ -39,10 +39,9 @@ impl Elsewhere {
              from (select coalesce(d.datname, 'the server itself') as place, count(*) as number
                 {DEPENDENCIES} group by 1) of_one"
         );
-        let owned = format!(
-            "select string_agg(distinct o.datname, ', ') from pg_database o where o.oid in
-                (select s.objid {DEPENDENCIES} and s.deptype = 'o'
-                    and s.classid = 'pg_database'::regclass)"
+        let shared = format!(
+            "select string_agg(pg_describe_object(s.classid, s.objid, 0), ', ')
+             {DEPENDENCIES} and s.deptype = 'o' and s.dbid = 0"
         );
         // What is of the whole server can be dropped from any database.
         let places = format!(
@@ -53,7 +52,7 @@ impl Elsewhere {
             role: role.to_owned(),
             database: database.to_owned(),
             told: fetch(client, &told, &parameters).await?.flatten(),
-            databases: fetch(client, &owned, &parameters).await?.flatten(),
+            shared: fetch(client, &shared, &parameters).await?.flatten(),
             places: fetch(client, &places, &parameters)
                 .await?
                 .unwrap_or_default(),
@@ -63,8 +62,8 @@ impl Elsewhere {
     /// Refuses to drop what cannot be dropped, or not without `force`.
     pub(super) fn refuse(&self, database: &Database, force: bool) -> Result<()> {
         let role = &self.role;
-        let message = match (&self.told, &self.databases) {
-            (_, Some(databases)) => format!("the role `{role}` also owns: {databases}"),
+        let message = match (&self.told, &self.shared) {
+            (_, Some(shared)) => format!("the role `{role}` also owns: {shared}"),
             (Some(told), _) if !force => {
                 format!("the role `{role}` owns or was granted something in: {told}")
             }
@@ -73,23 +72,37 @@ impl Elsewhere {
         Err(Error::new(Reason::RoleInUse, message).with_resource(database.name.to_string()))
     }
 
-    /// Drops what the role owns in other databases, and revokes what it was granted.
+    /// Drops what the role owns in other databases, and revokes what it was granted: in
+    /// all of them or, if something stands in the way, in none.
     pub(super) async fn drop_owned(&self, context: &Context) -> Result<()> {
         let instance = context.instance().await?;
-        let role = quote_identifier(&self.role);
+        let drop = format!("drop owned by {}", quote_identifier(&self.role));
         for place in &self.places {
-            let client = context.app.admin_connection(&instance, place).await?;
-            execute(&client, &format!("drop owned by {role}")).await?;
-            // That takes away what it may do in its own database too, which stays if
-            // something still stands in the way.
-            let database = quote_identifier(&self.database);
-            let own = format!("grant connect, create, temporary on database {database} to {role}");
-            match execute(&client, &own).await {
-                // The database is gone already.
-                Err(error) if error.reason() == Reason::PostgresqlRefused => {}
-                granted => granted?,
-            }
+            let client = context.app.impatient_connection(&instance, place).await?;
+            execute(&client, &format!("begin; {drop}; rollback")).await?;
         }
-        Ok(())
+        for place in &self.places {
+            let client = context.app.impatient_connection(&instance, place).await?;
+            execute(&client, &drop).await?;
+        }
+        self.keep_rights(context).await
+    }
+
+    /// That takes away what the role may do in its own database too, which stays if
+    /// something still stands in the way.
+    async fn keep_rights(&self, context: &Context) -> Result<()> {
+        let instance = context.instance().await?;
+        let client = context
+            .app
+            .impatient_connection(&instance, "postgres")
+            .await?;
+        let there = "select datname::text from pg_database where datname = $1";
+        let there: Option<String> = fetch(&client, there, &[&self.database]).await?;
+        let Some(database) = there else {
+            return Ok(());
+        };
+        let (database, role) = (quote_identifier(&database), quote_identifier(&self.role));
+        let rights = format!("grant connect, create, temporary on database {database} to {role}");
+        execute(&client, &rights).await
     }
 }

@@ -160,6 +160,8 @@ create table operations (
     -- Whether every step can be taken back.
     cancellable boolean not null,
     cancel_requested boolean not null default false,
+    -- Not claimed while something works on the children of its target.
+    after_children boolean not null default false,
     last_error jsonb,
     failure jsonb,
     outcome jsonb,

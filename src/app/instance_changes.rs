@@ -124,7 +124,7 @@ impl App {
             true => tx.give_up_family(instance.uid, true, &given_up()).await?,
             false => {}
         }
-        tx.refuse_busy_family(instance.uid).await?;
+        tx.refuse_busy_or_undoing(instance.uid).await?;
         self.refuse_kept(&mut accepting, &instance, &delete).await?;
         let mut target = Target::of(&instance)?;
         let plan = if gone {
@@ -219,10 +219,10 @@ impl App {
         to.refuse_deleted(&instance)?;
         self.refuse_gone(&instance)?;
         let uid = instance.uid;
-        match (to, instance.state) {
+        match to {
             // Work on its databases may wait for this very start.
-            (Change::Start, State::Failed) => accepting.tx.refuse_busy(uid).await?,
-            _ => accepting.tx.refuse_busy_family(uid).await?,
+            Change::Start => accepting.tx.refuse_busy(uid).await?,
+            _ => accepting.tx.refuse_busy_or_undoing(uid).await?,
         }
         let target = Target::of(&instance)?;
         if to.nothing_to_do(&instance) {

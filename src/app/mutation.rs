@@ -222,6 +222,7 @@ impl Accepting {
             parameters,
             required_host: target.host,
             cancellable: plan.cancellable(),
+            after_children: plan.after_children,
             stages: plan
                 .steps
                 .iter()

@@ -97,6 +97,8 @@ impl Store {
                 and kind || '@' || plan_version = any($3)
                 and (select count(*) from operations_held h where h.worker = $1
                     and h.instance_uid = coalesce(d.parent_uid, d.target_uid)) < $5
+                and not (d.after_children and exists (select from operations c
+                    where c.parent_uid = d.target_uid and c.end_time is null))
                 order by run_time for update skip locked limit 1)
              returning id, kind, target, target_uid, parent_uid, parameters, state, position,
                 failures, token, failure as "failure: Json<Failure>""#,
@@ -194,7 +196,9 @@ impl Store {
              and (required_host is null or required_host = $1)
              and kind || '@' || plan_version = any($2)
              and (select count(*) from operations_held h where h.worker = $3
-                and h.instance_uid = coalesce(d.parent_uid, d.target_uid)) < $4",
+                and h.instance_uid = coalesce(d.parent_uid, d.target_uid)) < $4
+             and not (d.after_children and exists (select from operations c
+                where c.parent_uid = d.target_uid and c.end_time is null))",
             by.host,
             by.plans,
             by.worker,

@@ -94,6 +94,8 @@ pub struct NewOperation {
     pub required_host: Option<Uuid>,
     /// Whether every step can be taken back.
     pub cancellable: bool,
+    /// Begins when nothing works on the children of the target.
+    pub after_children: bool,
     /// Names and titles of the stages, in order.
     pub stages: Vec<(&'static str, &'static str)>,
 }
@@ -215,25 +217,27 @@ impl Tx {
         record.ok_or_else(missing)?.operation()
     }
 
-    /// Refuses when an operation works on the instance or on one of its children.
+    /// Refuses when an operation works on the instance, or something is being taken back
+    /// on one of its children: that may last for ever. What else works on them ends.
     ///
     /// # Errors
     /// RESOURCE_BUSY; METADATA_UNAVAILABLE.
-    pub async fn refuse_busy_family(&mut self, instance: Uuid) -> Result<()> {
+    pub async fn refuse_busy_or_undoing(&mut self, instance: Uuid) -> Result<()> {
         let busy = sqlx::query_scalar!(
             "select target from operations
-             where (target_uid = $1 or parent_uid = $1) and end_time is null limit 1",
+             where (target_uid = $1 or parent_uid = $1 and state = 'UNDOING')
+                and end_time is null limit 1",
             instance,
         )
         .fetch_optional(self.connection())
-        .named("operations.refuse_busy_family")
+        .named("operations.refuse_busy_or_undoing")
         .await?;
         busy.map_or(Ok(()), |target| Err(self::busy(&target)))
     }
 
     /// Ends what works on the instance or on one of its children without success:
     /// nobody goes on with it. With `undoing_only`, what is only being taken back on a
-    /// child.
+    /// child, and what waits for the children.
     ///
     /// # Errors
     /// METADATA_UNAVAILABLE.
@@ -247,8 +251,10 @@ impl Tx {
             "with ended as (
                 update operations set state = 'FAILED', end_time = clock_timestamp(),
                     lease_until = null, worker = null, token = token + 1, failure = $2
-                where end_time is null and (parent_uid = $1 or (target_uid = $1 and not $4))
-                    and (state = 'UNDOING' or not $4) returning id, target_uid),
+                where end_time is null and (not $4 and (parent_uid = $1 or target_uid = $1)
+                    or parent_uid = $1 and state = 'UNDOING'
+                    or target_uid = $1 and state = 'PENDING' and after_children)
+                returning id, target_uid),
              stages as (
                 update operation_stages s set state = 'FAILED', end_time = clock_timestamp()
                 from ended where s.operation_id = ended.id and s.state = 'RUNNING'),
@@ -289,8 +295,9 @@ impl Tx {
     pub async fn insert_operation(&mut self, new: &NewOperation) -> Result<()> {
         let inserted = sqlx::query!(
             "insert into operations (id, project, kind, plan_version, verb, target, target_uid,
-                parent_uid, principal, parameters, state, required_host, cancellable)
-             values ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, 'PENDING', $11, $12)",
+                parent_uid, principal, parameters, state, required_host, cancellable,
+                after_children)
+             values ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, 'PENDING', $11, $12, $13)",
             new.id,
             new.project.as_str(),
             new.kind,
@@ -303,6 +310,7 @@ impl Tx {
             new.parameters,
             new.required_host,
             new.cancellable,
+            new.after_children,
         )
         .execute(self.connection())
         .raw("operations.insert_operation")

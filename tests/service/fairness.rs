@@ -1,9 +1,9 @@
 //! Nobody keeps the others from the service: no owner, no server that hangs.
 
-use std::fs;
+use std::{fs, time::Duration};
 
 use howdah::{
-    pb::v1::{Connection, DeleteInstanceRequest},
+    pb::v1::{Connection, DeleteInstanceRequest, Instance, StopInstanceRequest, instance::State},
     pg::{self, Host, Login, Target, Tls},
 };
 
@@ -11,7 +11,9 @@ use super::rig::{serve, superuser};
 use crate::{
     soak::crash::world::is_success,
     support::{
-        howdah::{Howdah, Options, create_database, eventually, instance_name, signal, succeeded},
+        howdah::{
+            Howdah, Options, create_database, eventually, instance_name, reason, signal, succeeded,
+        },
         postgres::LIMIT,
     },
 };
@@ -122,4 +124,88 @@ async fn a_frozen_server_can_be_purged() {
     assert_eq!(howdah.local("servers"), Vec::<String>::new());
     // The id is free, and the host is well.
     howdah.instance("orders").await;
+}
+
+/// An operation on an instance is not shut out by a crowd on its databases: it waits for
+/// those that work, and no new ones come before it.
+#[tokio::test(flavor = "multi_thread")]
+async fn an_instance_is_stopped_below_a_crowd() {
+    let howdah = serve().await;
+    howdah.instance("orders").await;
+    let crowd = (0..6).map(|number| crowd(&howdah, number));
+    let crowd = futures::future::join_all(crowd);
+    let stop = async {
+        tokio::time::sleep(Duration::from_secs(1)).await;
+        let request = StopInstanceRequest {
+            name: instance_name("orders"),
+            ..StopInstanceRequest::default()
+        };
+        let accepted = howdah.instances().await.stop_instance(request).await;
+        let stopped = howdah.wait(accepted.unwrap().get_ref()).await;
+        succeeded::<Instance>(&stopped).state()
+    };
+    let (made, state) = tokio::join!(crowd, stop);
+    assert_eq!(state, State::Stopped);
+    assert!(made.iter().sum::<usize>() > 0);
+}
+
+/// Creates databases, one after the other, until the instance is not READY; how many.
+async fn crowd(howdah: &Howdah, number: usize) -> usize {
+    let mut databases = howdah.databases().await;
+    for made in 0.. {
+        let id = format!("shop-{number}-{made}");
+        let accepted = databases
+            .create_database(create_database("orders", &id))
+            .await;
+        match accepted {
+            Ok(operation) => assert!(is_success(&howdah.wait(operation.get_ref()).await)),
+            Err(status) => {
+                let why = reason(&status);
+                assert!(
+                    ["INSTANCE_NOT_READY", "RESOURCE_BUSY"].contains(&why.as_str()),
+                    "{why}"
+                );
+                return made;
+            }
+        }
+    }
+    unreachable!("there is no end of numbers")
+}
+
+/// What waits for its turn does not keep the instance from being deleted by force.
+#[tokio::test(flavor = "multi_thread")]
+async fn force_overtakes_what_has_not_begun() {
+    let howdah = serve().await;
+    howdah.instance("orders").await;
+    let client = superuser(&howdah, "orders", "postgres").await;
+    let hold = "begin; lock table pg_shdescription in exclusive mode";
+    client.batch_execute(hold).await.unwrap();
+    let mut databases = howdah.databases().await;
+    let create = databases
+        .create_database(create_database("orders", "shop"))
+        .await;
+    let create = create.unwrap().into_inner();
+    let request = StopInstanceRequest {
+        name: instance_name("orders"),
+        ..StopInstanceRequest::default()
+    };
+    let stop = howdah.instances().await.stop_instance(request).await;
+    let stop = stop.unwrap().into_inner();
+    let refused = databases
+        .create_database(create_database("orders", "late"))
+        .await;
+    assert!(refused.is_err());
+    let delete = DeleteInstanceRequest {
+        name: instance_name("orders"),
+        force: true,
+        purge: true,
+        ..DeleteInstanceRequest::default()
+    };
+    let deleted = howdah.instances().await.delete_instance(delete).await;
+    assert!(!howdah.operation(&create.name).await.done);
+    client.batch_execute("rollback").await.unwrap();
+    assert!(is_success(&howdah.wait(&create).await));
+    succeeded::<()>(&howdah.wait(deleted.unwrap().get_ref()).await);
+    assert!(howdah.operation(&stop.name).await.done);
+    assert!(howdah.servers().is_empty());
 }

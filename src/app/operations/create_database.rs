@@ -28,6 +28,7 @@ pub(crate) const PLAN: Plan = Plan {
     kind: "database.create",
     version: 1,
     verb: "create",
+    after_children: false,
     tries: plan::TRIES,
     steps: &[
         Step {

@@ -9,6 +9,7 @@ pub(crate) const PLAN: Plan = Plan {
     kind: "instance.create",
     version: 1,
     verb: "create",
+    after_children: false,
     tries: plan::TRIES,
     steps: &[
         Step {

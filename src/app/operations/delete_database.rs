@@ -37,6 +37,7 @@ pub(crate) const PLAN: Plan = Plan {
     kind: "database.delete",
     version: 1,
     verb: "delete",
+    after_children: false,
     tries: plan::TRIES,
     steps: &[
         Step {

@@ -25,6 +25,7 @@ pub(crate) const PLAN: Plan = Plan {
     kind: "instance.delete",
     version: 1,
     verb: "delete",
+    after_children: true,
     tries: plan::TRIES,
     steps: &[Step {
         name: "stop",

@@ -30,6 +30,9 @@ pub(crate) struct Plan {
     pub(crate) version: i32,
     /// What it does, as clients see it.
     pub(crate) verb: &'static str,
+    /// Whether it waits for what works on the children of its resource: nothing new is
+    /// accepted for them meanwhile.
+    pub(crate) after_children: bool,
     /// Tries of a step before it is given up.
     pub(crate) tries: i32,
     /// Its steps, in order.

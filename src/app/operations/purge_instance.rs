@@ -22,6 +22,7 @@ pub(crate) const REMOVE_PLAN: Plan = Plan {
     kind: "instance.remove",
     version: 1,
     verb: "delete",
+    after_children: true,
     tries: plan::TRIES,
     steps: &[
         Step {
@@ -42,6 +43,7 @@ pub(crate) const PURGE_PLAN: Plan = Plan {
     kind: "instance.purge",
     version: 1,
     verb: "purge",
+    after_children: false,
     tries: plan::TRIES,
     steps: &[REMOVE],
     outcome: |_, _| Box::pin(std::future::ready(Ok(Outcome::Empty))),
@@ -54,6 +56,7 @@ pub(crate) const ABANDON_PLAN: Plan = Plan {
     kind: "instance.abandon",
     version: 1,
     verb: "delete",
+    after_children: false,
     tries: plan::TRIES,
     steps: &[Step {
         name: "forget",

@@ -25,6 +25,7 @@ pub(crate) const START_PLAN: Plan = Plan {
     kind: "instance.start",
     version: 1,
     verb: "start",
+    after_children: false,
     tries: plan::TRIES,
     steps: &[START],
     outcome: |tx, uid| Box::pin(steps::instance(tx, uid)),
@@ -35,6 +36,7 @@ pub(crate) const STOP_PLAN: Plan = Plan {
     kind: "instance.stop",
     version: 1,
     verb: "stop",
+    after_children: true,
     tries: plan::TRIES,
     steps: &[Step {
         act: |context| Box::pin(steps::stop_and_stay(context)),
@@ -48,6 +50,7 @@ pub(crate) const RESTART_PLAN: Plan = Plan {
     kind: "instance.restart",
     version: 1,
     verb: "restart",
+    after_children: true,
     tries: plan::TRIES,
     steps: &[STOP, START],
     outcome: |tx, uid| Box::pin(steps::instance(tx, uid)),
@@ -59,6 +62,7 @@ pub(crate) const RECOVER_PLAN: Plan = Plan {
     kind: "instance.recover",
     version: 1,
     verb: "recover",
+    after_children: false,
     // The supervisor asks for it again, with growing pauses.
     tries: 3,
     steps: &[Step {
@@ -76,6 +80,7 @@ pub(crate) const UNDELETE_PLAN: Plan = Plan {
     kind: "instance.undelete",
     version: 1,
     verb: "undelete",
+    after_children: false,
     tries: plan::TRIES,
     steps: &[START],
     outcome: |tx, uid| Box::pin(steps::instance(tx, uid)),

@@ -264,15 +264,6 @@ async fn a_database_in_work_is_left_alone() {
         .delete_database(drop_database("orders", "shop"))
         .await;
     refused(answer, Aborted, "RESOURCE_BUSY");
-    let mut instances = howdah.instances().await;
-    let answer = instances.stop_instance(stop("orders")).await;
-    refused(answer, Aborted, "RESOURCE_BUSY");
-    let request = DeleteInstanceRequest {
-        force: true,
-        ..delete("orders")
-    };
-    let answer = instances.delete_instance(request).await;
-    refused(answer, Aborted, "RESOURCE_BUSY");
     let request = DeleteOperationRequest {
         name: operation.name.clone(),
     };

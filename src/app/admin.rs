@@ -13,6 +13,7 @@ use crate::{
         sqlstate::Meaning,
     },
     pg::{self, Client, Host, Login, Target, Tls},
+    store::lease::Claim,
 };
 
 pub(super) use crate::domain::provider::ADMIN;
@@ -29,6 +30,20 @@ const FORMER_LIMIT: Duration = Duration::from_secs(30);
 /// Longest wait for what users have locked. The step is tried again later: its worker is
 /// free meanwhile, and nobody queues behind our lock.
 const LOCK_LIMIT: Duration = Duration::from_secs(5);
+
+/// Ends the sessions of former claims on a resource; how many. Only one operation at a
+/// time works on it, so that each other one is a former one.
+const END_FORMER: &str = "select count(pg_terminate_backend(pid)) from (
+        select pid, string_to_array(application_name, ' ') as word from pg_stat_activity
+        where usename = 'howdah_admin' and application_name ~ '^howdah-claim [0-9a-f]{16} [0-9a-f]{16} [0-9]{1,15}$'
+    ) claims where word[2] = $1 and (word[3] <> $2 or word[4]::bigint < $3)";
+
+async fn log_in(access: &AdminAccess, name: &str) -> Result<Client> {
+    let (target, login) = (&access.target, &access.login);
+    pg::client::administer(target, login, name, CONNECT_LIMIT, STATEMENT_LIMIT)
+        .await
+        .map_err(classify)
+}
 
 /// Writes nothing where nothing is to be done.
 const CLOSE_TO_PUBLIC: &str = "do $$ declare name text; begin
@@ -123,10 +138,7 @@ impl App {
         database: &str,
     ) -> Result<Client> {
         let access = self.admin_access(instance, database).await?;
-        let (target, login) = (&access.target, &access.login);
-        pg::client::administer(target, login, "howdah", CONNECT_LIMIT, STATEMENT_LIMIT)
-            .await
-            .map_err(classify)
+        log_in(&access, "howdah").await
     }
 
     /// Closes the databases that every server has to PUBLIC: what an owner of another
@@ -138,20 +150,31 @@ impl App {
         Ok(client)
     }
 
-    /// The same, once no former worker's statement on `resource` is under way. The
-    /// lock is held as long as the connection.
+    /// The same for a claim, once no former one's statement on its resource is under way. The lock is held as long as the connection.
+    ///
+    /// A process that is frozen would hold it for ever: the sessions of older claims are
+    /// ended. What they were doing is found or done again.
     pub(super) async fn exclusive_connection(
         &self,
         instance: &Instance,
         database: &str,
-        resource: Uuid,
+        claim: &Claim,
     ) -> Result<Client> {
-        let client = self.admin_connection(instance, database).await?;
-        let (key, _) = resource.as_u64_pair();
+        let access = self.admin_access(instance, database).await?;
+        let ((resource, _), (_, operation)) =
+            (claim.target_uid.as_u64_pair(), claim.id.as_u64_pair());
+        let (key, operation) = (format!("{resource:016x}"), format!("{operation:016x}"));
+        let name = format!("howdah-claim {key} {operation} {}", claim.token);
+        let client = log_in(&access, &name).await?;
+        let former = fetch(&client, END_FORMER, &[&key, &operation, &claim.token]).await?;
+        let former: i64 = former.unwrap_or_default();
+        if former > 0 {
+            tracing::warn!(former, "sessions of a former worker were ended");
+        }
         let lock = format!(
             "set lock_timeout = '{}s'; select pg_advisory_lock({}); set lock_timeout = '{}s'",
             FORMER_LIMIT.as_secs(),
-            key.cast_signed(),
+            resource.cast_signed(),
             LOCK_LIMIT.as_secs(),
         );
         execute(&client, &lock).await?;

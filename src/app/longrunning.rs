@@ -108,7 +108,7 @@ impl App {
     /// Asks for the cancellation of an operation: its finished steps are taken back.
     ///
     /// # Errors
-    /// OPERATION_NOT_FOUND, OPERATION_NOT_CANCELLABLE.
+    /// OPERATION_NOT_FOUND, OPERATION_NOT_CANCELLABLE, HOST_UNAVAILABLE.
     pub async fn cancel_operation(&self, name: &OperationName) -> Result<()> {
         let app = self.clone();
         let name = name.clone();
@@ -120,6 +120,18 @@ impl App {
             if app.parts.store.request_cancel(name.operation).await? {
                 app.wake.notify_one();
                 return Ok(());
+            }
+            if app
+                .parts
+                .store
+                .host_of_operation_is_gone(name.operation)
+                .await?
+            {
+                let message = "the host that works on the operation is gone: nobody can take \
+                     its steps back; deleting the instance with `force` and `purge` gives it up";
+                return Err(
+                    Error::new(Reason::HostUnavailable, message).with_resource(name.to_string())
+                );
             }
             let message = "the operation cannot be cancelled: it has no way back";
             Err(Error::new(Reason::OperationNotCancellable, message)

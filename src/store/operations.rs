@@ -157,7 +157,9 @@ impl Store {
         let updated = sqlx::query!(
             "with cancelled as (
                 update operations set cancel_requested = true, run_time = least(run_time, now())
-                where id = $1 and end_time is null and cancellable and state <> 'UNDOING' returning id)
+                where id = $1 and end_time is null and cancellable and state <> 'UNDOING'
+                and not exists (select from hosts_gone g where g.id = required_host)
+                returning id)
              select pg_notify($2, id::text) from cancelled",
             id,
             CHANNEL,
@@ -166,6 +168,21 @@ impl Store {
         .named("operations.request_cancel")
         .await?;
         Ok(!updated.is_empty())
+    }
+
+    /// Whether an operation is under way that only a host which is gone can work on.
+    ///
+    /// # Errors
+    /// METADATA_UNAVAILABLE.
+    pub async fn host_of_operation_is_gone(&self, id: Uuid) -> Result<bool> {
+        sqlx::query_scalar!(
+            r#"select exists (select from operations o join hosts_gone g on g.id = o.required_host
+                where o.id = $1 and o.end_time is null) as "gone!""#,
+            id,
+        )
+        .fetch_one(&self.pool)
+        .named("operations.host_is_gone")
+        .await
     }
 
     /// Hides a done operation, and answers whether it was done.

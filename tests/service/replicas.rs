@@ -5,7 +5,7 @@ use std::fs::File;
 
 use howdah::{
     pb::{
-        google::longrunning::{Operation, WaitOperationRequest},
+        google::longrunning::{CancelOperationRequest, Operation, WaitOperationRequest},
         v1::{
             DeleteInstanceRequest, Instance, StartInstanceRequest, StopInstanceRequest,
             instance::{LocalProviderConfig, ProviderConfig, State},
@@ -16,7 +16,7 @@ use howdah::{
 
 use rustix::fs::{FlockOperation, flock};
 
-use super::rig::{queries, refused};
+use super::rig::{queries, refused, superuser};
 use crate::{
     soak::crash::world::{is_success, metadata},
     support::{
@@ -244,6 +244,38 @@ async fn a_worker_that_was_frozen_does_no_harm() {
     assert_eq!(succeeded_here(&one, &starting), 0);
 }
 
+/// What a frozen process holds on a user's server does not keep its successor waiting.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_frozen_worker_holds_nothing_on_a_server() {
+    let mut one = Howdah::serve(options().await).await;
+    one.instance("orders").await;
+    one.stop().await;
+    one.start("database.create.role.in_transaction=1*sleep(1500)")
+        .await;
+    let request = crate::support::howdah::create_database("orders", "shop");
+    let accepted = one.databases().await.create_database(request).await;
+    let creating = accepted.unwrap().into_inner();
+    let admin = superuser(&one, "orders", "postgres").await;
+    let inside = "select count(*) from pg_stat_activity where state = 'idle in transaction'";
+    eventually("the role is half made", async || {
+        let row = admin.query_one(inside, &[]).await.unwrap();
+        row.get::<_, i64>(0) == 1
+    })
+    .await;
+    signal(one.pid(), "STOP");
+    let two = Howdah::serve(on_host_of(&one)).await;
+    assert!(is_success(&two.wait(&creating).await));
+    assert!(two.log().contains("sessions of a former worker were ended"));
+    succeeded_once(&two, &creating).await;
+    signal(one.pid(), "CONT");
+    eventually("it gives the operation up", async || {
+        let log = one.log();
+        log.contains("lease lost") || log.contains("lease expired")
+    })
+    .await;
+    two.database("orders", "other").await;
+}
+
 /// A busy system tells of many changes: none of them may keep a lease from being
 /// renewed.
 #[tokio::test(flavor = "multi_thread")]
@@ -361,6 +393,11 @@ async fn a_host_that_is_gone_is_given_up_with_its_work() {
     gone(instances.start_instance(start).await);
     let request = crate::support::howdah::create_database("orders", "shop");
     gone(two.databases().await.create_database(request).await);
+    let cancel = CancelOperationRequest {
+        name: unfinished.name.clone(),
+    };
+    let answer = two.operations().await.cancel_operation(cancel).await;
+    refused(answer, tonic::Code::FailedPrecondition, "HOST_UNAVAILABLE");
     let request = howdah::pb::v1::GetInstanceRequest {
         name: instance_name("orders"),
     };

@@ -66,7 +66,7 @@ pub(super) async fn connect(context: &Context) -> Result<Client> {
     let instance = context.instance().await?;
     context
         .app
-        .exclusive_connection(&instance, "postgres", context.claim.target_uid)
+        .exclusive_connection(&instance, "postgres", &context.claim)
         .await
 }
 

@@ -87,6 +87,10 @@ const LOG: &[(&str, &str)] = &[
     ("unix_socket_permissions", "0700"),
 ];
 
+/// What a user's parameters may say otherwise. A session that logs in and says nothing
+/// holds up whoever drops a database, for a minute by PostgreSQL's own default.
+const DEFAULTS: &[(&str, &str)] = &[("authentication_timeout", "20s")];
+
 /// Enough for Howdah and its users, and a bound on what a forgotten slot holds.
 const REPLICATION: &[(&str, &str)] = &[
     ("wal_level", "logical"),
@@ -201,6 +205,7 @@ impl Contents<'_> {
         if self.ephemeral {
             lines(&mut text, CARELESS);
         }
+        lines(&mut text, DEFAULTS);
         for (name, value) in self.parameters {
             check_name(name)?;
             check_text(name, value)?;

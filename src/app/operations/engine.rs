@@ -25,8 +25,9 @@ use crate::{
     store::lease::{Capability, Claim, Renewal},
 };
 
-/// Pause before a step is tried again while the metadata is away.
+/// First and longest pause before a step is tried again while the metadata is away.
 const OUTAGE_PAUSE: Duration = Duration::from_millis(500);
+const LONGEST_OUTAGE_PAUSE: Duration = Duration::from_secs(4);
 
 /// Shortest sleep of the dispatcher, against a busy loop by clock differences.
 const MIN_SLEEP: Duration = Duration::from_millis(20);
@@ -210,15 +211,18 @@ async fn carry_out(app: &App, claim: Claim, lease: &Lease) {
         app: app.clone(),
         claim,
     };
+    // Tries in a row that have failed here.
+    let mut failures = 0;
     loop {
         let tried = match context.claim.state {
             State::Undoing => take_back(&context, plan).await,
             _ => advance(&context, plan, lease).await,
         };
+        failures = if tried.is_ok() { 0 } else { failures + 1 };
         match tried {
             Ok(Next::Go(claim)) => context.claim = *claim,
             Ok(Next::Leave) => return,
-            Err(error) => match failed(&context, plan, error).await {
+            Err(error) => match failed(&context, plan, error, failures).await {
                 Next::Go(claim) => context.claim = *claim,
                 Next::Leave => return,
             },
@@ -394,8 +398,8 @@ async fn turn_round(context: &Context, plan: &'static Plan, why: &Failure) -> Re
     })))
 }
 
-/// Decides what comes after a failed try.
-async fn failed(context: &Context, plan: &'static Plan, error: Error) -> Next {
+/// Decides what comes after a failed try, one of so many in a row.
+async fn failed(context: &Context, plan: &'static Plan, error: Error, failures: i32) -> Next {
     let claim = &context.claim;
     tracing::warn!(
         step = step(plan, claim.position).map(|step| step.name),
@@ -411,7 +415,8 @@ async fn failed(context: &Context, plan: &'static Plan, error: Error) -> Next {
     let undoing = claim.state == State::Undoing;
     match verdict(&error, claim.attempt, plan.tries) {
         Verdict::Wait => {
-            tokio::time::sleep(OUTAGE_PAUSE).await;
+            let pause = delay(failures).clamp(OUTAGE_PAUSE, LONGEST_OUTAGE_PAUSE);
+            tokio::time::sleep(pause).await;
             Next::Go(Box::new(claim.clone()))
         }
         Verdict::Retry(delay) => put_off(context, delay, &error).await,

@@ -27,12 +27,12 @@ const STATEMENT_LIMIT: Duration = Duration::from_secs(600);
 /// Longest wait for what a former worker's statement still holds.
 const FORMER_LIMIT: Duration = Duration::from_secs(30);
 
-/// Longest wait for what users have locked. The step is tried again later: its worker is
-/// free meanwhile, and nobody queues behind our lock.
+/// Longest wait for a lock that a user's session holds. The step is retried later: its
+/// worker is free meanwhile, and no other session queues behind our lock request.
 const LOCK_LIMIT: Duration = Duration::from_secs(5);
 
-/// Ends the sessions of former claims on a resource; how many. Only one operation at a
-/// time works on it, so that each other one is a former one.
+/// Terminates the sessions of older claims on a resource and returns their number. Only
+/// one operation at a time is active on a resource, so any other operation's is older.
 const END_FORMER: &str = "select count(pg_terminate_backend(pid)) from (
         select pid, string_to_array(application_name, ' ') as word from pg_stat_activity
         where usename = 'howdah_admin' and application_name ~ '^howdah-claim [0-9a-f]{16} [0-9a-f]{16} [0-9]{1,15}$'
@@ -141,19 +141,20 @@ impl App {
         log_in(&access, "howdah").await
     }
 
-    /// Closes the databases that every server has to PUBLIC: what an owner of another
-    /// database leaves open in them would stand in the way of creating and dropping.
-    /// Answers the connection to `postgres` that it was done on.
+    /// Revokes CONNECT on `postgres` and `template1` from PUBLIC: an open transaction of a
+    /// database owner in them would block CREATE DATABASE and DROP DATABASE. Returns the
+    /// connection to `postgres` that it used.
     pub(super) async fn close_to_public(&self, instance: &Instance) -> Result<Client> {
         let client = self.admin_connection(instance, "postgres").await?;
         execute(&client, CLOSE_TO_PUBLIC).await?;
         Ok(client)
     }
 
-    /// The same for a claim, once no former one's statement on its resource is under way. The lock is held as long as the connection.
+    /// A connection that holds an advisory lock on the claim's resource, so that no
+    /// statement of an older claim still runs on it. Closing it releases the lock.
     ///
-    /// A process that is frozen would hold it for ever: the sessions of older claims are
-    /// ended. What they were doing is found or done again.
+    /// A frozen process would hold the lock for ever, so the sessions of older claims are
+    /// terminated first. The step then finds their finished work or does it again.
     pub(super) async fn exclusive_connection(
         &self,
         instance: &Instance,
@@ -181,7 +182,7 @@ impl App {
         Ok(client)
     }
 
-    /// A connection that does not wait long for what users have locked.
+    /// A connection whose statements wait at most 5 s for a lock.
     pub(super) async fn impatient_connection(
         &self,
         instance: &Instance,

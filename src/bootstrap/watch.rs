@@ -101,7 +101,8 @@ impl Watch<'_> {
             detail = error.internal_detail(),
             "not serving: the metadata cannot be used"
         );
-        // Somebody may be restoring it: tables that we make would be in the way.
+        // No migration here: an administrator may be restoring the database, and the
+        // restore would fail on tables that already exist.
         if lost_tables {
             tracing::error!(
                 "the metadata database has lost its tables: it is used again when they are \

@@ -188,7 +188,7 @@ impl From<&config::Error> for Failure {
             Kind::PermissionDenied | Kind::Unauthenticated => Exit::Denied,
             Kind::Unavailable => Exit::Unavailable,
             Kind::DeadlineExceeded => Exit::TimeOver,
-            // By a signal: nobody else ends what runs here.
+            // Only a signal cancels a command that runs in this process.
             Kind::Cancelled => Exit::Interrupted,
             Kind::Unimplemented | Kind::Internal => Exit::Failed,
         };

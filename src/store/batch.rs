@@ -122,7 +122,7 @@ impl<K, V> Drop for Place<K, V> {
         let mut waiting = self.batch.waiting();
         waiting.places_taken -= 1;
         if waiting.places_taken == 0 {
-            // Nobody is left to read for them.
+            // No reader is left: the waiting callers get an error now.
             waiting.reads.clear();
         }
     }
@@ -205,7 +205,7 @@ mod tests {
 
     const LIMIT: Duration = Duration::from_secs(20);
 
-    /// A query that answers twice the key when it is let, and notes what it was asked.
+    /// A query that waits at a gate, answers twice the key, and records its keys.
     #[derive(Clone, Default)]
     struct Query {
         asked: Arc<Mutex<Vec<Vec<u32>>>>,
@@ -268,7 +268,7 @@ mod tests {
         assert_eq!(answers[5..], [unreadable, absent]);
         let asked = query.asked.lock().unwrap().clone();
         let lengths: Vec<usize> = asked.iter().map(Vec::len).collect();
-        // The first two read alone or together, as they come; nobody is asked for twice.
+        // The first reads may share a query or not; no key is queried twice.
         assert_eq!(lengths.iter().sum::<usize>(), 6, "{asked:?}");
         assert!(lengths.len() <= PLACES + 1, "{asked:?}");
         at_rest(&batch).await;

@@ -1,4 +1,4 @@
-//! What stands in the way of deleting a database is found before anything is dropped.
+//! A deletion checks everything that could make it fail before it drops anything.
 
 use howdah::{
     pb::{

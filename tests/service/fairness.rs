@@ -1,20 +1,17 @@
-//! Nobody keeps the others from the service: no owner, no server that hangs.
+//! One database owner, one instance or one hung server does not block the others.
 
-use std::{fs, time::Duration};
+use std::fs;
 
 use howdah::{
-    pb::v1::{Connection, DeleteInstanceRequest, Instance, StopInstanceRequest, instance::State},
-    pg::{self, Host, Login, Target, Tls},
+    pb::v1::{DeleteInstanceRequest, Instance, StopInstanceRequest, instance::State},
+    pg,
 };
 
-use super::rig::{serve, superuser};
+use super::rig::{Metadata, serve, superuser};
 use crate::{
-    soak::crash::world::is_success,
-    support::{
-        howdah::{
-            Howdah, Options, create_database, eventually, instance_name, reason, signal, succeeded,
-        },
-        postgres::LIMIT,
+    soak::crash::world::{connect_to, is_success},
+    support::howdah::{
+        Howdah, Options, create_database, eventually, instance_name, reason, signal, succeeded,
     },
 };
 
@@ -48,21 +45,7 @@ async fn operations_of_one_instance_leave_workers_to_others() {
     }
 }
 
-async fn login(connection: &Connection, database: &str) -> Result<pg::Client, pg::Error> {
-    let target = Target {
-        host: Host::Tcp(connection.host.clone()),
-        port: u16::try_from(connection.port).unwrap(),
-        tls: Tls::Disable,
-    };
-    let login = Login {
-        user: connection.user.clone(),
-        password: Some(connection.password.clone().into()),
-        database: database.into(),
-    };
-    pg::client::connect(&target, &login, LIMIT).await
-}
-
-/// An open transaction there would stand in the way of every creation and deletion.
+/// An open transaction in them would block CREATE DATABASE and DROP DATABASE.
 #[tokio::test(flavor = "multi_thread")]
 async fn owners_stay_out_of_the_databases_that_all_share() {
     let mut howdah = serve().await;
@@ -70,7 +53,7 @@ async fn owners_stay_out_of_the_databases_that_all_share() {
     let connection = howdah.database("orders", "shop").await;
     let closed = async || {
         for database in ["postgres", "template1"] {
-            let refused = login(&connection, database).await.err();
+            let refused = connect_to(&connection, database).await.err();
             let code = refused.as_ref().and_then(pg::Error::sqlstate);
             if code != Some("42501") {
                 return false;
@@ -79,7 +62,7 @@ async fn owners_stay_out_of_the_databases_that_all_share() {
         true
     };
     assert!(closed().await);
-    login(&connection, "shop").await.unwrap();
+    connect_to(&connection, "shop").await.unwrap();
 
     // A server of a former release.
     let admin = superuser(&howdah, "orders", "postgres").await;
@@ -89,6 +72,15 @@ async fn owners_stay_out_of_the_databases_that_all_share() {
     howdah.stop().await;
     howdah.start("").await;
     eventually("they are closed again", closed).await;
+}
+
+fn purge() -> DeleteInstanceRequest {
+    DeleteInstanceRequest {
+        name: instance_name("orders"),
+        force: true,
+        purge: true,
+        ..DeleteInstanceRequest::default()
+    }
 }
 
 /// Processes of the servers of users, also those whose data is in the trash.
@@ -111,13 +103,7 @@ async fn a_frozen_server_can_be_purged() {
     for pid in processes(&howdah) {
         signal(pid, "STOP");
     }
-    let delete = DeleteInstanceRequest {
-        name: instance_name("orders"),
-        force: true,
-        purge: true,
-        ..DeleteInstanceRequest::default()
-    };
-    let accepted = howdah.instances().await.delete_instance(delete).await;
+    let accepted = howdah.instances().await.delete_instance(purge()).await;
     let done = howdah.wait(accepted.unwrap().get_ref()).await;
     succeeded::<()>(&done);
     assert_eq!(processes(&howdah), Vec::<u32>::new());
@@ -135,7 +121,11 @@ async fn an_instance_is_stopped_below_a_crowd() {
     let crowd = (0..6).map(|number| crowd(&howdah, number));
     let crowd = futures::future::join_all(crowd);
     let stop = async {
-        tokio::time::sleep(Duration::from_secs(1)).await;
+        let metadata = Metadata::of(&howdah).await;
+        eventually("the crowd is at work", async || {
+            metadata.count("databases").await >= 6
+        })
+        .await;
         let request = StopInstanceRequest {
             name: instance_name("orders"),
             ..StopInstanceRequest::default()
@@ -195,13 +185,7 @@ async fn force_overtakes_what_has_not_begun() {
         .create_database(create_database("orders", "late"))
         .await;
     assert!(refused.is_err());
-    let delete = DeleteInstanceRequest {
-        name: instance_name("orders"),
-        force: true,
-        purge: true,
-        ..DeleteInstanceRequest::default()
-    };
-    let deleted = howdah.instances().await.delete_instance(delete).await;
+    let deleted = howdah.instances().await.delete_instance(purge()).await;
     assert!(!howdah.operation(&create.name).await.done);
     client.batch_execute("rollback").await.unwrap();
     assert!(is_success(&howdah.wait(&create).await));

@@ -1,5 +1,7 @@
 //! Steps that several operations on instances share.
 
+use std::time::Duration;
+
 use super::{
     context::Context,
     plan::{Commit, commit, nothing},
@@ -15,7 +17,6 @@ use crate::{
     },
     store::{Tx, lease::Claim},
 };
-use std::time::Duration;
 use uuid::Uuid;
 
 /// Points in the middle of [`start`].
@@ -26,7 +27,7 @@ pub(super) const START_POINTS: &[&str] = &[
     "local.start.after_start",
 ];
 
-/// How long a server may take to stop in order whose data nobody needs.
+/// Longest wait for a fast shutdown before a server whose data is deleted too is killed.
 const PATIENCE: Duration = Duration::from_secs(10);
 
 /// Makes the data directory.

@@ -87,8 +87,8 @@ const LOG: &[(&str, &str)] = &[
     ("unix_socket_permissions", "0700"),
 ];
 
-/// What a user's parameters may say otherwise. A session that logs in and says nothing
-/// holds up whoever drops a database, for a minute by PostgreSQL's own default.
+/// Defaults that a user's parameters override. DROP DATABASE waits for sessions that are
+/// still authenticating: up to 60 s with PostgreSQL's own default.
 const DEFAULTS: &[(&str, &str)] = &[("authentication_timeout", "20s")];
 
 /// Enough for Howdah and its users, and a bound on what a forgotten slot holds.

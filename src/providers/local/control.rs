@@ -26,8 +26,8 @@ pub(crate) const DATA: &str = "data";
 /// How often it is looked whether the processes of a killed server are gone.
 const PAUSE: Duration = Duration::from_millis(100);
 
-/// How a server is stopped that did not stop in time, and how long each way may take.
-/// Told to stop at once, the postmaster kills its own processes after 5 s.
+/// Signals for a server that did not stop within the patience, with the wait after each.
+/// After SIGQUIT the postmaster kills its own processes within 5 s.
 const ESCALATION: [(Signal, Duration); 2] = [
     (Signal::QUIT, Duration::from_secs(7)),
     (Signal::KILL, Duration::from_secs(3)),
@@ -118,8 +118,8 @@ impl Cluster {
         self.stop_by(Signal::INT, limit).await
     }
 
-    /// Stops a server that is going to be deleted. What does not end within `patience` is
-    /// told to end at once, and what does not do that either is killed.
+    /// Stops a server that is going to be deleted: a fast shutdown, after `patience` an
+    /// immediate one, then SIGKILL.
     pub(crate) async fn stop_at_any_cost(&self, patience: Duration) -> Result<()> {
         let fast = (Signal::INT, patience);
         for (signal, limit) in std::iter::once(fast).chain(ESCALATION) {

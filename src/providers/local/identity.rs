@@ -73,8 +73,8 @@ pub(crate) fn process(pid: i32, data: &Path) -> Process {
     Process::Stranger { uid: facts.uid() }
 }
 
-/// The processes of a PostgreSQL server on the directory `data`. Somebody's shell there
-/// is none.
+/// The processes of a PostgreSQL server on the directory `data`. Other programs that
+/// have it as working directory, such as a shell, are not among them.
 pub(crate) fn of_server(data: &Path, uid: u32) -> Vec<i32> {
     let Ok(entries) = fs::read_dir("/proc") else {
         return Vec::new();

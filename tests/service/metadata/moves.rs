@@ -80,8 +80,8 @@ async fn an_older_backup_is_restored() {
     let _: Database = succeeded(&howdah.wait(answer.get_ref()).await);
 }
 
-/// Made anew and empty while it serves. Nothing is made in it, since somebody may be
-/// restoring it, and the log says how to begin anew.
+/// The database is dropped and created empty while Howdah serves. Howdah makes no tables
+/// in it, since an administrator may be restoring it, and logs how to begin anew.
 #[tokio::test(flavor = "multi_thread")]
 async fn an_empty_database_takes_its_place() {
     let mut serving = Serving::start(MetadataServer::start().await).await;

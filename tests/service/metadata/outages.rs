@@ -114,7 +114,7 @@ async fn its_connections_are_used_up() {
     serving.serves_again(Instant::now()).await;
 }
 
-/// Connects until nobody gets another session.
+/// Opens sessions until the server refuses further ones.
 async fn use_up(metadata: &MetadataServer) -> Vec<pg::Client> {
     let server = &metadata.server;
     let (target, login) = (server.target(), server.login_as(ROLE, "postgres"));

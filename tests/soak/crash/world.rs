@@ -316,6 +316,11 @@ pub async fn metadata(options: &Options) -> pg::Client {
 
 /// Connects as `GetConnection` says.
 pub async fn connect(connection: &Connection) -> pg::Client {
+    connect_to(connection, &connection.database).await.unwrap()
+}
+
+/// Connects with that login to another database.
+pub async fn connect_to(connection: &Connection, database: &str) -> Result<pg::Client, pg::Error> {
     let target = Target {
         host: Host::Tcp(connection.host.clone()),
         port: u16::try_from(connection.port).unwrap(),
@@ -324,7 +329,7 @@ pub async fn connect(connection: &Connection) -> pg::Client {
     let login = Login {
         user: connection.user.clone(),
         password: Some(connection.password.clone().into()),
-        database: connection.database.clone(),
+        database: database.to_owned(),
     };
-    pg::client::connect(&target, &login, LIMIT).await.unwrap()
+    pg::client::connect(&target, &login, LIMIT).await
 }

@@ -72,8 +72,8 @@ impl Elsewhere {
         Err(Error::new(Reason::RoleInUse, message).with_resource(database.name.to_string()))
     }
 
-    /// Drops what the role owns in other databases, and revokes what it was granted: in
-    /// all of them or, if something stands in the way, in none.
+    /// Drops the role's objects in other databases and revokes its grants there. A trial
+    /// run, rolled back, comes first: if one database refuses, no database is changed.
     pub(super) async fn drop_owned(&self, context: &Context) -> Result<()> {
         let instance = context.instance().await?;
         let drop = format!("drop owned by {}", quote_identifier(&self.role));
@@ -88,8 +88,8 @@ impl Elsewhere {
         self.keep_rights(context).await
     }
 
-    /// That takes away what the role may do in its own database too, which stays if
-    /// something still stands in the way.
+    /// Grants the role its rights on its own database again, which DROP OWNED revokes: the
+    /// database may stay if the drop fails later.
     async fn keep_rights(&self, context: &Context) -> Result<()> {
         let instance = context.instance().await?;
         let client = context

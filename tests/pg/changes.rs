@@ -34,8 +34,6 @@ async fn every_kind_of_change_arrives() {
             "update key(1,-)->3,-",
             "delete key(3,-)",
             "message note hello true",
-            // The first transaction's truncation made a new file of it.
-            "relation public.t(id,v)",
             "truncate 1 cascade=true restart=true",
         ];
         assert_eq!(stream.told(2).await, expected);

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use howdah::pg::pgoutput::{Decoder, Message};
+use howdah::pg::pgoutput::Message;
 use howdah::pg::replication::{Item, Limits, SlotOptions, Snapshot};
 use howdah::pg::{Error, Lsn, Tls};
 
@@ -39,10 +39,7 @@ async fn the_slot_moves_with_acknowledgements_alone() {
         .start(&start_options(&slot), Limits::default())
         .await
         .unwrap();
-    let mut stream = Stream {
-        inner,
-        decoder: Decoder::new(),
-    };
+    let mut stream = Stream::new(inner);
     rig.run("insert into t values (1, 'a')").await;
     let mut end = Lsn::ZERO;
     stream

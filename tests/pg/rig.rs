@@ -1,5 +1,6 @@
 //! A database with a stream, and the stream's messages as text.
 
+use std::collections::HashSet;
 use std::time::Duration;
 
 use howdah::pg::pgoutput::{Decoder, Message, Old, PrepareKind, Tuple, Value};
@@ -75,10 +76,7 @@ impl Rig<'_> {
         let created = tokio::time::timeout(LIMIT, created).await.unwrap().unwrap();
         assert_eq!(created.snapshot, None);
         let inner = connection.start(&options, limits).await.unwrap();
-        Stream {
-            inner,
-            decoder: Decoder::new(),
-        }
+        Stream::new(inner)
     }
 
     pub async fn value(&self, sql: &str) -> String {
@@ -105,9 +103,18 @@ pub fn start_options(slot: &str) -> StartOptions {
 pub struct Stream {
     pub inner: ReplicationStream,
     pub decoder: Decoder,
+    described: HashSet<String>,
 }
 
 impl Stream {
+    pub fn new(inner: ReplicationStream) -> Self {
+        Self {
+            inner,
+            decoder: Decoder::new(),
+            described: HashSet::new(),
+        }
+    }
+
     /// Shows each message to `look` until it says stop.
     pub async fn until(&mut self, mut look: impl FnMut(Message<'_>) -> bool) {
         let work = async {
@@ -139,14 +146,22 @@ impl Stream {
         .await
     }
 
-    /// The messages up to the one that says stop, as text.
+    /// The messages up to the one that says stop, as text. The shape of a table is
+    /// told once: the server may send it again whenever its caches were reset, which
+    /// activity in other databases can cause.
     pub async fn told_until(&mut self, mut stop: impl FnMut(&Message<'_>) -> bool) -> Vec<String> {
         let mut told = Vec::new();
+        let mut described = std::mem::take(&mut self.described);
         self.until(|message| {
-            told.extend(tell(&message));
+            let text = tell(&message);
+            let is_new = |text: &String| {
+                !matches!(message, Message::Relation(_)) || described.insert(text.clone())
+            };
+            told.extend(text.filter(is_new));
             stop(&message)
         })
         .await;
+        self.described = described;
         told
     }
 

@@ -6,8 +6,14 @@ use std::{
     time::{Duration, Instant},
 };
 
+use sqlx::{Connection as _, PgConnection, postgres::PgConnectOptions};
+
 use super::{
-    Shutdown, data_dir::DataDir, keys, metadata::embedded_options, output_file::OutputFile,
+    Shutdown,
+    data_dir::DataDir,
+    keys,
+    metadata::{embedded_options, of_embedded},
+    output_file::OutputFile,
 };
 use crate::{
     config::Config,
@@ -39,6 +45,8 @@ pub struct Backup {
     pub secret_key: Option<PathBuf>,
     /// Whether that file is there.
     pub secret_key_present: bool,
+    /// What is wrong with the file's mode.
+    pub secret_key_exposed: Option<String>,
 }
 
 /// Writes a backup of the embedded metadata, whether a process serves it or not. An
@@ -64,10 +72,14 @@ pub async fn backup(config: Config, to: Destination, force: bool) -> anyhow::Res
         () = shutdown.asked() => return Err(interrupted().into()),
         source = Box::pin(Source::reach(&config)) => source?,
     };
+    let dump = async {
+        refuse_empty(&source.embedded).await?;
+        source.embedded.dump(written).await
+    };
     let dumped = tokio::select! {
         biased;
         () = shutdown.asked() => Err(interrupted()),
-        dumped = source.embedded.dump(written) => dumped,
+        dumped = dump => dumped,
     };
     let closed = source.close().await;
     dumped?;
@@ -76,6 +88,7 @@ pub async fn backup(config: Config, to: Destination, force: bool) -> anyhow::Res
     let secret_key = keys::file(&config);
     Ok(Backup {
         bytes,
+        secret_key_exposed: keys::exposed(&config),
         secret_key_present: secret_key.as_deref().is_none_or(std::path::Path::exists),
         secret_key,
     })
@@ -126,6 +139,34 @@ impl Source {
             None => Ok(()),
         }
     }
+}
+
+/// Refuses metadata that no start has filled yet: a restore would refuse its backup.
+async fn refuse_empty(embedded: &Embedded) -> Result<()> {
+    let applied = migrations(&of_embedded(&embedded.access())).await;
+    let applied = applied.map_err(|error| {
+        let message = "the metadata cannot be read";
+        Error::new(Reason::MetadataUnavailable, message).with_source(error)
+    })?;
+    if !applied.is_empty() {
+        return Ok(());
+    }
+    let message = "there is nothing to back up yet: the metadata has not been served";
+    Err(Error::new(Reason::MetadataNotFound, message))
+}
+
+/// The migrations that a database has, the newest first.
+pub(super) async fn migrations(options: &PgConnectOptions) -> Result<Vec<i64>, sqlx::Error> {
+    let mut connection = PgConnection::connect_with(options).await?;
+    let sql = "select to_regclass('public._sqlx_migrations') is not null";
+    let present: bool = sqlx::query_scalar(sql).fetch_one(&mut connection).await?;
+    let sql = "select version from public._sqlx_migrations order by version desc";
+    let applied = match present {
+        true => sqlx::query_scalar(sql).fetch_all(&mut connection).await?,
+        false => Vec::new(),
+    };
+    connection.close().await?;
+    Ok(applied)
 }
 
 /// Refuses a metadata database that is not embedded.

@@ -112,10 +112,13 @@ pub(super) fn read(directory: &Path, name: &str) -> Result<Option<String>> {
         Ok(bytes) => Ok(Some(String::from_utf8_lossy(&bytes).into_owned())),
         Err(error) if error.kind() == ErrorKind::NotFound => Ok(None),
         Err(error) => {
+            let remedy = match error.kind() {
+                ErrorKind::IsADirectory => "move that away",
+                _ => "correct its owner and mode",
+            };
             let message = format!(
-                "{} cannot be read ({}): correct its owner and mode, or put it back from a backup",
+                "{} cannot be read ({error}): {remedy}, or put it back from a backup",
                 path.display(),
-                error.kind()
             );
             Err(Error::new(Reason::DataDirDamaged, message).with_source(error))
         }
@@ -133,6 +136,6 @@ fn private(directory: &Path, name: &str) -> std::io::Result<File> {
 }
 
 fn unwritable(path: &Path, error: std::io::Error) -> Error {
-    let message = format!("cannot write {}: {}", path.display(), error.kind());
+    let message = format!("cannot write {}: {error}", path.display());
     Error::new(Reason::DataDirUnwritable, message).with_source(error)
 }

@@ -1,23 +1,34 @@
 //! Checks for `howdah doctor` that need more than the settings.
 
+mod data_dir;
 mod keys;
 
-use std::time::Duration;
+use std::{str::FromStr, time::Duration};
 
 use secrecy::ExposeSecret;
+use sqlx::{Connection as _, PgConnection, postgres::PgConnectOptions};
 
-use super::run_as;
+use super::{
+    metadata::{embedded_options, of_embedded},
+    run_as,
+};
 use crate::{
     config::{Config, Finding},
-    providers::local::installations,
+    providers::local::{
+        embedded::{Absent, Embedded},
+        installations,
+    },
 };
+
+const METADATA: &str = "metadata database";
 
 /// Longest wait for the metadata database.
 const LIMIT: Duration = Duration::from_secs(5);
 
-/// Looks for PostgreSQL and for the metadata database that is given.
+/// Looks for PostgreSQL, at the files of the data directory and at the metadata.
 pub async fn doctor(config: &Config) -> Vec<Finding> {
     let mut findings = vec![engines(config).await];
+    findings.extend(data_dir::check(config));
     findings.extend(metadata(config).await);
     findings
 }
@@ -47,23 +58,31 @@ async fn engines(config: &Config) -> Finding {
 }
 
 async fn metadata(config: &Config) -> Vec<Finding> {
-    use sqlx::{Connection as _, PgConnection};
-    const CHECK: &str = "metadata database";
-    let Some(url) = &config.database_url else {
-        return Vec::new();
+    let options = match &config.database_url {
+        Some(url) => PgConnectOptions::from_str(url.expose_secret()),
+        None => match embedded(config).await {
+            Ok(Some(options)) => Ok(options),
+            Ok(None) => return Vec::new(),
+            Err(finding) => return vec![finding],
+        },
     };
-    let connecting = PgConnection::connect(url.expose_secret());
+    let connecting = async { PgConnection::connect_with(&options?).await };
     let finding = match tokio::time::timeout(LIMIT, connecting).await {
         Ok(Ok(mut connection)) => {
             let keys = keys::check(config, &mut connection);
             let keys = tokio::time::timeout(LIMIT, keys).await;
             let _ = connection.close().await;
-            let mut findings = vec![Finding::ok(CHECK, "answers")];
+            let mut findings = vec![Finding::ok(METADATA, "answers")];
             findings.extend(keys.ok());
             return findings;
         }
+        Ok(Err(_)) | Err(_) if config.database_url.is_none() => Finding::fail(
+            METADATA,
+            "the embedded server runs and does not answer",
+            "look at metadata/data/log in the data directory",
+        ),
         Ok(Err(sqlx::Error::Database(error))) => Finding::fail(
-            CHECK,
+            METADATA,
             format!(
                 "refuses: {} (SQLSTATE {})",
                 error.message(),
@@ -72,10 +91,30 @@ async fn metadata(config: &Config) -> Vec<Finding> {
             "check the user, the password and the database of HOWDAH_DATABASE_URL",
         ),
         Ok(Err(_)) | Err(_) => Finding::fail(
-            CHECK,
+            METADATA,
             "does not answer",
             "check the host and port of HOWDAH_DATABASE_URL and that the server runs",
         ),
     };
     vec![finding]
+}
+
+/// The embedded server, if it runs. Nothing is started.
+async fn embedded(config: &Config) -> Result<Option<PgConnectOptions>, Finding> {
+    let options = embedded_options(config, Absent::Refuse);
+    let attached = tokio::time::timeout(LIMIT, Embedded::attach(&options)).await;
+    let silent = || {
+        let message = "the embedded server runs and does not answer";
+        Finding::fail(
+            METADATA,
+            message,
+            "look at metadata/data/log in the data directory",
+        )
+    };
+    let attached = attached.map_err(|_| silent())?;
+    // What keeps it from being looked at is told by the check of the files.
+    Ok(attached
+        .ok()
+        .flatten()
+        .map(|embedded| of_embedded(&embedded.access())))
 }

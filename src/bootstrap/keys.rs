@@ -1,6 +1,10 @@
 //! The keys that stored secrets are sealed with.
 
-use std::path::{Path, PathBuf};
+use std::{
+    fs,
+    os::unix::fs::MetadataExt,
+    path::{Path, PathBuf},
+};
 
 use base64::{Engine as _, engine::general_purpose::STANDARD};
 use secrecy::{ExposeSecret, SecretSlice, SecretString};
@@ -30,6 +34,9 @@ pub(super) fn keyring(config: &Config, data_dir: &DataDir, random: &dyn Random) 
         let text = SecretString::from(STANDARD.encode(bytes));
         data_dir.replace(FILE, text.expose_secret())?;
     }
+    if let Some(message) = exposed(config) {
+        tracing::warn!("{message}");
+    }
     present(config)
 }
 
@@ -52,6 +59,20 @@ pub(super) fn present(config: &Config) -> Result<Keyring> {
 pub(super) fn file(config: &Config) -> Option<PathBuf> {
     let own = config.secret_keys.current.is_none();
     own.then(|| config.data_dir.join(FILE))
+}
+
+/// What is wrong with the mode of the data directory's key file, and what to type: the
+/// key opens every stored password, so the file is its owner's alone.
+pub(super) fn exposed(config: &Config) -> Option<String> {
+    let path = file(config)?;
+    let mode = fs::metadata(&path).ok()?.mode() & 0o777;
+    let shown = path.display();
+    (mode & 0o077 != 0).then(|| {
+        format!(
+            "{shown} is open to others than its owner (mode {mode:04o}): type chmod 0600 {shown}, \
+             and rotate the key if somebody may have read it"
+        )
+    })
 }
 
 fn own_key(data_dir: &Path) -> Result<SecretSlice<u8>> {

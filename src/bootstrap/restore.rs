@@ -3,11 +3,11 @@
 
 use std::path::PathBuf;
 
-use sqlx::{Connection as _, PgConnection, postgres::PgConnectOptions};
+use sqlx::postgres::PgConnectOptions;
 
 use super::{
     Shutdown,
-    backup::{interrupted, refuse_external},
+    backup::{interrupted, migrations, refuse_external},
     data_dir::DataDir,
     keys,
     metadata::{embedded_options, fixed, of_embedded, store},
@@ -16,7 +16,7 @@ use crate::{
     config::Config,
     domain::{Error, Reason, Result, version::Version},
     providers::local::embedded::{
-        Absent, Access, Archive, Embedded, RESTORED, RESTORING, Trace, refuse_absent, trace,
+        Absent, Access, Archive, Embedded, FORMER, RESTORED, RESTORING, Trace, refuse_absent, trace,
     },
     store::{migrate, sealing::Keyring},
 };
@@ -78,15 +78,26 @@ pub async fn restore(config: Config, file: PathBuf) -> anyhow::Result<Restored> 
 /// Puts back what was there before the last restore.
 ///
 /// # Errors
-/// METADATA_NOT_FOUND when there is nothing to put back; CONFIG_INVALID,
-/// DATA_DIR_IN_USE.
+/// METADATA_NOT_FOUND when there is nothing to put back; SECRET_KEY_INVALID when the key
+/// does not open it; METADATA_SCHEMA_MISMATCH, CONFIG_INVALID, DATA_DIR_IN_USE.
 pub async fn restore_former(config: Config) -> anyhow::Result<()> {
     refuse_external(&config)?;
     let options = embedded_options(&config, Absent::Refuse);
     refuse_absent(&config.data_dir)?;
+    let keyring = keys::present(&config)?;
     let _locked = DataDir::open(&config.data_dir)?;
     let embedded = Box::pin(Embedded::open(options)).await?;
-    let exchanged = embedded.exchange_back().await;
+    let exchanged = async {
+        embedded.find_former().await?;
+        if !known_migrations(&database(&embedded, FORMER))
+            .await?
+            .is_empty()
+        {
+            opens(&config, database(&embedded, FORMER), &keyring).await?;
+        }
+        embedded.exchange_back().await
+    };
+    let exchanged = exchanged.await;
     let stopped = embedded.stop().await;
     exchanged?;
     Ok(stopped?)
@@ -102,11 +113,23 @@ async fn fill(
 ) -> Result<()> {
     embedded.prepare_restore().await?;
     embedded.load(archive, RESTORED).await?;
-    let options = of_embedded(&Access {
-        database: RESTORED.to_owned(),
+    let restored = database(embedded, RESTORED);
+    if known_migrations(&restored).await?.is_empty() {
+        let message = "the backup holds no metadata: it was taken before the first start";
+        return Err(Error::new(Reason::BackupInvalid, message));
+    }
+    opens(config, restored, keyring).await
+}
+
+fn database(embedded: &Embedded, name: &str) -> PgConnectOptions {
+    of_embedded(&Access {
+        database: name.to_owned(),
         ..embedded.access()
-    });
-    check_migrations(&options).await?;
+    })
+}
+
+/// Brings a database to this program's schema and sees that the keys open it.
+async fn opens(config: &Config, options: PgConnectOptions, keyring: &Keyring) -> Result<()> {
     let store = store(config, fixed(options));
     let checked = async {
         store.migrate().await?;
@@ -117,29 +140,16 @@ async fn fill(
     checked
 }
 
-/// Refuses what a newer release has made. Releases that serve from one database may
-/// differ, but here nobody serves, and a restore must not hide what it cannot read.
-async fn check_migrations(options: &PgConnectOptions) -> Result<()> {
-    let applied = async {
-        let mut connection = PgConnection::connect_with(options).await?;
-        let sql = "select version from _sqlx_migrations order by version desc";
-        let applied: Vec<i64> = sqlx::query_scalar(sql).fetch_all(&mut connection).await?;
-        connection.close().await?;
-        Ok::<_, sqlx::Error>(applied)
-    };
-    let applied = applied.await.map_err(|error| {
+/// The migrations of a database. Refuses what a newer release has made: releases that
+/// serve from one database may differ, but here nobody serves, and a restore must not
+/// hide what it cannot read.
+async fn known_migrations(options: &PgConnectOptions) -> Result<Vec<i64>> {
+    let applied = migrations(options).await.map_err(|error| {
         let message = "the migrations in the backup cannot be read";
         Error::new(Reason::BackupInvalid, message).with_source(error)
     })?;
-    if applied.is_empty() {
-        let message = "the backup holds no metadata: it was taken before the first start";
-        return Err(Error::new(Reason::BackupInvalid, message));
-    }
-    match applied
-        .into_iter()
-        .find(|version| !migrate::knows(*version))
-    {
-        None => Ok(()),
+    match applied.iter().find(|version| !migrate::knows(**version)) {
+        None => Ok(applied),
         Some(version) => Err(Error::new(
             Reason::MetadataSchemaMismatch,
             format!(

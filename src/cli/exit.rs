@@ -199,7 +199,7 @@ impl From<&config::Error> for Failure {
             reason: error.reason().as_str().to_owned(),
             // This process is the server: its operator is the one who may know.
             notes: Some(detail)
-                .filter(|detail| !detail.is_empty())
+                .filter(|detail| !error.message().contains(detail))
                 .into_iter()
                 .collect(),
         }

@@ -1,13 +1,15 @@
 //! `howdah metadata`.
 
 use std::{
-    io::{self, Write},
+    io::{self, IsTerminal, Write},
     path::PathBuf,
 };
 
 use clap::{Args, Subcommand, ValueHint};
+use serde_json::json;
 
 use super::{
+    arguments::Output,
     exit::{Exit, Failure},
     to_its_end,
 };
@@ -48,62 +50,119 @@ pub(super) struct Restore {
     settings: ServeArguments,
 }
 
-pub(super) fn run(command: Command) -> Result<Exit, Failure> {
-    let said = match command {
+/// What a command has done: for people on stderr, for programs as JSON.
+struct Told {
+    text: String,
+    json: serde_json::Value,
+    /// Standard output may be the backup.
+    stdout_is_taken: bool,
+}
+
+pub(super) fn run(command: Command, output: Output) -> Result<Exit, Failure> {
+    let told = match command {
         Command::Backup(arguments) => backup(arguments)?,
         Command::Restore(arguments) => restore(arguments)?,
     };
-    // Standard output may be the backup. Nobody may be reading this.
-    let _ = io::stderr().write_all(said.as_bytes());
+    // The work is done, whether or not somebody reads this.
+    let _ = match output {
+        Output::Table => io::stderr().write_all(told.text.as_bytes()),
+        Output::Json if told.stdout_is_taken => writeln!(io::stderr(), "{:#}", told.json),
+        Output::Json => writeln!(io::stdout(), "{:#}", told.json),
+    };
     Ok(Exit::Success)
 }
 
-fn backup(arguments: Backup) -> Result<String, Failure> {
+fn backup(arguments: Backup) -> Result<Told, Failure> {
+    let stdout_is_taken = arguments.file.as_os_str() == "-";
+    if stdout_is_taken && io::stdout().is_terminal() {
+        let message = "a backup is not written to a terminal: give a file, or pipe it on";
+        return Err(Failure::new(Exit::Usage, message));
+    }
     let config = Config::load(&arguments.settings)?;
     let place = config.data_dir.clone();
-    let to = match arguments.file.as_os_str() == "-" {
+    let to = match stdout_is_taken {
         true => Destination::Stdout,
         false => Destination::File(arguments.file.clone()),
     };
     let backup = to_its_end(bootstrap::backup(config, to, arguments.force))?;
-    let mut said = format!("backed up the metadata in {}", place.display());
+    let file = arguments.file.display().to_string();
+    let mut text = format!("backed up the metadata in {}", place.display());
     if let Some(bytes) = backup.bytes {
-        said = format!("{said}: {}, {bytes} bytes", arguments.file.display());
+        text = format!("{text}: {file}, {bytes} bytes");
     }
     let key = match &backup.secret_key {
         Some(file) => file.display().to_string(),
         None => "the secret key of the settings".to_owned(),
     };
-    said.push_str(&format!(
+    text.push_str(&format!(
         "\nkeep {key} too, apart from it: without the key the passwords in the backup cannot be \
          read\n"
     ));
-    if !backup.secret_key_present {
-        said.push_str(&format!("warning: {key} is missing\n"));
+    let missing = (!backup.secret_key_present).then(|| format!("{key} is missing"));
+    let warnings: Vec<String> = missing
+        .into_iter()
+        .chain(backup.secret_key_exposed)
+        .collect();
+    for warning in &warnings {
+        text.push_str(&format!("warning: {warning}\n"));
     }
-    Ok(said)
+    let json = json!({
+        "file": file,
+        "bytes": backup.bytes,
+        "secretKeyFile": backup.secret_key,
+        "warnings": warnings,
+    });
+    Ok(Told {
+        text,
+        json,
+        stdout_is_taken,
+    })
 }
 
-fn restore(arguments: Restore) -> Result<String, Failure> {
+fn restore(arguments: Restore) -> Result<Told, Failure> {
+    let Some(file) = arguments.file else {
+        return restore_former(&arguments.settings);
+    };
+    if file.as_os_str() == "-" {
+        let message = "a restore reads the file twice, so standard input will not do: write it \
+                       to a file first";
+        return Err(Failure::new(Exit::Usage, message));
+    }
     let config = Config::load(&arguments.settings)?;
     let place = config.data_dir.display().to_string();
-    let Some(file) = arguments.file else {
-        to_its_end(bootstrap::restore_former(config))?;
-        return Ok(format!(
-            "put back what was in {place} before the last restore; the same command undoes this\n"
-        ));
-    };
     let shown = file.display().to_string();
     let restored = to_its_end(bootstrap::restore(config, file))?;
-    let mut said = format!(
+    let mut text = format!(
         "restored the metadata in {place} from {shown}, a backup of PostgreSQL {}\n",
         restored.taken_from
     );
     if restored.replaced {
-        said.push_str(
+        text.push_str(
             "what was there before is kept until the next restore: `howdah metadata restore \
              --former` puts it back\n",
         );
     }
-    Ok(said)
+    let json = json!({
+        "file": shown,
+        "takenFrom": restored.taken_from.to_string(),
+        "formerKept": restored.replaced,
+    });
+    Ok(Told {
+        text,
+        json,
+        stdout_is_taken: false,
+    })
+}
+
+fn restore_former(settings: &ServeArguments) -> Result<Told, Failure> {
+    let config = Config::load(settings)?;
+    let place = config.data_dir.display().to_string();
+    to_its_end(bootstrap::restore_former(config))?;
+    Ok(Told {
+        text: format!(
+            "put back what was in {place} before the last restore; the same command undoes this\n"
+        ),
+        json: json!({ "formerKept": true }),
+        stdout_is_taken: false,
+    })
 }

@@ -61,7 +61,7 @@ fn dispatch(arguments: Arguments) -> Result<Exit, Failure> {
             let config = Config::load(&settings)?;
             to_its_end(bootstrap::migrate(config)).map(|()| Exit::Success)
         }
-        Command::Metadata(command) => metadata::run(command),
+        Command::Metadata(command) => metadata::run(command, global.output),
         Command::Doctor(settings) => runtime()?.block_on(doctor::run(&settings, global.output)),
         Command::Config(command) => config::run(&command, global.output),
         Command::Completion { shell } => {
@@ -110,6 +110,8 @@ fn client(command: impl Future<Output = Result<(), Failure>>) -> Result<Exit, Fa
         let mut interrupt = signal(SignalKind::interrupt())
             .map_err(|error| Failure::new(Exit::Failed, format!("no signals: {error}")))?;
         tokio::select! {
+            // First: a command that waits says what goes on without it.
+            biased;
             result = command => result.map(|()| Exit::Success),
             _ = interrupt.recv() => Ok(Exit::Interrupted),
         }

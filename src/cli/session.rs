@@ -5,9 +5,11 @@ use std::{
     time::Duration,
 };
 
+use tokio::signal::unix::{SignalKind, signal};
+
 use super::{
     arguments::{Global, Output},
-    exit::Failure,
+    exit::{Exit, Failure},
     names::Names,
     output::{Sheet, json},
     progress::Progress,
@@ -75,9 +77,22 @@ impl Session {
         let waited = self
             .client
             .wait(name, wait, |metadata| progress.show(metadata));
-        let result = waited.await;
+        let mut interrupt = signal(SignalKind::interrupt())
+            .map_err(|error| Failure::new(Exit::Failed, format!("no signals: {error}")))?;
+        let result = tokio::select! {
+            waited = waited => waited.map_err(Failure::from),
+            _ = interrupt.recv() => Err(self.interrupted(name)),
+        };
         progress.clear();
-        Ok(result?)
+        result
+    }
+
+    fn interrupted(&self, name: &str) -> Failure {
+        let message = format!("interrupted; operation {name} goes on");
+        let id = self.names.short(name);
+        Failure::new(Exit::Interrupted, message)
+            .note(format!("`howdah operations wait {id}` waits for it again"))
+            .note(format!("`howdah operations cancel {id}` cancels it"))
     }
 
     /// Says something to people, beside the output.

@@ -17,7 +17,7 @@ pub type Source = Arc<dyn Fn() -> Result<PgConnectOptions, String> + Send + Sync
 
 /// Settings of a role, a database or a server that would change what our statements mean
 /// or how durable they are. Values in the startup packet are stronger than all of those.
-const PINNED: [(&str, &str); 10] = [
+const PINNED: [(&str, &str); 11] = [
     ("default_transaction_isolation", "read committed"),
     ("default_transaction_read_only", "off"),
     ("default_transaction_deferrable", "off"),
@@ -30,6 +30,8 @@ const PINNED: [(&str, &str); 10] = [
     ("standard_conforming_strings", "on"),
     ("transform_null_equals", "off"),
     ("lock_timeout", "5s"),
+    // "relation already exists, skipping" of a migration is no news.
+    ("client_min_messages", "warning"),
 ];
 
 /// Asked on each new connection. What releases before 17 do not have cannot be in the

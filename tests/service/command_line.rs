@@ -263,3 +263,39 @@ async fn what_a_slot_waits_for_is_told_first() {
             .success()
     );
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_interrupted_wait_says_how_to_go_on() {
+    let howdah = Howdah::serve(Options::default()).await;
+    let user = User::of(&howdah);
+    let mut child = user
+        .command("instances create orders --wait")
+        .spawn()
+        .unwrap();
+    let listed = async {
+        loop {
+            let list = user.run("operations list -o json").await;
+            let list: Value = serde_json::from_str(&list.stdout).unwrap();
+            if let Some(name) = list["operations"][0]["name"].as_str() {
+                return name.to_owned();
+            }
+        }
+    };
+    let name = timeout(LIMIT, listed).await.unwrap();
+    // The waiting begins after the answer that the list has seen.
+    tokio::time::sleep(std::time::Duration::from_millis(100)).await;
+    crate::support::howdah::signal(child.id().unwrap(), "INT");
+    let mut said = String::new();
+    let mut stderr = child.stderr.take().unwrap();
+    stderr.read_to_string(&mut said).await.unwrap();
+    let status = timeout(LIMIT, child.wait()).await.unwrap().unwrap();
+    assert_eq!(status.code(), Some(130), "{said}");
+    assert!(said.contains("goes on"), "{said}");
+    let id = name.rsplit('/').next().unwrap();
+    let wait = user.run(&format!("operations wait {id}")).await;
+    assert!(
+        said.contains(&format!("`howdah operations wait {id}`")),
+        "{said}"
+    );
+    assert_eq!(wait.code, Some(0), "{wait:?}");
+}

@@ -193,3 +193,26 @@ async fn a_pg_dump_that_is_missing_is_named() {
     assert!(said.contains("postgresql-client-18"), "{said}");
     assert!(!Path::new(&file).exists() && !Path::new(&format!("{file}.new")).exists());
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_no_restore_would_take_is_not_written() {
+    let howdah = Howdah::serve(Options::default()).await;
+    let file = place(&howdah, "b");
+    let written = metadata(&howdah, &["backup", &file, "-o", "json"]);
+    done(&written);
+    let told: serde_json::Value = serde_json::from_slice(&written.stdout).unwrap();
+    assert_eq!(told["file"], file.as_str());
+    assert_eq!(told["bytes"], fs::metadata(&file).unwrap().len());
+    assert_eq!(told["warnings"], serde_json::json!([]));
+
+    // As a start leaves it that ended before the first migration.
+    let session = session(&howdah, "howdah").await;
+    let sql = "drop schema public cascade; create schema public";
+    session.batch_execute(sql).await.unwrap();
+    let early = place(&howdah, "early");
+    refused(
+        &metadata(&howdah, &["backup", &early]),
+        "METADATA_NOT_FOUND",
+    );
+    assert!(!Path::new(&early).exists());
+}

@@ -263,3 +263,46 @@ async fn a_restore_that_fails_leaves_nothing_to_be_served() {
     howdah.start("").await;
     assert_eq!(instance(&howdah, "orders").await.unwrap().uid, orders.uid);
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_former_metadata_needs_its_key() {
+    let mut howdah = Howdah::serve(Options::default()).await;
+    howdah.instance("orders").await;
+    let file = place(&howdah, "b");
+    done(&metadata(&howdah, &["backup", &file]));
+    howdah.instance("later").await;
+    howdah.stop().await;
+    let restored = metadata(&howdah, &["restore", &file, "-o", "json"]);
+    done(&restored);
+    let restored: serde_json::Value = serde_json::from_slice(&restored.stdout).unwrap();
+    assert_eq!(restored["formerKept"], true);
+    assert!(restored["takenFrom"].as_str().unwrap().starts_with("15."));
+
+    let key = howdah.data_dir().join("secret.key");
+    let known = fs::read(&key).unwrap();
+    fs::write(&key, SECRET_KEY).unwrap();
+    refused(
+        &metadata(&howdah, &["restore", "--former"]),
+        "SECRET_KEY_INVALID",
+    );
+    fs::write(&key, known).unwrap();
+    howdah.start("").await;
+    assert!(
+        instance(&howdah, "later").await.is_err(),
+        "nothing was changed"
+    );
+    howdah.stop().await;
+    done(&metadata(&howdah, &["restore", "--former"]));
+    howdah.start("").await;
+    assert!(instance(&howdah, "later").await.is_ok());
+}
+
+#[test]
+fn a_restore_does_not_read_standard_input() {
+    let howdah = Howdah::new(Options::default());
+    let output = metadata(&howdah, &["restore", "-"]);
+    assert_eq!(output.status.code(), Some(2));
+    let said = String::from_utf8(output.stderr).unwrap();
+    assert!(said.contains("to a file first"), "{said}");
+    assert!(!howdah.data_dir().exists());
+}

@@ -1,11 +1,10 @@
 //! Which keys the stored secrets are sealed with: whether a rotation is finished.
 
-use secrecy::{ExposeSecret, SecretSlice};
 use sqlx::PgConnection;
 
 use crate::{
+    bootstrap::keys,
     config::{Config, Finding},
-    domain::Result,
     store::sealing::{KeyUse, Keyring, key_uses},
 };
 
@@ -13,22 +12,13 @@ const CHECK: &str = "secret keys";
 
 /// Compares the keys that the metadata need with those that are given.
 pub(super) async fn check(config: &Config, metadata: &mut PgConnection) -> Finding {
-    let compared = match given(config) {
+    let compared = match keys::present(config) {
         Ok(given) => key_uses(metadata).await.map(|uses| compare(&uses, &given)),
         Err(error) => Err(error),
     };
     compared.unwrap_or_else(|error| {
         Finding::warn(CHECK, error.message(), "look at the metadata database")
     })
-}
-
-fn given(config: &Config) -> Result<Keyring> {
-    let keys = &config.secret_keys;
-    let all = keys.current.iter().chain(&keys.previous);
-    let all: Vec<_> = all
-        .map(|key| SecretSlice::from(key.expose_secret().to_vec()))
-        .collect();
-    Keyring::new(&all)
 }
 
 fn compare(uses: &[KeyUse], given: &Keyring) -> Finding {
@@ -77,6 +67,8 @@ fn describe(key: &KeyUse) -> String {
 
 #[cfg(test)]
 mod tests {
+    use secrecy::SecretSlice;
+
     use super::*;
     use crate::config::finding::Status;
 

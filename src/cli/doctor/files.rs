@@ -94,6 +94,11 @@ fn private(check: &str, path: &Path) -> Finding {
             format!("{shown} can be read by every user of this machine"),
             format!("chmod o-rwx {shown}"),
         ),
+        Ok(metadata) if metadata.mode() & 0o022 != 0 => Finding::warn(
+            check,
+            format!("{shown} can be replaced by others than its owner"),
+            format!("chmod go-w {shown}"),
+        ),
         Ok(_) => Finding::ok(check, format!("{shown} can be read, and not by everybody")),
         Err(error) => Finding::fail(check, format!("{shown} cannot be read: {error}"), ""),
     }
@@ -128,6 +133,8 @@ mod tests {
         let path = write("k.pem", &made.signing_key.serialize_pem());
         let mode = |mode| fs::set_permissions(&path, Permissions::from_mode(mode)).unwrap();
         mode(0o644);
+        assert_eq!(key(&path).status, Status::Warn);
+        mode(0o620);
         assert_eq!(key(&path).status, Status::Warn);
         mode(0o600);
         assert_eq!(key(&path).status, Status::Ok);

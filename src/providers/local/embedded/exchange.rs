@@ -58,21 +58,32 @@ impl Embedded {
         Ok(())
     }
 
-    /// Puts back what was there before the last restore; what is there now is kept in
-    /// its place.
+    /// Refuses when there is nothing to put back.
     ///
     /// # Errors
-    /// METADATA_NOT_FOUND when there is nothing to put back; as
-    /// [`Embedded::prepare_restore`].
-    pub async fn exchange_back(&self) -> Result<()> {
+    /// METADATA_NOT_FOUND; as [`Embedded::prepare_restore`].
+    pub async fn find_former(&self) -> Result<()> {
         let client = self.administer().await?;
         let sql = "select count(*) from pg_database where datname = $1";
         let found = client.query_one(sql, &[&FORMER]).await;
         let found: i64 = found.map_err(|error| refused(error.into()))?.get(0);
-        if found == 0 {
-            let message = "there is nothing to put back: no restore was made here";
-            return Err(Error::new(Reason::MetadataNotFound, message));
+        match found {
+            0 => {
+                let message = "there is nothing to put back: no restore was made here";
+                Err(Error::new(Reason::MetadataNotFound, message))
+            }
+            _ => Ok(()),
         }
+    }
+
+    /// Puts back what was there before the last restore; what is there now is kept in
+    /// its place.
+    ///
+    /// # Errors
+    /// As [`Embedded::find_former`].
+    pub async fn exchange_back(&self) -> Result<()> {
+        self.find_former().await?;
+        let client = self.administer().await?;
         drop_database(&client, RESTORED).await?;
         let renames = [(DATABASE, RESTORED), (FORMER, DATABASE), (RESTORED, FORMER)];
         rename(&client, &renames).await

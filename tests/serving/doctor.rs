@@ -1,0 +1,80 @@
+//! `howdah doctor` on a data directory that is used, or was.
+
+use std::{fs, os::unix::fs::PermissionsExt};
+
+use serde_json::Value;
+
+use crate::support::howdah::{Howdah, Options};
+
+/// Status and message of the findings of one check.
+fn findings(howdah: &Howdah, check: &str) -> Vec<(String, String)> {
+    let output = howdah.run(&["doctor", "-o", "json"], "");
+    let found: Value = serde_json::from_slice(&output.stdout).unwrap();
+    let found = found["findings"].as_array().unwrap().iter();
+    let of_check = found.filter(|finding| finding["check"] == check);
+    let text = |value: &Value| value.as_str().unwrap().to_owned();
+    of_check
+        .map(|finding| (text(&finding["status"]), text(&finding["message"])))
+        .collect()
+}
+
+fn one(howdah: &Howdah, check: &str) -> (String, String) {
+    let mut found = findings(howdah, check);
+    assert_eq!(found.len(), 1, "{found:?}");
+    found.remove(0)
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn it_sees_what_a_start_would_refuse() {
+    let mut howdah = Howdah::serve(Options::default()).await;
+    howdah.instance("orders").await;
+    let (status, message) = one(&howdah, "secret keys");
+    assert_eq!(status, "ok");
+    assert!(
+        message.starts_with("1 secrets are sealed with"),
+        "{message}"
+    );
+    assert_eq!(one(&howdah, "data files").0, "ok");
+    howdah.stop().await;
+    assert_eq!(one(&howdah, "data files").0, "ok");
+
+    let key = howdah.data_dir().join("secret.key");
+    fs::set_permissions(&key, fs::Permissions::from_mode(0o640)).unwrap();
+    let (status, message) = one(&howdah, "data files");
+    assert_eq!(status, "warn");
+    assert!(message.contains("mode 0640"), "{message}");
+    let log = howdah.log().len();
+    howdah.start("").await;
+    assert!(
+        howdah.log()[log..].contains("chmod 0600"),
+        "a start says it too"
+    );
+    howdah.stop().await;
+    fs::set_permissions(&key, fs::Permissions::from_mode(0o600)).unwrap();
+
+    let lost = howdah.directory().join("lost");
+    fs::rename(&key, &lost).unwrap();
+    let (status, message) = one(&howdah, "data files");
+    assert_eq!(status, "fail");
+    assert!(message.contains("secret.key is missing"), "{message}");
+    fs::rename(&lost, &key).unwrap();
+
+    for name in ["worker-id", "metadata.lock", "metadata.engine", "endpoint"] {
+        let place = howdah.data_dir().join(name);
+        let _ = fs::rename(&place, &lost);
+        fs::create_dir(&place).unwrap();
+        let found = findings(&howdah, "data files");
+        let named = found
+            .iter()
+            .any(|(status, message)| status == "fail" && message.contains(place.to_str().unwrap()));
+        assert!(named, "{name}: {found:?}");
+        fs::remove_dir(&place).unwrap();
+        let _ = fs::rename(&lost, &place);
+    }
+    fs::rename(howdah.data_dir().join("metadata"), &lost).unwrap();
+    let (status, message) = one(&howdah, "data files");
+    assert_eq!(status, "fail");
+    assert!(message.contains("howdah metadata restore"), "{message}");
+    fs::rename(&lost, howdah.data_dir().join("metadata")).unwrap();
+    howdah.start("").await;
+}

@@ -156,6 +156,8 @@ create table operations (
     worker uuid,
     lease_until timestamptz,
     run_time timestamptz not null default now(),
+    -- Since when its step waits for something outside, from look to look.
+    waiting_since timestamptz,
     required_host uuid references hosts,
     -- Whether every step can be taken back.
     cancellable boolean not null,
@@ -192,6 +194,8 @@ create table operation_stages (
     start_time timestamptz,
     end_time timestamptz,
     progress_percent integer not null default 0 check (progress_percent between 0 and 100),
+    -- What it waits for, for people.
+    waits_for text not null default '',
     primary key (operation_id, position)
 );
 

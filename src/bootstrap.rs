@@ -42,6 +42,7 @@ use crate::{
     domain::{
         Error, Reason, Result,
         clock::SystemClock,
+        provider::Providers,
         random::{Random, SystemSource},
     },
     providers::local::{
@@ -114,7 +115,7 @@ async fn run(config: &Config, telemetry: &Telemetry) -> Result<()> {
     let host = local.host();
     let app = App::new(Parts {
         store: metadata.store.clone(),
-        provider: Arc::new(local),
+        providers: Providers::new(Arc::new(local)),
         keyring: keyring.clone(),
         worker,
         random,

@@ -59,9 +59,9 @@ pub(super) struct AdminAccess {
 }
 
 impl App {
-    /// The provider of a server.
-    pub(super) fn provider(&self) -> &Arc<dyn Provider> {
-        &self.parts.provider
+    /// The provider of that name.
+    pub(super) fn provider_of(&self, name: &str) -> Result<&Arc<dyn Provider>> {
+        self.parts.providers.of(name)
     }
 
     /// An instance's active server as its provider takes it.
@@ -73,6 +73,7 @@ impl App {
             .ok_or_else(|| Error::internal("a server without a port"))?;
         Ok(ServerSpec {
             uid: server.uid,
+            provider: server.provider.clone(),
             version: server.version,
             host: server.host,
             port,
@@ -100,7 +101,8 @@ impl App {
         }
         instance.endpoint = instance.active().ok().and_then(|server| {
             let started = server.started.then_some(server.port).flatten();
-            started.map(|port| self.provider().address(server.uid, port))
+            let provider = self.provider_of(&server.provider).ok()?;
+            started.map(|port| provider.address(server.uid, port))
         });
         instance
     }
@@ -112,7 +114,8 @@ impl App {
         database: &str,
     ) -> Result<AdminAccess> {
         let spec = self.server_spec(instance, 0).await?;
-        let address = self.provider().address(spec.uid, spec.port);
+        let provider = self.provider_of(&spec.provider)?;
+        let address = provider.address(spec.uid, spec.port);
         let host = address
             .socket_directory
             .map_or(Host::Tcp(address.host), Host::Unix);
@@ -124,7 +127,7 @@ impl App {
         Ok(AdminAccess {
             target: Target {
                 host,
-                port: spec.port,
+                port: address.port,
                 tls: Tls::Disable,
             },
             login,

@@ -13,7 +13,7 @@ impl App {
     /// # Errors
     /// When they cannot be looked for.
     pub async fn engines(&self) -> Result<Vec<Engine>> {
-        self.provider().engines().await
+        self.parts.providers.default()?.engines().await
     }
 
     /// The newest usable installation that is what `wanted` asks for.

@@ -86,7 +86,9 @@ impl App {
             }
             Err(error) => warn::<()>("purges", Err(error)),
         }
-        warn("trash", self.provider().empty_trash().await);
+        for provider in self.parts.providers.all() {
+            warn("trash", provider.empty_trash().await);
+        }
     }
 
     /// Tells other hosts which versions this one has, and users of its servers whether

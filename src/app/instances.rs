@@ -138,7 +138,7 @@ impl App {
             });
         }
         let version = self.engine_for(new.wanted).await?.version;
-        let provider = self.provider();
+        let provider = self.parts.providers.default()?;
         provider.check_parameters(version, &new.parameters).await?;
         Ok(version)
     }
@@ -175,7 +175,7 @@ impl App {
             uid: server,
             instance_uid: uid,
             number: 1,
-            provider: self.provider().name(),
+            provider: self.parts.providers.default()?.name(),
             version,
             host,
             port,

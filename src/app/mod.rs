@@ -30,7 +30,7 @@ pub use pages::{List, Page};
 pub use subscriptions::Changes;
 
 use crate::{
-    domain::{Result, clock::Clock, provider::Provider, random::Random},
+    domain::{Result, clock::Clock, provider::Providers, random::Random},
     store::{Store, sealing::Keyring},
 };
 
@@ -58,7 +58,7 @@ pub struct Parts {
     /// The metadata.
     pub store: Store,
     /// Where servers come from.
-    pub provider: Arc<dyn Provider>,
+    pub providers: Providers,
     /// Keys for stored secrets.
     pub keyring: Keyring,
     /// Source of identities and passwords.

@@ -155,7 +155,8 @@ impl App {
                 return Ok(());
             }
             let server = self.server_spec(&instance, 0).await?;
-            let presence = self.provider().inspect(&server).await;
+            let provider = self.provider_of(&server.provider)?;
+            let presence = provider.inspect(&server).await;
             if let Err(error) = &presence {
                 self.cannot_watch(uid, error).await;
             }
@@ -165,7 +166,7 @@ impl App {
                 return self.recover_or_pause(&instance).await;
             }
             self.is_up(&instance).await?;
-            self.provider().ended(&server).await?;
+            provider.ended(&server).await?;
         }
     }
 

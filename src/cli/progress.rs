@@ -70,6 +70,11 @@ pub(super) fn line(metadata: &OperationMetadata) -> String {
             &stage.title
         }
     });
+    let waits_for = current.map_or("", |stage| stage.waits_for.as_str());
+    let title = match waits_for {
+        "" => title.to_owned(),
+        what => format!("{title}: {what}"),
+    };
     let again = match (metadata.attempt, metadata.last_error.as_str()) {
         (2.., error) if !error.is_empty() => format!(" (try {}: {error})", metadata.attempt),
         _ => String::new(),

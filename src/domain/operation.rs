@@ -66,6 +66,8 @@ pub struct Stage {
     pub end_time: Option<DateTime<Utc>>,
     /// Percent done.
     pub progress_percent: i32,
+    /// What it waits for, in a few words; empty when it does not wait.
+    pub waits_for: String,
 }
 
 /// Why an operation ended without success.

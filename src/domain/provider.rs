@@ -1,13 +1,13 @@
 //! The port behind which servers come from somewhere.
 
-use std::{collections::BTreeMap, path::PathBuf, time::Duration};
+use std::{collections::BTreeMap, path::PathBuf, sync::Arc, time::Duration};
 
 use async_trait::async_trait;
 use secrecy::SecretString;
 use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
-use super::{Result, engine::Engine, version::Version};
+use super::{Error, Reason, Result, engine::Engine, version::Version};
 
 /// What a provider needs to know of one server. Every value in it was committed to
 /// the metadata before an effect uses it.
@@ -15,6 +15,8 @@ use super::{Result, engine::Engine, version::Version};
 pub struct ServerSpec {
     /// Identity of the server; names its directories.
     pub uid: Uuid,
+    /// Provider that it comes from.
+    pub provider: String,
     /// Version that it runs.
     pub version: Version,
     /// Host that it lives on, for the local provider.
@@ -40,6 +42,80 @@ pub enum Started {
     Now,
     /// It ran before.
     Before,
+}
+
+/// What a server is to be.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Goal {
+    /// There, with the settings on record, and taking connections.
+    Running,
+    /// Stopped in order.
+    Stopped,
+    /// Stopped, because it is deleted. One that has not stopped in order within the
+    /// patience may be killed: it recovers as after a crash, and what is not logged is
+    /// lost.
+    StoppedAtAnyCost {
+        /// How long it may take in order.
+        patience: Duration,
+    },
+    /// Gone, with its data.
+    Gone,
+}
+
+/// How far a look has brought a server.
+#[derive(Clone, Debug)]
+pub struct Advance {
+    /// What became known; it is committed whatever comes next.
+    pub learnt: Learnt,
+    /// What comes next.
+    pub next: Next,
+}
+
+/// What became known of a server. What is none stays as it is on record.
+#[derive(Clone, Debug, Default)]
+pub struct Learnt {
+    /// PostgreSQL's system identifier.
+    pub system_identifier: Option<u64>,
+}
+
+/// What comes after a look.
+#[derive(Clone, Debug)]
+pub enum Next {
+    /// The goal is reached.
+    Done,
+    /// Look again.
+    Later(Wait),
+}
+
+/// A pause until something outside is looked at again. Nobody works on it meanwhile.
+#[derive(Clone, Debug)]
+pub struct Wait {
+    /// Longest pause; zero to go on at once.
+    pub at_most: Duration,
+    /// Percent of the step that is done.
+    pub percent: i32,
+    /// What is waited for, in a few words.
+    pub waits_for: &'static str,
+}
+
+impl Advance {
+    /// The goal is reached, and nothing new is known.
+    #[must_use]
+    pub fn done() -> Self {
+        Self {
+            learnt: Learnt::default(),
+            next: Next::Done,
+        }
+    }
+
+    /// It is to be looked at again, and nothing new is known.
+    #[must_use]
+    pub fn later(wait: Wait) -> Self {
+        Self {
+            learnt: Learnt::default(),
+            next: Next::Later(wait),
+        }
+    }
 }
 
 /// How far a server is.
@@ -92,30 +168,17 @@ pub trait Provider: Send + Sync {
         parameters: &BTreeMap<String, String>,
     ) -> Result<()>;
 
-    /// Makes the data directory, if it is not there, and answers its system
-    /// identifier.
-    async fn initialize(&self, server: &ServerSpec) -> Result<u64>;
-
-    /// Writes the settings that Howdah owns. They take effect at the next start.
-    async fn configure(&self, server: &ServerSpec) -> Result<()>;
-
-    /// Starts the server, or finds that it runs, and waits until it takes
-    /// connections.
-    async fn start(&self, server: &ServerSpec) -> Result<Started>;
-
-    /// Stops the server ("fast"), or finds that it is stopped.
-    async fn stop(&self, server: &ServerSpec) -> Result<()>;
-
-    /// Stops a server that is going to be deleted, whatever it is doing. One that has not
-    /// stopped within `patience` may be killed: it recovers as after a crash, and what is
-    /// not logged is lost.
-    async fn stop_at_any_cost(&self, server: &ServerSpec, patience: Duration) -> Result<()>;
+    /// Brings the server nearer to `goal`, which has been pursued for `since`, from look
+    /// to look. It answers soon: what takes long goes on by itself, and is looked at
+    /// again when it is called the next time.
+    ///
+    /// # Errors
+    /// PORT_TAKEN when another port is to be reserved; SERVER_UNAVAILABLE when the goal
+    /// was not reached in time.
+    async fn advance(&self, server: &ServerSpec, goal: Goal, since: Duration) -> Result<Advance>;
 
     /// Looks how far the server is, and that it is the one on record.
     async fn inspect(&self, server: &ServerSpec) -> Result<Presence>;
-
-    /// Moves the data of a stopped server to the trash, or finds that it is gone.
-    async fn remove(&self, server: &ServerSpec) -> Result<()>;
 
     /// Returns when a running server's process has ended.
     async fn ended(&self, server: &ServerSpec) -> Result<()>;
@@ -125,4 +188,54 @@ pub trait Provider: Send + Sync {
 
     /// Deletes what has been in the trash for its time.
     async fn empty_trash(&self) -> Result<()>;
+}
+
+/// The providers that this process knows, by name. One is used where none is asked for.
+#[derive(Clone)]
+pub struct Providers {
+    default: &'static str,
+    known: BTreeMap<&'static str, Arc<dyn Provider>>,
+}
+
+impl Providers {
+    /// A registry with the provider that is used where none is asked for.
+    #[must_use]
+    pub fn new(default: Arc<dyn Provider>) -> Self {
+        let name = default.name();
+        Self {
+            default: name,
+            known: BTreeMap::from([(name, default)]),
+        }
+    }
+
+    /// The same with one more.
+    #[must_use]
+    pub fn with(mut self, provider: Arc<dyn Provider>) -> Self {
+        self.known.insert(provider.name(), provider);
+        self
+    }
+
+    /// The provider of that name.
+    ///
+    /// # Errors
+    /// UNIMPLEMENTED when this process does not know it.
+    pub fn of(&self, name: &str) -> Result<&Arc<dyn Provider>> {
+        self.known.get(name).ok_or_else(|| {
+            let message = format!("this process does not know the provider `{name}`");
+            Error::new(Reason::Unimplemented, message)
+        })
+    }
+
+    /// The one that is used where none is asked for.
+    ///
+    /// # Errors
+    /// As [`Providers::of`].
+    pub fn default(&self) -> Result<&Arc<dyn Provider>> {
+        self.of(self.default)
+    }
+
+    /// All of them.
+    pub fn all(&self) -> impl Iterator<Item = &Arc<dyn Provider>> {
+        self.known.values()
+    }
 }

@@ -1,5 +1,7 @@
 //! Leases on operations: who works on what, by the database's clock.
 
+use std::time::Duration;
+
 use serde_json::Value;
 use sqlx::types::Json;
 use uuid::Uuid;
@@ -31,6 +33,9 @@ pub struct Claim {
     pub position: i32,
     /// Which try of this step it is, from 1; those that a dead worker left do not count.
     pub attempt: i32,
+    /// For how long this step has waited for something outside; zero before its first
+    /// wait.
+    pub waited: Duration,
     /// Fencing token: no other claim has had it.
     pub token: i64,
     /// Why it is being undone, if it is.
@@ -75,6 +80,7 @@ struct ClaimRow {
     state: String,
     position: i32,
     failures: i32,
+    waited: Option<f64>,
     token: i64,
     failure: Option<Json<Failure>>,
 }
@@ -101,7 +107,8 @@ impl Store {
                     where c.parent_uid = d.target_uid and c.end_time is null))
                 order by run_time for update skip locked limit 1)
              returning id, kind, target, target_uid, parent_uid, parameters, state, position,
-                failures, token, failure as "failure: Json<Failure>""#,
+                failures, extract(epoch from now() - waiting_since)::float8 as waited,
+                token, failure as "failure: Json<Failure>""#,
             by.worker,
             by.host,
             by.plans,
@@ -233,13 +240,35 @@ impl Tx {
         })
     }
 
+    /// Gives a claim back whose step waits for something outside: it is looked at again
+    /// after `seconds`, or at once when it is to be cancelled.
+    ///
+    /// # Errors
+    /// METADATA_UNAVAILABLE.
+    pub async fn let_wait(&mut self, id: Uuid, seconds: f64) -> Result<()> {
+        sqlx::query!(
+            "update operations set lease_until = null, worker = null, last_error = null,
+                waiting_since = coalesce(waiting_since, now()),
+                run_time = case when cancel_requested and cancellable and state <> 'UNDOING'
+                    then now() else now() + make_interval(secs => $2) end
+             where id = $1",
+            id,
+            seconds,
+        )
+        .execute(self.connection())
+        .named("lease.let_wait")
+        .await?;
+        self.tell_operation(id).await
+    }
+
     /// Moves an operation to another step, its first try still to come.
     ///
     /// # Errors
     /// METADATA_UNAVAILABLE.
     pub async fn move_operation(&mut self, id: Uuid, position: i32) -> Result<()> {
         sqlx::query!(
-            "update operations set position = $2, failures = 0, last_error = null where id = $1",
+            "update operations set position = $2, failures = 0, last_error = null,
+                waiting_since = null where id = $1",
             id,
             position,
         )
@@ -255,7 +284,8 @@ impl Tx {
     /// METADATA_UNAVAILABLE.
     pub async fn undo_operation(&mut self, id: Uuid, position: i32, why: &Failure) -> Result<()> {
         sqlx::query!(
-            "update operations set state = 'UNDOING', position = $2, failures = 0, failure = $3
+            "update operations set state = 'UNDOING', position = $2, failures = 0, failure = $3,
+                waiting_since = null
              where id = $1",
             id,
             position,
@@ -303,6 +333,13 @@ impl Tx {
     }
 }
 
+/// A time that has passed by the database's clock, never less than nothing; just above
+/// zero where a wait has begun.
+fn waited(seconds: Option<f64>) -> Duration {
+    let seconds = seconds.map(|seconds| seconds.max(0.001));
+    Duration::try_from_secs_f64(seconds.unwrap_or_default()).unwrap_or(Duration::MAX)
+}
+
 impl ClaimRow {
     fn claim(self) -> Result<Claim> {
         Ok(Claim {
@@ -315,6 +352,7 @@ impl ClaimRow {
             state: State::parse(&self.state)?,
             position: self.position,
             attempt: self.failures.saturating_add(1),
+            waited: waited(self.waited),
             token: self.token,
             failure: self.failure.map(|failure| failure.0),
         })

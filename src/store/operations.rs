@@ -44,6 +44,7 @@ struct StageRecord {
     start_time: Option<DateTime<Utc>>,
     end_time: Option<DateTime<Utc>>,
     progress_percent: i32,
+    waits_for: String,
 }
 
 /// One text of the columns for all the queries below.
@@ -58,7 +59,7 @@ macro_rules! select_operations {
                 o.outcome as "outcome: Json<Outcome>", o.create_time, o.end_time,
                 (select coalesce(jsonb_agg(jsonb_build_object('name', s.name, 'title', s.title,
                     'state', s.state, 'start_time', s.start_time, 'end_time', s.end_time,
-                    'progress_percent', s.progress_percent) order by s.position), '[]')
+                    'progress_percent', s.progress_percent, 'waits_for', s.waits_for) order by s.position), '[]')
                     from operation_stages s where s.operation_id = o.id)
                     as "stages!: Json<Vec<StageRecord>>"
             from operations o "# + $tail
@@ -439,6 +440,7 @@ impl StageRecord {
             start_time: self.start_time,
             end_time: self.end_time,
             progress_percent: self.progress_percent,
+            waits_for: self.waits_for,
         })
     }
 }

@@ -3,7 +3,7 @@
 use uuid::Uuid;
 
 use super::{Tx, fault::Measured};
-use crate::domain::{Result, operation::StageState};
+use crate::domain::{Result, operation::StageState, provider::Wait};
 
 impl Tx {
     /// Records the whole plan of an operation.
@@ -48,7 +48,8 @@ impl Tx {
             "update operation_stages set state = $3,
                 start_time = coalesce(start_time, clock_timestamp()),
                 end_time = case when $3 = 'RUNNING' then null else clock_timestamp() end,
-                progress_percent = case $3 when 'SUCCEEDED' then 100 else 0 end
+                progress_percent = case $3 when 'SUCCEEDED' then 100 else 0 end,
+                waits_for = ''
              where operation_id = $1 and position = $2",
             operation,
             position,
@@ -58,5 +59,29 @@ impl Tx {
         .named("stages.set_stage")
         .await?;
         Ok(())
+    }
+
+    /// Shows what a stage waits for, and how far it is.
+    ///
+    /// # Errors
+    /// METADATA_UNAVAILABLE.
+    pub(crate) async fn show_wait(
+        &mut self,
+        operation: Uuid,
+        position: i32,
+        wait: &Wait,
+    ) -> Result<()> {
+        sqlx::query!(
+            "update operation_stages set progress_percent = $3, waits_for = $4
+             where operation_id = $1 and position = $2",
+            operation,
+            position,
+            wait.percent.clamp(0, 99),
+            wait.waits_for,
+        )
+        .execute(self.connection())
+        .named("stages.show_wait")
+        .await?;
+        self.tell_operation(operation).await
     }
 }

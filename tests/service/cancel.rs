@@ -35,7 +35,7 @@ async fn begun(metadata: &Metadata, operation: &Operation) {
 async fn a_creation_is_taken_back() {
     let mut howdah = Howdah::new(Options::external().await);
     howdah
-        .start("instance.create.initialize.before_commit=1*sleep(1500)")
+        .start("instance.create.start.before_wait=1*sleep(1500)")
         .await;
     let metadata = Metadata::of(&howdah).await;
     let request = create_instance("orders", Instance::default());

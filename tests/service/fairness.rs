@@ -84,7 +84,7 @@ fn purge() -> DeleteInstanceRequest {
 }
 
 /// Processes of the servers of users, also those whose data is in the trash.
-fn processes(howdah: &Howdah) -> Vec<u32> {
+pub(super) fn processes(howdah: &Howdah) -> Vec<u32> {
     let below = howdah.data_dir().join("local");
     let works_there = |pid: &u32| {
         let place = fs::read_link(format!("/proc/{pid}/cwd"));

@@ -19,6 +19,7 @@ mod shutdown;
 mod supervision;
 mod tour;
 mod validate_only;
+mod waiting;
 
 pub(crate) use self::{
     cancellation::clients_leave, input::goes_away_for as metadata_goes_away_for,

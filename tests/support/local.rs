@@ -126,6 +126,7 @@ pub fn installed() -> Version {
 /// A server to be made.
 pub fn server(local: &Local) -> ServerSpec {
     ServerSpec {
+        provider: "local".into(),
         uid: Uuid::new_v4(),
         version: installed(),
         host: local.host(),

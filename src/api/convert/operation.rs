@@ -76,6 +76,7 @@ fn stage_to_wire(stage: &Stage) -> v1::operation_metadata::Stage {
         start_time: stage.start_time.map(timestamp),
         end_time: stage.end_time.map(timestamp),
         progress_percent: stage.progress_percent,
+        waits_for: stage.waits_for.clone(),
     }
 }
 

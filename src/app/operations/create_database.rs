@@ -7,7 +7,7 @@
 use super::{
     super::admin::{execute, fetch, role_identity},
     context::Context,
-    plan::{self, Commit, Plan, Step, commit, nothing},
+    plan::{self, End, Plan, Step, commit, nothing},
 };
 use crate::{
     domain::{
@@ -104,7 +104,7 @@ pub(super) async fn owns_database(
     ))
 }
 
-async fn create_role(context: &Context) -> Result<Commit> {
+async fn create_role(context: &Context) -> Result<End> {
     let app = &context.app;
     let role = app.parts.store.owner_role(context.claim.target_uid).await?;
     let client = connect(context).await?;
@@ -144,7 +144,7 @@ async fn create_role(context: &Context) -> Result<Commit> {
     Ok(nothing())
 }
 
-async fn drop_role(context: &Context) -> Result<Commit> {
+async fn drop_role(context: &Context) -> Result<End> {
     let role = context
         .app
         .parts
@@ -162,7 +162,7 @@ async fn drop_role(context: &Context) -> Result<Commit> {
     Ok(nothing())
 }
 
-async fn create_database(context: &Context) -> Result<Commit> {
+async fn create_database(context: &Context) -> Result<End> {
     let database = context.database().await?;
     let role = context.app.parts.store.owner_role(database.uid).await?;
     let client = connect(context).await?;
@@ -206,7 +206,7 @@ fn statement(database: &Database) -> String {
     sql
 }
 
-async fn drop_database(context: &Context) -> Result<Commit> {
+async fn drop_database(context: &Context) -> Result<End> {
     let database = context.database().await?;
     let role = context.app.parts.store.owner_role(database.uid).await?;
     let client = connect(context).await?;
@@ -217,7 +217,7 @@ async fn drop_database(context: &Context) -> Result<Commit> {
     Ok(nothing())
 }
 
-async fn restrict(context: &Context) -> Result<Commit> {
+async fn restrict(context: &Context) -> Result<End> {
     let database = context.database().await?;
     let client = connect(context).await?;
     let name = quote_identifier(database.postgresql_name.as_str());

@@ -10,7 +10,7 @@ use super::{
     super::admin::execute,
     context::Context,
     create_database::{connect, owns_database, owns_role},
-    plan::{self, Commit, Plan, Step, commit, nothing},
+    plan::{self, End, Plan, Step, commit, nothing},
 };
 use crate::{
     domain::{
@@ -79,7 +79,7 @@ fn was_refused(why: &Failure) -> bool {
     refusals.iter().any(|reason| reason.as_str() == why.reason)
 }
 
-async fn drop_database(context: &Context) -> Result<Commit> {
+async fn drop_database(context: &Context) -> Result<End> {
     let parameters: DeleteDatabaseParameters = context.parameters()?;
     let database = context.database().await?;
     let role = context.app.parts.store.owner_role(database.uid).await?;
@@ -116,7 +116,7 @@ fn lost(what: &str, database: &Database) -> Error {
     Error::new(Reason::OwnershipLost, message).with_resource(database.name.to_string())
 }
 
-async fn drop_role(context: &Context) -> Result<Commit> {
+async fn drop_role(context: &Context) -> Result<End> {
     let uid = context.claim.target_uid;
     let role = context.app.parts.store.owner_role(uid).await?;
     let client = connect(context).await?;

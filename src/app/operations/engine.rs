@@ -13,13 +13,14 @@ use super::{
     super::{App, longrunning::changed},
     catalog,
     context::Context,
-    plan::{Plan, Step},
+    plan::{Commit, End, LONGEST_WAIT, Plan, Step},
     retry::{Verdict, delay, verdict},
 };
 use crate::{
     domain::{
         Error, Reason, Result,
         operation::{Failure, StageState, State},
+        provider::Wait,
     },
     failpoint,
     store::lease::{Capability, Claim, Renewal},
@@ -248,9 +249,17 @@ async fn advance(context: &Context, plan: &'static Plan, lease: &Lease) -> Resul
     }
     let current = step(plan, claim.position)
         .ok_or_else(|| Error::internal(format!("{} has no step {}", claim.kind, claim.position)))?;
-    mark_running(context).await?;
+    if claim.waited.is_zero() {
+        mark_running(context).await?;
+    }
     kill_point(plan, current, "before_effect");
-    let work = (current.act)(context).await?;
+    let work = match (current.act)(context).await? {
+        End::Done(work) => work,
+        End::Later(work, wait) => {
+            refuse_endless(claim, &wait)?;
+            return wait_outside(context, plan, current, work, &wait).await;
+        }
+    };
     kill_point(plan, current, "before_commit");
     let mut tx = context.app.parts.store.begin().await?;
     tx.check_token(claim.id, claim.token).await?;
@@ -279,8 +288,43 @@ async fn advance(context: &Context, plan: &'static Plan, lease: &Lease) -> Resul
     Ok(Next::Go(Box::new(Claim {
         position: next,
         attempt: 1,
+        waited: Duration::ZERO,
         ..claim.clone()
     })))
+}
+
+fn refuse_endless(claim: &Claim, wait: &Wait) -> Result<()> {
+    if claim.waited <= LONGEST_WAIT {
+        return Ok(());
+    }
+    let (minutes, what) = (claim.waited.as_secs() / 60, wait.waits_for);
+    let message = format!("gave up after {minutes} minutes of waiting: {what}");
+    Err(Error::new(Reason::ServerUnavailable, message))
+}
+
+/// Commits what a look has found, and leaves the operation until the next one.
+async fn wait_outside(
+    context: &Context,
+    plan: &Plan,
+    step: &Step,
+    work: Commit,
+    wait: &Wait,
+) -> Result<Next> {
+    let claim = &context.claim;
+    kill_point(plan, step, "before_wait");
+    let mut tx = context.app.parts.store.begin().await?;
+    tx.check_token(claim.id, claim.token).await?;
+    work(&mut tx).await?;
+    tx.show_wait(claim.id, claim.position, wait).await?;
+    if !wait.at_most.is_zero() {
+        tx.let_wait(claim.id, wait.at_most.as_secs_f64()).await?;
+    }
+    tx.commit().await?;
+    kill_point(plan, step, "after_wait");
+    Ok(match wait.at_most.is_zero() {
+        true => Next::Go(Box::new(claim.clone())),
+        false => Next::Leave,
+    })
 }
 
 /// Shows that the step has begun.
@@ -317,7 +361,10 @@ async fn take_back(context: &Context, plan: &'static Plan) -> Result<Next> {
     let undo = current
         .undo
         .ok_or_else(|| Error::internal(format!("{} cannot undo {}", plan.kind, current.name)))?;
-    let work = undo(context).await?;
+    let work = match undo(context).await? {
+        End::Done(work) => work,
+        End::Later(work, wait) => return wait_outside(context, plan, current, work, &wait).await,
+    };
     kill_point(plan, current, "before_undo_commit");
     let mut tx = context.app.parts.store.begin().await?;
     tx.check_token(claim.id, claim.token).await?;
@@ -330,6 +377,7 @@ async fn take_back(context: &Context, plan: &'static Plan) -> Result<Next> {
     Ok(Next::Go(Box::new(Claim {
         position: claim.position - 1,
         attempt: 1,
+        waited: Duration::ZERO,
         ..claim.clone()
     })))
 }
@@ -394,6 +442,7 @@ async fn turn_round(context: &Context, plan: &'static Plan, why: &Failure) -> Re
         state: State::Undoing,
         failure: Some(why.clone()),
         attempt: 1,
+        waited: Duration::ZERO,
         ..claim.clone()
     })))
 }

@@ -2,9 +2,13 @@
 
 use std::time::Duration;
 
+use futures::future::BoxFuture;
+use uuid::Uuid;
+
 use super::{
     context::Context,
-    plan::{Commit, commit, nothing},
+    delete_instance::DeleteInstanceParameters,
+    plan::{End, commit, nothing},
 };
 use crate::{
     domain::{
@@ -12,84 +16,106 @@ use crate::{
         clock::Clock,
         instance::{Condition, State, Status},
         operation::{Failure, Outcome},
-        provider::Presence,
+        provider::{Goal, Next, ServerSpec},
         version::Version,
     },
     store::{Tx, lease::Claim},
 };
-use uuid::Uuid;
 
-/// Points in the middle of [`start`].
-pub(super) const START_POINTS: &[&str] = &[
+/// Points in the middle of [`run`].
+pub(super) const RUN_POINTS: &[&str] = &[
     "local.configure.before_rename",
     "local.configure.after_rename",
     "local.start.after_spawn",
     "local.start.after_start",
 ];
 
-/// Longest wait for a fast shutdown before a server whose data is deleted too is killed.
-const PATIENCE: Duration = Duration::from_secs(10);
+/// How long the server of a deleted instance may take to stop in order: its data is kept.
+const PATIENCE: Duration = Duration::from_secs(60);
 
-/// Makes the data directory.
-pub(super) async fn initialize(context: &Context) -> Result<Commit> {
+/// How long a server may take to stop in order whose data is deleted too.
+const LITTLE_PATIENCE: Duration = Duration::from_secs(10);
+
+/// What a step goes on with when the server has reached its goal.
+type AndThen = for<'a> fn(&'a Context, &'a ServerSpec) -> BoxFuture<'a, Result<End>>;
+
+/// Brings the server to a goal, look by look, and then goes on.
+async fn pursue(context: &Context, goal: Goal, then: AndThen) -> Result<End> {
     let server = context.server().await?;
-    let provider = context.app.provider();
-    // Known by heart where the creation was accepted on this host.
-    provider
-        .check_parameters(server.version, &server.parameters)
+    let provider = context.app.provider_of(&server.provider)?;
+    let advance = provider
+        .advance(&server, goal, context.claim.waited)
         .await?;
-    let identifier = provider.initialize(&server).await?;
-    Ok(commit(move |tx| {
-        Box::pin(tx.set_system_identifier(server.uid, identifier))
-    }))
-}
-
-/// Takes the data directory away.
-pub(super) async fn discard(context: &Context) -> Result<Commit> {
-    let server = context.server().await?;
-    context.app.provider().remove(&server).await?;
-    Ok(nothing())
-}
-
-/// Writes the settings and starts the server; it is READY then.
-pub(super) async fn start(context: &Context) -> Result<Commit> {
-    let server = context.server().await?;
-    let provider = context.app.provider();
-    if provider.inspect(&server).await? != Presence::Running {
-        provider.configure(&server).await?;
+    let learnt = advance.learnt.system_identifier;
+    let uid = server.uid;
+    match advance.next {
+        Next::Later(wait) => Ok(End::Later(
+            Box::new(move |tx| Box::pin(learn(tx, uid, learnt))),
+            wait,
+        )),
+        Next::Done => match then(context, &server).await? {
+            End::Done(work) => Ok(commit(move |tx| {
+                Box::pin(async move {
+                    learn(tx, uid, learnt).await?;
+                    work(tx).await
+                })
+            })),
+            waits => Ok(waits),
+        },
     }
-    provider.start(&server).await?;
-    ready(context, server.uid, None).await
+}
+
+async fn learn(tx: &mut Tx, server: Uuid, system_identifier: Option<u64>) -> Result<()> {
+    match system_identifier {
+        Some(identifier) => tx.set_system_identifier(server, identifier).await,
+        None => Ok(()),
+    }
+}
+
+/// Has the server run, with the settings on record; it is READY then.
+pub(super) async fn run(context: &Context) -> Result<End> {
+    pursue(context, Goal::Running, |context, server| {
+        Box::pin(ready(context, server.uid, None))
+    })
+    .await
 }
 
 /// The first start of a server, on another port if its own was taken meanwhile.
-pub(super) async fn start_first(context: &Context) -> Result<Commit> {
-    match start(context).await {
+pub(super) async fn run_first(context: &Context) -> Result<End> {
+    let server = context.server().await?;
+    if server.system_identifier.is_none() {
+        // Known by heart where the creation was accepted on this host.
+        let provider = context.app.provider_of(&server.provider)?;
+        provider
+            .check_parameters(server.version, &server.parameters)
+            .await?;
+    }
+    match run(context).await {
         Err(error) if error.reason() == Reason::PortTaken => {
-            let server = context.server().await?;
             context.app.move_port(&context.claim, &server).await?;
-            start(context).await
+            run(context).await
         }
-        started => started,
+        ended => ended,
     }
 }
 
-/// Starts the server after it died, which stays visible as a condition.
-pub(super) async fn recover(context: &Context) -> Result<Commit> {
-    let server = context.server().await?;
+/// Has the server run again after it died, which stays visible as a condition.
+pub(super) async fn recover(context: &Context) -> Result<End> {
     // That it runs already is what a try that was cut off has left.
-    context.app.provider().start(&server).await?;
-    let happened = condition(
-        context,
-        "ServerRestarted",
-        Status::True,
-        "SERVER_ENDED",
-        "the server's process had ended and was started again",
-    );
-    ready(context, server.uid, Some(happened)).await
+    pursue(context, Goal::Running, |context, server| {
+        let happened = condition(
+            context,
+            "ServerRestarted",
+            Status::True,
+            "SERVER_ENDED",
+            "the server's process had ended and was started again",
+        );
+        Box::pin(ready(context, server.uid, Some(happened)))
+    })
+    .await
 }
 
-async fn ready(context: &Context, server: Uuid, happened: Option<Condition>) -> Result<Commit> {
+async fn ready(context: &Context, server: Uuid, happened: Option<Condition>) -> Result<End> {
     let uid = context.claim.target_uid;
     let instance = context.instance().await?;
     let client = context.app.close_to_public(&instance).await?;
@@ -118,24 +144,44 @@ async fn ready(context: &Context, server: Uuid, happened: Option<Condition>) -> 
 }
 
 /// Stops the server.
-pub(super) async fn stop(context: &Context) -> Result<Commit> {
-    let server = context.server().await?;
-    context.app.provider().stop(&server).await?;
-    Ok(nothing())
+pub(super) async fn stop(context: &Context) -> Result<End> {
+    pursue(context, Goal::Stopped, |_, _| done()).await
 }
 
 /// Stops a server whose data goes too.
-pub(super) async fn stop_at_any_cost(context: &Context) -> Result<Commit> {
-    let server = context.server().await?;
-    let provider = context.app.provider();
-    provider.stop_at_any_cost(&server, PATIENCE).await?;
-    Ok(nothing())
+pub(super) async fn stop_at_any_cost(context: &Context) -> Result<End> {
+    let patience = LITTLE_PATIENCE;
+    pursue(context, Goal::StoppedAtAnyCost { patience }, |_, _| done()).await
+}
+
+/// Stops the server of an instance that is deleted; its data is kept for a while.
+pub(super) async fn stop_and_keep(context: &Context) -> Result<End> {
+    let patience = PATIENCE;
+    pursue(
+        context,
+        Goal::StoppedAtAnyCost { patience },
+        |context, _| {
+            Box::pin(async move {
+                let parameters: DeleteInstanceParameters = context.parameters()?;
+                let uid = context.claim.target_uid;
+                Ok(commit(move |tx| {
+                    Box::pin(tx.mark_instance_deleted(uid, parameters.keep_seconds))
+                }))
+            })
+        },
+    )
+    .await
 }
 
 /// Stops the server for good: it is STOPPED then.
-pub(super) async fn stop_and_stay(context: &Context) -> Result<Commit> {
-    let server = context.server().await?;
-    context.app.provider().stop(&server).await?;
+pub(super) async fn stop_and_stay(context: &Context) -> Result<End> {
+    pursue(context, Goal::Stopped, |context, _| {
+        Box::pin(stopped(context))
+    })
+    .await
+}
+
+async fn stopped(context: &Context) -> Result<End> {
     let uid = context.claim.target_uid;
     let available = condition(
         context,
@@ -144,6 +190,7 @@ pub(super) async fn stop_and_stay(context: &Context) -> Result<Commit> {
         "STOPPED",
         "the instance was stopped",
     );
+    std::future::ready(()).await;
     Ok(commit(move |tx| {
         Box::pin(async move {
             tx.set_instance_state(uid, State::Stopped, false).await?;
@@ -152,19 +199,31 @@ pub(super) async fn stop_and_stay(context: &Context) -> Result<Commit> {
     }))
 }
 
+/// Takes the server away, which nobody has used yet.
+pub(super) async fn discard(context: &Context) -> Result<End> {
+    pursue(context, Goal::Gone, |_, _| done()).await
+}
+
+fn done<'a>() -> BoxFuture<'a, Result<End>> {
+    Box::pin(std::future::ready(Ok(nothing())))
+}
+
 /// Forgets the instance; its id and port are free.
-pub(super) async fn forget(context: &Context) -> Result<Commit> {
+pub(super) async fn forget(context: &Context) -> Result<End> {
     let uid = context.claim.target_uid;
     std::future::ready(()).await;
     Ok(commit(move |tx| Box::pin(tx.remove_instance(uid))))
 }
 
-/// Moves the data to the trash and forgets the instance.
-pub(super) async fn remove(context: &Context) -> Result<Commit> {
-    let server = context.server().await?;
-    context.app.provider().remove(&server).await?;
-    let uid = context.claim.target_uid;
-    Ok(commit(move |tx| Box::pin(tx.remove_instance(uid))))
+/// Takes the server away with its data, and forgets the instance.
+pub(super) async fn remove(context: &Context) -> Result<End> {
+    pursue(context, Goal::Gone, |context, _| {
+        let uid = context.claim.target_uid;
+        Box::pin(std::future::ready(Ok(commit(move |tx| {
+            Box::pin(tx.remove_instance(uid))
+        }))))
+    })
+    .await
 }
 
 /// The instance as it is in the last commit.

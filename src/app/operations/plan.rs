@@ -1,5 +1,7 @@
 //! What a long operation is made of.
 
+use std::time::Duration;
+
 use futures::future::BoxFuture;
 use uuid::Uuid;
 
@@ -8,6 +10,7 @@ use crate::{
     domain::{
         Result,
         operation::{Failure, Outcome},
+        provider::Wait,
     },
     store::{Tx, lease::Claim},
 };
@@ -18,9 +21,20 @@ pub(crate) const TRIES: i32 = 15;
 /// What a step writes in the transaction that makes it done.
 pub(crate) type Commit = Box<dyn for<'a> FnOnce(&'a mut Tx) -> BoxFuture<'a, Result<()>> + Send>;
 
-/// The work of a step: an effect outside the metadata, which may run twice, and the
-/// commit that makes it done, which happens once.
-pub(crate) type Act = for<'a> fn(&'a Context) -> BoxFuture<'a, Result<Commit>>;
+/// How a try of a step ended that did not fail.
+pub(crate) enum End {
+    /// It is done with that commit, which happens once.
+    Done(Commit),
+    /// It waits for something outside. What became known commits, and the worker is free.
+    Later(Commit, Wait),
+}
+
+/// The work of a step: an effect outside the metadata, which may run twice.
+pub(crate) type Act = for<'a> fn(&'a Context) -> BoxFuture<'a, Result<End>>;
+
+/// Longest that a step waits for something outside, from its first look on. Undoing waits
+/// without an end.
+pub(crate) const LONGEST_WAIT: Duration = Duration::from_secs(3600);
 
 /// A kind of long operation.
 pub(crate) struct Plan {
@@ -69,15 +83,15 @@ impl Plan {
     }
 }
 
-/// A commit that writes `work`.
-pub(crate) fn commit<F>(work: F) -> Commit
+/// The end of a step that is done when `work` is written.
+pub(crate) fn commit<F>(work: F) -> End
 where
     F: for<'a> FnOnce(&'a mut Tx) -> BoxFuture<'a, Result<()>> + Send + 'static,
 {
-    Box::new(work)
+    End::Done(Box::new(work))
 }
 
-/// A commit that writes nothing but that the step is done.
-pub(crate) fn nothing() -> Commit {
-    Box::new(|_| Box::pin(std::future::ready(Ok(()))))
+/// The end of a step that has nothing to write but that it is done.
+pub(crate) fn nothing() -> End {
+    commit(|_| Box::pin(std::future::ready(Ok(()))))
 }

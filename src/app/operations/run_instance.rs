@@ -8,9 +8,9 @@ use super::{
 const START: Step = Step {
     name: "start",
     title: "Start the server",
-    act: |context| Box::pin(steps::start(context)),
+    act: |context| Box::pin(steps::run(context)),
     undo: None,
-    failpoints: steps::START_POINTS,
+    failpoints: steps::RUN_POINTS,
 };
 
 const STOP: Step = Step {
@@ -70,7 +70,7 @@ pub(crate) const RECOVER_PLAN: Plan = Plan {
         title: "Start the server again",
         act: |context| Box::pin(steps::recover(context)),
         undo: None,
-        failpoints: &["local.start.after_spawn", "local.start.after_start"],
+        failpoints: steps::RUN_POINTS,
     }],
     outcome: |tx, uid| Box::pin(steps::instance(tx, uid)),
     abandon: |tx, claim, why| Box::pin(steps::mark_down(tx, claim, why)),

@@ -7,6 +7,7 @@
 pub mod embedded;
 pub mod reaper;
 
+mod advance;
 mod catalogue;
 mod command;
 mod configure;

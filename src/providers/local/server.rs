@@ -11,7 +11,7 @@ use uuid::Uuid;
 use super::{
     NAME, SERVER,
     catalogue::Catalogues,
-    configure::{self, ACCESS, CERTIFICATE, Contents, FILE, KEY, access, is_wide},
+    configure,
     control::{Cluster, DATA, Found},
     directory::{Directory, PRIVATE, blocking},
     discover::{self, Discovery},
@@ -22,21 +22,15 @@ use super::{
     user::RunAs,
     verify::FIRST_DATABASE,
 };
-use crate::{
-    domain::{
-        Error, Reason, Result,
-        engine::Engine,
-        provider::{Address, Presence, Provider, ServerSpec, Started},
-        version::Version,
-    },
-    failpoint,
+use crate::domain::{
+    Error, Reason, Result,
+    engine::Engine,
+    provider::{Address, Advance, Goal, Presence, Provider, ServerSpec},
+    version::Version,
 };
 
 /// Longest wait for another process that works on the same server.
 const LOCK: Duration = Duration::from_secs(60);
-
-/// A server whose data goes to the trash is stopped before, in order.
-const NO_PATIENCE: Duration = Duration::from_secs(10);
 
 /// Longest wait for a connection to a server that runs.
 const VERIFY: Duration = Duration::from_secs(5);
@@ -44,8 +38,8 @@ const VERIFY: Duration = Duration::from_secs(5);
 /// The provider of servers on this machine.
 #[derive(Debug)]
 pub struct Local {
-    settings: Settings,
-    run_as: RunAs,
+    pub(super) settings: Settings,
+    pub(super) run_as: RunAs,
     host: Uuid,
     discovery: Arc<Discovery>,
     catalogues: Catalogues,
@@ -95,7 +89,7 @@ impl Local {
 
     /// The installation for a server: of its version, else of the newest minor of the
     /// same major, on which its data can go on.
-    async fn engine(&self, version: Version) -> Result<Engine> {
+    pub(super) async fn engine(&self, version: Version) -> Result<Engine> {
         let engines = self.discovery.engines().await?;
         let exact = engines
             .iter()
@@ -107,22 +101,22 @@ impl Local {
         })
     }
 
-    fn servers(&self) -> PathBuf {
+    pub(super) fn servers(&self) -> PathBuf {
         self.settings.root.join("servers")
     }
 
-    fn socket_directory(&self, server: Uuid) -> PathBuf {
+    pub(super) fn socket_directory(&self, server: Uuid) -> PathBuf {
         let name = server.as_simple().to_string();
         self.settings.run_directory.join(name)
     }
 
-    async fn lock(&self, name: &str) -> Result<Lock> {
+    pub(super) async fn lock(&self, name: &str) -> Result<Lock> {
         let path = self.settings.root.join("locks").join(name);
         Lock::acquire(path, LOCK).await
     }
 
     /// The server as something to look at; `programs` is only needed to start it.
-    fn cluster(&self, server: &ServerSpec, programs: PathBuf) -> Cluster {
+    pub(super) fn cluster(&self, server: &ServerSpec, programs: PathBuf) -> Cluster {
         Cluster {
             programs,
             home: self.servers().join(server.uid.to_string()),
@@ -136,11 +130,16 @@ impl Local {
         }
     }
 
-    fn found(&self, server: &ServerSpec) -> Cluster {
+    pub(super) fn found(&self, server: &ServerSpec) -> Cluster {
         self.cluster(server, PathBuf::new())
     }
 
-    fn plan(&self, server: &ServerSpec, engine: &Engine, lock: Lock) -> initialize::Plan {
+    pub(super) fn plan(
+        &self,
+        server: &ServerSpec,
+        engine: &Engine,
+        lock: Lock,
+    ) -> initialize::Plan {
         initialize::Plan {
             programs: engine.directory.clone(),
             parent: self.servers(),
@@ -155,7 +154,7 @@ impl Local {
     }
 
     /// The template of an installation, made if it is not there.
-    async fn template(&self, engine: &Engine) -> Result<PathBuf> {
+    pub(super) async fn template(&self, engine: &Engine) -> Result<PathBuf> {
         let name = template::name(engine);
         let lock = self.lock(&format!("template-{name}")).await?;
         let templates = self.settings.root.join("templates");
@@ -163,7 +162,7 @@ impl Local {
     }
 
     /// Sees that what is in the data directory is the server on record.
-    fn check(&self, server: &ServerSpec) -> Result<()> {
+    pub(super) fn check(&self, server: &ServerSpec) -> Result<()> {
         let servers = Directory::open(&self.servers())?;
         let data = servers.grandchild(&server.uid.to_string(), DATA)?;
         let (Some(data), Some(expected)) = (data, server.system_identifier) else {
@@ -177,7 +176,7 @@ impl Local {
             .mismatch("its system identifier is another one"))
     }
 
-    fn listen_addresses(&self) -> Vec<std::net::IpAddr> {
+    pub(super) fn listen_addresses(&self) -> Vec<std::net::IpAddr> {
         match self.settings.listen_addresses.as_slice() {
             [] => vec![std::net::Ipv4Addr::LOCALHOST.into()],
             given => given.to_vec(),
@@ -233,90 +232,16 @@ impl Provider for Local {
             .try_for_each(|(name, value)| catalogue.check(name, value))
     }
 
-    async fn initialize(&self, server: &ServerSpec) -> Result<u64> {
-        let engine = self.engine(server.version).await?;
-        let lock = self.lock(&server.uid.to_string()).await?;
-        let plan = self.plan(server, &engine, lock);
-        let present = plan.present(server.version.major).await?;
-        match (present, server.system_identifier) {
-            (Some(present), None) => Ok(present),
-            (Some(present), Some(expected)) if present == expected => Ok(present),
-            (Some(_), Some(_)) => Err(self
-                .found(server)
-                .mismatch("its system identifier is another one")),
-            // It was there once: an empty one must not take its place.
-            (None, Some(_)) => Err(self.found(server).mismatch("its data directory is gone")),
-            (None, None) if server.ephemeral => {
-                let template = self.template(&engine).await?;
-                template::clone(&plan, template, &server.admin_password).await
+    async fn advance(&self, server: &ServerSpec, goal: Goal, since: Duration) -> Result<Advance> {
+        match goal {
+            Goal::Running => self.towards_running(server, since).await,
+            Goal::Stopped => self.towards_stopped(server, since).await,
+            Goal::StoppedAtAnyCost { patience } => {
+                self.towards_stopped_at_any_cost(server, patience, since)
+                    .await
             }
-            (None, None) => plan.initdb(&server.admin_password).await,
+            Goal::Gone => self.remove(server).await.map(|()| Advance::done()),
         }
-    }
-
-    async fn configure(&self, server: &ServerSpec) -> Result<()> {
-        let cluster = self.found(server);
-        let listen_addresses = self.listen_addresses();
-        let text = Contents {
-            version: server.version,
-            home: &cluster.home,
-            socket_directory: &cluster.socket_directory,
-            port: server.port,
-            ephemeral: server.ephemeral,
-            listen_addresses: &listen_addresses,
-            tls: self.settings.tls.is_some(),
-            parameters: &server.parameters,
-        }
-        .server()?;
-        let tls = self.settings.tls.clone();
-        let wide = is_wide(&listen_addresses);
-        let lock = self.lock(&server.uid.to_string()).await?;
-        let (servers, uid, run_as) = (self.servers(), server.uid.to_string(), self.run_as);
-        let gone = cluster.mismatch("its data directory is gone");
-        blocking(move || {
-            let data = Directory::open(&servers)?.grandchild(&uid, DATA)?;
-            let data = data.ok_or(gone)?;
-            let put =
-                |name, contents: &[u8]| configure::write(&data, name, contents, run_as, || ());
-            if let Some(files) = &tls {
-                put(CERTIFICATE, &configure::read(&files.certificate)?)?;
-                put(KEY, &configure::read(&files.key)?)?;
-            }
-            if wide {
-                put(ACCESS, access(tls.is_some()).as_bytes())?;
-            }
-            configure::write(&data, FILE, text.as_bytes(), run_as, || {
-                failpoint::hit(SERVER.before_configure);
-            })?;
-            failpoint::hit("local.configure.after_rename");
-            drop(lock);
-            Ok(())
-        })
-        .await
-    }
-
-    async fn start(&self, server: &ServerSpec) -> Result<Started> {
-        let engine = self.engine(server.version).await?;
-        let lock = self.lock(&server.uid.to_string()).await?;
-        self.check(server)?;
-        let cluster = self.cluster(server, engine.directory);
-        Box::pin(cluster.start(self.settings.start_timeout, Some(&lock))).await
-    }
-
-    async fn stop(&self, server: &ServerSpec) -> Result<()> {
-        if self.found(server).look()? == Found::Missing {
-            return Ok(());
-        }
-        let _lock = self.lock(&server.uid.to_string()).await?;
-        self.found(server).stop(self.settings.stop_timeout).await
-    }
-
-    async fn stop_at_any_cost(&self, server: &ServerSpec, patience: Duration) -> Result<()> {
-        if self.found(server).look()? == Found::Missing {
-            return Ok(());
-        }
-        let _lock = self.lock(&server.uid.to_string()).await?;
-        self.found(server).stop_at_any_cost(patience).await
     }
 
     async fn inspect(&self, server: &ServerSpec) -> Result<Presence> {
@@ -336,21 +261,6 @@ impl Provider for Local {
                 }
             }
         }
-    }
-
-    async fn remove(&self, server: &ServerSpec) -> Result<()> {
-        let lock = self.lock(&server.uid.to_string()).await?;
-        // Someone may have started it again since it was stopped.
-        self.found(server).stop_at_any_cost(NO_PATIENCE).await?;
-        let root = self.settings.root.clone();
-        let sockets = self.socket_directory(server.uid);
-        let (uid, now) = (server.uid, self.settings.clock.now());
-        blocking(move || {
-            trash::throw(&root, uid, now)?;
-            trash::remove_sockets(&sockets)?;
-            lock.remove()
-        })
-        .await
     }
 
     async fn ended(&self, server: &ServerSpec) -> Result<()> {

@@ -1,0 +1,254 @@
+//! How a local server is brought to a goal, look by look.
+
+use std::time::Duration;
+
+use super::{
+    SERVER,
+    configure::{self, ACCESS, CERTIFICATE, Contents, FILE, KEY, access, is_wide},
+    control::{DATA, Found},
+    directory::{Directory, blocking},
+    server::Local,
+    template, trash,
+};
+use crate::{
+    domain::{
+        Error, Reason, Result,
+        provider::{Advance, Learnt, Next, ServerSpec, Started, Wait},
+    },
+    failpoint,
+};
+
+/// A server whose data goes to the trash is stopped before, in order.
+const NO_PATIENCE: Duration = Duration::from_secs(10);
+
+/// Longest first look, in which nearly every server starts and stops, and the longest of
+/// later ones. In between nobody works on it.
+const FIRST_LOOK: Duration = Duration::from_secs(10);
+const LOOK: Duration = Duration::from_secs(1);
+const PAUSE: Duration = Duration::from_secs(2);
+
+impl Local {
+    /// Makes the server if it was never there, and starts it.
+    pub(super) async fn towards_running(
+        &self,
+        server: &ServerSpec,
+        since: Duration,
+    ) -> Result<Advance> {
+        if server.system_identifier.is_none() {
+            let learnt = Learnt {
+                system_identifier: Some(self.initialize(server).await?),
+            };
+            let next = Next::Later(Wait {
+                at_most: Duration::ZERO,
+                percent: 50,
+                waits_for: "its start",
+            });
+            return Ok(Advance { learnt, next });
+        }
+        // What its settings in force are shows at the next start.
+        if !matches!(self.found(server).look()?, Found::Running(_)) {
+            self.configure(server).await?;
+        }
+        let limit = look(since).min(self.settings.start_timeout);
+        match self.start_within(server, limit).await {
+            Ok(_) => Ok(Advance::done()),
+            Err(error)
+                if self.is_starting(server, &error) && since < self.settings.start_timeout =>
+            {
+                tracing::info!(server = %server.uid, %error, "a server is still starting");
+                Ok(Advance::later(Wait {
+                    at_most: PAUSE,
+                    percent: 75,
+                    waits_for: "the server to take connections",
+                }))
+            }
+            Err(error) => Err(error),
+        }
+    }
+
+    /// Whether a start that did not come to its end goes on.
+    fn is_starting(&self, server: &ServerSpec, error: &Error) -> bool {
+        error.reason() == Reason::ServerUnavailable
+            && matches!(self.found(server).look(), Ok(Found::Running(_)))
+    }
+
+    /// Starts the server, or finds that it runs, and waits until it takes connections.
+    ///
+    /// # Errors
+    /// SERVER_START_FAILED, PORT_TAKEN, SERVER_MISMATCH, SERVER_UNAVAILABLE,
+    /// VERSION_NOT_INSTALLED.
+    pub async fn start(&self, server: &ServerSpec) -> Result<Started> {
+        self.start_within(server, self.settings.start_timeout).await
+    }
+
+    async fn start_within(&self, server: &ServerSpec, limit: Duration) -> Result<Started> {
+        let engine = self.engine(server.version).await?;
+        let lock = self.lock(&server.uid.to_string()).await?;
+        self.check(server)?;
+        let cluster = self.cluster(server, engine.directory);
+        Box::pin(cluster.start(limit, Some(&lock))).await
+    }
+
+    /// Stops the server in order ("fast"), or finds that it is stopped.
+    ///
+    /// # Errors
+    /// SERVER_UNAVAILABLE when it does not stop in time.
+    pub async fn stop(&self, server: &ServerSpec) -> Result<()> {
+        if self.found(server).look()? == Found::Missing {
+            return Ok(());
+        }
+        let _lock = self.lock(&server.uid.to_string()).await?;
+        self.found(server).stop(self.settings.stop_timeout).await
+    }
+
+    /// Stops the server in order.
+    pub(super) async fn towards_stopped(
+        &self,
+        server: &ServerSpec,
+        since: Duration,
+    ) -> Result<Advance> {
+        self.stop_in_order(server, self.settings.stop_timeout, since)
+            .await
+    }
+
+    /// Stops the server in order, and by force when its patience is over.
+    pub(super) async fn towards_stopped_at_any_cost(
+        &self,
+        server: &ServerSpec,
+        patience: Duration,
+        since: Duration,
+    ) -> Result<Advance> {
+        if since < patience {
+            match self.stop_in_order(server, patience, since).await {
+                Err(error) if error.reason() == Reason::ServerUnavailable => {}
+                ended => return ended,
+            }
+        }
+        let _lock = self.lock(&server.uid.to_string()).await?;
+        self.found(server).stop_at_any_cost(Duration::ZERO).await?;
+        Ok(Advance::done())
+    }
+
+    async fn stop_in_order(
+        &self,
+        server: &ServerSpec,
+        limit: Duration,
+        since: Duration,
+    ) -> Result<Advance> {
+        if self.found(server).look()? == Found::Missing {
+            return Ok(Advance::done());
+        }
+        let _lock = self.lock(&server.uid.to_string()).await?;
+        let most = look(since).min(limit);
+        match self.found(server).stop(most).await {
+            Ok(()) => Ok(Advance::done()),
+            Err(error)
+                if error.reason() == Reason::ServerUnavailable
+                    && since.saturating_add(most) < limit =>
+            {
+                Ok(Advance::later(Wait {
+                    at_most: PAUSE,
+                    percent: 50,
+                    waits_for: "the server to stop",
+                }))
+            }
+            Err(error) => Err(error),
+        }
+    }
+
+    /// Makes the data directory, if it is not there, and answers its system identifier.
+    ///
+    /// # Errors
+    /// SERVER_MISMATCH, DISK_FULL, DATA_DIR_UNWRITABLE, VERSION_NOT_INSTALLED.
+    pub async fn initialize(&self, server: &ServerSpec) -> Result<u64> {
+        let engine = self.engine(server.version).await?;
+        let lock = self.lock(&server.uid.to_string()).await?;
+        let plan = self.plan(server, &engine, lock);
+        let present = plan.present(server.version.major).await?;
+        match (present, server.system_identifier) {
+            (Some(present), None) => Ok(present),
+            (Some(present), Some(expected)) if present == expected => Ok(present),
+            (Some(_), Some(_)) => Err(self
+                .found(server)
+                .mismatch("its system identifier is another one")),
+            // It was there once: an empty one must not take its place.
+            (None, Some(_)) => Err(self.found(server).mismatch("its data directory is gone")),
+            (None, None) if server.ephemeral => {
+                let template = self.template(&engine).await?;
+                template::clone(&plan, template, &server.admin_password).await
+            }
+            (None, None) => plan.initdb(&server.admin_password).await,
+        }
+    }
+
+    /// Writes the settings that Howdah owns. They take effect at the next start.
+    ///
+    /// # Errors
+    /// SERVER_MISMATCH, PARAMETER_INVALID, CONFIG_INVALID, DISK_FULL.
+    pub async fn configure(&self, server: &ServerSpec) -> Result<()> {
+        let cluster = self.found(server);
+        let listen_addresses = self.listen_addresses();
+        let text = Contents {
+            version: server.version,
+            home: &cluster.home,
+            socket_directory: &cluster.socket_directory,
+            port: server.port,
+            ephemeral: server.ephemeral,
+            listen_addresses: &listen_addresses,
+            tls: self.settings.tls.is_some(),
+            parameters: &server.parameters,
+        }
+        .server()?;
+        let tls = self.settings.tls.clone();
+        let wide = is_wide(&listen_addresses);
+        let lock = self.lock(&server.uid.to_string()).await?;
+        let (servers, uid, run_as) = (self.servers(), server.uid.to_string(), self.run_as);
+        let gone = cluster.mismatch("its data directory is gone");
+        blocking(move || {
+            let data = Directory::open(&servers)?.grandchild(&uid, DATA)?;
+            let data = data.ok_or(gone)?;
+            let put =
+                |name, contents: &[u8]| configure::write(&data, name, contents, run_as, || ());
+            if let Some(files) = &tls {
+                put(CERTIFICATE, &configure::read(&files.certificate)?)?;
+                put(KEY, &configure::read(&files.key)?)?;
+            }
+            if wide {
+                put(ACCESS, access(tls.is_some()).as_bytes())?;
+            }
+            configure::write(&data, FILE, text.as_bytes(), run_as, || {
+                failpoint::hit(SERVER.before_configure);
+            })?;
+            failpoint::hit("local.configure.after_rename");
+            drop(lock);
+            Ok(())
+        })
+        .await
+    }
+
+    /// Moves the data to the trash, or finds that it is gone.
+    ///
+    /// # Errors
+    /// SERVER_UNAVAILABLE when it cannot be stopped; DATA_DIR_UNWRITABLE.
+    pub async fn remove(&self, server: &ServerSpec) -> Result<()> {
+        let lock = self.lock(&server.uid.to_string()).await?;
+        // Someone may have started it again since it was stopped.
+        self.found(server).stop_at_any_cost(NO_PATIENCE).await?;
+        let root = self.settings.root.clone();
+        let sockets = self.socket_directory(server.uid);
+        let (uid, now) = (server.uid, self.settings.clock.now());
+        blocking(move || {
+            trash::throw(&root, uid, now)?;
+            trash::remove_sockets(&sockets)?;
+            lock.remove()
+        })
+        .await
+    }
+}
+
+fn look(since: Duration) -> Duration {
+    match since.is_zero() {
+        true => FIRST_LOOK,
+        false => LOOK,
+    }
+}

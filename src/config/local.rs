@@ -48,7 +48,7 @@ pub struct Local {
     #[serde(with = "duration")]
     #[schemars(with = "duration::Text")]
     pub purge_delay: Duration,
-    /// How long a purged server's data stays in the trash directory.
+    /// How long the data of an instance whose purge time came stays in the trash.
     #[serde(with = "duration")]
     #[schemars(with = "duration::Text")]
     pub trash_retention: Duration,

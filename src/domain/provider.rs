@@ -53,6 +53,15 @@ pub enum Presence {
     Running,
 }
 
+/// What becomes of the data of a server that is removed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Disposal {
+    /// It stays in the trash for its time.
+    Trash,
+    /// It is deleted, with what the trash holds of that server.
+    Delete,
+}
+
 /// Howdah's own role on every server; a superuser.
 pub const ADMIN: &str = "howdah_admin";
 
@@ -114,8 +123,8 @@ pub trait Provider: Send + Sync {
     /// Looks how far the server is, and that it is the one on record.
     async fn inspect(&self, server: &ServerSpec) -> Result<Presence>;
 
-    /// Moves the data of a stopped server to the trash, or finds that it is gone.
-    async fn remove(&self, server: &ServerSpec) -> Result<()>;
+    /// Takes the data of a stopped server away, or finds that it is gone.
+    async fn remove(&self, server: &ServerSpec, disposal: Disposal) -> Result<()>;
 
     /// Returns when a running server's process has ended.
     async fn ended(&self, server: &ServerSpec) -> Result<()>;

@@ -12,7 +12,7 @@ use crate::{
         clock::Clock,
         instance::{Condition, State, Status},
         operation::{Failure, Outcome},
-        provider::Presence,
+        provider::{Disposal, Presence},
         version::Version,
     },
     store::{Tx, lease::Claim},
@@ -44,10 +44,11 @@ pub(super) async fn initialize(context: &Context) -> Result<Commit> {
     }))
 }
 
-/// Takes the data directory away.
+/// Deletes the data directory.
 pub(super) async fn discard(context: &Context) -> Result<Commit> {
     let server = context.server().await?;
-    context.app.provider().remove(&server).await?;
+    let provider = context.app.provider();
+    provider.remove(&server, Disposal::Delete).await?;
     Ok(nothing())
 }
 
@@ -159,10 +160,14 @@ pub(super) async fn forget(context: &Context) -> Result<Commit> {
     Ok(commit(move |tx| Box::pin(tx.remove_instance(uid))))
 }
 
-/// Moves the data to the trash and forgets the instance.
-pub(super) async fn remove(context: &Context) -> Result<Commit> {
+/// Takes the data away and forgets the instance. That of an ephemeral one is never kept.
+pub(super) async fn remove(context: &Context, disposal: Disposal) -> Result<Commit> {
     let server = context.server().await?;
-    context.app.provider().remove(&server).await?;
+    let disposal = match server.ephemeral {
+        true => Disposal::Delete,
+        false => disposal,
+    };
+    context.app.provider().remove(&server, disposal).await?;
     let uid = context.claim.target_uid;
     Ok(commit(move |tx| Box::pin(tx.remove_instance(uid))))
 }

@@ -172,6 +172,16 @@ impl Directory {
             .map_err(|error| self.failed(name, error))
     }
 
+    /// As [`Directory::rename`]; `false` if there is no such entry.
+    pub(crate) fn rename_present(&self, name: &str, to: &Self, new: &str) -> Result<bool> {
+        let flags = RenameFlags::NOREPLACE;
+        match rustix::fs::renameat_with(&self.handle, name, &to.handle, new, flags) {
+            Ok(()) => Ok(true),
+            Err(Errno::NOENT) => Ok(false),
+            Err(error) => Err(self.failed(name, error)),
+        }
+    }
+
     /// Removes a directory and all that is in it, if it is there. What a program
     /// that is about to end still writes there is removed too.
     pub(crate) fn remove_tree(&self, name: &str) -> Result<()> {

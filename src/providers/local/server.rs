@@ -26,7 +26,7 @@ use crate::{
     domain::{
         Error, Reason, Result,
         engine::Engine,
-        provider::{Address, Presence, Provider, ServerSpec, Started},
+        provider::{Address, Disposal, Presence, Provider, ServerSpec, Started},
         version::Version,
     },
     failpoint,
@@ -35,7 +35,7 @@ use crate::{
 /// Longest wait for another process that works on the same server.
 const LOCK: Duration = Duration::from_secs(60);
 
-/// A server whose data goes to the trash is stopped before, in order.
+/// Longest fast shutdown of a server whose data is taken away.
 const NO_PATIENCE: Duration = Duration::from_secs(10);
 
 /// Longest wait for a connection to a server that runs.
@@ -338,7 +338,7 @@ impl Provider for Local {
         }
     }
 
-    async fn remove(&self, server: &ServerSpec) -> Result<()> {
+    async fn remove(&self, server: &ServerSpec, disposal: Disposal) -> Result<()> {
         let lock = self.lock(&server.uid.to_string()).await?;
         // Someone may have started it again since it was stopped.
         self.found(server).stop_at_any_cost(NO_PATIENCE).await?;
@@ -346,7 +346,10 @@ impl Provider for Local {
         let sockets = self.socket_directory(server.uid);
         let (uid, now) = (server.uid, self.settings.clock.now());
         blocking(move || {
-            trash::throw(&root, uid, now)?;
+            match disposal {
+                Disposal::Trash => trash::throw(&root, uid, now)?,
+                Disposal::Delete => trash::delete(&root, uid, now)?,
+            }
             trash::remove_sockets(&sockets)?;
             lock.remove()
         })

@@ -1,6 +1,7 @@
 //! Checks for `howdah doctor` that need more than the settings.
 
 mod keys;
+mod orphans;
 
 use std::time::Duration;
 
@@ -19,6 +20,7 @@ const LIMIT: Duration = Duration::from_secs(5);
 pub async fn doctor(config: &Config) -> Vec<Finding> {
     let mut findings = vec![engines(config).await];
     findings.extend(metadata(config).await);
+    findings.extend(orphans::check(config).await);
     findings
 }
 

@@ -62,6 +62,15 @@ pub enum Disposal {
     Delete,
 }
 
+/// A server whose data is on this host.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Present {
+    /// The server.
+    pub uid: Uuid,
+    /// Whether a process works in its data directory.
+    pub running: bool,
+}
+
 /// Howdah's own role on every server; a superuser.
 pub const ADMIN: &str = "howdah_admin";
 
@@ -131,6 +140,9 @@ pub trait Provider: Send + Sync {
 
     /// Where the server of that identity and port can be reached.
     fn address(&self, server: Uuid, port: u16) -> Address;
+
+    /// The servers whose data is on this host, whether a record knows them or not.
+    async fn present(&self) -> Result<Vec<Present>>;
 
     /// Deletes what has been in the trash for its time.
     async fn empty_trash(&self) -> Result<()>;

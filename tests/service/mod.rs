@@ -19,6 +19,7 @@ mod secrets;
 mod shutdown;
 mod supervision;
 mod tour;
+mod trash;
 mod validate_only;
 
 pub(crate) use self::{

@@ -17,6 +17,7 @@ use super::{
     discover::{self, Discovery},
     failure, host, initialize,
     lock::Lock,
+    orphans,
     settings::{self, Settings},
     template, trash,
     user::RunAs,
@@ -26,7 +27,7 @@ use crate::{
     domain::{
         Error, Reason, Result,
         engine::Engine,
-        provider::{Address, Disposal, Presence, Provider, ServerSpec, Started},
+        provider::{Address, Disposal, Presence, Present, Provider, ServerSpec, Started},
         version::Version,
     },
     failpoint,
@@ -367,6 +368,11 @@ impl Provider for Local {
             socket_directory: Some(self.socket_directory(server)),
             tls: self.settings.tls.is_some(),
         }
+    }
+
+    async fn present(&self) -> Result<Vec<Present>> {
+        let root = self.settings.root.clone();
+        blocking(move || orphans::present(&root)).await
     }
 
     async fn empty_trash(&self) -> Result<()> {

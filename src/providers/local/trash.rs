@@ -5,6 +5,7 @@
 //! An entry is renamed so before its first file is deleted: it cannot be restored any
 //! more then, and one that was restored before is not found by that name.
 
+mod commands;
 mod entry;
 
 use std::path::Path;
@@ -12,6 +13,7 @@ use std::path::Path;
 use chrono::{DateTime, Utc};
 use uuid::Uuid;
 
+pub use self::commands::{Entry, Trash};
 use self::entry::Name;
 use super::{directory::Directory, failure, initialize};
 use crate::{

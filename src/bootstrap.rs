@@ -8,6 +8,7 @@ mod keys;
 mod metadata;
 mod output_file;
 mod restore;
+mod trash;
 mod watch;
 mod welcome;
 
@@ -52,9 +53,11 @@ use crate::{
     telemetry::{self, Telemetry, admin},
 };
 
+pub use crate::providers::local::Entry;
 pub use backup::{Backup, Destination, backup};
 pub use doctor::doctor;
 pub use restore::{Restored, restore, restore_former};
+pub use trash::{trash_empty, trash_list, trash_restore, trash_throw};
 
 /// File in the data directory with the address of the API while it serves.
 const ENDPOINT: &str = "endpoint";

@@ -3,9 +3,12 @@
 
 use std::time::Duration;
 
-use serde_json::Value;
-
-use super::{App, keys::KeyLife, mutation::Target, operations};
+use super::{
+    App,
+    keys::KeyLife,
+    mutation::{Target, parameters},
+    operations::{self, PurgeInstanceParameters},
+};
 use crate::domain::{
     Reason, Result,
     engine::newest,
@@ -138,8 +141,9 @@ impl App {
             return Ok(());
         }
         let target = Target::of(&now)?;
+        let parameters = parameters(PurgeInstanceParameters { requested: false })?;
         match accepting
-            .enqueue(&operations::PURGE_INSTANCE, target, Value::Null)
+            .enqueue(&operations::PURGE_INSTANCE, target, parameters)
             .await
         {
             Err(error) if error.reason() == Reason::ResourceBusy => Ok(()),

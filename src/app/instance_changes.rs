@@ -5,8 +5,8 @@ use serde_json::Value;
 
 use super::{
     App, Mutation,
-    mutation::{Accepting, Target},
-    operations::{self, DeleteInstanceParameters, Plan},
+    mutation::{Accepting, Target, parameters},
+    operations::{self, DeleteInstanceParameters, Plan, PurgeInstanceParameters},
 };
 use crate::domain::{
     Error, Reason, Result,
@@ -144,8 +144,10 @@ impl App {
                 .await?;
         }
         let keep_seconds = self.parts.settings.purge_delay.as_secs_f64();
-        let parameters = serde_json::to_value(DeleteInstanceParameters { keep_seconds })
-            .map_err(|error| Error::internal("parameters").with_source(error))?;
+        let parameters = match instance.delete_time {
+            Some(_) => parameters(PurgeInstanceParameters { requested: true })?,
+            None => parameters(DeleteInstanceParameters { keep_seconds })?,
+        };
         accepting.enqueue(plan, target, parameters).await
     }
 

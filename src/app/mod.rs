@@ -11,6 +11,7 @@ mod keys;
 mod longrunning;
 mod mutation;
 pub mod operations;
+mod orphans;
 mod pages;
 mod subscriptions;
 mod supervision;
@@ -162,6 +163,7 @@ impl App {
         self.tasks.spawn(supervision::run(self.clone()));
         self.tasks.spawn(housekeeping::show_life(self.clone()));
         self.tasks.spawn(housekeeping::run(self.clone()));
+        self.tasks.spawn(orphans::run(self.clone()));
         self.tasks
             .spawn(housekeeping::look_at_engines(self.clone()));
         self.tasks.spawn(keys::run(self.clone()));

@@ -1,6 +1,7 @@
 //! How a mutation is accepted: the resource's new state, the operation and the
 //! record of the request commit in one transaction.
 
+use serde::Serialize;
 use serde_json::Value;
 use uuid::Uuid;
 
@@ -230,6 +231,11 @@ impl Accepting {
                 .collect(),
         }
     }
+}
+
+/// What an operation is accepted with, as it is stored.
+pub(super) fn parameters(of: impl Serialize) -> Result<Value> {
+    serde_json::to_value(of).map_err(|error| Error::internal("parameters").with_source(error))
 }
 
 /// The picture of an operation that was only checked: done, and without an id that

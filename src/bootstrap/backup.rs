@@ -94,16 +94,16 @@ pub async fn backup(config: Config, to: Destination, force: bool) -> anyhow::Res
     })
 }
 
-/// The embedded server to take a backup from.
-struct Source {
-    embedded: Embedded,
+/// The embedded server to read from, such as for a backup.
+pub(super) struct Source {
+    pub(super) embedded: Embedded,
     /// Of a server that was started for this, or left by a process that was killed.
     locked: Option<DataDir>,
 }
 
 impl Source {
     /// The server of the process that serves, or else one that is started for this.
-    async fn reach(config: &Config) -> Result<Self> {
+    pub(super) async fn reach(config: &Config) -> Result<Self> {
         let options = embedded_options(config, Absent::Refuse);
         refuse_absent(&config.data_dir)?;
         let end = Instant::now() + PATIENCE;
@@ -133,7 +133,7 @@ impl Source {
     }
 
     /// Stops the server, unless another process serves from it.
-    async fn close(self) -> Result<()> {
+    pub(super) async fn close(self) -> Result<()> {
         match self.locked {
             Some(_) => self.embedded.stop().await,
             None => Ok(()),

@@ -2,6 +2,7 @@
 
 mod data_dir;
 mod keys;
+mod orphans;
 
 use std::{str::FromStr, time::Duration};
 
@@ -30,6 +31,7 @@ pub async fn doctor(config: &Config) -> Vec<Finding> {
     let mut findings = vec![engines(config).await];
     findings.extend(data_dir::check(config));
     findings.extend(metadata(config).await);
+    findings.extend(orphans::check(config).await);
     findings
 }
 

@@ -111,7 +111,7 @@ pub(super) async fn wait_for(mut attempt: impl AsyncFnMut() -> Result<()>) -> Re
 
 /// The URL is read again for each connection: it names a password, or leads to a password
 /// file, that may have been rotated.
-fn external(url: SecretString) -> Result<Source> {
+pub(super) fn external(url: SecretString) -> Result<Source> {
     let parse = move || {
         // The error may show the URL, and with it the password.
         PgConnectOptions::from_str(url.expose_secret()).map_err(|_| NO_URL.to_owned())

@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use clap::{Args, Parser, Subcommand, ValueEnum, ValueHint};
 use clap_complete::Shell;
 
-use super::{config, connection, databases, exit, instances, metadata, operations, streams};
+use super::{config, connection, databases, exit, instances, metadata, operations, streams, trash};
 use crate::config::ServeArguments;
 
 /// A gRPC control plane for PostgreSQL
@@ -65,6 +65,9 @@ pub(super) enum Command {
     /// Back up and restore the embedded metadata
     #[command(subcommand)]
     Metadata(metadata::Command),
+    /// Look after the data of removed servers on this host
+    #[command(subcommand)]
+    Trash(trash::Command),
     /// Say what this machine lacks to serve, and what to do about it
     Doctor(ServeArguments),
     /// Look at the settings of `serve`

@@ -93,7 +93,7 @@ pub(super) struct Delete {
     /// Also with databases or deletion protection; with --purge also of a host that is gone
     #[arg(long)]
     force: bool,
-    /// Free the id and move the data to the trash at once
+    /// Free the id and delete the data at once
     #[arg(long)]
     purge: bool,
     /// Only if the instance has this etag

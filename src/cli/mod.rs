@@ -15,6 +15,7 @@ mod output;
 mod progress;
 mod session;
 mod streams;
+mod trash;
 
 use std::{
     future::Future,
@@ -62,6 +63,7 @@ fn dispatch(arguments: Arguments) -> Result<Exit, Failure> {
             to_its_end(bootstrap::migrate(config)).map(|()| Exit::Success)
         }
         Command::Metadata(command) => metadata::run(command, global.output),
+        Command::Trash(command) => trash::run(command, global.output),
         Command::Doctor(settings) => runtime()?.block_on(doctor::run(&settings, global.output)),
         Command::Config(command) => config::run(&command, global.output),
         Command::Completion { shell } => {

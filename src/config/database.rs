@@ -5,7 +5,10 @@ use std::time::Duration;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use super::{Problem, duration, problem::require};
+use super::{
+    Problem, duration,
+    problem::{bound, require},
+};
 
 /// Connections to the metadata database.
 #[derive(Clone, Debug, Deserialize, Serialize, JsonSchema)]
@@ -48,7 +51,7 @@ impl Database {
             ("database.statement_timeout", self.statement_timeout),
         ];
         for (key, timeout) in timeouts {
-            require(problems, !timeout.is_zero(), key, "must be more than 0");
+            bound(problems, key, timeout, &duration::WAIT);
         }
     }
 }

@@ -1,6 +1,6 @@
 //! Durations as text: `500ms`, `15s`, `10m`, `1h30m`, `30d`.
 
-use std::{borrow::Cow, time::Duration};
+use std::{borrow::Cow, ops::RangeInclusive, time::Duration};
 
 use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
 use serde::{Deserialize, Deserializer, Serializer, de::Error};
@@ -13,6 +13,18 @@ const UNITS: &[(&str, u64)] = &[
     ("s", 1_000),
     ("ms", 1),
 ];
+
+/// Of a wait for an answer: shorter, and a machine that pauses would miss each; longer,
+/// and whoever waits takes it for hung.
+pub(super) const WAIT: RangeInclusive<Duration> = Duration::from_millis(100)..=HOUR;
+
+/// Of a time for which something is kept: with ten years, sums with the present time stay
+/// within the range of every clock, date and interval here and in PostgreSQL.
+pub(super) const KEPT: RangeInclusive<Duration> =
+    Duration::ZERO..=Duration::from_secs(3650 * 86_400);
+
+/// The longest wait.
+pub(super) const HOUR: Duration = Duration::from_secs(3600);
 
 /// Reads a duration: whole numbers, each with a unit of `d`, `h`, `m`, `s`, `ms`.
 ///

@@ -5,7 +5,10 @@ use std::{borrow::Cow, fmt, net::IpAddr, path::PathBuf, str::FromStr, time::Dura
 use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
 use serde::{Deserialize, Serialize};
 
-use super::{Problem, duration, places, problem::require};
+use super::{
+    Problem, duration, places,
+    problem::{bound, require},
+};
 
 /// First port that Linux may give to outgoing connections, and so take from us.
 const EPHEMERAL: u16 = 32_768;
@@ -48,7 +51,7 @@ pub struct Local {
     #[serde(with = "duration")]
     #[schemars(with = "duration::Text")]
     pub purge_delay: Duration,
-    /// How long a purged server's data stays in the trash directory.
+    /// How long the data of an instance whose purge time came stays in the trash.
     #[serde(with = "duration")]
     #[schemars(with = "duration::Text")]
     pub trash_retention: Duration,
@@ -86,6 +89,12 @@ impl Local {
     }
 
     pub(super) fn check(&self, problems: &mut Vec<Problem>) {
+        for (key, value) in [
+            ("local.purge_delay", self.purge_delay),
+            ("local.trash_retention", self.trash_retention),
+        ] {
+            bound(problems, key, value, &duration::KEPT);
+        }
         let mut require = |holds, key, message| require(problems, holds, key, message);
         require(!self.run_as.is_empty(), "local.run_as", "must not be empty");
         require(

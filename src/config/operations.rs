@@ -1,14 +1,17 @@
 //! Execution of long operations.
 
-use std::time::Duration;
+use std::{ops::RangeInclusive, time::Duration};
 
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use super::{Problem, duration, problem::require};
+use super::{
+    Problem, duration,
+    problem::{bound, require},
+};
 
-/// Shortest lease: below, an ordinary pause of the machine would lose it.
-const MIN_LEASE: Duration = Duration::from_secs(1);
+/// Bounds of a lease: a shorter one is lost in an ordinary pause of the machine.
+const LEASE: RangeInclusive<Duration> = Duration::from_secs(1)..=duration::HOUR;
 
 /// Execution of long operations.
 #[derive(Clone, Debug, Deserialize, Serialize, JsonSchema)]
@@ -49,25 +52,33 @@ impl Default for Operations {
 
 impl Operations {
     pub(super) fn check(&self, problems: &mut Vec<Problem>) {
+        let bounds = [
+            ("operations.lease", self.lease, &LEASE),
+            (
+                "operations.scan_interval",
+                self.scan_interval,
+                &duration::WAIT,
+            ),
+            ("operations.retention", self.retention, &duration::KEPT),
+            (
+                "operations.idempotency_retention",
+                self.idempotency_retention,
+                &duration::KEPT,
+            ),
+        ];
+        for (key, value, range) in bounds {
+            bound(problems, key, value, range);
+        }
         let mut require = |holds, key, message| require(problems, holds, key, message);
         require(
             self.workers > 0,
             "operations.workers",
             "must be more than 0",
         );
-        require(
-            self.lease >= MIN_LEASE,
-            "operations.lease",
-            "must be 1s or more",
-        );
-        require(
-            !self.scan_interval.is_zero(),
-            "operations.scan_interval",
-            "must be more than 0",
-        );
         // A replay within the remembered time answers with the first operation.
         require(
-            self.retention >= self.idempotency_retention,
+            self.retention >= self.idempotency_retention
+                || !duration::KEPT.contains(&self.idempotency_retention),
             "operations.retention",
             "must not be less than operations.idempotency_retention",
         );

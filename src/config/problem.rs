@@ -1,8 +1,8 @@
 //! What is wrong with a setting.
 
-use std::fmt;
+use std::{fmt, ops::RangeInclusive, time::Duration};
 
-use super::Source;
+use super::{Source, duration};
 use crate::domain::{Error, Reason};
 
 /// A rule that a setting breaks.
@@ -60,4 +60,19 @@ pub(super) fn require(problems: &mut Vec<Problem>, holds: bool, key: &str, messa
     if !holds {
         problems.push(Problem::new(key, message));
     }
+}
+
+/// Adds a problem with `key` unless the duration lies in `range`.
+pub(super) fn bound(
+    problems: &mut Vec<Problem>,
+    key: &str,
+    value: Duration,
+    range: &RangeInclusive<Duration>,
+) {
+    if range.contains(&value) {
+        return;
+    }
+    let [value, least, most] = [value, *range.start(), *range.end()].map(duration::format);
+    let message = format!("must be {least} to {most}, not {value}");
+    problems.push(Problem::new(key, message));
 }

@@ -1,14 +1,23 @@
 //! Limits of the gRPC listener.
 
-use std::time::Duration;
+use std::{ops::RangeInclusive, time::Duration};
 
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use super::{Problem, duration, problem::require};
+use super::{
+    Problem, duration,
+    problem::{bound, require},
+};
 
 /// Smallest and largest `max_message_bytes`.
-const MESSAGE_BYTES: std::ops::RangeInclusive<usize> = 64 * 1024..=64 * 1024 * 1024;
+const MESSAGE_BYTES: RangeInclusive<usize> = 64 * 1024..=64 * 1024 * 1024;
+
+/// Bounds of `connection_max_age`.
+const MAX_AGE: RangeInclusive<Duration> = Duration::ZERO..=Duration::from_secs(30 * 86_400);
+
+/// Bounds of `drain_timeout`.
+const DRAIN: RangeInclusive<Duration> = Duration::ZERO..=duration::HOUR;
 
 /// Limits of the gRPC listener.
 #[derive(Clone, Debug, Deserialize, Serialize, JsonSchema)]
@@ -74,15 +83,6 @@ impl Server {
                 self.max_concurrent_streams > 0,
             ),
             ("server.max_in_flight", self.max_in_flight > 0),
-            ("server.request_timeout", !self.request_timeout.is_zero()),
-            (
-                "server.keepalive_interval",
-                !self.keepalive_interval.is_zero(),
-            ),
-            (
-                "server.keepalive_timeout",
-                !self.keepalive_timeout.is_zero(),
-            ),
         ];
         for (key, holds) in positive {
             require(problems, holds, key, "must be more than 0");
@@ -93,5 +93,17 @@ impl Server {
             "server.max_message_bytes",
             "must be 65536 to 67108864",
         );
+        let waits = [
+            ("server.request_timeout", self.request_timeout),
+            ("server.keepalive_interval", self.keepalive_interval),
+            ("server.keepalive_timeout", self.keepalive_timeout),
+        ];
+        for (key, value) in waits {
+            bound(problems, key, value, &duration::WAIT);
+        }
+        let age = self.connection_max_age;
+        bound(problems, "server.connection_max_age", age, &MAX_AGE);
+        let drain = self.drain_timeout;
+        bound(problems, "server.drain_timeout", drain, &DRAIN);
     }
 }

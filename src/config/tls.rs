@@ -5,7 +5,10 @@ use std::{path::PathBuf, time::Duration};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use super::{Problem, duration, problem::require};
+use super::{
+    Problem, duration,
+    problem::{bound, require},
+};
 
 /// TLS of the gRPC listener. Files are read again when they change.
 #[derive(Clone, Debug, Deserialize, Serialize, JsonSchema)]
@@ -61,6 +64,12 @@ impl Tls {
     }
 
     pub(super) fn check(&self, problems: &mut Vec<Problem>) {
+        bound(
+            problems,
+            "tls.handshake_timeout",
+            self.handshake_timeout,
+            &duration::WAIT,
+        );
         let mut require = |holds, key, message| require(problems, holds, key, message);
         let (certificate, key) = (self.certificate.is_some(), self.key.is_some());
         require(
@@ -83,11 +92,6 @@ impl Tls {
             asks == self.client_ca.is_some(),
             "tls.client_ca",
             "goes with tls.client_certificates = \"optional\" or \"required\", and they with it",
-        );
-        require(
-            !self.handshake_timeout.is_zero(),
-            "tls.handshake_timeout",
-            "must be more than 0",
         );
     }
 }

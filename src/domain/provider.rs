@@ -59,7 +59,7 @@ pub enum Goal {
         patience: Duration,
     },
     /// Gone, with its data.
-    Gone,
+    Gone(Disposal),
 }
 
 /// How far a look has brought a server.
@@ -129,6 +129,24 @@ pub enum Presence {
     Running,
 }
 
+/// What becomes of the data of a server that is removed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Disposal {
+    /// It stays in the trash for its time.
+    Trash,
+    /// It is deleted, with what the trash holds of that server.
+    Delete,
+}
+
+/// A server whose data is on this host.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Present {
+    /// The server.
+    pub uid: Uuid,
+    /// Whether a process works in its data directory.
+    pub running: bool,
+}
+
 /// Howdah's own role on every server; a superuser.
 pub const ADMIN: &str = "howdah_admin";
 
@@ -185,6 +203,9 @@ pub trait Provider: Send + Sync {
 
     /// Where the server of that identity and port can be reached.
     fn address(&self, server: Uuid, port: u16) -> Address;
+
+    /// The servers whose data is on this host, whether a record knows them or not.
+    async fn present(&self) -> Result<Vec<Present>>;
 
     /// Deletes what has been in the trash for its time.
     async fn empty_trash(&self) -> Result<()>;

@@ -117,6 +117,9 @@ reasons! {
     /// The data directory holds no metadata, or none from before a restore.
     MetadataNotFound = "METADATA_NOT_FOUND", NotFound;
 
+    /// There is no data of the server, neither where servers lie nor in the trash.
+    ServerDataNotFound = "SERVER_DATA_NOT_FOUND", NotFound;
+
     /// An instance of that id exists, maybe deleted and not purged.
     InstanceExists = "INSTANCE_EXISTS", AlreadyExists;
     /// A database of that id or PostgreSQL name exists.
@@ -126,12 +129,17 @@ reasons! {
     /// A file is there already where a backup is to be written.
     BackupExists = "BACKUP_EXISTS", AlreadyExists;
 
+    /// Data of the server is in the place that the trash's is to go to.
+    ServerDataExists = "SERVER_DATA_EXISTS", AlreadyExists;
+
     /// No installed PostgreSQL has the wanted version.
     VersionNotInstalled = "VERSION_NOT_INSTALLED", FailedPrecondition;
     /// No PostgreSQL is installed at all.
     PostgresqlNotFound = "POSTGRESQL_NOT_FOUND", FailedPrecondition;
     /// A program of PostgreSQL that this needs is not installed.
     ToolMissing = "TOOL_MISSING", FailedPrecondition;
+    /// A record knows the server that was taken for an orphan.
+    ServerOnRecord = "SERVER_ON_RECORD", FailedPrecondition;
     /// The instance is not READY.
     InstanceNotReady = "INSTANCE_NOT_READY", FailedPrecondition;
     /// The instance is deleted.

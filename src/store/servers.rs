@@ -39,6 +39,17 @@ impl Store {
                 .await?;
         found.ok_or_else(|| Error::new(Reason::InstanceNotFound, "the server does not exist"))
     }
+
+    /// The servers on record for a host.
+    ///
+    /// # Errors
+    /// METADATA_UNAVAILABLE.
+    pub async fn servers_on(&self, host: Uuid) -> Result<Vec<Uuid>> {
+        sqlx::query_scalar!("select uid from servers where host = $1", host)
+            .fetch_all(&self.pool)
+            .named("servers.servers_on")
+            .await
+    }
 }
 
 impl Tx {

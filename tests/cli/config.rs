@@ -230,6 +230,43 @@ fn each_rule_refuses() {
     }
 }
 
+/// Whatever is added to times, handed to timers and to PostgreSQL has its bounds, and the
+/// reference names them.
+#[test]
+fn every_duration_has_bounds() {
+    let reference = include_str!("../../docs/configuration.md");
+    let is_duration = |text: &str| config::duration::parse(text).is_ok();
+    let mut count = 0;
+    for setting in SETTINGS.iter() {
+        let default = setting.default.as_ref().and_then(|value| value.as_str());
+        if !default.is_some_and(is_duration) {
+            continue;
+        }
+        count += 1;
+        let flag = format!("--{}", setting.flag.as_deref().unwrap());
+        let with = |value: &str| Start::new().flags(&[&flag, value]);
+        for value in ["99999999d", "213503982334d"] {
+            let problems = with(value).refused();
+            let begin = format!("{}: must be ", setting.key);
+            let problem = problems.iter().find(|line| line.starts_with(&begin));
+            let problem = problem.unwrap_or_else(|| panic!("{begin} in {problems:?}"));
+            let (bounds, rest) = problem[begin.len()..].split_once(", not ").unwrap();
+            assert!(rest.starts_with(&format!("{value} (from flag {flag})")));
+            let row = format!("| `{}` | ", setting.key);
+            let row = reference.lines().find(|line| line.starts_with(&row));
+            let row = row.unwrap().to_lowercase();
+            assert!(row.ends_with(&format!(" {bounds}. |")), "{row}: {bounds}");
+            let (least, most) = bounds.split_once(" to ").unwrap();
+            for edge in [least, most] {
+                let edge = with(edge).load();
+                let other = |problem: &Problem| problem.key == "operations.retention";
+                assert!(edge.is_ok() || edge.unwrap_err().iter().all(other));
+            }
+        }
+    }
+    assert_eq!(count, 14);
+}
+
 #[test]
 fn a_wide_address_needs_authentication() {
     for (key, variable) in [

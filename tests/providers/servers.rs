@@ -5,7 +5,7 @@ use std::{fs, os::unix::fs::MetadataExt, time::Duration};
 use howdah::{
     domain::{
         Reason,
-        provider::{Presence, Provider, ServerSpec, Started},
+        provider::{Disposal, Presence, Provider, ServerSpec, Started},
     },
     pg::Host,
     providers::local::{Local, Settings, TlsFiles},
@@ -83,8 +83,8 @@ async fn a_server_lives_is_adopted_and_ends() {
     assert_eq!(local.start(&spec).await.unwrap(), Started::Now);
 
     // It runs: removing stops it.
-    local.remove(&spec).await.unwrap();
-    local.remove(&spec).await.unwrap();
+    local.remove(&spec, Disposal::Trash).await.unwrap();
+    local.remove(&spec, Disposal::Trash).await.unwrap();
     local.stop(&spec).await.unwrap();
     assert_eq!(local.inspect(&spec).await.unwrap(), Presence::Missing);
     assert!(!place.home(&spec).exists() && !sockets.exists());
@@ -102,6 +102,28 @@ async fn a_server_lives_is_adopted_and_ends() {
     };
     Local::new(hasty).unwrap().empty_trash().await.unwrap();
     assert_eq!(left("trash"), 0);
+}
+
+#[tokio::test]
+async fn a_server_that_is_not_to_be_kept_leaves_nothing() {
+    let place = Place::new();
+    let local = place.local();
+    let mut spec = server(&local);
+    spec.ephemeral = true;
+    create(&local, &mut spec).await;
+    // Of the same server, from before a restore of old metadata.
+    local.remove(&spec, Disposal::Trash).await.unwrap();
+    spec.system_identifier = None;
+    create(&local, &mut spec).await;
+    let left = |name: &str| {
+        let entries = fs::read_dir(place.path().join("local").join(name)).unwrap();
+        entries.count()
+    };
+    assert_eq!((left("trash"), left("servers")), (1, 1));
+    local.remove(&spec, Disposal::Delete).await.unwrap();
+    assert_eq!((left("trash"), left("servers")), (0, 0));
+    local.remove(&spec, Disposal::Delete).await.unwrap();
+    assert_eq!(local.inspect(&spec).await.unwrap(), Presence::Missing);
 }
 
 #[tokio::test]

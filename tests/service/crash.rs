@@ -1,11 +1,11 @@
 //! A few rows of the crash table, for every run of the tests: before and after each
 //! commit. The whole table is `soak::crash`.
 
-use howdah::{app::operations::points, pb::v1::DeleteInstanceRequest};
+use howdah::app::operations::points;
 
 use crate::{
     soak::crash::{Crash, Table, rows},
-    support::howdah::{Howdah, Options, eventually, instance_name},
+    support::howdah::{Howdah, Options, eventually},
 };
 
 #[tokio::test(flavor = "multi_thread")]
@@ -46,17 +46,12 @@ async fn crash(kind: &str, variant: &str) {
 /// The trash is emptied by the housekeeping, outside of any operation.
 #[tokio::test(flavor = "multi_thread")]
 async fn emptying_the_trash_is_crashed() {
-    let options = Options::external().await;
-    let mut howdah = Howdah::new(options.with("HOWDAH_LOCAL_TRASH_RETENTION", "0s"));
-    howdah.start("local.trash.before_delete=return").await;
-    howdah.instance("orders").await;
-    let request = DeleteInstanceRequest {
-        name: instance_name("orders"),
-        purge: true,
-        ..DeleteInstanceRequest::default()
-    };
-    let accepted = howdah.instances().await.delete_instance(request).await;
-    accepted.unwrap();
+    let mut howdah = Howdah::new(Options::external().await);
+    let due = howdah
+        .data_dir()
+        .join("local/trash/6f1c8b86-6f56-4b0c-a1a4-2f2d3a3f0a11.1000");
+    std::fs::create_dir_all(due.join("data")).unwrap();
+    howdah.spawn("local.trash.before_delete=return");
     assert!(!howdah.ended().await.success());
     assert_eq!(howdah.local("trash").len(), 1);
     howdah.start("").await;

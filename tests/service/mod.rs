@@ -12,12 +12,14 @@ mod input;
 mod keys;
 mod lists;
 pub(crate) mod metadata;
+mod purge;
 mod replicas;
 mod rig;
 mod secrets;
 mod shutdown;
 mod supervision;
 mod tour;
+mod trash;
 mod validate_only;
 mod waiting;
 

@@ -16,7 +16,7 @@ use crate::{
         clock::Clock,
         instance::{Condition, State, Status},
         operation::{Failure, Outcome},
-        provider::{Goal, Next, ServerSpec},
+        provider::{Disposal, Goal, Next, ServerSpec},
         version::Version,
     },
     store::{Tx, lease::Claim},
@@ -201,7 +201,7 @@ async fn stopped(context: &Context) -> Result<End> {
 
 /// Takes the server away, which nobody has used yet.
 pub(super) async fn discard(context: &Context) -> Result<End> {
-    pursue(context, Goal::Gone, |_, _| done()).await
+    pursue(context, Goal::Gone(Disposal::Delete), |_, _| done()).await
 }
 
 fn done<'a>() -> BoxFuture<'a, Result<End>> {
@@ -215,9 +215,14 @@ pub(super) async fn forget(context: &Context) -> Result<End> {
     Ok(commit(move |tx| Box::pin(tx.remove_instance(uid))))
 }
 
-/// Takes the server away with its data, and forgets the instance.
-pub(super) async fn remove(context: &Context) -> Result<End> {
-    pursue(context, Goal::Gone, |context, _| {
+/// Takes the server away, and forgets the instance. The data of an ephemeral one is never
+/// kept.
+pub(super) async fn remove(context: &Context, disposal: Disposal) -> Result<End> {
+    let goal = match context.instance().await?.ephemeral {
+        true => Goal::Gone(Disposal::Delete),
+        false => Goal::Gone(disposal),
+    };
+    pursue(context, goal, |context, _| {
         let uid = context.claim.target_uid;
         Box::pin(std::future::ready(Ok(commit(move |tx| {
             Box::pin(tx.remove_instance(uid))

@@ -29,3 +29,4 @@ pub(crate) use delete_database::DeleteDatabaseParameters;
 pub(crate) use delete_instance::DeleteInstanceParameters;
 pub(crate) use engine::dispatch;
 pub(crate) use plan::Plan;
+pub(crate) use purge_instance::PurgeInstanceParameters;

@@ -1,21 +1,24 @@
-//! Lets an instance go for good: its data to the trash, its records away.
+//! Lets an instance go for good: its data and its records. Data is deleted at once where
+//! somebody asked for that, and goes to the trash where its time has come.
+
+use serde::{Deserialize, Serialize};
 
 use super::{
+    context::Context,
     instance_steps as steps,
-    plan::{self, Plan, Step},
+    plan::{self, End, Plan, Step},
 };
-use crate::domain::operation::Outcome;
+use crate::domain::{Result, operation::Outcome, provider::Disposal};
 
 /// Seconds until a purge is tried again that has failed.
 const PURGE_PAUSE: f64 = 3600.0;
 
-const REMOVE: Step = Step {
-    name: "remove",
-    title: "Move the data to the trash",
-    act: |context| Box::pin(steps::remove(context)),
-    undo: None,
-    failpoints: &["local.remove.after_rename"],
-};
+/// What `instance.purge` is accepted with.
+#[derive(Clone, Copy, Debug, Serialize, Deserialize)]
+pub(crate) struct PurgeInstanceParameters {
+    /// Whether a user asked for it.
+    pub(crate) requested: bool,
+}
 
 /// For an instance that is not deleted yet: `DeleteInstance` with `purge`.
 pub(crate) const REMOVE_PLAN: Plan = Plan {
@@ -32,20 +35,32 @@ pub(crate) const REMOVE_PLAN: Plan = Plan {
             undo: None,
             failpoints: &["local.stop.after_spawn"],
         },
-        REMOVE,
+        Step {
+            name: "remove",
+            title: "Delete the data",
+            act: |context| Box::pin(steps::remove(context, Disposal::Delete)),
+            undo: None,
+            failpoints: &["local.remove.after_rename"],
+        },
     ],
     outcome: |_, _| Box::pin(std::future::ready(Ok(Outcome::Empty))),
     abandon: |tx, claim, why| Box::pin(steps::mark_failed(tx, claim, why)),
 };
 
-/// For a deleted instance whose time has come.
+/// For a deleted instance: its time has come, or somebody asked for it.
 pub(crate) const PURGE_PLAN: Plan = Plan {
     kind: "instance.purge",
     version: 1,
     verb: "purge",
     after_children: false,
     tries: plan::TRIES,
-    steps: &[REMOVE],
+    steps: &[Step {
+        name: "remove",
+        title: "Remove the data",
+        act: |context| Box::pin(purge(context)),
+        undo: None,
+        failpoints: &["local.remove.after_rename"],
+    }],
     outcome: |_, _| Box::pin(std::future::ready(Ok(Outcome::Empty))),
     // Tried again later, and not at every look.
     abandon: |tx, claim, _| Box::pin(tx.delay_purge(claim.target_uid, PURGE_PAUSE)),
@@ -68,3 +83,12 @@ pub(crate) const ABANDON_PLAN: Plan = Plan {
     outcome: |_, _| Box::pin(std::future::ready(Ok(Outcome::Empty))),
     abandon: |_, _, _| Box::pin(std::future::ready(Ok(()))),
 };
+
+async fn purge(context: &Context) -> Result<End> {
+    let parameters: PurgeInstanceParameters = context.parameters()?;
+    let disposal = match parameters.requested {
+        true => Disposal::Delete,
+        false => Disposal::Trash,
+    };
+    steps::remove(context, disposal).await
+}

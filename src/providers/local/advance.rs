@@ -13,7 +13,7 @@ use super::{
 use crate::{
     domain::{
         Error, Reason, Result,
-        provider::{Advance, Learnt, Next, ServerSpec, Started, Wait},
+        provider::{Advance, Disposal, Learnt, Next, ServerSpec, Started, Wait},
     },
     failpoint,
 };
@@ -226,11 +226,11 @@ impl Local {
         .await
     }
 
-    /// Moves the data to the trash, or finds that it is gone.
+    /// Takes the data away, or finds that it is gone.
     ///
     /// # Errors
     /// SERVER_UNAVAILABLE when it cannot be stopped; DATA_DIR_UNWRITABLE.
-    pub async fn remove(&self, server: &ServerSpec) -> Result<()> {
+    pub async fn remove(&self, server: &ServerSpec, disposal: Disposal) -> Result<()> {
         let lock = self.lock(&server.uid.to_string()).await?;
         // Someone may have started it again since it was stopped.
         self.found(server).stop_at_any_cost(NO_PATIENCE).await?;
@@ -238,7 +238,10 @@ impl Local {
         let sockets = self.socket_directory(server.uid);
         let (uid, now) = (server.uid, self.settings.clock.now());
         blocking(move || {
-            trash::throw(&root, uid, now)?;
+            match disposal {
+                Disposal::Trash => trash::throw(&root, uid, now)?,
+                Disposal::Delete => trash::delete(&root, uid, now)?,
+            }
             trash::remove_sockets(&sockets)?;
             lock.remove()
         })

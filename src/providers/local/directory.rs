@@ -5,14 +5,15 @@
 //! through a symbolic link, and what is made is made anew.
 
 use std::{
+    ffi::{CStr, CString},
     fs::{self, File},
     io::{self, Read, Write},
-    os::fd::OwnedFd,
+    os::fd::{AsFd, BorrowedFd, OwnedFd},
     path::{Path, PathBuf},
 };
 
 use rustix::{
-    fs::{AtFlags, Gid, Mode, OFlags, RenameFlags, Uid},
+    fs::{AtFlags, Dir, FileType, Gid, Mode, OFlags, RenameFlags, Uid},
     io::Errno,
 };
 
@@ -24,6 +25,12 @@ pub(crate) const PRIVATE: u32 = 0o700;
 
 /// Most that is read of a file.
 const MOST: u64 = 1024 * 1024;
+
+/// Unit of `st_blocks` (stat(2)).
+const BLOCK: u64 = 512;
+
+/// Directories of a server lie no deeper than this.
+const DEPTH: u32 = 32;
 
 /// An open directory.
 #[derive(Debug)]
@@ -172,6 +179,16 @@ impl Directory {
             .map_err(|error| self.failed(name, error))
     }
 
+    /// As [`Directory::rename`]; `false` if there is no such entry.
+    pub(crate) fn rename_present(&self, name: &str, to: &Self, new: &str) -> Result<bool> {
+        let flags = RenameFlags::NOREPLACE;
+        match rustix::fs::renameat_with(&self.handle, name, &to.handle, new, flags) {
+            Ok(()) => Ok(true),
+            Err(Errno::NOENT) => Ok(false),
+            Err(error) => Err(self.failed(name, error)),
+        }
+    }
+
     /// Removes a directory and all that is in it, if it is there. What a program
     /// that is about to end still writes there is removed too.
     pub(crate) fn remove_tree(&self, name: &str) -> Result<()> {
@@ -186,6 +203,13 @@ impl Directory {
             }
         }
         Ok(())
+    }
+
+    /// Bytes that an entry and all that is in it take on the disk. What goes away
+    /// meanwhile counts as nothing.
+    pub(crate) fn usage(&self, name: &str) -> Result<u64> {
+        let text = CString::new(name).map_err(|_| self.failed(name, Errno::INVAL))?;
+        usage(self.handle.as_fd(), &text, DEPTH).map_err(|error| self.failed(name, error))
     }
 
     /// Names of its entries, those that are text.
@@ -206,6 +230,33 @@ impl Directory {
     fn failed(&self, name: &str, error: Errno) -> Error {
         failure::file(error.into(), &self.path.join(name))
     }
+}
+
+/// Bytes that an entry takes on the disk, down to `depth` directories below.
+fn usage(parent: BorrowedFd<'_>, name: &CStr, depth: u32) -> rustix::io::Result<u64> {
+    let facts = match rustix::fs::statat(parent, name, AtFlags::SYMLINK_NOFOLLOW) {
+        Err(Errno::NOENT) => return Ok(0),
+        found => found?,
+    };
+    let mut bytes = u64::try_from(facts.st_blocks)
+        .unwrap_or(0)
+        .saturating_mul(BLOCK);
+    if !FileType::from_raw_mode(facts.st_mode).is_dir() || depth == 0 {
+        return Ok(bytes);
+    }
+    let flags = OFlags::DIRECTORY | OFlags::RDONLY | OFlags::CLOEXEC | OFlags::NOFOLLOW;
+    let handle = match rustix::fs::openat(parent, name, flags, Mode::empty()) {
+        Err(Errno::NOENT) => return Ok(bytes),
+        found => found?,
+    };
+    for entry in Dir::read_from(&handle)? {
+        let entry = entry?;
+        if !matches!(entry.file_name().to_bytes(), b"." | b"..") {
+            let below = usage(handle.as_fd(), entry.file_name(), depth - 1)?;
+            bytes = bytes.saturating_add(below);
+        }
+    }
+    Ok(bytes)
 }
 
 /// Gives a file to its owner.
@@ -247,7 +298,13 @@ mod tests {
         assert!(directory.child("etc").is_err());
         assert!(directory.create("link", b"x", 0o600, owner).is_err());
         assert!(directory.child("nothing").unwrap().is_none());
+        let file = directory.usage("a").unwrap();
+        assert!(file > 0 && directory.usage("etc").unwrap() < 1 << 20);
         directory.make("b", 0o700, owner).unwrap();
+        let empty = directory.usage("b").unwrap();
+        fs::write(place.path().join("b/c"), vec![1; 1 << 20]).unwrap();
+        assert!(directory.usage("b").unwrap() >= empty + (1 << 20));
+        assert_eq!(directory.usage("nothing").unwrap(), 0);
         assert!(directory.rename("a", &directory, "b").is_err());
         directory.remove_tree("b").unwrap();
         directory.remove_tree("b").unwrap();

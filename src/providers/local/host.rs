@@ -63,7 +63,8 @@ fn link(unfinished: &Path, path: &Path) -> Result<()> {
     }
 }
 
-fn read(root: &Directory) -> Result<Option<Uuid>> {
+/// The identity of the host, if it has one.
+pub(super) fn read(root: &Directory) -> Result<Option<Uuid>> {
     let Some(bytes) = root.read(FILE)? else {
         return Ok(None);
     };

@@ -20,6 +20,7 @@ mod identity;
 mod initialize;
 mod lock;
 mod log;
+mod orphans;
 mod server;
 mod settings;
 mod standalone;
@@ -31,8 +32,10 @@ mod value;
 mod verify;
 
 pub use discover::installations;
+pub use orphans::Present;
 pub use server::Local;
 pub use settings::{Settings, TlsFiles, default_run_directory};
+pub use trash::{Entry, Trash};
 
 /// Name of the provider, as in `Server.provider`.
 pub const NAME: &str = "local";

@@ -17,6 +17,7 @@ use super::{
     discover::{self, Discovery},
     failure, host, initialize,
     lock::Lock,
+    orphans,
     settings::{self, Settings},
     template, trash,
     user::RunAs,
@@ -25,7 +26,7 @@ use super::{
 use crate::domain::{
     Error, Reason, Result,
     engine::Engine,
-    provider::{Address, Advance, Goal, Presence, Provider, ServerSpec},
+    provider::{Address, Advance, Goal, Presence, Present, Provider, ServerSpec},
     version::Version,
 };
 
@@ -240,7 +241,10 @@ impl Provider for Local {
                 self.towards_stopped_at_any_cost(server, patience, since)
                     .await
             }
-            Goal::Gone => self.remove(server).await.map(|()| Advance::done()),
+            Goal::Gone(disposal) => {
+                self.remove(server, disposal).await?;
+                Ok(Advance::done())
+            }
         }
     }
 
@@ -274,6 +278,11 @@ impl Provider for Local {
             socket_directory: Some(self.socket_directory(server)),
             tls: self.settings.tls.is_some(),
         }
+    }
+
+    async fn present(&self) -> Result<Vec<Present>> {
+        let root = self.settings.root.clone();
+        blocking(move || orphans::present(&root)).await
     }
 
     async fn empty_trash(&self) -> Result<()> {

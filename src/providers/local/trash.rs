@@ -1,10 +1,20 @@
-//! Where the data of removed servers waits for its end.
+//! Where the data of removed servers is kept for a while.
+//!
+//! An entry is a directory `{uid}.{seconds}`, named after the time at which it was thrown
+//! away. `{uid}.{seconds}.deleting` is being deleted, and is deleted by whoever finds it.
+//! An entry is renamed so before its first file is deleted: it cannot be restored any
+//! more then, and one that was restored before is not found by that name.
+
+mod commands;
+mod entry;
 
 use std::path::Path;
 
 use chrono::{DateTime, Utc};
 use uuid::Uuid;
 
+pub use self::commands::{Entry, Trash};
+use self::entry::Name;
 use super::{directory::Directory, failure, initialize};
 use crate::{
     domain::{Error, Result},
@@ -13,12 +23,24 @@ use crate::{
 
 /// Moves a server's directory to the trash, and removes what unfinished tries left.
 pub(super) fn throw(root: &Path, server: Uuid, now: DateTime<Utc>) -> Result<()> {
+    take(root, Name::kept(server, now))
+}
+
+/// Deletes a server's directory, and what the trash holds of that server.
+pub(super) fn delete(root: &Path, server: Uuid, now: DateTime<Utc>) -> Result<()> {
+    // What a former try has left may have the same name.
+    delete_where(root, |name| name.server == server)?;
+    // Renamed first, so that a crash leaves no half directory where servers are.
+    take(root, Name::kept(server, now).deleting())?;
+    delete_where(root, |name| name.server == server)
+}
+
+fn take(root: &Path, entry: Name) -> Result<()> {
     let (servers, trash) = (open(root, "servers")?, open(root, "trash")?);
-    let name = server.to_string();
+    let name = entry.server.to_string();
     initialize::sweep(&servers, &format!("{name}."))?;
     if servers.child(&name)?.is_some() {
-        let thrown = format!("{name}.{}", now.timestamp());
-        servers.rename(&name, &trash, &thrown)?;
+        servers.rename(&name, &trash, &entry.to_string())?;
         failpoint::hit("local.remove.after_rename");
     }
     trash.sync()?;
@@ -37,22 +59,42 @@ pub(super) fn remove_sockets(sockets: &Path) -> Result<()> {
 
 /// Deletes what was thrown away before that time.
 pub(super) fn empty(root: &Path, before: DateTime<Utc>) -> Result<()> {
-    let trash = open(root, "trash")?;
-    for name in trash.names()? {
-        if thrown(&name).is_some_and(|time| time <= before.timestamp()) {
-            tracing::info!(directory = name, "data in the trash is deleted");
+    delete_where(root, |name| {
+        let due = name.deleting || name.time <= before;
+        if due {
+            tracing::info!(directory = %name, "data in the trash is deleted");
             failpoint::hit("local.trash.before_delete");
-            trash.remove_tree(&name)?;
+        }
+        due
+    })
+}
+
+/// Deletes the entries that `wanted` holds for.
+fn delete_where(root: &Path, wanted: impl Fn(&Name) -> bool) -> Result<()> {
+    let trash = open(root, "trash")?;
+    for name in names(&trash)? {
+        if wanted(&name) {
+            delete_entry(&trash, &name)?;
         }
     }
     Ok(())
 }
 
-/// When an entry was thrown away, in seconds since 1970.
-fn thrown(name: &str) -> Option<i64> {
-    let (uid, time) = name.split_once('.')?;
-    Uuid::try_parse(uid).ok()?;
-    time.parse().ok()
+/// Deletes an entry; whether it was still there to be kept or deleted.
+fn delete_entry(trash: &Directory, entry: &Name) -> Result<bool> {
+    let doomed = entry.deleting();
+    // Somebody may have restored it, or deletes it too.
+    if !entry.deleting && !trash.rename_present(&entry.to_string(), trash, &doomed.to_string())? {
+        return Ok(false);
+    }
+    trash.remove_tree(&doomed.to_string())?;
+    Ok(true)
+}
+
+/// The entries that the trash holds. What somebody else put there is none.
+fn names(trash: &Directory) -> Result<Vec<Name>> {
+    let names = trash.names()?;
+    Ok(names.iter().filter_map(|name| Name::parse(name)).collect())
 }
 
 fn open(root: &Path, name: &str) -> Result<Directory> {
@@ -64,27 +106,68 @@ fn open(root: &Path, name: &str) -> Result<Directory> {
 mod tests {
     use super::*;
 
+    fn at(seconds: i64) -> DateTime<Utc> {
+        DateTime::from_timestamp(seconds, 0).unwrap()
+    }
+
+    fn listed(root: &Path, name: &str) -> Vec<String> {
+        let mut names = open(root, name).unwrap().names().unwrap();
+        names.sort();
+        names
+    }
+
+    fn home(root: &Path, server: Uuid) {
+        let home = root.join("servers").join(server.to_string());
+        std::fs::create_dir_all(home.join("data")).unwrap();
+    }
+
     #[test]
     fn deletes_what_is_due_and_only_that() {
         let place = tempfile::tempdir().unwrap();
-        let server = Uuid::from_u128(7);
-        let home = place.path().join("servers").join(server.to_string());
-        std::fs::create_dir_all(home.join("data")).unwrap();
-        std::fs::create_dir_all(place.path().join("trash/keep")).unwrap();
-        std::fs::create_dir_all(home.with_extension("3")).unwrap();
-        let at = |seconds| DateTime::from_timestamp(seconds, 0).unwrap();
-        throw(place.path(), server, at(100)).unwrap();
-        throw(place.path(), server, at(101)).unwrap();
-        let names = |name| {
-            let mut names = open(place.path(), name).unwrap().names().unwrap();
-            names.sort();
-            names
-        };
-        assert_eq!(names("servers"), [""; 0]);
-        assert_eq!(names("trash"), [&format!("{server}.100"), "keep"]);
-        empty(place.path(), at(99)).unwrap();
-        assert_eq!(names("trash").len(), 2);
-        empty(place.path(), at(100)).unwrap();
-        assert_eq!(names("trash"), ["keep"]);
+        let (root, server) = (place.path(), Uuid::from_u128(7));
+        home(root, server);
+        std::fs::create_dir_all(root.join("trash/keep")).unwrap();
+        std::fs::create_dir_all(root.join(format!("servers/{server}.3"))).unwrap();
+        let left = Name::kept(Uuid::from_u128(8), at(900)).deleting();
+        std::fs::create_dir_all(root.join("trash").join(left.to_string())).unwrap();
+        throw(root, server, at(100)).unwrap();
+        throw(root, server, at(101)).unwrap();
+        assert_eq!(listed(root, "servers"), [""; 0]);
+        empty(root, at(99)).unwrap();
+        assert_eq!(listed(root, "trash"), [&format!("{server}.100"), "keep"]);
+        empty(root, at(100)).unwrap();
+        assert_eq!(listed(root, "trash"), ["keep"]);
+    }
+
+    #[test]
+    fn deletes_a_server_with_all_that_is_kept_of_it() {
+        let place = tempfile::tempdir().unwrap();
+        let (root, server, other) = (place.path(), Uuid::from_u128(7), Uuid::from_u128(8));
+        std::fs::create_dir_all(root.join("trash")).unwrap();
+        for thrown in [server, other] {
+            home(root, thrown);
+            throw(root, thrown, at(100)).unwrap();
+        }
+        // What a crash has left, in the same second.
+        let left = Name::kept(server, at(101)).deleting();
+        std::fs::create_dir_all(root.join("trash").join(left.to_string())).unwrap();
+        home(root, server);
+        delete(root, server, at(101)).unwrap();
+        delete(root, server, at(101)).unwrap();
+        assert_eq!(listed(root, "servers"), [""; 0]);
+        assert_eq!(listed(root, "trash"), [format!("{other}.100")]);
+    }
+
+    #[test]
+    fn an_entry_that_was_restored_meanwhile_is_not_deleted() {
+        let place = tempfile::tempdir().unwrap();
+        let (root, server) = (place.path(), Uuid::from_u128(7));
+        std::fs::create_dir_all(root.join("trash")).unwrap();
+        let trash = open(root, "trash").unwrap();
+        let entry = Name::kept(server, at(100));
+        assert!(!delete_entry(&trash, &entry).unwrap());
+        std::fs::create_dir(root.join("trash").join(entry.to_string())).unwrap();
+        assert!(delete_entry(&trash, &entry).unwrap());
+        assert_eq!(listed(root, "trash"), [""; 0]);
     }
 }

@@ -1,0 +1,65 @@
+//! Servers on this host that no record knows: after a host was given up, or old metadata
+//! was restored. They are reported and left alone.
+
+use std::{collections::BTreeSet, time::Duration};
+
+use uuid::Uuid;
+
+use super::{App, housekeeping};
+use crate::domain::{Result, provider::Present};
+
+/// How often it is looked for them.
+const INTERVAL: Duration = Duration::from_secs(30);
+
+/// Logs each change, as long as the process serves.
+pub(super) async fn run(app: App) {
+    let mut known = BTreeSet::new();
+    loop {
+        match app.orphans().await {
+            Ok(found) => log(&mut known, found),
+            failed => housekeeping::warn("servers without a record", failed),
+        }
+        if housekeeping::stops(&app, INTERVAL).await {
+            return;
+        }
+    }
+}
+
+fn log(known: &mut BTreeSet<Present>, found: BTreeSet<Present>) {
+    for Present { uid, running } in found.difference(known) {
+        tracing::warn!(
+            server = %uid,
+            running,
+            "no record knows a server on this host; `howdah trash throw` removes it"
+        );
+    }
+    let there: BTreeSet<Uuid> = found.iter().map(|server| server.uid).collect();
+    for server in known.iter().filter(|server| !there.contains(&server.uid)) {
+        tracing::info!(server = %server.uid, "a server without a record is gone");
+    }
+    *known = found;
+}
+
+impl App {
+    async fn orphans(&self) -> Result<BTreeSet<Present>> {
+        let before = self.present().await?;
+        let recorded = self.parts.store.servers_on(self.parts.host).await?;
+        // One that was removed between the two looks has lost its record with its data.
+        let after = self.present().await?;
+        let before: BTreeSet<Uuid> = before.iter().map(|server| server.uid).collect();
+        let recorded: BTreeSet<Uuid> = recorded.into_iter().collect();
+        let orphan = |uid: &Uuid| before.contains(uid) && !recorded.contains(uid);
+        Ok(after
+            .into_iter()
+            .filter(|server| orphan(&server.uid))
+            .collect())
+    }
+
+    async fn present(&self) -> Result<BTreeSet<Present>> {
+        let mut all = BTreeSet::new();
+        for provider in self.parts.providers.all() {
+            all.extend(provider.present().await?);
+        }
+        Ok(all)
+    }
+}

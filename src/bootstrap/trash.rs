@@ -1,0 +1,115 @@
+//! `howdah trash`: the data of removed servers, and of those that no record knows.
+
+use std::{collections::BTreeSet, path::PathBuf};
+
+use uuid::Uuid;
+
+use super::{
+    backup::Source,
+    local_settings,
+    metadata::{embedded_options, external, fixed, of_embedded, store},
+};
+use crate::{
+    config::Config,
+    domain::{Error, Reason, Result},
+    providers::local::{
+        Entry, Trash,
+        embedded::{Absent, Embedded},
+    },
+    store::Source as Database,
+};
+
+/// What is in the trash, the oldest first.
+///
+/// # Errors
+/// CONFIG_INVALID, DATA_DIR_UNWRITABLE.
+pub async fn trash_list(config: Config) -> anyhow::Result<Vec<Entry>> {
+    match Trash::open(local_settings(&config))? {
+        Some(trash) => Ok(trash.entries().await?),
+        None => Ok(Vec::new()),
+    }
+}
+
+/// Deletes the data of these servers, or of all where none are named.
+///
+/// # Errors
+/// SERVER_DATA_NOT_FOUND, CONFIG_INVALID, DATA_DIR_UNWRITABLE.
+pub async fn trash_empty(
+    config: Config,
+    only: Option<BTreeSet<Uuid>>,
+) -> anyhow::Result<Vec<Entry>> {
+    Ok(open(&config)?.empty(only).await?)
+}
+
+/// Moves the data of a server back to its place, and answers that.
+///
+/// # Errors
+/// SERVER_DATA_NOT_FOUND, SERVER_DATA_EXISTS, LOCK_TIMEOUT, CONFIG_INVALID,
+/// DATA_DIR_UNWRITABLE.
+pub async fn trash_restore(config: Config, uid: Uuid) -> anyhow::Result<PathBuf> {
+    Ok(open(&config)?.restore(uid).await?)
+}
+
+/// Stops a server that no record knows, and moves its data to the trash.
+///
+/// # Errors
+/// SERVER_ON_RECORD, SERVER_DATA_NOT_FOUND, LOCK_TIMEOUT, SERVER_UNAVAILABLE,
+/// CONFIG_INVALID, DATA_DIR_UNWRITABLE; METADATA_UNAVAILABLE and METADATA_NOT_FOUND when
+/// nobody can say whether a record knows it.
+pub async fn trash_throw(config: Config, uid: Uuid) -> anyhow::Result<()> {
+    let trash = open(&config)?;
+    let host = trash.host()?.ok_or_else(nothing)?;
+    let known = async || {
+        let recorded = recorded(&config, host).await?;
+        Ok(recorded.contains(&uid))
+    };
+    Box::pin(trash.throw(uid, known)).await?;
+    Ok(())
+}
+
+/// The servers on record for a host. The embedded metadata is started for this if nobody
+/// serves it.
+async fn recorded(config: &Config, host: Uuid) -> Result<Vec<Uuid>> {
+    if let Some(url) = &config.database_url {
+        return read(config, external(url.clone())?, host).await;
+    }
+    let source = Box::pin(Source::reach(config)).await?;
+    let database = fixed(of_embedded(&source.embedded.access()));
+    let recorded = read(config, database, host).await;
+    source.close().await?;
+    recorded
+}
+
+/// As [`recorded`]; none if the embedded metadata does not run. Nothing is started.
+pub(super) async fn recorded_where_served(
+    config: &Config,
+    host: Uuid,
+) -> Result<Option<Vec<Uuid>>> {
+    let database = match &config.database_url {
+        Some(url) => external(url.clone())?,
+        None => {
+            let options = embedded_options(config, Absent::Refuse);
+            match Box::pin(Embedded::attach(&options)).await? {
+                Some(embedded) => fixed(of_embedded(&embedded.access())),
+                None => return Ok(None),
+            }
+        }
+    };
+    read(config, database, host).await.map(Some)
+}
+
+async fn read(config: &Config, database: Database, host: Uuid) -> Result<Vec<Uuid>> {
+    let store = store(config, database);
+    let recorded = store.servers_on(host).await;
+    store.close().await;
+    recorded
+}
+
+fn open(config: &Config) -> Result<Trash> {
+    Trash::open(local_settings(config))?.ok_or_else(nothing)
+}
+
+fn nothing() -> Error {
+    let message = "nobody has served with this local.root: there are no servers";
+    Error::new(Reason::ServerDataNotFound, message)
+}

@@ -1,0 +1,265 @@
+//! What an operator does with the trash, beside a process that serves or without one.
+
+use std::{collections::BTreeSet, fs, os::unix::fs::MetadataExt, path::PathBuf, time::Duration};
+
+use chrono::{DateTime, TimeDelta, Utc};
+use rustix::process::geteuid;
+use secrecy::SecretString;
+use uuid::Uuid;
+
+use super::{
+    super::{
+        SERVER,
+        control::Cluster,
+        directory::{Directory, blocking},
+        failure, host,
+        lock::Lock,
+        orphans::{self, Present},
+        settings::Settings,
+        user::RunAs,
+        verify::FIRST_DATABASE,
+    },
+    delete_entry,
+    entry::Name,
+    names, remove_sockets, throw,
+};
+use crate::domain::{Error, Reason, Result};
+
+/// Longest wait for a process that works on the same server.
+const LOCK: Duration = Duration::from_secs(60);
+
+/// Longest fast shutdown of a server that is thrown away: its data is kept.
+const PATIENCE: Duration = Duration::from_secs(60);
+
+/// The data of one removed server.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Entry {
+    /// The server.
+    pub uid: Uuid,
+    /// When it was thrown away, to the second.
+    pub throw_time: DateTime<Utc>,
+    /// When it will be deleted; none while it is being deleted.
+    pub delete_time: Option<DateTime<Utc>>,
+    /// What it takes on the disk.
+    pub bytes: u64,
+}
+
+/// The trash of a host, and what else lies where its servers do.
+#[derive(Clone, Debug)]
+pub struct Trash {
+    settings: Settings,
+    run_as: RunAs,
+}
+
+impl Trash {
+    /// The trash below a root directory; none if there is no such directory.
+    ///
+    /// # Errors
+    /// CONFIG_INVALID; DATA_DIR_UNWRITABLE for another user than the one that serves.
+    pub fn open(mut settings: Settings) -> Result<Option<Self>> {
+        let run_as = RunAs::resolve(settings.run_as.as_deref())?;
+        let root = match settings.root.canonicalize() {
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(None),
+            found => found.map_err(|error| failure::file(error, &settings.root))?,
+        };
+        let owner = fs::metadata(&root).map_err(|error| failure::file(error, &root))?;
+        // Locks made by another user would keep the one that serves out.
+        if owner.uid() != geteuid().as_raw() {
+            let message = format!(
+                "{} belongs to the user {}: run this as that user",
+                root.display(),
+                owner.uid()
+            );
+            return Err(Error::new(Reason::DataDirUnwritable, message));
+        }
+        settings.root = root;
+        Ok(Some(Self { settings, run_as }))
+    }
+
+    /// The identity of the host, if it has one.
+    ///
+    /// # Errors
+    /// DATA_DIR_DAMAGED.
+    pub fn host(&self) -> Result<Option<Uuid>> {
+        host::read(&Directory::open(&self.settings.root)?)
+    }
+
+    /// What is in the trash, the oldest first.
+    ///
+    /// # Errors
+    /// DATA_DIR_UNWRITABLE when it cannot be looked into.
+    pub async fn entries(&self) -> Result<Vec<Entry>> {
+        let this = self.clone();
+        blocking(move || {
+            let Some(trash) = this.directory()? else {
+                return Ok(Vec::new());
+            };
+            this.described(&trash, sorted(&trash)?)
+        })
+        .await
+    }
+
+    /// Deletes the data of these servers, or all, and answers what was deleted.
+    ///
+    /// # Errors
+    /// SERVER_DATA_NOT_FOUND, before anything is deleted; DATA_DIR_UNWRITABLE.
+    pub async fn empty(&self, only: Option<BTreeSet<Uuid>>) -> Result<Vec<Entry>> {
+        let this = self.clone();
+        blocking(move || {
+            let Some(trash) = this.directory()? else {
+                return match only.iter().flatten().next() {
+                    Some(uid) => Err(not_in_trash(*uid)),
+                    None => Ok(Vec::new()),
+                };
+            };
+            let mut wanted = sorted(&trash)?;
+            if let Some(only) = &only {
+                let lacks = |uid: &&Uuid| !wanted.iter().any(|name| name.server == **uid);
+                if let Some(uid) = only.iter().find(lacks) {
+                    return Err(not_in_trash(*uid));
+                }
+                wanted.retain(|name| only.contains(&name.server));
+            }
+            let described = this.described(&trash, wanted.clone())?;
+            let mut deleted = Vec::new();
+            for (name, entry) in wanted.iter().zip(described) {
+                if delete_entry(&trash, name)? {
+                    deleted.push(entry);
+                }
+            }
+            Ok(deleted)
+        })
+        .await
+    }
+
+    /// Moves the newest data of a server back to its place, and answers that.
+    ///
+    /// # Errors
+    /// SERVER_DATA_NOT_FOUND, SERVER_DATA_EXISTS, LOCK_TIMEOUT, DATA_DIR_UNWRITABLE.
+    pub async fn restore(&self, uid: Uuid) -> Result<PathBuf> {
+        if self.directory()?.is_none() {
+            return Err(not_in_trash(uid));
+        }
+        let lock = self.lock(uid).await?;
+        let root = self.settings.root.clone();
+        blocking(move || {
+            let (servers, trash) = (super::open(&root, "servers")?, super::open(&root, "trash")?);
+            let kept = sorted(&trash)?;
+            let newest = kept
+                .iter()
+                .rev()
+                .find(|name| name.server == uid && !name.deleting);
+            let newest = newest.ok_or_else(|| not_in_trash(uid))?;
+            let name = uid.to_string();
+            let place = servers.path().join(&name);
+            if servers.child(&name)?.is_some() {
+                let message = format!("the server has data already, in {}", place.display());
+                return Err(Error::new(Reason::ServerDataExists, message));
+            }
+            if !trash.rename_present(&newest.to_string(), &servers, &name)? {
+                return Err(not_in_trash(uid));
+            }
+            servers.sync()?;
+            trash.sync()?;
+            lock.remove()?;
+            Ok(place)
+        })
+        .await
+    }
+
+    /// The servers whose data is on this host.
+    ///
+    /// # Errors
+    /// DATA_DIR_UNWRITABLE when they cannot be looked at.
+    pub async fn present(&self) -> Result<Vec<Present>> {
+        let root = self.settings.root.clone();
+        blocking(move || orphans::present(&root)).await
+    }
+
+    /// Stops a server that no record knows, and moves its data to the trash.
+    ///
+    /// # Errors
+    /// SERVER_DATA_NOT_FOUND; SERVER_ON_RECORD when `known` says so; its own errors;
+    /// LOCK_TIMEOUT, SERVER_UNAVAILABLE, DATA_DIR_UNWRITABLE.
+    pub async fn throw(&self, uid: Uuid, known: impl AsyncFnOnce() -> Result<bool>) -> Result<()> {
+        let absent = || {
+            let message = format!("there is no data of the server {uid} on this host");
+            Error::new(Reason::ServerDataNotFound, message)
+        };
+        let present = self.present().await?;
+        if !present.iter().any(|server| server.uid == uid) {
+            return Err(absent());
+        }
+        let lock = self.lock(uid).await?;
+        if known().await? {
+            let message = format!(
+                "the server {uid} is on record: `howdah instances delete` removes its instance"
+            );
+            return Err(Error::new(Reason::ServerOnRecord, message));
+        }
+        self.cluster(uid).stop_at_any_cost(PATIENCE).await?;
+        let (root, now) = (self.settings.root.clone(), self.settings.clock.now());
+        let sockets = self.sockets(uid);
+        blocking(move || {
+            throw(&root, uid, now)?;
+            remove_sockets(&sockets)?;
+            lock.remove()
+        })
+        .await
+    }
+
+    async fn lock(&self, uid: Uuid) -> Result<Lock> {
+        let path = self.settings.root.join("locks").join(uid.to_string());
+        Lock::acquire(path, LOCK).await
+    }
+
+    fn sockets(&self, uid: Uuid) -> PathBuf {
+        let name = uid.as_simple().to_string();
+        self.settings.run_directory.join(name)
+    }
+
+    /// The server as something to stop.
+    fn cluster(&self, uid: Uuid) -> Cluster {
+        Cluster {
+            programs: PathBuf::new(),
+            home: self.settings.root.join("servers").join(uid.to_string()),
+            socket_directory: self.sockets(uid),
+            port: 0,
+            password: SecretString::default(),
+            database: FIRST_DATABASE,
+            system_identifier: None,
+            run_as: self.run_as,
+            points: &SERVER,
+        }
+    }
+
+    /// The directory, if a process has served here.
+    fn directory(&self) -> Result<Option<Directory>> {
+        Directory::open(&self.settings.root)?.child("trash")
+    }
+
+    fn described(&self, trash: &Directory, names: Vec<Name>) -> Result<Vec<Entry>> {
+        let kept = TimeDelta::from_std(self.settings.trash_retention).unwrap_or(TimeDelta::MAX);
+        let describe = |name: Name| {
+            let due = name.time.checked_add_signed(kept);
+            Ok(Entry {
+                uid: name.server,
+                throw_time: name.time,
+                delete_time: due.filter(|_| !name.deleting),
+                bytes: trash.usage(&name.to_string())?,
+            })
+        };
+        names.into_iter().map(describe).collect()
+    }
+}
+
+fn sorted(trash: &Directory) -> Result<Vec<Name>> {
+    let mut names = names(trash)?;
+    names.sort_by_key(|name| (name.time, name.server));
+    Ok(names)
+}
+
+fn not_in_trash(uid: Uuid) -> Error {
+    let message = format!("the trash holds no data of the server {uid} that is not being deleted");
+    Error::new(Reason::ServerDataNotFound, message)
+}

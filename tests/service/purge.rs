@@ -1,0 +1,55 @@
+//! What becomes of the data of an instance that goes for good.
+
+use howdah::pb::v1::{DeleteInstanceRequest, Instance};
+
+use crate::{
+    soak::crash::world::is_success,
+    support::howdah::{Howdah, Options, create_instance, eventually, instance_name},
+};
+
+async fn create(howdah: &Howdah, id: &str) {
+    let request = create_instance(id, Instance::default());
+    let accepted = howdah.instances().await.create_instance(request).await;
+    assert!(is_success(&howdah.wait(accepted.unwrap().get_ref()).await));
+}
+
+async fn delete(howdah: &Howdah, id: &str, purge: bool) {
+    let request = DeleteInstanceRequest {
+        name: instance_name(id),
+        purge,
+        ..DeleteInstanceRequest::default()
+    };
+    let accepted = howdah.instances().await.delete_instance(request).await;
+    assert!(is_success(&howdah.wait(accepted.unwrap().get_ref()).await));
+}
+
+/// How many directories there are in `servers` and in `trash`.
+fn left(howdah: &Howdah) -> (usize, usize) {
+    (howdah.local("servers").len(), howdah.local("trash").len())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_purge_that_was_asked_for_leaves_no_data() {
+    let howdah = Howdah::serve(Options::external().await).await;
+    create(&howdah, "orders").await;
+    delete(&howdah, "orders", true).await;
+    assert_eq!(left(&howdah), (0, 0));
+    // One that was deleted before is kept until somebody asks.
+    create(&howdah, "orders").await;
+    delete(&howdah, "orders", false).await;
+    assert_eq!(left(&howdah), (1, 0));
+    delete(&howdah, "orders", true).await;
+    assert_eq!(left(&howdah), (0, 0));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_is_purged_in_time_goes_to_the_trash_if_it_was_durable() {
+    let options = Options::external().await;
+    let howdah = Howdah::serve(options.with("HOWDAH_LOCAL_PURGE_DELAY", "0s")).await;
+    create(&howdah, "orders").await;
+    howdah.instance("scratch").await;
+    for id in ["orders", "scratch"] {
+        delete(&howdah, id, false).await;
+    }
+    eventually("both are purged", async || left(&howdah) == (0, 1)).await;
+}

@@ -93,7 +93,7 @@ impl App {
         let mut changes = self.changed.subscribe();
         loop {
             let operation = self.operation(name).await?;
-            if operation.state.is_done() || Instant::now() >= end {
+            if operation.is_done() || Instant::now() >= end {
                 return Ok(operation);
             }
             let look_again = end.min(Instant::now() + LOOK_AGAIN);
@@ -114,7 +114,7 @@ impl App {
         let name = name.clone();
         self.detached(async move {
             let operation = app.parts.store.operation(&name).await?;
-            if operation.state.is_done() || operation.cancel_requested {
+            if operation.is_done() || operation.cancel_requested {
                 return Ok(());
             }
             if app.parts.store.request_cancel(name.operation).await? {

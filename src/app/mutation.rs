@@ -236,11 +236,11 @@ impl Accepting {
 /// could be asked for.
 fn as_if_done(mut operation: Operation, outcome: Outcome) -> Operation {
     operation.name.operation = Uuid::nil();
-    operation.state = State::Succeeded;
+    operation.state = Some(State::Succeeded);
     operation.cancellable = false;
     operation.outcome = Some(outcome);
     for stage in &mut operation.stages {
-        stage.state = StageState::Pending;
+        stage.state = Some(StageState::Pending);
     }
     operation
 }

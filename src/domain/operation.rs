@@ -58,8 +58,8 @@ pub struct Stage {
     pub name: String,
     /// One phrase for people.
     pub title: String,
-    /// Where it stands.
-    pub state: StageState,
+    /// Where it stands; none: where only another release knows.
+    pub state: Option<StageState>,
     /// When its first try began.
     pub start_time: Option<DateTime<Utc>>,
     /// When it ended.
@@ -97,8 +97,8 @@ pub struct Operation {
     pub target: String,
     /// What it does, in lower case.
     pub verb: String,
-    /// Where it stands.
-    pub state: State,
+    /// Where it stands; none: where only another release knows.
+    pub state: Option<State>,
     /// When it was accepted.
     pub create_time: DateTime<Utc>,
     /// When it ended.
@@ -117,4 +117,12 @@ pub struct Operation {
     pub outcome: Option<Outcome>,
     /// Why it ended without success.
     pub failure: Option<Failure>,
+}
+
+impl Operation {
+    /// Whether nothing will happen any more.
+    #[must_use]
+    pub fn is_done(&self) -> bool {
+        self.state.map_or(self.end_time.is_some(), State::is_done)
+    }
 }

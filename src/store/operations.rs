@@ -10,6 +10,7 @@ use super::{
     Store, Tx,
     changes::CHANNEL,
     fault::{Measured, broken_constraint, classify},
+    unreadable::{Readable, is_news, json},
 };
 use crate::domain::{
     Error, Reason, Result,
@@ -28,9 +29,9 @@ struct Record {
     failures: i32,
     cancellable: bool,
     cancel_requested: bool,
-    last_error: Option<Json<Failure>>,
-    failure: Option<Json<Failure>>,
-    outcome: Option<Json<Outcome>>,
+    last_error: Option<String>,
+    failure: Option<String>,
+    outcome: Option<String>,
     create_time: DateTime<Utc>,
     end_time: Option<DateTime<Utc>>,
     stages: Json<Vec<StageRecord>>,
@@ -54,8 +55,8 @@ macro_rules! select_operations {
             r#"select o.id, o.project, o.target, o.verb, o.state, o.failures,
                 (o.cancellable and o.end_time is null and o.state <> 'UNDOING') as "cancellable!",
                 o.cancel_requested,
-                o.last_error as "last_error: Json<Failure>", o.failure as "failure: Json<Failure>",
-                o.outcome as "outcome: Json<Outcome>", o.create_time, o.end_time,
+                o.last_error::text as "last_error", o.failure::text as "failure",
+                o.outcome::text as "outcome", o.create_time, o.end_time,
                 (select coalesce(jsonb_agg(jsonb_build_object('name', s.name, 'title', s.title,
                     'state', s.state, 'start_time', s.start_time, 'end_time', s.end_time,
                     'progress_percent', s.progress_percent) order by s.position), '[]')
@@ -401,44 +402,75 @@ fn not_found(name: &OperationName) -> Error {
 }
 
 impl Record {
+    /// What another release has written degrades the operation alone: a stage has no
+    /// state then, and an end of which this release cannot tell how is a failure.
     fn operation(self) -> Result<Operation> {
-        let state = State::parse(&self.state)?;
-        let stages = self
-            .stages
-            .0
-            .into_iter()
-            .map(StageRecord::stage)
-            .collect::<Result<_>>()?;
+        let state = State::parse(&self.state).ok();
+        let (id, ended) = (self.id, self.end_time.is_some());
+        let mut lost = (state.is_none() && self.outcome.is_none() && self.failure.is_none())
+            .then_some("state");
+        let mut read = |column, text: Option<String>| {
+            let read: Readable<Option<_>> = text.map(|text| json(column, &text)).transpose();
+            read.unwrap_or_else(|column| {
+                lost = Some(column);
+                None
+            })
+        };
+        let failure = read("failure", self.failure);
+        let last_error = read("last_error", self.last_error).filter(|_| !ended);
+        let outcome = match self.outcome.map(|text| json("outcome", &text)) {
+            Some(Err(column)) => {
+                lost = Some(column);
+                None
+            }
+            Some(Ok(outcome)) => Some(outcome),
+            None => None,
+        };
+        let unknown = lost.map(|column| unknown(id, column));
         Ok(Operation {
             name: OperationName {
                 project: Id::parse(&self.project, "project")?,
-                operation: self.id,
+                operation: id,
             },
             target: self.target,
             verb: self.verb,
             state,
             create_time: self.create_time,
             end_time: self.end_time,
-            stages,
-            cancellable: self.cancellable,
+            stages: self.stages.0.into_iter().map(StageRecord::stage).collect(),
+            cancellable: self.cancellable && state.is_some(),
             cancel_requested: self.cancel_requested,
             attempt: self.failures.saturating_add(1),
-            last_error: self.last_error.map(|error| error.0),
-            outcome: self.outcome.map(|outcome| outcome.0),
-            failure: self.failure.map(|failure| failure.0),
+            last_error: last_error.or_else(|| unknown.clone().filter(|_| !ended)),
+            failure: failure.or_else(|| unknown.filter(|_| ended && outcome.is_none())),
+            outcome,
         })
     }
 }
 
+/// That a column of an operation cannot be read, which is logged the first time.
+pub(super) fn unknown(operation: Uuid, column: &'static str) -> Failure {
+    if is_news(operation, column) {
+        tracing::warn!(%operation, column, "an operation of another release cannot be read");
+    }
+    Failure {
+        reason: Reason::RecordUnreadable.as_str().to_owned(),
+        message: format!(
+            "this release of Howdah cannot tell how the operation stands: its `{column}` was \
+             written by another release"
+        ),
+    }
+}
+
 impl StageRecord {
-    fn stage(self) -> Result<Stage> {
-        Ok(Stage {
+    fn stage(self) -> Stage {
+        Stage {
             name: self.name,
             title: self.title,
-            state: StageState::parse(&self.state)?,
+            state: StageState::parse(&self.state).ok(),
             start_time: self.start_time,
             end_time: self.end_time,
             progress_percent: self.progress_percent,
-        })
+        }
     }
 }

@@ -12,6 +12,7 @@ mod input;
 mod keys;
 mod lists;
 pub(crate) mod metadata;
+mod other_release;
 mod replicas;
 mod rig;
 mod secrets;

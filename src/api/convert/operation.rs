@@ -22,7 +22,7 @@ pub(in crate::api) fn to_wire(operation: Operation) -> longrunning::Operation {
         true => String::new(),
         false => operation.name.to_string(),
     };
-    let done = operation.state.is_done();
+    let done = operation.is_done();
     let metadata = any(&metadata(&operation));
     let result = match (done, operation.failure, operation.outcome) {
         (false, _, _) => None,
@@ -63,11 +63,12 @@ fn metadata(operation: &Operation) -> v1::OperationMetadata {
 
 fn stage_to_wire(stage: &Stage) -> v1::operation_metadata::Stage {
     let state = match stage.state {
-        StageState::Pending => stage::State::Pending,
-        StageState::Running => stage::State::Running,
-        StageState::Succeeded => stage::State::Succeeded,
-        StageState::Failed => stage::State::Failed,
-        StageState::Undone => stage::State::Undone,
+        None => stage::State::Unspecified,
+        Some(StageState::Pending) => stage::State::Pending,
+        Some(StageState::Running) => stage::State::Running,
+        Some(StageState::Succeeded) => stage::State::Succeeded,
+        Some(StageState::Failed) => stage::State::Failed,
+        Some(StageState::Undone) => stage::State::Undone,
     };
     v1::operation_metadata::Stage {
         name: stage.name.clone(),
@@ -80,8 +81,14 @@ fn stage_to_wire(stage: &Stage) -> v1::operation_metadata::Stage {
 }
 
 fn error(failure: &Failure) -> crate::pb::google::rpc::Status {
-    let reason = Reason::parse(&failure.reason).unwrap_or(Reason::Internal);
-    status::to_rpc(&Error::new(reason, failure.message.clone()))
+    let message = failure.message.clone();
+    let error = match Reason::parse(&failure.reason) {
+        Some(reason) => Error::new(reason, message),
+        // A reason of another release, which has its own code there.
+        None => Error::new(Reason::RecordUnreadable, message)
+            .with_metadata("reason", failure.reason.clone()),
+    };
+    status::to_rpc(&error)
 }
 
 fn response(outcome: Option<Outcome>) -> Any {

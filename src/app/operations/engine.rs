@@ -32,6 +32,9 @@ const LONGEST_OUTAGE_PAUSE: Duration = Duration::from_secs(4);
 /// Shortest sleep of the dispatcher, against a busy loop by clock differences.
 const MIN_SLEEP: Duration = Duration::from_millis(20);
 
+/// Pause before an operation is looked at again whose resource this release cannot read.
+const UNREADABLE_PAUSE: Duration = Duration::from_secs(30);
+
 /// How long a worker may take from its last commit to its end.
 const LAST_WORDS: Duration = Duration::from_secs(3600);
 
@@ -401,6 +404,10 @@ async fn turn_round(context: &Context, plan: &'static Plan, why: &Failure) -> Re
 /// Decides what comes after a failed try, one of so many in a row.
 async fn failed(context: &Context, plan: &'static Plan, error: Error, failures: i32) -> Next {
     let claim = &context.claim;
+    if error.reason() == Reason::RecordUnreadable {
+        // No fault of the step; a process that knows the resource's record goes on.
+        return release(context, UNREADABLE_PAUSE, None).await;
+    }
     tracing::warn!(
         step = step(plan, claim.position).map(|step| step.name),
         attempt = claim.attempt,
@@ -434,15 +441,14 @@ async fn failed(context: &Context, plan: &'static Plan, error: Error, failures: 
 
 /// Gives the operation back, to be tried again after `delay`.
 async fn put_off(context: &Context, delay: Duration, error: &Error) -> Next {
+    release(context, delay, Some(&failure(error))).await
+}
+
+async fn release(context: &Context, delay: Duration, why: Option<&Failure>) -> Next {
     let claim = &context.claim;
-    let why = failure(error);
-    let released = context
-        .app
-        .parts
-        .store
-        .release_operation(claim.id, claim.token, delay.as_secs_f64(), Some(&why))
-        .await;
-    if let Err(error) = released {
+    let (store, seconds) = (&context.app.parts.store, delay.as_secs_f64());
+    let released = store.release_operation(claim.id, claim.token, seconds, why);
+    if let Err(error) = released.await {
         // The lease runs out by itself.
         tracing::warn!(operation = %claim.id, error = %error, "cannot give an operation back");
     }

@@ -35,6 +35,7 @@ use crate::{
     api::{
         health::Reporter,
         listener::Listener,
+        operations,
         server::{self, Started},
     },
     app::{App, Parts, Settings},
@@ -119,6 +120,7 @@ async fn run(config: &Config, telemetry: &Telemetry) -> Result<()> {
         worker,
         random,
         clock: Arc::new(SystemClock),
+        encode: operations::encode,
         host,
         settings: app_settings(config),
     });

@@ -30,7 +30,7 @@ pub use pages::{List, Page};
 pub use subscriptions::Changes;
 
 use crate::{
-    domain::{Result, clock::Clock, provider::Provider, random::Random},
+    domain::{Result, clock::Clock, operation::Encode, provider::Provider, random::Random},
     store::{Store, sealing::Keyring},
 };
 
@@ -63,6 +63,8 @@ pub struct Parts {
     pub keyring: Keyring,
     /// Source of identities and passwords.
     pub random: Arc<dyn Random>,
+    /// Encodes what operations answer.
+    pub encode: Encode,
     /// Source of the present time.
     pub clock: Arc<dyn Clock>,
     /// This host, whose local servers are in reach.

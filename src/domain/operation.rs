@@ -78,7 +78,7 @@ pub struct Failure {
 }
 
 /// What an operation answers when it succeeds: a picture of the resource then.
-#[derive(Clone, Debug, Serialize, Deserialize)]
+#[derive(Clone, Debug)]
 pub enum Outcome {
     /// An instance.
     Instance(Box<Instance>),
@@ -87,6 +87,19 @@ pub enum Outcome {
     /// Nothing is left to show.
     Empty,
 }
+
+/// An outcome as it was encoded when the operation ended, so that every later release
+/// answers the same.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Response {
+    /// Type of the message, as in `google.protobuf.Any`.
+    pub type_url: String,
+    /// The message.
+    pub value: Vec<u8>,
+}
+
+/// Encodes an outcome. Refuses a message with a field for secrets.
+pub type Encode = fn(Outcome) -> super::Result<Response>;
 
 /// A long-running operation.
 #[derive(Clone, Debug)]
@@ -114,7 +127,7 @@ pub struct Operation {
     /// Why the last try failed.
     pub last_error: Option<Failure>,
     /// What it answers, when it succeeded.
-    pub outcome: Option<Outcome>,
+    pub response: Option<Response>,
     /// Why it ended without success.
     pub failure: Option<Failure>,
 }

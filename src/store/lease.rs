@@ -12,7 +12,7 @@ use super::{
 };
 use crate::domain::{
     Error, Reason, Result,
-    operation::{Failure, Outcome, State},
+    operation::{Failure, Response, State},
 };
 
 /// Seconds before an operation that this release cannot read is looked at again.
@@ -292,12 +292,14 @@ impl Tx {
     ///
     /// # Errors
     /// METADATA_UNAVAILABLE.
-    pub async fn finish_operation(&mut self, id: Uuid, outcome: &Outcome) -> Result<()> {
+    pub async fn finish_operation(&mut self, id: Uuid, response: &Response) -> Result<()> {
         sqlx::query!(
             "update operations set state = 'SUCCEEDED', end_time = clock_timestamp(),
-                lease_until = null, worker = null, last_error = null, outcome = $2 where id = $1",
+                lease_until = null, worker = null, last_error = null,
+                response_type = $2, response = $3 where id = $1",
             id,
-            Json(outcome) as _,
+            response.type_url,
+            response.value,
         )
         .execute(self.connection())
         .named("lease.finish_operation")

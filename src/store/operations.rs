@@ -16,7 +16,7 @@ use crate::domain::{
     Error, Reason, Result,
     list::Place,
     name::{Id, OperationName},
-    operation::{Failure, Operation, Outcome, Stage, StageState, State},
+    operation::{Failure, Operation, Response, Stage, StageState, State},
 };
 
 /// A row of `operations` with its stages.
@@ -31,7 +31,8 @@ struct Record {
     cancel_requested: bool,
     last_error: Option<String>,
     failure: Option<String>,
-    outcome: Option<String>,
+    response_type: Option<String>,
+    response: Option<Vec<u8>>,
     create_time: DateTime<Utc>,
     end_time: Option<DateTime<Utc>>,
     stages: Json<Vec<StageRecord>>,
@@ -56,7 +57,7 @@ macro_rules! select_operations {
                 (o.cancellable and o.end_time is null and o.state <> 'UNDOING') as "cancellable!",
                 o.cancel_requested,
                 o.last_error::text as "last_error", o.failure::text as "failure",
-                o.outcome::text as "outcome", o.create_time, o.end_time,
+                o.response_type, o.response, o.create_time, o.end_time,
                 (select coalesce(jsonb_agg(jsonb_build_object('name', s.name, 'title', s.title,
                     'state', s.state, 'start_time', s.start_time, 'end_time', s.end_time,
                     'progress_percent', s.progress_percent) order by s.position), '[]')
@@ -351,12 +352,14 @@ impl Tx {
     pub async fn insert_done_operation(
         &mut self,
         new: &NewOperation,
-        outcome: &Outcome,
+        response: &Response,
     ) -> Result<()> {
         sqlx::query!(
             "insert into operations (id, project, kind, plan_version, verb, target, target_uid,
-                parent_uid, principal, parameters, state, outcome, end_time, cancellable)
-             values ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, 'SUCCEEDED', $11, now(), false)",
+                parent_uid, principal, parameters, state, response_type, response, end_time,
+                cancellable)
+             values ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, 'SUCCEEDED', $11, $12, now(),
+                false)",
             new.id,
             new.project.as_str(),
             new.kind,
@@ -367,7 +370,8 @@ impl Tx {
             new.parent_uid,
             new.principal,
             new.parameters,
-            Json(outcome) as _,
+            response.type_url,
+            response.value,
         )
         .execute(self.connection())
         .named("operations.insert_done_operation")
@@ -407,8 +411,9 @@ impl Record {
     fn operation(self) -> Result<Operation> {
         let state = State::parse(&self.state).ok();
         let (id, ended) = (self.id, self.end_time.is_some());
-        let mut lost = (state.is_none() && self.outcome.is_none() && self.failure.is_none())
-            .then_some("state");
+        let response = self.response_type.zip(self.response);
+        let mut lost =
+            (state.is_none() && response.is_none() && self.failure.is_none()).then_some("state");
         let mut read = |column, text: Option<String>| {
             let read: Readable<Option<_>> = text.map(|text| json(column, &text)).transpose();
             read.unwrap_or_else(|column| {
@@ -418,14 +423,7 @@ impl Record {
         };
         let failure = read("failure", self.failure);
         let last_error = read("last_error", self.last_error).filter(|_| !ended);
-        let outcome = match self.outcome.map(|text| json("outcome", &text)) {
-            Some(Err(column)) => {
-                lost = Some(column);
-                None
-            }
-            Some(Ok(outcome)) => Some(outcome),
-            None => None,
-        };
+        let response = response.map(|(type_url, value)| Response { type_url, value });
         let unknown = lost.map(|column| unknown(id, column));
         Ok(Operation {
             name: OperationName {
@@ -442,8 +440,8 @@ impl Record {
             cancel_requested: self.cancel_requested,
             attempt: self.failures.saturating_add(1),
             last_error: last_error.or_else(|| unknown.clone().filter(|_| !ended)),
-            failure: failure.or_else(|| unknown.filter(|_| ended && outcome.is_none())),
-            outcome,
+            failure: failure.or_else(|| unknown.filter(|_| ended && response.is_none())),
+            response,
         })
     }
 }

@@ -1,9 +1,11 @@
 //! Records that another release has written: each degrades alone.
 
 use howdah::pb::{
-    google::longrunning::{ListOperationsRequest, Operation, WaitOperationRequest},
+    google::longrunning::{
+        ListOperationsRequest, Operation, WaitOperationRequest, operation::Result as Answer,
+    },
     v1::{
-        Condition, DeleteInstanceRequest, GetDatabaseRequest, GetInstanceRequest,
+        Condition, DeleteInstanceRequest, GetDatabaseRequest, GetInstanceRequest, Instance,
         ListDatabasesRequest, ListInstancesRequest, OperationMetadata, StartInstanceRequest,
         condition, operation_metadata::stage,
     },
@@ -14,7 +16,7 @@ use super::{
     lists::insert_instances,
     rig::{Metadata, failure, refused, serve},
 };
-use crate::support::howdah::{Howdah, PROJECT, eventually, instance_name};
+use crate::support::howdah::{Howdah, PROJECT, eventually, instance_name, succeeded};
 
 /// What a later release would do with a migration.
 const FORGET_CHECKS: &str = "alter table instances drop constraint instances_state_check;
@@ -289,6 +291,47 @@ async fn is_waited_for(howdah: &Howdah, metadata: &Metadata, paused: &Operation)
     let (waited, ()) = tokio::join!(client.wait_operation(request), metadata.execute(&end));
     let waited = waited.unwrap().into_inner();
     assert_eq!(failure(&waited).1, "OPERATION_CANCELLED");
+}
+
+/// The answer is that of the release that ended the operation, whatever this one would say.
+#[tokio::test]
+async fn an_operation_answers_what_was_answered_at_its_end() {
+    let howdah = serve().await;
+    let metadata = Metadata::of(&howdah).await;
+    metadata.execute(FORGET_CHECKS).await;
+    let instance = howdah.instance("orders").await;
+    let request = ListOperationsRequest {
+        name: PROJECT.into(),
+        ..ListOperationsRequest::default()
+    };
+    let listed = howdah.operations().await.list_operations(request).await;
+    let created = listed.unwrap().into_inner().operations.remove(0);
+    let answered: Instance = succeeded(&created);
+    assert_eq!(answered, instance);
+    assert!(answered.endpoint.is_some());
+    // The resource goes on; a field is added that this release does not know.
+    metadata
+        .execute(
+            r"update instances set state = 'STOPPED', display_name = 'changed', running = false;
+            update operations set state = 'DONE_LATER', response = response || '\xf23e0178'
+                where kind = 'instance.create'"
+                .trim_start(),
+        )
+        .await;
+    let again = howdah.operation(&created.name).await;
+    assert!(again.done);
+    let kept: Instance = succeeded(&again);
+    assert_eq!(kept, instance);
+    let (Some(Answer::Response(first)), Some(Answer::Response(second))) =
+        (&created.result, &again.result)
+    else {
+        panic!("{again:?}");
+    };
+    assert_eq!(second.type_url, first.type_url);
+    assert_eq!(
+        second.value,
+        [&first.value[..], b"\xf2\x3e\x01\x78"].concat()
+    );
 }
 
 /// Workers leave what they cannot read alone, and go on with the rest.

@@ -264,7 +264,8 @@ async fn advance(context: &Context, plan: &'static Plan, lease: &Lease) -> Resul
     let done = step(plan, next).is_none();
     if done {
         let outcome = (plan.outcome)(&mut tx, claim.target_uid).await?;
-        tx.finish_operation(claim.id, &outcome).await?;
+        let response = context.app.response(outcome)?;
+        tx.finish_operation(claim.id, &response).await?;
     } else {
         tx.move_operation(claim.id, next).await?;
     }

@@ -13,6 +13,7 @@ mod keys;
 mod lists;
 pub(crate) mod metadata;
 mod other_release;
+mod panics;
 mod replicas;
 mod rig;
 mod secrets;

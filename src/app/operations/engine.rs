@@ -1,11 +1,13 @@
 //! Workers: they claim operations and carry out their steps.
 
 use std::{
+    panic::AssertUnwindSafe,
     sync::{Arc, Mutex, PoisonError},
     task::Poll,
     time::{Duration, Instant},
 };
 
+use futures::FutureExt as _;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio_util::{sync::CancellationToken, task::AbortOnDropHandle};
 
@@ -14,7 +16,7 @@ use super::{
     catalog,
     context::Context,
     plan::{Plan, Step},
-    retry::{Verdict, delay, verdict},
+    retry::{Verdict, after_panic, delay, verdict},
 };
 use crate::{
     domain::{
@@ -101,7 +103,7 @@ async fn work(app: App, claim: Claim, until: Instant, permit: OwnedSemaphorePerm
         tracing::info_span!("operation", id = %claim.id, kind = claim.kind, token = claim.token);
     let lease = Lease::new(until);
     let keeper = keep(app.clone(), claim.id, claim.token, lease.clone());
-    // Also ended by a panic in a step: the lease runs out then, and the step is retried.
+    // Also ended by a panic: the lease runs out then, and the step is retried.
     let _keeper = AbortOnDropHandle::new(app.tasks.spawn(keeper));
     let (id, token) = (claim.id, claim.token);
     let steps = tracing::Instrument::instrument(carry_out(&app, claim, &lease), span);
@@ -217,15 +219,20 @@ async fn carry_out(app: &App, claim: Claim, lease: &Lease) {
     // Tries in a row that have failed here.
     let mut failures = 0;
     loop {
-        let tried = match context.claim.state {
-            State::Undoing => take_back(&context, plan).await,
-            _ => advance(&context, plan, lease).await,
+        let attempt = async {
+            match context.claim.state {
+                State::Undoing => take_back(&context, plan).await,
+                _ => advance(&context, plan, lease).await,
+            }
         };
+        let caught = AssertUnwindSafe(attempt).catch_unwind().await;
+        let panicked = caught.is_err();
+        let tried = caught.unwrap_or_else(|_| Err(Error::internal("a step panicked")));
         failures = if tried.is_ok() { 0 } else { failures + 1 };
         match tried {
             Ok(Next::Go(claim)) => context.claim = *claim,
             Ok(Next::Leave) => return,
-            Err(error) => match failed(&context, plan, error, failures).await {
+            Err(error) => match failed(&context, plan, error, (failures, panicked)).await {
                 Next::Go(claim) => context.claim = *claim,
                 Next::Leave => return,
             },
@@ -403,7 +410,12 @@ async fn turn_round(context: &Context, plan: &'static Plan, why: &Failure) -> Re
 }
 
 /// Decides what comes after a failed try, one of so many in a row.
-async fn failed(context: &Context, plan: &'static Plan, error: Error, failures: i32) -> Next {
+async fn failed(
+    context: &Context,
+    plan: &'static Plan,
+    error: Error,
+    (failures, panicked): (i32, bool),
+) -> Next {
     let claim = &context.claim;
     if error.reason() == Reason::RecordUnreadable {
         // No fault of the step; a process that knows the resource's record goes on.
@@ -421,7 +433,11 @@ async fn failed(context: &Context, plan: &'static Plan, error: Error, failures: 
         return Next::Leave;
     }
     let undoing = claim.state == State::Undoing;
-    match verdict(&error, claim.attempt, plan.tries) {
+    let verdict = match panicked {
+        true => after_panic(claim.attempt, plan.tries),
+        false => verdict(&error, claim.attempt, plan.tries),
+    };
+    match verdict {
         Verdict::Wait => {
             let pause = delay(failures).clamp(OUTAGE_PAUSE, LONGEST_OUTAGE_PAUSE);
             tokio::time::sleep(pause).await;

@@ -166,11 +166,14 @@ create table operations (
     after_children boolean not null default false,
     last_error jsonb,
     failure jsonb,
-    outcome jsonb,
+    -- What it answered, as protobuf: the type URL and the bytes, with no secret in them.
+    response_type text,
+    response bytea,
     hidden boolean not null default false,
     create_time timestamptz not null default now(),
     end_time timestamptz,
-    check ((end_time is null) = (state in ('PENDING', 'RUNNING', 'UNDOING')))
+    check ((end_time is null) = (state in ('PENDING', 'RUNNING', 'UNDOING'))),
+    check ((response_type is null) = (response is null))
 );
 create unique index operations_one_active on operations (target_uid) where end_time is null;
 create index operations_active_parent on operations (parent_uid) where end_time is null;

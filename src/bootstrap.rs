@@ -36,6 +36,7 @@ use crate::{
     api::{
         health::Reporter,
         listener::Listener,
+        operations,
         server::{self, Started},
     },
     app::{App, Parts, Settings},
@@ -123,6 +124,7 @@ async fn run(config: &Config, telemetry: &Telemetry) -> Result<()> {
         worker,
         random,
         clock: Arc::new(SystemClock),
+        encode: operations::encode,
         host,
         settings: app_settings(config),
     });

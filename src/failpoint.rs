@@ -1,7 +1,8 @@
 //! Named points at which a test can kill the process, as a crash would.
 //!
 //! Compiled to nothing without the feature `failpoints`. A test sets
-//! `FAILPOINTS="name=return"` in the environment of the process.
+//! `FAILPOINTS="name=return"` in the environment of the process, or `name=panic` for a
+//! panic.
 
 /// Keeps the points armed that `FAILPOINTS` names.
 #[cfg(feature = "failpoints")]
@@ -27,7 +28,8 @@ pub const fn arm() -> Armed {
     Armed
 }
 
-/// Kills the process at once, as SIGKILL does, when the point `name` is armed.
+/// Kills the process at once, as SIGKILL does, when the point `name` is armed with `return`;
+/// panics when it is armed with `panic`.
 #[cfg(feature = "failpoints")]
 pub fn hit(name: &str) {
     fail::eval(name, |_| {

@@ -36,7 +36,7 @@ impl DatabaseService for Databases {
     async fn get_database(&self, request: Request<v1::GetDatabaseRequest>) -> Answer<v1::Database> {
         check(request.get_ref())?;
         let name = request.into_inner().name.parse()?;
-        Ok(Response::new(database::to_wire(
+        Ok(Response::new(database::recorded_to_wire(
             self.0.database(&name).await?,
         )))
     }
@@ -59,7 +59,11 @@ impl DatabaseService for Databases {
             .list_databases(&request.parent.parse()?, list)
             .await?;
         Ok(Response::new(v1::ListDatabasesResponse {
-            databases: page.items.into_iter().map(database::to_wire).collect(),
+            databases: page
+                .items
+                .into_iter()
+                .map(database::recorded_to_wire)
+                .collect(),
             next_page_token: page.next_page_token,
         }))
     }

@@ -67,7 +67,7 @@ impl InstanceService for Instances {
     async fn get_instance(&self, request: Request<v1::GetInstanceRequest>) -> Answer<v1::Instance> {
         check(request.get_ref())?;
         let name = request.into_inner().name.parse()?;
-        Ok(Response::new(instance::to_wire(
+        Ok(Response::new(instance::recorded_to_wire(
             self.0.instance(&name).await?,
         )))
     }
@@ -90,7 +90,11 @@ impl InstanceService for Instances {
             .list_instances(&request.parent.parse()?, list)
             .await?;
         Ok(Response::new(v1::ListInstancesResponse {
-            instances: page.items.into_iter().map(instance::to_wire).collect(),
+            instances: page
+                .items
+                .into_iter()
+                .map(instance::recorded_to_wire)
+                .collect(),
             next_page_token: page.next_page_token,
         }))
     }

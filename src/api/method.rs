@@ -1,6 +1,9 @@
 //! What the edge knows of each method, read once from the descriptors.
 
-use std::{collections::HashMap, sync::Arc};
+use std::{
+    collections::HashMap,
+    sync::{Arc, OnceLock},
+};
 
 use prost_reflect::{
     DescriptorPool, ExtensionDescriptor, Kind, MessageDescriptor, MethodDescriptor, Value,
@@ -125,6 +128,25 @@ impl Methods {
     pub fn iter(&self) -> impl Iterator<Item = &Arc<Method>> {
         self.by_path.values()
     }
+}
+
+/// Whether a message of that name has a field for secrets, at any depth. One that nobody
+/// knows may have.
+///
+/// # Errors
+/// INTERNAL when the descriptors cannot be read.
+pub(super) fn holds_secrets(message: &str) -> Result<bool> {
+    static POOL: OnceLock<DescriptorPool> = OnceLock::new();
+    let pool = match POOL.get() {
+        Some(pool) => pool,
+        None => {
+            let pool = DescriptorPool::decode(pb::DESCRIPTORS).map_err(broken)?;
+            POOL.get_or_init(|| pool)
+        }
+    };
+    let known = pool.get_message_by_name(message);
+    let known = known.zip(pool.get_extension_by_name(SECRET));
+    Ok(known.is_none_or(|(message, secret)| has_secret(&message, &secret, &mut Vec::new())))
 }
 
 fn broken(error: impl std::error::Error + Send + Sync + 'static) -> Error {

@@ -4,10 +4,14 @@ use std::time::Duration;
 
 use tonic::{Request, Response, Status, async_trait};
 
-use super::convert::operation::to_wire;
+use super::convert::{self, operation::to_wire};
 use crate::{
     app::{App, ListOperations},
-    domain::name::OperationName,
+    domain::{
+        Result as DomainResult,
+        name::OperationName,
+        operation::{Outcome, Response as OperationResponse},
+    },
     pb::google::longrunning::{
         CancelOperationRequest, DeleteOperationRequest, GetOperationRequest, ListOperationsRequest,
         ListOperationsResponse, Operation, WaitOperationRequest,
@@ -17,6 +21,14 @@ use crate::{
 
 /// Longest wait in one call; a client that wants to wait longer calls again.
 const MAX_WAIT: Duration = Duration::from_secs(300);
+
+/// What an operation with that outcome answers, as it is stored.
+///
+/// # Errors
+/// INTERNAL when the message has a field for secrets.
+pub fn encode(outcome: Outcome) -> DomainResult<OperationResponse> {
+    convert::operation::encode(outcome)
+}
 
 /// The service over the use cases.
 #[derive(Clone)]

@@ -22,6 +22,7 @@ use crate::{
         name::{DatabaseName, Id, InstanceName},
         operation::Operation,
         postgres::PostgresName,
+        recorded::Recorded,
     },
     store::{databases::NewDatabase, roles::NewRole},
 };
@@ -81,7 +82,7 @@ impl App {
     ///
     /// # Errors
     /// DATABASE_NOT_FOUND.
-    pub async fn database(&self, name: &DatabaseName) -> Result<Database> {
+    pub async fn database(&self, name: &DatabaseName) -> Result<Recorded<Database>> {
         self.parts.store.database(name).await
     }
 
@@ -93,18 +94,17 @@ impl App {
         &self,
         instance: &InstanceName,
         list: List,
-    ) -> Result<Page<Database>> {
+    ) -> Result<Page<Recorded<Database>>> {
         let order = Order::parse(&list.order_by, "database_id")?;
         let filter = Filter::parse(&list.filter, FIELDS)?;
         let mut query = Query::new(&instance.to_string(), list, order, filter)?;
-        let instance = self.parts.store.instance(instance).await?;
+        let instance = match self.parts.store.instance(instance).await? {
+            Recorded::Whole(instance) => instance.uid,
+            Recorded::Unreadable(unreadable) => unreadable.uid,
+        };
         let mut page = Page::empty();
         loop {
-            let read = self
-                .parts
-                .store
-                .databases(instance.uid, query.slice()?)
-                .await?;
+            let read = self.parts.store.databases(instance, query.slice()?).await?;
             if query.take(&mut page, read)? {
                 return Ok(page);
             }
@@ -148,14 +148,14 @@ impl App {
     /// # Errors
     /// DATABASE_NOT_FOUND, DATABASE_NOT_READY, INSTANCE_NOT_READY.
     pub async fn connection(&self, name: &DatabaseName) -> Result<Connection> {
-        let database = self.parts.store.database(name).await?;
+        let database = self.parts.store.database(name).await?.whole()?;
         if database.state != State::Ready {
             let message = format!("the database is {}, not READY", database.state.as_str());
             return Err(
                 Error::new(Reason::DatabaseNotReady, message).with_resource(name.to_string())
             );
         }
-        let instance = self.located(self.parts.store.instance(&name.instance).await?);
+        let instance = self.located(self.parts.store.instance(&name.instance).await?.whole()?);
         if instance.delete_time.is_some() {
             return Err(refuse_unready(&instance));
         }
@@ -324,10 +324,10 @@ fn record(new: CreateDatabase, uid: Uuid, instance_uid: Uuid) -> Result<NewDatab
 impl Listed for Database {
     fn common(&self) -> Common<'_> {
         Common {
-            id: &self.name.database,
+            id: self.name.database.as_str(),
             create_time: self.create_time,
             update_time: self.update_time,
-            labels: &self.labels,
+            labels: Some(&self.labels),
         }
     }
 

@@ -21,6 +21,7 @@ use crate::{
         name::{InstanceName, ProjectName},
         operation::Operation,
         provider::ServerSpec,
+        recorded::Recorded,
         version::{Version, Wanted},
     },
     store::{instances::NewInstance, lease::Claim, servers::NewServer},
@@ -68,8 +69,9 @@ impl App {
     ///
     /// # Errors
     /// INSTANCE_NOT_FOUND.
-    pub async fn instance(&self, name: &InstanceName) -> Result<Instance> {
-        Ok(self.located(self.parts.store.instance(name).await?))
+    pub async fn instance(&self, name: &InstanceName) -> Result<Recorded<Instance>> {
+        let instance = self.parts.store.instance(name).await?;
+        Ok(instance.map(|instance| self.located(instance)))
     }
 
     /// Lists the instances of a project.
@@ -80,7 +82,7 @@ impl App {
         &self,
         project: &ProjectName,
         list: List,
-    ) -> Result<Page<Instance>> {
+    ) -> Result<Page<Recorded<Instance>>> {
         let order = Order::parse(&list.order_by, "instance_id")?;
         let filter = Filter::parse(&list.filter, FIELDS)?;
         let mut query = Query::new(&project.to_string(), list, order, filter)?;
@@ -89,7 +91,7 @@ impl App {
             let read = self.parts.store.instances(project, query.slice()?).await?;
             let read = read
                 .into_iter()
-                .map(|instance| self.located(instance))
+                .map(|found| found.map(|instance| self.located(instance)))
                 .collect();
             if query.take(&mut page, read)? {
                 return Ok(page);
@@ -237,10 +239,10 @@ fn record(new: CreateInstance, uid: Uuid) -> NewInstance {
 impl Listed for Instance {
     fn common(&self) -> Common<'_> {
         Common {
-            id: &self.name.instance,
+            id: self.name.instance.as_str(),
             create_time: self.create_time,
             update_time: self.update_time,
-            labels: &self.labels,
+            labels: Some(&self.labels),
         }
     }
 

@@ -10,7 +10,7 @@ use crate::domain::{
     Error, Reason, Result,
     list::{Place, page_size, page_token, parse_page_token},
     name::{OperationName, ProjectName},
-    operation::Operation,
+    operation::{Operation, Outcome, Response},
 };
 
 /// A waiting call looks by itself this often, in case a notification got lost.
@@ -36,8 +36,7 @@ impl App {
     /// # Errors
     /// OPERATION_NOT_FOUND.
     pub async fn operation(&self, name: &OperationName) -> Result<Operation> {
-        let operation = self.parts.store.operation(name).await?;
-        Ok(self.operation_located(operation))
+        self.parts.store.operation(name).await
     }
 
     /// Lists a project's operations, newest first.
@@ -74,10 +73,6 @@ impl App {
                 )?;
             }
         }
-        let items = items
-            .into_iter()
-            .map(|item| self.operation_located(item))
-            .collect();
         Ok(Page {
             items,
             next_page_token,
@@ -93,7 +88,7 @@ impl App {
         let mut changes = self.changed.subscribe();
         loop {
             let operation = self.operation(name).await?;
-            if operation.state.is_done() || Instant::now() >= end {
+            if operation.is_done() || Instant::now() >= end {
                 return Ok(operation);
             }
             let look_again = end.min(Instant::now() + LOOK_AGAIN);
@@ -114,7 +109,7 @@ impl App {
         let name = name.clone();
         self.detached(async move {
             let operation = app.parts.store.operation(&name).await?;
-            if operation.state.is_done() || operation.cancel_requested {
+            if operation.is_done() || operation.cancel_requested {
                 return Ok(());
             }
             if app.parts.store.request_cancel(name.operation).await? {
@@ -164,14 +159,13 @@ impl App {
         let _ = self.changed.send(operation);
     }
 
-    /// The operation with its instance's endpoint filled in, if it answers one.
-    pub(super) fn operation_located(&self, mut operation: Operation) -> Operation {
-        use crate::domain::operation::Outcome;
-        operation.outcome = operation.outcome.map(|outcome| match outcome {
+    /// What an operation answers from now on, with the instance's endpoint as it is known
+    /// here and now.
+    pub(super) fn response(&self, outcome: Outcome) -> Result<Response> {
+        (self.parts.encode)(match outcome {
             Outcome::Instance(instance) => Outcome::Instance(Box::new(self.located(*instance))),
             other => other,
-        });
-        operation
+        })
     }
 }
 

@@ -2,6 +2,7 @@
 //! operation.
 
 mod admin;
+mod background;
 mod databases;
 mod engines;
 mod housekeeping;
@@ -31,7 +32,7 @@ pub use pages::{List, Page};
 pub use subscriptions::Changes;
 
 use crate::{
-    domain::{Result, clock::Clock, provider::Providers, random::Random},
+    domain::{Result, clock::Clock, operation::Encode, provider::Providers, random::Random},
     store::{Store, sealing::Keyring},
 };
 
@@ -64,6 +65,8 @@ pub struct Parts {
     pub keyring: Keyring,
     /// Source of identities and passwords.
     pub random: Arc<dyn Random>,
+    /// Encodes what operations answer.
+    pub encode: Encode,
     /// Source of the present time.
     pub clock: Arc<dyn Clock>,
     /// This host, whose local servers are in reach.
@@ -156,18 +159,17 @@ impl App {
     }
 
     /// Starts the workers, the supervisor of local servers and the housekeeping.
-    /// Returns at once.
+    /// Each is started again when it panics. Returns at once.
     pub fn start(&self) {
-        self.tasks.spawn(operations::dispatch(self.clone()));
-        self.tasks.spawn(longrunning::listen(self.clone()));
-        self.tasks.spawn(supervision::run(self.clone()));
-        self.tasks.spawn(housekeeping::show_life(self.clone()));
-        self.tasks.spawn(housekeeping::run(self.clone()));
-        self.tasks.spawn(orphans::run(self.clone()));
-        self.tasks
-            .spawn(housekeeping::look_at_engines(self.clone()));
-        self.tasks.spawn(keys::run(self.clone()));
-        self.tasks.spawn(subscriptions::run(self.clone()));
+        self.supervise("task.dispatch", operations::dispatch);
+        self.supervise("task.listen", longrunning::listen);
+        self.supervise("task.supervision", supervision::run);
+        self.supervise("task.life", housekeeping::show_life);
+        self.supervise("task.housekeeping", housekeeping::run);
+        self.supervise("task.orphans", orphans::run);
+        self.supervise("task.engines", housekeeping::look_at_engines);
+        self.supervise("task.keys", keys::run);
+        self.supervise("task.subscriptions", subscriptions::run);
     }
 
     /// Ends streams and waiting calls with SHUTTING_DOWN. Returns at once.

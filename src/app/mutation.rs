@@ -11,7 +11,7 @@ use crate::{
         Error, Result,
         instance::Instance,
         name::Id,
-        operation::{Operation, Outcome, StageState, State},
+        operation::{Operation, Outcome, Response, StageState, State},
         principal::Principal,
     },
     store::{Tx, operations::NewOperation, requests::RequestKey},
@@ -93,8 +93,7 @@ impl App {
         let Some(former) = store.former_operation(&key).await? else {
             return Ok(None);
         };
-        let operation = store.begin().await?.operation(former).await?;
-        Ok(Some(self.operation_located(operation)))
+        store.begin().await?.operation(former).await.map(Some)
     }
 
     /// Runs a task to its end, whatever becomes of the caller.
@@ -127,7 +126,7 @@ impl App {
         if let Some(key) = accepting.mutation.key()
             && let Some(former) = accepting.tx.claim_request(&key, accepting.id).await?
         {
-            let operation = self.operation_located(accepting.tx.operation(former).await?);
+            let operation = accepting.tx.operation(former).await?;
             return Ok(Accept::Replay(Box::new(operation)));
         }
         Ok(Accept::Fresh(Box::new(accepting)))
@@ -184,7 +183,7 @@ impl Accepting {
         if self.mutation.validate_only {
             let outcome = (plan.outcome)(&mut self.tx, uid).await?;
             self.tx.rollback().await?;
-            return Ok(self.app.operation_located(as_if_done(operation, outcome)));
+            return Ok(as_if_done(operation, self.app.response(outcome)?));
         }
         self.tx.commit().await?;
         self.app.wake.notify_one();
@@ -199,14 +198,15 @@ impl Accepting {
         outcome: Outcome,
     ) -> Result<Operation> {
         let new = self.operation(plan, target, Value::Null);
-        self.tx.insert_done_operation(&new, &outcome).await?;
+        let response = self.app.response(outcome)?;
+        self.tx.insert_done_operation(&new, &response).await?;
         let operation = self.tx.operation(self.id).await?;
         if self.mutation.validate_only {
             self.tx.rollback().await?;
-            return Ok(self.app.operation_located(as_if_done(operation, outcome)));
+            return Ok(as_if_done(operation, response));
         }
         self.tx.commit().await?;
-        Ok(self.app.operation_located(operation))
+        Ok(operation)
     }
 
     fn operation(&self, plan: &'static Plan, target: Target, parameters: Value) -> NewOperation {
@@ -240,13 +240,13 @@ pub(super) fn parameters(of: impl Serialize) -> Result<Value> {
 
 /// The picture of an operation that was only checked: done, and without an id that
 /// could be asked for.
-fn as_if_done(mut operation: Operation, outcome: Outcome) -> Operation {
+fn as_if_done(mut operation: Operation, response: Response) -> Operation {
     operation.name.operation = Uuid::nil();
-    operation.state = State::Succeeded;
+    operation.state = Some(State::Succeeded);
     operation.cancellable = false;
-    operation.outcome = Some(outcome);
+    operation.response = Some(response);
     for stage in &mut operation.stages {
-        stage.state = StageState::Pending;
+        stage.state = Some(StageState::Pending);
     }
     operation
 }

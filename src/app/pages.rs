@@ -9,7 +9,7 @@ use crate::{
         Error, Result,
         filter::{Filter, Value},
         list::{Order, Place, SortBy, page_size, page_token, parse_page_token},
-        name::Id,
+        recorded::Recorded,
     },
     store::instances::Slice,
 };
@@ -126,10 +126,37 @@ pub(super) trait Listed {
 
 /// What every listed record has.
 pub(super) struct Common<'a> {
-    pub(super) id: &'a Id,
+    pub(super) id: &'a str,
     pub(super) create_time: DateTime<Utc>,
     pub(super) update_time: DateTime<Utc>,
-    pub(super) labels: &'a BTreeMap<String, String>,
+    /// None where they cannot be read.
+    pub(super) labels: Option<&'a BTreeMap<String, String>>,
+}
+
+/// What cannot be read is equal to nothing, and stands where it belongs.
+impl<T: Listed> Listed for Recorded<T> {
+    fn common(&self) -> Common<'_> {
+        match self {
+            Self::Whole(record) => record.common(),
+            Self::Unreadable(record) => Common {
+                id: &record.id,
+                create_time: record.create_time,
+                update_time: record.update_time,
+                labels: None,
+            },
+        }
+    }
+
+    fn field(&self, name: &str) -> Option<Value> {
+        match self {
+            Self::Whole(record) => record.field(name),
+            Self::Unreadable(record) => match name {
+                "instance_id" | "database_id" => Some(Value::Text(record.id.clone())),
+                "create_time" => Some(Value::Time(record.create_time)),
+                _ => None,
+            },
+        }
+    }
 }
 
 /// The place of a record in a list ordered by `by`.
@@ -148,7 +175,7 @@ fn place(item: &impl Listed, by: SortBy) -> Place {
 fn value(item: &impl Listed, name: &str) -> Value {
     item.field(name).unwrap_or_else(|| {
         let label = name.strip_prefix("labels.");
-        let label = label.and_then(|key| item.common().labels.get(key));
+        let label = label.and_then(|key| item.common().labels?.get(key));
         label.map_or(Value::Missing, |label| Value::Text(label.clone()))
     })
 }

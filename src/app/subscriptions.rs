@@ -149,7 +149,7 @@ impl App {
                 Error::new(Reason::StreamsExhausted, message)
                     .with_retry_after(Duration::from_secs(5))
             })?;
-        let instance = self.parts.store.instance(name).await?;
+        let instance = self.parts.store.instance(name).await?.whole()?;
         ready(&instance)?;
         let access = self.admin_access(&instance, database.as_str()).await?;
         let subscription = self.record(&instance, database, permit).await?;

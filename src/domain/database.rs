@@ -4,7 +4,6 @@ use std::collections::BTreeMap;
 
 use chrono::{DateTime, Utc};
 use secrecy::SecretString;
-use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
 use super::{
@@ -29,7 +28,7 @@ states! {
 }
 
 /// A database of an instance.
-#[derive(Clone, Debug, Serialize, Deserialize)]
+#[derive(Clone, Debug)]
 pub struct Database {
     /// Resource name.
     pub name: DatabaseName,

@@ -16,7 +16,7 @@ use super::{
 macro_rules! states {
     ($(#[$doc:meta])* $name:ident { $($(#[$variant_doc:meta])* $variant:ident = $text:literal,)* }) => {
         $(#[$doc])*
-        #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, serde::Serialize, serde::Deserialize)]
+        #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
         pub enum $name { $($(#[$variant_doc])* $variant,)* }
 
         impl $name {
@@ -66,7 +66,7 @@ states! {
 }
 
 /// What users name, connect to, subscribe to and authorise.
-#[derive(Clone, Debug, Serialize, Deserialize)]
+#[derive(Clone, Debug)]
 pub struct Instance {
     /// Resource name.
     pub name: InstanceName,
@@ -156,7 +156,7 @@ pub fn check_etag(wanted: &str, present: &str) -> Result<()> {
 }
 
 /// A physical PostgreSQL cluster of an instance.
-#[derive(Clone, Debug, Serialize, Deserialize)]
+#[derive(Clone, Debug)]
 pub struct Server {
     /// Identity for ever.
     pub uid: Uuid,
@@ -176,7 +176,6 @@ pub struct Server {
     pub started: bool,
     /// Since when its host has been silent for so long that nothing is to be expected
     /// of it, if that is so.
-    #[serde(default)]
     pub host_gone_time: Option<DateTime<Utc>>,
 }
 

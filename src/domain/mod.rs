@@ -14,6 +14,7 @@ pub mod principal;
 pub mod provider;
 pub mod random;
 pub mod reason;
+pub mod recorded;
 pub mod sqlstate;
 pub mod version;
 

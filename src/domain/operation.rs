@@ -58,8 +58,8 @@ pub struct Stage {
     pub name: String,
     /// One phrase for people.
     pub title: String,
-    /// Where it stands.
-    pub state: StageState,
+    /// Where it stands; none: where only another release knows.
+    pub state: Option<StageState>,
     /// When its first try began.
     pub start_time: Option<DateTime<Utc>>,
     /// When it ended.
@@ -80,7 +80,7 @@ pub struct Failure {
 }
 
 /// What an operation answers when it succeeds: a picture of the resource then.
-#[derive(Clone, Debug, Serialize, Deserialize)]
+#[derive(Clone, Debug)]
 pub enum Outcome {
     /// An instance.
     Instance(Box<Instance>),
@@ -89,6 +89,19 @@ pub enum Outcome {
     /// Nothing is left to show.
     Empty,
 }
+
+/// An outcome as it was encoded when the operation ended, so that every later release
+/// answers the same.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Response {
+    /// Type of the message, as in `google.protobuf.Any`.
+    pub type_url: String,
+    /// The message.
+    pub value: Vec<u8>,
+}
+
+/// Encodes an outcome. Refuses a message with a field for secrets.
+pub type Encode = fn(Outcome) -> super::Result<Response>;
 
 /// A long-running operation.
 #[derive(Clone, Debug)]
@@ -99,8 +112,8 @@ pub struct Operation {
     pub target: String,
     /// What it does, in lower case.
     pub verb: String,
-    /// Where it stands.
-    pub state: State,
+    /// Where it stands; none: where only another release knows.
+    pub state: Option<State>,
     /// When it was accepted.
     pub create_time: DateTime<Utc>,
     /// When it ended.
@@ -116,7 +129,15 @@ pub struct Operation {
     /// Why the last try failed.
     pub last_error: Option<Failure>,
     /// What it answers, when it succeeded.
-    pub outcome: Option<Outcome>,
+    pub response: Option<Response>,
     /// Why it ended without success.
     pub failure: Option<Failure>,
+}
+
+impl Operation {
+    /// Whether nothing will happen any more.
+    #[must_use]
+    pub fn is_done(&self) -> bool {
+        self.state.map_or(self.end_time.is_some(), State::is_done)
+    }
 }

@@ -162,6 +162,8 @@ reasons! {
     OperationNotCancellable = "OPERATION_NOT_CANCELLABLE", FailedPrecondition;
     /// The operation is still under way.
     OperationNotDone = "OPERATION_NOT_DONE", FailedPrecondition;
+    /// Another release of Howdah has written what this one does not know.
+    RecordUnreadable = "RECORD_UNREADABLE", FailedPrecondition;
     /// The host of a local server does not run Howdah any more.
     HostUnavailable = "HOST_UNAVAILABLE", FailedPrecondition;
     /// The data directory cannot be written.

@@ -1,6 +1,6 @@
 //! Databases of instances.
 
-use std::collections::BTreeMap;
+use std::{collections::BTreeMap, mem::take};
 
 use chrono::{DateTime, Utc};
 use sqlx::types::Json;
@@ -10,12 +10,14 @@ use super::{
     Store, Tx,
     fault::{Measured, broken_constraint, classify},
     instances::Slice,
+    unreadable::{Readable, found_unreadable, json},
 };
 use crate::domain::{
     Error, Reason, Result,
     database::{Database, State},
     name::{DatabaseName, Id, InstanceName},
     postgres::PostgresName,
+    recorded::{Recorded, Unreadable},
 };
 
 /// A row of `databases` with the name of its instance.
@@ -27,8 +29,8 @@ struct Record {
     id: String,
     revision: i64,
     display_name: String,
-    labels: Json<BTreeMap<String, String>>,
-    annotations: Json<BTreeMap<String, String>>,
+    labels: String,
+    annotations: String,
     create_time: DateTime<Utc>,
     update_time: DateTime<Utc>,
     state: String,
@@ -48,8 +50,7 @@ macro_rules! select_databases {
         sqlx::query_as!(
             Record,
             r#"select d.uid, d.instance_uid, i.project, i.id as instance, d.id, d.revision,
-                d.display_name, d.labels as "labels!: Json<BTreeMap<String, String>>",
-                d.annotations as "annotations!: Json<BTreeMap<String, String>>",
+                d.display_name, d.labels::text as "labels!", d.annotations::text as "annotations!",
                 d.create_time, d.update_time, d.state, d.postgresql_name, d.owner, d.encoding,
                 d.locale_provider, d.locale, d.connection_limit, d.deletion_protection,
                 exists (select from operations o where o.target_uid = d.uid
@@ -96,7 +97,7 @@ impl Store {
     ///
     /// # Errors
     /// DATABASE_NOT_FOUND; METADATA_UNAVAILABLE.
-    pub async fn database(&self, name: &DatabaseName) -> Result<Database> {
+    pub async fn database(&self, name: &DatabaseName) -> Result<Recorded<Database>> {
         let record = select_databases!(
             "where i.project = $1 and i.id = $2 and d.id = $3",
             name.instance.project.as_str(),
@@ -106,26 +107,30 @@ impl Store {
         .fetch_optional(&self.pool)
         .named("databases.database")
         .await?;
-        record.ok_or_else(|| not_found(name))?.database()
+        record.map(Record::read).ok_or_else(|| not_found(name))
     }
 
     /// The database of that identity, if it is there.
     ///
     /// # Errors
-    /// METADATA_UNAVAILABLE.
+    /// RECORD_UNREADABLE; METADATA_UNAVAILABLE.
     pub async fn database_by_uid(&self, uid: Uuid) -> Result<Option<Database>> {
         let record = select_databases!("where d.uid = $1", uid)
             .fetch_optional(&self.pool)
             .named("databases.database_by_uid")
             .await?;
-        record.map(Record::database).transpose()
+        record.map(|record| record.read().whole()).transpose()
     }
 
     /// A part of an instance's databases, in order.
     ///
     /// # Errors
     /// METADATA_UNAVAILABLE.
-    pub async fn databases(&self, instance: Uuid, slice: Slice<'_>) -> Result<Vec<Database>> {
+    pub async fn databases(
+        &self,
+        instance: Uuid,
+        slice: Slice<'_>,
+    ) -> Result<Vec<Recorded<Database>>> {
         let (time, id) = slice.after();
         let column = slice.column();
         macro_rules! list {
@@ -154,7 +159,7 @@ impl Store {
             true => list!("<", "desc"),
             false => list!(">", "asc"),
         };
-        records?.into_iter().map(Record::database).collect()
+        Ok(records?.into_iter().map(Record::read).collect())
     }
 }
 
@@ -162,7 +167,7 @@ impl Tx {
     /// The database of that name, locked against every other change.
     ///
     /// # Errors
-    /// DATABASE_NOT_FOUND; METADATA_UNAVAILABLE.
+    /// DATABASE_NOT_FOUND, RECORD_UNREADABLE; METADATA_UNAVAILABLE.
     pub async fn lock_database(&mut self, name: &DatabaseName) -> Result<Database> {
         let record = select_databases!(
             "where i.project = $1 and i.id = $2 and d.id = $3 for update of d",
@@ -173,19 +178,19 @@ impl Tx {
         .fetch_optional(self.connection())
         .named("databases.lock_database")
         .await?;
-        record.ok_or_else(|| not_found(name))?.database()
+        record.ok_or_else(|| not_found(name))?.read().whole()
     }
 
     /// The database of that identity, locked against every other change.
     ///
     /// # Errors
-    /// METADATA_UNAVAILABLE.
+    /// RECORD_UNREADABLE; METADATA_UNAVAILABLE.
     pub async fn lock_database_by_uid(&mut self, uid: Uuid) -> Result<Option<Database>> {
         let record = select_databases!("where d.uid = $1 for update of d", uid)
             .fetch_optional(self.connection())
             .named("databases.lock_database_by_uid")
             .await?;
-        record.map(Record::database).transpose()
+        record.map(|record| record.read().whole()).transpose()
     }
 
     /// How many databases an instance has.
@@ -277,33 +282,58 @@ fn not_found(name: &DatabaseName) -> Error {
 }
 
 impl Record {
-    fn database(self) -> Result<Database> {
+    fn read(mut self) -> Recorded<Database> {
+        match self.database() {
+            Ok(database) => Recorded::Whole(database),
+            Err(column) => self.unreadable(column),
+        }
+    }
+
+    /// Fails with the column that cannot be read; what [`Record::unreadable`] tells is
+    /// still there then.
+    fn database(&mut self) -> Readable<Database> {
         let instance = InstanceName {
-            project: Id::parse(&self.project, "project")?,
-            instance: Id::parse(&self.instance, "instance")?,
+            project: Id::parse(&self.project, "project").map_err(|_| "project")?,
+            instance: Id::parse(&self.instance, "instance").map_err(|_| "instance")?,
+        };
+        let postgres = |column: &'static str, text: &str| {
+            PostgresName::parse(text, column).map_err(|_| column)
         };
         Ok(Database {
             name: DatabaseName {
                 instance,
-                database: Id::parse(&self.id, "database")?,
+                database: Id::parse(&self.id, "database").map_err(|_| "id")?,
             },
             uid: self.uid,
             instance_uid: self.instance_uid,
             revision: self.revision,
-            labels: self.labels.0,
-            annotations: self.annotations.0,
-            display_name: self.display_name,
+            labels: json("labels", &self.labels)?,
+            annotations: json("annotations", &self.annotations)?,
+            display_name: take(&mut self.display_name),
             create_time: self.create_time,
             update_time: self.update_time,
-            state: State::parse(&self.state)?,
+            state: State::parse(&self.state).map_err(|_| "state")?,
             reconciling: self.reconciling,
-            postgresql_name: PostgresName::parse(&self.postgresql_name, "postgresql_name")?,
-            owner: PostgresName::parse(&self.owner, "owner")?,
-            encoding: self.encoding,
-            locale_provider: self.locale_provider,
-            locale: self.locale,
+            postgresql_name: postgres("postgresql_name", &self.postgresql_name)?,
+            owner: postgres("owner", &self.owner)?,
+            encoding: take(&mut self.encoding),
+            locale_provider: take(&mut self.locale_provider),
+            locale: take(&mut self.locale),
             connection_limit: self.connection_limit,
             deletion_protection: self.deletion_protection,
+        })
+    }
+
+    fn unreadable(self, column: &'static str) -> Recorded<Database> {
+        let (project, instance, id) = (self.project, self.instance, self.id);
+        found_unreadable(Unreadable {
+            name: format!("projects/{project}/instances/{instance}/databases/{id}"),
+            id,
+            uid: self.uid,
+            create_time: self.create_time,
+            update_time: self.update_time,
+            delete_time: None,
+            column,
         })
     }
 }

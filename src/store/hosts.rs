@@ -50,7 +50,9 @@ impl Store {
             .named("hosts.host_versions")
             .await?;
         let versions = found.ok_or_else(not_found)?;
-        versions.iter().map(|version| version.parse()).collect()
+        // One that only another release knows is none of ours.
+        let known = versions.iter().filter_map(|version| version.parse().ok());
+        Ok(known.collect())
     }
 }
 

@@ -1,8 +1,9 @@
 //! Instances.
 
-use std::collections::BTreeMap;
+use std::{collections::BTreeMap, mem::take};
 
 use chrono::{DateTime, Utc};
+use serde_json::Value;
 use sqlx::types::Json;
 use uuid::Uuid;
 
@@ -11,12 +12,14 @@ use super::{
     batch::Found,
     fault::{Measured, broken_constraint, classify},
     pool::Pool,
+    unreadable::{Readable, found_unreadable, json},
 };
 use crate::domain::{
     Error, Reason, Result,
     instance::{Condition, Instance, Server, State},
     list::{Order, Place, SortBy},
     name::{Id, InstanceName, ProjectName},
+    recorded::{Recorded, Unreadable},
 };
 
 /// A row of `instances` with one of its servers: one record for each of them.
@@ -26,22 +29,22 @@ struct Record {
     id: String,
     revision: i64,
     display_name: String,
-    labels: Json<BTreeMap<String, String>>,
-    annotations: Json<BTreeMap<String, String>>,
+    labels: String,
+    annotations: String,
     create_time: DateTime<Utc>,
     update_time: DateTime<Utc>,
     delete_time: Option<DateTime<Utc>>,
     purge_time: Option<DateTime<Utc>>,
     state: String,
     wanted_version: String,
-    parameters: Json<BTreeMap<String, String>>,
+    parameters: String,
     pending_restart: Vec<String>,
     ephemeral: bool,
     deletion_protection: bool,
     epoch: i64,
     active_server: i32,
     running: bool,
-    conditions: Json<Vec<Condition>>,
+    conditions: String,
     reconciling: bool,
     server_uid: Option<Uuid>,
     number: Option<i32>,
@@ -56,17 +59,17 @@ struct Record {
 
 /// One text of the columns for all the queries below. Joins instead of aggregates: most
 /// instances have one server, and reading an instance is the most frequent call.
+/// Documents are read as text: one of another release fails alone.
 macro_rules! select_instances {
     ($($tail:literal)* $(, $argument:expr)* $(,)?) => {
         sqlx::query_as!(
             Record,
             r#"select i.uid, i.project, i.id, i.revision, i.display_name,
-                i.labels as "labels!: Json<BTreeMap<String, String>>",
-                i.annotations as "annotations!: Json<BTreeMap<String, String>>",
+                i.labels::text as "labels!", i.annotations::text as "annotations!",
                 i.create_time, i.update_time, i.delete_time, i.purge_time, i.state,
-                i.wanted_version, i.parameters as "parameters!: Json<BTreeMap<String, String>>",
+                i.wanted_version, i.parameters::text as "parameters!",
                 i.pending_restart, i.ephemeral, i.deletion_protection, i.epoch,
-                i.active_server, i.running, i.conditions as "conditions!: Json<Vec<Condition>>",
+                i.active_server, i.running, i.conditions::text as "conditions!",
                 exists (select from operations o where o.target_uid = i.uid
                     and o.end_time is null) as "reconciling!",
                 s.uid as "server_uid?", s.number as "number?", s.provider as "provider?",
@@ -140,7 +143,7 @@ impl Store {
     ///
     /// # Errors
     /// INSTANCE_NOT_FOUND; METADATA_UNAVAILABLE.
-    pub async fn instance(&self, name: &InstanceName) -> Result<Instance> {
+    pub async fn instance(&self, name: &InstanceName) -> Result<Recorded<Instance>> {
         let pool = self.pool.clone();
         let query = move |names| by_name(pool.clone(), names);
         let limit = self.pool.longest_call();
@@ -152,7 +155,7 @@ impl Store {
     /// The instance of that identity, if it is there.
     ///
     /// # Errors
-    /// METADATA_UNAVAILABLE.
+    /// RECORD_UNREADABLE; METADATA_UNAVAILABLE.
     pub async fn instance_by_uid(&self, uid: Uuid) -> Result<Option<Instance>> {
         let records = select_instances!("where i.uid = $1 order by s.number", uid)
             .fetch_all(&self.pool)
@@ -169,7 +172,7 @@ impl Store {
         &self,
         project: &ProjectName,
         slice: Slice<'_>,
-    ) -> Result<Vec<Instance>> {
+    ) -> Result<Vec<Recorded<Instance>>> {
         let (time, id) = slice.after();
         let (project, column) = (project.project.as_str(), slice.column());
         let (limit, deleted) = (slice.limit, slice.show_deleted);
@@ -204,10 +207,11 @@ impl Store {
             true => list!("<", "desc"),
             false => list!(">", "asc"),
         };
-        grouped(records?)
+        Ok(grouped(records?))
     }
 
-    /// The instances with their active server on this host, and meant to run.
+    /// The instances with their active server on this host, and meant to run; those that
+    /// can be read.
     ///
     /// # Errors
     /// METADATA_UNAVAILABLE.
@@ -221,10 +225,11 @@ impl Store {
         .fetch_all(&self.pool)
         .named("instances.instances_on")
         .await?;
-        grouped(records)
+        Ok(readable(records))
     }
 
-    /// Deleted instances whose purge time has come and that nothing works on.
+    /// Deleted instances whose purge time has come and that nothing works on; those that
+    /// can be read. In no order, so that the others do not hold them up for ever.
     ///
     /// # Errors
     /// METADATA_UNAVAILABLE.
@@ -232,13 +237,14 @@ impl Store {
         let records = select_instances!(
             "where i.uid in (select p.uid from instances p
                 where p.purge_time <= now() and not exists (select from operations o
-                    where o.target_uid = p.uid and o.end_time is null) limit 100)
+                    where o.target_uid = p.uid and o.end_time is null)
+                order by random() limit 100)
              order by i.uid, s.number"
         )
         .fetch_all(&self.pool)
         .named("instances.instances_to_purge")
         .await?;
-        grouped(records)
+        Ok(readable(records))
     }
 }
 
@@ -266,7 +272,7 @@ impl Tx {
     /// The instance of that name, locked against every other change.
     ///
     /// # Errors
-    /// INSTANCE_NOT_FOUND; METADATA_UNAVAILABLE.
+    /// INSTANCE_NOT_FOUND, RECORD_UNREADABLE; METADATA_UNAVAILABLE.
     pub async fn lock_instance(&mut self, name: &InstanceName) -> Result<Instance> {
         let records = select_instances!(
             "where i.project = $1 and i.id = $2 order by s.number for update of i",
@@ -282,7 +288,7 @@ impl Tx {
     /// The instance of that name, held as it is for work on a child.
     ///
     /// # Errors
-    /// INSTANCE_NOT_FOUND; METADATA_UNAVAILABLE.
+    /// INSTANCE_NOT_FOUND, RECORD_UNREADABLE; METADATA_UNAVAILABLE.
     pub async fn hold_instance(&mut self, name: &InstanceName) -> Result<Instance> {
         let records = select_instances!(
             "where i.project = $1 and i.id = $2 order by s.number for share of i",
@@ -298,7 +304,7 @@ impl Tx {
     /// The instance of that identity, locked against every other change.
     ///
     /// # Errors
-    /// METADATA_UNAVAILABLE.
+    /// RECORD_UNREADABLE; METADATA_UNAVAILABLE.
     pub async fn lock_instance_by_uid(&mut self, uid: Uuid) -> Result<Option<Instance>> {
         let records = select_instances!("where i.uid = $1 order by s.number for update of i", uid)
             .fetch_all(self.connection())
@@ -450,27 +456,11 @@ impl Tx {
     }
 }
 
-/// The instances of those names. One that cannot be read fails alone.
-async fn by_name(pool: Pool, names: Vec<InstanceName>) -> Result<Found<InstanceName, Instance>> {
-    let error = match all_by_name(&pool, &names).await {
-        Err(error) if names.len() > 1 && !error.retryable() => error,
-        found => return found,
-    };
-    tracing::warn!(
-        detail = error.internal_detail(),
-        "instances are read one by one"
-    );
-    let mut found = Found::new();
-    for name in names {
-        match all_by_name(&pool, std::slice::from_ref(&name)).await {
-            Ok(one) => found.extend(one),
-            Err(error) => drop(found.insert(name, Err(error))),
-        }
-    }
-    Ok(found)
-}
-
-async fn all_by_name(pool: &Pool, names: &[InstanceName]) -> Result<Found<InstanceName, Instance>> {
+/// The instances of those names.
+async fn by_name(
+    pool: Pool,
+    names: Vec<InstanceName>,
+) -> Result<Found<InstanceName, Recorded<Instance>>> {
     let text = |id: fn(&InstanceName) -> &Id| -> Vec<String> {
         names.iter().map(|name| id(name).to_string()).collect()
     };
@@ -482,21 +472,17 @@ async fn all_by_name(pool: &Pool, names: &[InstanceName]) -> Result<Found<Instan
         &projects,
         &ids,
     )
-    .fetch_all(pool)
+    .fetch_all(&pool)
     .named("instances.by_name")
     .await?;
-    let (mut found, mut records) = (Found::new(), records.into_iter().peekable());
-    while let Some(first) = records.next() {
-        let (uid, name) = (first.uid, first.name()?);
-        let mut of_one = vec![first];
-        while let Some(record) = records.next_if(|record| record.uid == uid) {
-            of_one.push(record);
-        }
-        if let Some(instance) = single(of_one).transpose() {
-            found.insert(name, instance);
-        }
-    }
-    Ok(found)
+    let named = |instance: Recorded<Instance>| {
+        let name = match &instance {
+            Recorded::Whole(instance) => instance.name.clone(),
+            Recorded::Unreadable(unreadable) => unreadable.name.parse()?,
+        };
+        Ok((name, Ok(instance)))
+    };
+    grouped(records).into_iter().map(named).collect()
 }
 
 fn not_found(name: &InstanceName) -> Error {
@@ -506,78 +492,105 @@ fn not_found(name: &InstanceName) -> Error {
 
 /// The instance of these records, if there is one.
 fn single(records: Vec<Record>) -> Result<Option<Instance>> {
-    Ok(grouped(records)?.pop())
+    grouped(records).pop().map(Recorded::whole).transpose()
 }
 
-/// The instances of these records, which are in the order of the instances.
-fn grouped(records: Vec<Record>) -> Result<Vec<Instance>> {
-    let mut instances: Vec<Instance> = Vec::with_capacity(records.len());
-    for mut record in records {
-        let server = record.server()?;
-        match instances.last_mut() {
-            Some(last) if last.uid == record.uid => last.servers.extend(server),
-            _ => instances.push(record.instance(server)?),
+/// Those instances of these records that can be read.
+fn readable(records: Vec<Record>) -> Vec<Instance> {
+    let instances = grouped(records).into_iter();
+    instances.filter_map(|found| found.whole().ok()).collect()
+}
+
+/// The instances of these records, which are in the order of the instances. One with a
+/// server that cannot be read cannot be read itself.
+fn grouped(records: Vec<Record>) -> Vec<Recorded<Instance>> {
+    let mut instances: Vec<Recorded<Instance>> = Vec::with_capacity(records.len());
+    let mut records = records.into_iter().peekable();
+    while let Some(mut first) = records.next() {
+        let mut read = first.instance();
+        while let Some(mut next) = records.next_if(|next| next.uid == first.uid) {
+            read = read.and_then(|mut instance| {
+                instance.servers.extend(next.server()?);
+                Ok(instance)
+            });
         }
+        instances.push(read.map_or_else(|column| first.unreadable(column), Recorded::Whole));
     }
-    Ok(instances)
+    instances
 }
 
 impl Record {
-    fn name(&self) -> Result<InstanceName> {
-        Ok(InstanceName {
-            project: Id::parse(&self.project, "project")?,
-            instance: Id::parse(&self.id, "instance")?,
-        })
-    }
-
-    fn instance(self, server: Option<Server>) -> Result<Instance> {
+    /// Read with its first server. Fails with the column that cannot be read; what
+    /// [`Record::unreadable`] tells is still there then.
+    fn instance(&mut self) -> Readable<Instance> {
         Ok(Instance {
-            name: self.name()?,
+            servers: Vec::from_iter(self.server()?),
+            name: InstanceName {
+                project: Id::parse(&self.project, "project").map_err(|_| "project")?,
+                instance: Id::parse(&self.id, "instance").map_err(|_| "id")?,
+            },
             uid: self.uid,
             revision: self.revision,
-            labels: self.labels.0,
-            annotations: self.annotations.0,
-            display_name: self.display_name,
+            labels: json("labels", &self.labels)?,
+            annotations: json("annotations", &self.annotations)?,
+            display_name: take(&mut self.display_name),
             create_time: self.create_time,
             update_time: self.update_time,
             delete_time: self.delete_time,
             purge_time: self.purge_time,
-            state: State::parse(&self.state)?,
+            state: State::parse(&self.state).map_err(|_| "state")?,
             reconciling: self.reconciling,
-            wanted: self.wanted_version.parse()?,
-            parameters: self.parameters.0,
-            pending_restart: self.pending_restart,
+            wanted: self.wanted_version.parse().map_err(|_| "wanted_version")?,
+            parameters: json("parameters", &self.parameters)?,
+            pending_restart: take(&mut self.pending_restart),
             ephemeral: self.ephemeral,
             deletion_protection: self.deletion_protection,
             epoch: self.epoch,
             active_server: self.active_server,
-            servers: Vec::from_iter(server),
             endpoint: None,
             running: self.running,
-            conditions: self.conditions.0,
+            conditions: conditions(&self.conditions)?,
+        })
+    }
+
+    fn unreadable(self, column: &'static str) -> Recorded<Instance> {
+        found_unreadable(Unreadable {
+            name: format!("projects/{}/instances/{}", self.project, self.id),
+            id: self.id,
+            uid: self.uid,
+            create_time: self.create_time,
+            update_time: self.update_time,
+            delete_time: self.delete_time,
+            column,
         })
     }
 
     /// The server of this record; none where the instance has none.
-    fn server(&mut self) -> Result<Option<Server>> {
+    fn server(&mut self) -> Readable<Option<Server>> {
         let (Some(uid), Some(number), Some(host)) = (self.server_uid, self.number, self.host)
         else {
             return Ok(None);
         };
-        let identifier = self.system_identifier.take().map(|text| {
-            text.parse()
-                .map_err(|_| Error::internal(format!("system identifier {text}")))
-        });
+        let identifier = self.system_identifier.take().map(|text| text.parse());
+        let version = self.version.take().unwrap_or_default();
         Ok(Some(Server {
             uid,
             number,
             provider: self.provider.take().unwrap_or_default(),
-            version: self.version.take().unwrap_or_default().parse()?,
+            version: version.parse().map_err(|_| "version")?,
             host,
             port: self.port.and_then(|port| u16::try_from(port).ok()),
-            system_identifier: identifier.transpose()?,
+            system_identifier: identifier.transpose().map_err(|_| "system_identifier")?,
             started: self.started.unwrap_or_default(),
             host_gone_time: self.host_gone_time,
         }))
     }
+}
+
+/// Conditions stand for themselves: one that cannot be read is left out, and stays in the
+/// record.
+fn conditions(text: &str) -> Readable<Vec<Condition>> {
+    let all: Vec<Value> = json("conditions", text)?;
+    let read = all.into_iter().map(serde_json::from_value);
+    Ok(read.filter_map(Result::ok).collect())
 }

@@ -6,11 +6,19 @@ use serde_json::Value;
 use sqlx::types::Json;
 use uuid::Uuid;
 
-use super::{Store, Tx, fault::Measured};
+use super::{
+    Store, Tx,
+    fault::Measured,
+    operations::unknown,
+    unreadable::{Readable, json},
+};
 use crate::domain::{
     Error, Reason, Result,
-    operation::{Failure, Outcome, State},
+    operation::{Failure, Response, State},
 };
+
+/// Seconds before an operation that this release cannot read is looked at again.
+const UNREADABLE_PAUSE: f64 = 30.0;
 
 /// An operation that a worker has claimed.
 #[derive(Clone, Debug)]
@@ -82,7 +90,7 @@ struct ClaimRow {
     failures: i32,
     waited: Option<f64>,
     token: i64,
-    failure: Option<Json<Failure>>,
+    failure: Option<String>,
 }
 
 impl Store {
@@ -97,7 +105,8 @@ impl Store {
                 lease_until = now() + make_interval(secs => $4),
                 state = case when state = 'PENDING' then 'RUNNING' else state end
              where id = (select id from operations d
-                where end_time is null and run_time <= now()
+                where end_time is null and state in ('PENDING', 'RUNNING', 'UNDOING')
+                and run_time <= now()
                 and (lease_until is null or lease_until < now())
                 and (required_host is null or required_host = $2)
                 and kind || '@' || plan_version = any($3)
@@ -108,7 +117,7 @@ impl Store {
                 order by run_time for update skip locked limit 1)
              returning id, kind, target, target_uid, parent_uid, parameters, state, position,
                 failures, extract(epoch from now() - waiting_since)::float8 as waited,
-                token, failure as "failure: Json<Failure>""#,
+                token, failure::text as failure"#,
             by.worker,
             by.host,
             by.plans,
@@ -118,7 +127,18 @@ impl Store {
         .fetch_optional(&self.pool)
         .named("lease.claim_operation")
         .await?;
-        row.map(ClaimRow::claim).transpose()
+        let Some(row) = row else { return Ok(None) };
+        let (id, token) = (row.id, row.token);
+        match row.claim() {
+            Ok(claim) => Ok(Some(claim)),
+            Err(column) => {
+                // Left to a process of the release that has written it.
+                unknown(id, column);
+                self.release_operation(id, token, UNREADABLE_PAUSE, None)
+                    .await?;
+                Ok(None)
+            }
+        }
     }
 
     /// Renews the lease of a claim.
@@ -200,6 +220,7 @@ impl Store {
         sqlx::query_scalar!(
             "select extract(epoch from min(greatest(run_time, lease_until)) - now())::float8
              from operations d where end_time is null
+             and state in ('PENDING', 'RUNNING', 'UNDOING')
              and (required_host is null or required_host = $1)
              and kind || '@' || plan_version = any($2)
              and (select count(*) from operations_held h where h.worker = $3
@@ -301,12 +322,14 @@ impl Tx {
     ///
     /// # Errors
     /// METADATA_UNAVAILABLE.
-    pub async fn finish_operation(&mut self, id: Uuid, outcome: &Outcome) -> Result<()> {
+    pub async fn finish_operation(&mut self, id: Uuid, response: &Response) -> Result<()> {
         sqlx::query!(
             "update operations set state = 'SUCCEEDED', end_time = clock_timestamp(),
-                lease_until = null, worker = null, last_error = null, outcome = $2 where id = $1",
+                lease_until = null, worker = null, last_error = null,
+                response_type = $2, response = $3 where id = $1",
             id,
-            Json(outcome) as _,
+            response.type_url,
+            response.value,
         )
         .execute(self.connection())
         .named("lease.finish_operation")
@@ -341,7 +364,9 @@ fn waited(seconds: Option<f64>) -> Duration {
 }
 
 impl ClaimRow {
-    fn claim(self) -> Result<Claim> {
+    /// Fails with the column that this release cannot read.
+    fn claim(self) -> Readable<Claim> {
+        let failure = self.failure.map(|text| json("failure", &text));
         Ok(Claim {
             id: self.id,
             kind: self.kind,
@@ -349,12 +374,12 @@ impl ClaimRow {
             target_uid: self.target_uid,
             parent_uid: self.parent_uid,
             parameters: self.parameters,
-            state: State::parse(&self.state)?,
+            state: State::parse(&self.state).map_err(|_| "state")?,
             position: self.position,
             attempt: self.failures.saturating_add(1),
             waited: waited(self.waited),
             token: self.token,
-            failure: self.failure.map(|failure| failure.0),
+            failure: failure.transpose()?,
         })
     }
 }

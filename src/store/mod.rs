@@ -22,6 +22,7 @@ pub mod sealing;
 pub mod servers;
 pub mod stages;
 pub mod subscriptions;
+mod unreadable;
 
 use std::{sync::Arc, time::Duration};
 
@@ -34,7 +35,7 @@ use self::{
     fault::Measured,
     pool::{Lease, Limits, Pool},
 };
-use crate::domain::{Result, instance::Instance, name::InstanceName};
+use crate::domain::{Result, instance::Instance, name::InstanceName, recorded::Recorded};
 
 /// How much longer than the database itself a call waits for a statement's end: the
 /// database cancels it before, unless it is out of reach.
@@ -57,7 +58,7 @@ pub struct Settings {
 #[derive(Clone, Debug)]
 pub struct Store {
     pool: Pool,
-    instance_reads: Batch<InstanceName, Instance>,
+    instance_reads: Batch<InstanceName, Recorded<Instance>>,
 }
 
 /// A transaction on the metadata; rolled back when it is dropped.

@@ -10,12 +10,13 @@ use super::{
     Store, Tx,
     changes::CHANNEL,
     fault::{Measured, broken_constraint, classify},
+    unreadable::{Readable, is_news, json},
 };
 use crate::domain::{
     Error, Reason, Result,
     list::Place,
     name::{Id, OperationName},
-    operation::{Failure, Operation, Outcome, Stage, StageState, State},
+    operation::{Failure, Operation, Response, Stage, StageState, State},
 };
 
 /// A row of `operations` with its stages.
@@ -28,9 +29,10 @@ struct Record {
     failures: i32,
     cancellable: bool,
     cancel_requested: bool,
-    last_error: Option<Json<Failure>>,
-    failure: Option<Json<Failure>>,
-    outcome: Option<Json<Outcome>>,
+    last_error: Option<String>,
+    failure: Option<String>,
+    response_type: Option<String>,
+    response: Option<Vec<u8>>,
     create_time: DateTime<Utc>,
     end_time: Option<DateTime<Utc>>,
     stages: Json<Vec<StageRecord>>,
@@ -55,8 +57,8 @@ macro_rules! select_operations {
             r#"select o.id, o.project, o.target, o.verb, o.state, o.failures,
                 (o.cancellable and o.end_time is null and o.state <> 'UNDOING') as "cancellable!",
                 o.cancel_requested,
-                o.last_error as "last_error: Json<Failure>", o.failure as "failure: Json<Failure>",
-                o.outcome as "outcome: Json<Outcome>", o.create_time, o.end_time,
+                o.last_error::text as "last_error", o.failure::text as "failure",
+                o.response_type, o.response, o.create_time, o.end_time,
                 (select coalesce(jsonb_agg(jsonb_build_object('name', s.name, 'title', s.title,
                     'state', s.state, 'start_time', s.start_time, 'end_time', s.end_time,
                     'progress_percent', s.progress_percent, 'waits_for', s.waits_for) order by s.position), '[]')
@@ -351,12 +353,14 @@ impl Tx {
     pub async fn insert_done_operation(
         &mut self,
         new: &NewOperation,
-        outcome: &Outcome,
+        response: &Response,
     ) -> Result<()> {
         sqlx::query!(
             "insert into operations (id, project, kind, plan_version, verb, target, target_uid,
-                parent_uid, principal, parameters, state, outcome, end_time, cancellable)
-             values ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, 'SUCCEEDED', $11, now(), false)",
+                parent_uid, principal, parameters, state, response_type, response, end_time,
+                cancellable)
+             values ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, 'SUCCEEDED', $11, $12, now(),
+                false)",
             new.id,
             new.project.as_str(),
             new.kind,
@@ -367,7 +371,8 @@ impl Tx {
             new.parent_uid,
             new.principal,
             new.parameters,
-            Json(outcome) as _,
+            response.type_url,
+            response.value,
         )
         .execute(self.connection())
         .named("operations.insert_done_operation")
@@ -402,45 +407,70 @@ fn not_found(name: &OperationName) -> Error {
 }
 
 impl Record {
+    /// What another release has written degrades the operation alone: a stage has no
+    /// state then, and an end of which this release cannot tell how is a failure.
     fn operation(self) -> Result<Operation> {
-        let state = State::parse(&self.state)?;
-        let stages = self
-            .stages
-            .0
-            .into_iter()
-            .map(StageRecord::stage)
-            .collect::<Result<_>>()?;
+        let state = State::parse(&self.state).ok();
+        let (id, ended) = (self.id, self.end_time.is_some());
+        let response = self.response_type.zip(self.response);
+        let mut lost =
+            (state.is_none() && response.is_none() && self.failure.is_none()).then_some("state");
+        let mut read = |column, text: Option<String>| {
+            let read: Readable<Option<_>> = text.map(|text| json(column, &text)).transpose();
+            read.unwrap_or_else(|column| {
+                lost = Some(column);
+                None
+            })
+        };
+        let failure = read("failure", self.failure);
+        let last_error = read("last_error", self.last_error).filter(|_| !ended);
+        let response = response.map(|(type_url, value)| Response { type_url, value });
+        let unknown = lost.map(|column| unknown(id, column));
         Ok(Operation {
             name: OperationName {
                 project: Id::parse(&self.project, "project")?,
-                operation: self.id,
+                operation: id,
             },
             target: self.target,
             verb: self.verb,
             state,
             create_time: self.create_time,
             end_time: self.end_time,
-            stages,
-            cancellable: self.cancellable,
+            stages: self.stages.0.into_iter().map(StageRecord::stage).collect(),
+            cancellable: self.cancellable && state.is_some(),
             cancel_requested: self.cancel_requested,
             attempt: self.failures.saturating_add(1),
-            last_error: self.last_error.map(|error| error.0),
-            outcome: self.outcome.map(|outcome| outcome.0),
-            failure: self.failure.map(|failure| failure.0),
+            last_error: last_error.or_else(|| unknown.clone().filter(|_| !ended)),
+            failure: failure.or_else(|| unknown.filter(|_| ended && response.is_none())),
+            response,
         })
     }
 }
 
+/// That a column of an operation cannot be read, which is logged the first time.
+pub(super) fn unknown(operation: Uuid, column: &'static str) -> Failure {
+    if is_news(operation, column) {
+        tracing::warn!(%operation, column, "an operation of another release cannot be read");
+    }
+    Failure {
+        reason: Reason::RecordUnreadable.as_str().to_owned(),
+        message: format!(
+            "this release of Howdah cannot tell how the operation stands: its `{column}` was \
+             written by another release"
+        ),
+    }
+}
+
 impl StageRecord {
-    fn stage(self) -> Result<Stage> {
-        Ok(Stage {
+    fn stage(self) -> Stage {
+        Stage {
             name: self.name,
             title: self.title,
-            state: StageState::parse(&self.state)?,
+            state: StageState::parse(&self.state).ok(),
             start_time: self.start_time,
             end_time: self.end_time,
             progress_percent: self.progress_percent,
             waits_for: self.waits_for,
-        })
+        }
     }
 }

@@ -9,6 +9,7 @@ pub mod logs;
 pub mod metrics;
 pub mod names;
 pub mod otlp;
+pub mod panics;
 pub mod sql;
 
 use std::{env, time::Duration};
@@ -87,6 +88,7 @@ pub fn init(settings: &Settings) -> Result<Telemetry, Error> {
         .transpose()?;
     logs::install(settings, traces.as_ref())?;
     sql::install(&metrics.meter());
+    panics::install(&metrics.meter());
     Ok(Telemetry { metrics, traces })
 }
 

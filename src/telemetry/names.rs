@@ -26,6 +26,15 @@ pub const RPC_ACTIVE: &str = "howdah.rpc.active";
 /// Connections to the API that are open (Howdah's own).
 pub const CONNECTIONS_OPEN: &str = "howdah.connections.open";
 
+/// Panics (Howdah's own), by [`PLACE`].
+pub const PANICS: &str = "howdah.panics";
+/// File and line of a panic.
+pub const PLACE: &str = "howdah.place";
+/// Background tasks that were started again (Howdah's own), by [`TASK`].
+pub const TASK_RESTARTS: &str = "howdah.task.restarts";
+/// Name of a background task.
+pub const TASK: &str = "howdah.task";
+
 /// Which database system: always [`POSTGRESQL`].
 pub const DB_SYSTEM_NAME: &str = "db.system.name";
 /// Name of the operation: the store's name of a query.

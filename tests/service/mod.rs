@@ -12,6 +12,8 @@ mod input;
 mod keys;
 mod lists;
 pub(crate) mod metadata;
+mod other_release;
+mod panics;
 mod purge;
 mod replicas;
 mod rig;

@@ -234,6 +234,15 @@ pub(super) async fn queries(howdah: &Howdah, name: &str) -> u64 {
     counts.sum()
 }
 
+/// The sum of a counter's series.
+pub(super) async fn counter(howdah: &Howdah, name: &str) -> u64 {
+    let url = format!("http://{}/metrics", howdah.admin_endpoint());
+    let metrics = get(&url).await.unwrap();
+    let series = metrics.lines().filter(|line| line.starts_with(name));
+    let values = series.map(|line| line.rsplit(' ').next().unwrap().parse::<u64>().unwrap());
+    values.sum()
+}
+
 /// The body of a page.
 async fn get(url: &str) -> Option<String> {
     use tokio::io::{AsyncReadExt, AsyncWriteExt};

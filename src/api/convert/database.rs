@@ -11,6 +11,7 @@ use crate::{
         Reason, Result,
         database::{Connection, Database, State},
         name::{DatabaseName, Id},
+        recorded::Recorded,
     },
     pb::v1,
 };
@@ -41,6 +42,20 @@ pub(in crate::api) fn to_wire(database: Database) -> v1::Database {
         locale: database.locale,
         connection_limit: database.connection_limit,
         deletion_protection: database.deletion_protection,
+    }
+}
+
+/// The database on the wire, or what is left of it.
+pub(in crate::api) fn recorded_to_wire(database: Recorded<Database>) -> v1::Database {
+    match database {
+        Recorded::Whole(database) => to_wire(database),
+        Recorded::Unreadable(unreadable) => v1::Database {
+            name: unreadable.name,
+            uid: unreadable.uid.to_string(),
+            create_time: Some(timestamp(unreadable.create_time)),
+            update_time: Some(timestamp(unreadable.update_time)),
+            ..v1::Database::default()
+        },
     }
 }
 

@@ -11,6 +11,7 @@ use crate::{
         instance::{Condition, Instance, Server, State, Status},
         name::{Id, InstanceName, ProjectName},
         provider::Address,
+        recorded::Recorded,
     },
     pb::v1,
 };
@@ -58,6 +59,28 @@ pub(in crate::api) fn to_wire(instance: Instance) -> v1::Instance {
         epoch: instance.epoch,
         endpoint: instance.endpoint.map(endpoint),
         conditions: instance.conditions.into_iter().map(condition).collect(),
+    }
+}
+
+/// The instance on the wire, or what is left of it.
+pub(in crate::api) fn recorded_to_wire(instance: Recorded<Instance>) -> v1::Instance {
+    match instance {
+        Recorded::Whole(instance) => to_wire(instance),
+        Recorded::Unreadable(unreadable) => v1::Instance {
+            conditions: vec![condition(Condition {
+                kind: "Readable".to_owned(),
+                status: Status::False,
+                reason: Reason::RecordUnreadable.as_str().to_owned(),
+                message: unreadable.message(),
+                time: unreadable.update_time,
+            })],
+            name: unreadable.name,
+            uid: unreadable.uid.to_string(),
+            create_time: Some(timestamp(unreadable.create_time)),
+            update_time: Some(timestamp(unreadable.update_time)),
+            delete_time: unreadable.delete_time.map(timestamp),
+            ..v1::Instance::default()
+        },
     }
 }
 

@@ -5,10 +5,10 @@ use prost_types::Any;
 
 use super::{database, instance, timestamp};
 use crate::{
-    api::status,
+    api::{method, status},
     domain::{
-        Error, Reason,
-        operation::{Failure, Operation, Outcome, Stage, StageState},
+        Error, Reason, Result,
+        operation::{Failure, Operation, Outcome, Response, Stage, StageState},
     },
     pb::{
         google::longrunning,
@@ -22,12 +22,13 @@ pub(in crate::api) fn to_wire(operation: Operation) -> longrunning::Operation {
         true => String::new(),
         false => operation.name.to_string(),
     };
-    let done = operation.state.is_done();
-    let metadata = any(&metadata(&operation));
-    let result = match (done, operation.failure, operation.outcome) {
+    let done = operation.is_done();
+    let metadata = metadata(&operation);
+    let metadata = any(Some(encoded(&metadata)));
+    let result = match (done, operation.failure, operation.response) {
         (false, _, _) => None,
         (true, Some(failure), _) => Some(longrunning::operation::Result::Error(error(&failure))),
-        (true, None, outcome) => Some(longrunning::operation::Result::Response(response(outcome))),
+        (true, None, response) => Some(longrunning::operation::Result::Response(any(response))),
     };
     longrunning::Operation {
         name,
@@ -37,11 +38,25 @@ pub(in crate::api) fn to_wire(operation: Operation) -> longrunning::Operation {
     }
 }
 
-fn any<T: Message + Name>(message: &T) -> Any {
-    Any {
-        type_url: format!("type.googleapis.com/{}", T::full_name()),
+fn encoded<T: Message + Name>(message: &T) -> Response {
+    Response {
+        type_url: type_url(&T::full_name()),
         value: message.encode_to_vec(),
     }
+}
+
+fn type_url(name: &str) -> String {
+    format!("type.googleapis.com/{name}")
+}
+
+/// The response as it was stored. Without one there is nothing to show.
+fn any(response: Option<Response>) -> Any {
+    let nothing = || Response {
+        type_url: type_url("google.protobuf.Empty"),
+        value: Vec::new(),
+    };
+    let Response { type_url, value } = response.unwrap_or_else(nothing);
+    Any { type_url, value }
 }
 
 fn metadata(operation: &Operation) -> v1::OperationMetadata {
@@ -63,11 +78,12 @@ fn metadata(operation: &Operation) -> v1::OperationMetadata {
 
 fn stage_to_wire(stage: &Stage) -> v1::operation_metadata::Stage {
     let state = match stage.state {
-        StageState::Pending => stage::State::Pending,
-        StageState::Running => stage::State::Running,
-        StageState::Succeeded => stage::State::Succeeded,
-        StageState::Failed => stage::State::Failed,
-        StageState::Undone => stage::State::Undone,
+        None => stage::State::Unspecified,
+        Some(StageState::Pending) => stage::State::Pending,
+        Some(StageState::Running) => stage::State::Running,
+        Some(StageState::Succeeded) => stage::State::Succeeded,
+        Some(StageState::Failed) => stage::State::Failed,
+        Some(StageState::Undone) => stage::State::Undone,
     };
     v1::operation_metadata::Stage {
         name: stage.name.clone(),
@@ -81,17 +97,52 @@ fn stage_to_wire(stage: &Stage) -> v1::operation_metadata::Stage {
 }
 
 fn error(failure: &Failure) -> crate::pb::google::rpc::Status {
-    let reason = Reason::parse(&failure.reason).unwrap_or(Reason::Internal);
-    status::to_rpc(&Error::new(reason, failure.message.clone()))
+    let message = failure.message.clone();
+    let error = match Reason::parse(&failure.reason) {
+        Some(reason) => Error::new(reason, message),
+        // A reason of another release, which has its own code there.
+        None => Error::new(Reason::RecordUnreadable, message)
+            .with_metadata("reason", failure.reason.clone()),
+    };
+    status::to_rpc(&error)
 }
 
-fn response(outcome: Option<Outcome>) -> Any {
+/// What an operation with that outcome answers, now and later.
+///
+/// # Errors
+/// INTERNAL when the message has a field for secrets: what is stored is read by many.
+pub(in crate::api) fn encode(outcome: Outcome) -> Result<Response> {
     match outcome {
-        Some(Outcome::Instance(found)) => any(&instance::to_wire(*found)),
-        Some(Outcome::Database(found)) => any(&database::to_wire(*found)),
-        Some(Outcome::Empty) | None => Any {
-            type_url: "type.googleapis.com/google.protobuf.Empty".to_owned(),
+        Outcome::Instance(found) => without_secrets(&instance::to_wire(*found)),
+        Outcome::Database(found) => without_secrets(&database::to_wire(*found)),
+        Outcome::Empty => Ok(Response {
+            type_url: type_url("google.protobuf.Empty"),
             value: Vec::new(),
-        },
+        }),
+    }
+}
+
+fn without_secrets<T: Message + Name>(message: &T) -> Result<Response> {
+    if method::holds_secrets(&T::full_name())? {
+        let name = T::full_name();
+        return Err(Error::internal(format!("{name} has a field for secrets")));
+    }
+    Ok(encoded(message))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_can_hold_a_secret_is_not_encoded() {
+        let connection = v1::Connection {
+            password: "p".into(),
+            ..v1::Connection::default()
+        };
+        let refused = without_secrets(&connection).unwrap_err();
+        assert_eq!(refused.reason(), Reason::Internal);
+        assert!(without_secrets(&v1::Instance::default()).is_ok());
+        assert!(without_secrets(&v1::Database::default()).is_ok());
     }
 }

@@ -1,6 +1,7 @@
 //! A handler that panics answers INTERNAL, and the connection lives on.
 //!
-//! The panic's message is printed by the process' hook and goes no further.
+//! The process' hook logs and counts it (`telemetry::panics`); the caller is told nothing of
+//! its message.
 
 use std::{
     any::Any,

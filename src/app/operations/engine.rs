@@ -1,11 +1,13 @@
 //! Workers: they claim operations and carry out their steps.
 
 use std::{
+    panic::AssertUnwindSafe,
     sync::{Arc, Mutex, PoisonError},
     task::Poll,
     time::{Duration, Instant},
 };
 
+use futures::FutureExt as _;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio_util::{sync::CancellationToken, task::AbortOnDropHandle};
 
@@ -14,7 +16,7 @@ use super::{
     catalog,
     context::Context,
     plan::{Commit, End, LONGEST_WAIT, Plan, Step},
-    retry::{Verdict, delay, verdict},
+    retry::{Verdict, after_panic, delay, verdict},
 };
 use crate::{
     domain::{
@@ -32,6 +34,9 @@ const LONGEST_OUTAGE_PAUSE: Duration = Duration::from_secs(4);
 
 /// Shortest sleep of the dispatcher, against a busy loop by clock differences.
 const MIN_SLEEP: Duration = Duration::from_millis(20);
+
+/// Pause before an operation is looked at again whose resource this release cannot read.
+const UNREADABLE_PAUSE: Duration = Duration::from_secs(30);
 
 /// How long a worker may take from its last commit to its end.
 const LAST_WORDS: Duration = Duration::from_secs(3600);
@@ -99,7 +104,7 @@ async fn work(app: App, claim: Claim, until: Instant, permit: OwnedSemaphorePerm
         tracing::info_span!("operation", id = %claim.id, kind = claim.kind, token = claim.token);
     let lease = Lease::new(until);
     let keeper = keep(app.clone(), claim.id, claim.token, lease.clone());
-    // Also ended by a panic in a step: the lease runs out then, and the step is retried.
+    // Also ended by a panic: the lease runs out then, and the step is retried.
     let _keeper = AbortOnDropHandle::new(app.tasks.spawn(keeper));
     let (id, token) = (claim.id, claim.token);
     let steps = tracing::Instrument::instrument(carry_out(&app, claim, &lease), span);
@@ -215,15 +220,20 @@ async fn carry_out(app: &App, claim: Claim, lease: &Lease) {
     // Tries in a row that have failed here.
     let mut failures = 0;
     loop {
-        let tried = match context.claim.state {
-            State::Undoing => take_back(&context, plan).await,
-            _ => advance(&context, plan, lease).await,
+        let attempt = async {
+            match context.claim.state {
+                State::Undoing => take_back(&context, plan).await,
+                _ => advance(&context, plan, lease).await,
+            }
         };
+        let caught = AssertUnwindSafe(attempt).catch_unwind().await;
+        let panicked = caught.is_err();
+        let tried = caught.unwrap_or_else(|_| Err(Error::internal("a step panicked")));
         failures = if tried.is_ok() { 0 } else { failures + 1 };
         match tried {
             Ok(Next::Go(claim)) => context.claim = *claim,
             Ok(Next::Leave) => return,
-            Err(error) => match failed(&context, plan, error, failures).await {
+            Err(error) => match failed(&context, plan, error, (failures, panicked)).await {
                 Next::Go(claim) => context.claim = *claim,
                 Next::Leave => return,
             },
@@ -270,7 +280,8 @@ async fn advance(context: &Context, plan: &'static Plan, lease: &Lease) -> Resul
     let done = step(plan, next).is_none();
     if done {
         let outcome = (plan.outcome)(&mut tx, claim.target_uid).await?;
-        tx.finish_operation(claim.id, &outcome).await?;
+        let response = context.app.response(outcome)?;
+        tx.finish_operation(claim.id, &response).await?;
     } else {
         tx.move_operation(claim.id, next).await?;
     }
@@ -448,8 +459,17 @@ async fn turn_round(context: &Context, plan: &'static Plan, why: &Failure) -> Re
 }
 
 /// Decides what comes after a failed try, one of so many in a row.
-async fn failed(context: &Context, plan: &'static Plan, error: Error, failures: i32) -> Next {
+async fn failed(
+    context: &Context,
+    plan: &'static Plan,
+    error: Error,
+    (failures, panicked): (i32, bool),
+) -> Next {
     let claim = &context.claim;
+    if error.reason() == Reason::RecordUnreadable {
+        // No fault of the step; a process that knows the resource's record goes on.
+        return release(context, UNREADABLE_PAUSE, None).await;
+    }
     tracing::warn!(
         step = step(plan, claim.position).map(|step| step.name),
         attempt = claim.attempt,
@@ -462,7 +482,11 @@ async fn failed(context: &Context, plan: &'static Plan, error: Error, failures: 
         return Next::Leave;
     }
     let undoing = claim.state == State::Undoing;
-    match verdict(&error, claim.attempt, plan.tries) {
+    let verdict = match panicked {
+        true => after_panic(claim.attempt, plan.tries),
+        false => verdict(&error, claim.attempt, plan.tries),
+    };
+    match verdict {
         Verdict::Wait => {
             let pause = delay(failures).clamp(OUTAGE_PAUSE, LONGEST_OUTAGE_PAUSE);
             tokio::time::sleep(pause).await;
@@ -483,15 +507,14 @@ async fn failed(context: &Context, plan: &'static Plan, error: Error, failures: 
 
 /// Gives the operation back, to be tried again after `delay`.
 async fn put_off(context: &Context, delay: Duration, error: &Error) -> Next {
+    release(context, delay, Some(&failure(error))).await
+}
+
+async fn release(context: &Context, delay: Duration, why: Option<&Failure>) -> Next {
     let claim = &context.claim;
-    let why = failure(error);
-    let released = context
-        .app
-        .parts
-        .store
-        .release_operation(claim.id, claim.token, delay.as_secs_f64(), Some(&why))
-        .await;
-    if let Err(error) = released {
+    let (store, seconds) = (&context.app.parts.store, delay.as_secs_f64());
+    let released = store.release_operation(claim.id, claim.token, seconds, why);
+    if let Err(error) = released.await {
         // The lease runs out by itself.
         tracing::warn!(operation = %claim.id, error = %error, "cannot give an operation back");
     }

@@ -27,6 +27,17 @@ pub(super) fn verdict(error: &Error, attempt: i32, tries: i32) -> Verdict {
     }
 }
 
+/// Most tries of a step that panics: a defect seldom passes with time.
+const TRIES_WITH_PANICS: i32 = 5;
+
+/// What to do after the try number `attempt` (from 1) of `tries` has panicked.
+pub(super) fn after_panic(attempt: i32, tries: i32) -> Verdict {
+    match attempt < tries.min(TRIES_WITH_PANICS) {
+        true => Verdict::Retry(delay(attempt)),
+        false => Verdict::GiveUp,
+    }
+}
+
 /// Whether time may help. A disk that is full is often full for a moment only: a caller
 /// had better know at once, an operation can wait.
 fn may_pass(error: &Error) -> bool {
@@ -66,5 +77,8 @@ mod tests {
             Verdict::GiveUp
         );
         assert_eq!(delay(100), MAX_DELAY);
+        assert_eq!(after_panic(4, 15), Verdict::Retry(delay(4)));
+        assert_eq!(after_panic(5, 15), Verdict::GiveUp);
+        assert_eq!(after_panic(2, 2), Verdict::GiveUp);
     }
 }

@@ -24,6 +24,10 @@ const CONNECT_LIMIT: Duration = Duration::from_secs(10);
 /// Longest run of one statement: of CREATE DATABASE on a slow disk, say.
 const STATEMENT_LIMIT: Duration = Duration::from_secs(600);
 
+/// Longest wait for the answer to a statement: a server that is frozen does not end its
+/// statements.
+const ANSWER_LIMIT: Duration = Duration::from_secs(STATEMENT_LIMIT.as_secs() + 5);
+
 /// Longest wait for what a former worker's statement still holds.
 const FORMER_LIMIT: Duration = Duration::from_secs(30);
 
@@ -210,10 +214,7 @@ pub(super) fn role_identity(role: Uuid) -> String {
 
 /// Runs statements whose results do not matter.
 pub(super) async fn execute(client: &Client, sql: &str) -> Result<()> {
-    client
-        .batch_execute(sql)
-        .await
-        .map_err(|error| classify(pg::Error::from(error)))
+    answer(ANSWER_LIMIT, client.batch_execute(sql)).await
 }
 
 /// The first column of the only row, or none without a row.
@@ -225,10 +226,21 @@ pub(super) async fn fetch<T>(
 where
     T: for<'a> tokio_postgres::types::FromSql<'a>,
 {
-    let row = client.query_opt(sql, parameters).await;
-    let row = row.map_err(|error| classify(pg::Error::from(error)))?;
+    let row = answer(ANSWER_LIMIT, client.query_opt(sql, parameters)).await?;
     let value = row.map(|row| row.try_get(0)).transpose();
     value.map_err(|error| Error::internal("column of a query").with_source(error))
+}
+
+/// The answer of a server. When none comes the caller fails, and its connection is closed
+/// as it is dropped.
+async fn answer<T>(
+    limit: Duration,
+    asked: impl Future<Output = std::result::Result<T, tokio_postgres::Error>>,
+) -> Result<T> {
+    let answered = tokio::time::timeout(limit, asked).await;
+    answered
+        .map_err(|_| classify(pg::Error::Timeout))?
+        .map_err(|error| classify(pg::Error::from(error)))
 }
 
 /// What an error of a user's server means.
@@ -283,6 +295,13 @@ mod tests {
             ..pg::ServerError::default()
         };
         classify(pg::Error::Server(Box::new(server))).reason()
+    }
+
+    #[tokio::test]
+    async fn a_server_that_does_not_answer_is_given_up() {
+        let never = std::future::pending();
+        let error = answer::<()>(Duration::from_millis(1), never).await;
+        assert_eq!(error.unwrap_err().reason(), Reason::ServerUnavailable);
     }
 
     #[test]

@@ -109,23 +109,31 @@ impl App {
         mut accepting: Accepting,
         delete: DeleteInstance,
     ) -> Result<Operation> {
+        let everything = delete.force && delete.purge;
+        if everything {
+            accepting.tx.lock_family(&delete.name).await?;
+        }
         let instance = accepting.tx.lock_instance(&delete.name).await?;
         check_etag(&delete.etag, &instance.etag())?;
         let gone = self.host_gone_time(&instance).is_some();
         // The records and passwords of a server that may run on are gone for good then.
-        if !(delete.force && delete.purge) {
+        if !everything {
             self.refuse_gone(&instance)?;
         }
         let tx = &mut accepting.tx;
-        match delete.force {
-            // What its host has left unfinished nobody else can finish.
-            true if gone => tx.give_up_family(instance.uid, false, &given_up()).await?,
-            // What is only being taken back goes with the instance.
-            true => tx.give_up_family(instance.uid, true, &given_up()).await?,
-            false => {}
+        if delete.force {
+            // With `purge` everything: the data goes, and a server that hangs, or whose host
+            // is gone, lets nothing end.
+            tx.give_up_family(instance.uid, !everything, &given_up())
+                .await?;
         }
-        tx.refuse_busy_or_undoing(instance.uid).await?;
+        tx.refuse_busy(instance.uid).await?;
         self.refuse_kept(&mut accepting, &instance, &delete).await?;
+        // What is only being taken back on its databases goes with the instance.
+        accepting
+            .tx
+            .give_up_family(instance.uid, true, &given_up())
+            .await?;
         let mut target = Target::of(&instance)?;
         let plan = if gone {
             target.host = None;
@@ -221,11 +229,8 @@ impl App {
         to.refuse_deleted(&instance)?;
         self.refuse_gone(&instance)?;
         let uid = instance.uid;
-        match to {
-            // Work on its databases may wait for this very start.
-            Change::Start => accepting.tx.refuse_busy(uid).await?,
-            _ => accepting.tx.refuse_busy_or_undoing(uid).await?,
-        }
+        // Work on its databases is no reason: what has failed may wait for this very start.
+        accepting.tx.refuse_busy(uid).await?;
         let target = Target::of(&instance)?;
         if to.nothing_to_do(&instance) {
             let outcome = Outcome::Instance(Box::new(instance));
@@ -293,10 +298,10 @@ impl Change {
     }
 }
 
-/// Why operations have ended that a forced deletion did not wait for.
+/// Why operations have ended that a deletion did not wait for.
 fn given_up() -> Failure {
     Failure {
         reason: Reason::InstanceDeleted.as_str().to_owned(),
-        message: "the instance was deleted by force".to_owned(),
+        message: "the instance was deleted".to_owned(),
     }
 }

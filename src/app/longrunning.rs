@@ -107,32 +107,36 @@ impl App {
     pub async fn cancel_operation(&self, name: &OperationName) -> Result<()> {
         let app = self.clone();
         let name = name.clone();
-        self.detached(async move {
-            let operation = app.parts.store.operation(&name).await?;
-            if operation.is_done() || operation.cancel_requested {
-                return Ok(());
-            }
-            if app.parts.store.request_cancel(name.operation).await? {
-                app.wake.notify_one();
-                return Ok(());
-            }
-            if app
-                .parts
-                .store
-                .host_of_operation_is_gone(name.operation)
-                .await?
-            {
-                let message = "the host that works on the operation is gone: nobody can take \
-                     its steps back; deleting the instance with `force` and `purge` gives it up";
-                return Err(
-                    Error::new(Reason::HostUnavailable, message).with_resource(name.to_string())
-                );
-            }
-            let message = "the operation cannot be cancelled: it has no way back";
-            Err(Error::new(Reason::OperationNotCancellable, message)
-                .with_resource(name.to_string()))
-        })
-        .await
+        self.detached(async move { app.accept_cancel(&name).await })
+            .await
+    }
+
+    async fn accept_cancel(&self, name: &OperationName) -> Result<()> {
+        let (store, host) = (&self.parts.store, self.parts.host);
+        if store.operation(name).await?.is_done() {
+            return Ok(());
+        }
+        // Also when it was requested before: the host may have gone since.
+        if store
+            .host_of_operation_is_gone(name.operation, host)
+            .await?
+        {
+            let message = "the host that works on the operation is gone: nobody can take \
+                 its steps back; deleting the instance with `force` and `purge` gives it up";
+            let error = Error::new(Reason::HostUnavailable, message);
+            return Err(error.with_resource(name.to_string()));
+        }
+        if store.request_cancel(name.operation, host).await? {
+            self.wake.notify_one();
+            return Ok(());
+        }
+        let now = store.operation(name).await?;
+        if now.is_done() || now.cancel_requested {
+            return Ok(());
+        }
+        let message = "the operation cannot be cancelled: it has no way back";
+        let error = Error::new(Reason::OperationNotCancellable, message);
+        Err(error.with_resource(name.to_string()))
     }
 
     /// Hides a done operation.

@@ -274,6 +274,7 @@ impl Tx {
     /// # Errors
     /// INSTANCE_NOT_FOUND, RECORD_UNREADABLE; METADATA_UNAVAILABLE.
     pub async fn lock_instance(&mut self, name: &InstanceName) -> Result<Instance> {
+        self.queue_for_instance(name, true).await?;
         let records = select_instances!(
             "where i.project = $1 and i.id = $2 order by s.number for update of i",
             name.project.as_str(),
@@ -290,6 +291,7 @@ impl Tx {
     /// # Errors
     /// INSTANCE_NOT_FOUND, RECORD_UNREADABLE; METADATA_UNAVAILABLE.
     pub async fn hold_instance(&mut self, name: &InstanceName) -> Result<Instance> {
+        self.queue_for_instance(name, false).await?;
         let records = select_instances!(
             "where i.project = $1 and i.id = $2 order by s.number for share of i",
             name.project.as_str(),
@@ -306,6 +308,7 @@ impl Tx {
     /// # Errors
     /// RECORD_UNREADABLE; METADATA_UNAVAILABLE.
     pub async fn lock_instance_by_uid(&mut self, uid: Uuid) -> Result<Option<Instance>> {
+        self.queue_for_instance_by_uid(uid).await?;
         let records = select_instances!("where i.uid = $1 order by s.number for update of i", uid)
             .fetch_all(self.connection())
             .named("instances.lock_instance_by_uid")
@@ -374,6 +377,7 @@ impl Tx {
     /// # Errors
     /// METADATA_UNAVAILABLE.
     pub async fn mark_instance_deleted(&mut self, uid: Uuid, seconds: f64) -> Result<()> {
+        self.give_up_children(uid).await?;
         sqlx::query!(
             "update instances set state = 'DELETED', running = false, delete_time = now(),
                 purge_time = now() + make_interval(secs => $2), revision = revision + 1,
@@ -426,6 +430,7 @@ impl Tx {
     /// # Errors
     /// METADATA_UNAVAILABLE.
     pub async fn remove_instance(&mut self, uid: Uuid) -> Result<()> {
+        self.give_up_children(uid).await?;
         sqlx::query!("delete from instances where uid = $1", uid)
             .execute(self.connection())
             .named("instances.remove_instance")

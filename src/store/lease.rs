@@ -96,6 +96,10 @@ struct ClaimRow {
 impl Store {
     /// Claims the operation that has been due the longest, if one is.
     ///
+    /// An operation with `after_children` waits only for children that are at work or have
+    /// not failed yet. A child that has failed or is being taken back may need the server
+    /// that this operation starts again, so it comes after it.
+    ///
     /// # Errors
     /// METADATA_UNAVAILABLE.
     pub async fn claim_operation(&self, by: &Capability<'_>) -> Result<Option<Claim>> {
@@ -113,7 +117,11 @@ impl Store {
                 and (select count(*) from operations_held h where h.worker = $1
                     and h.instance_uid = coalesce(d.parent_uid, d.target_uid)) < $5
                 and not (d.after_children and exists (select from operations c
-                    where c.parent_uid = d.target_uid and c.end_time is null))
+                    where c.parent_uid = d.target_uid and c.end_time is null
+                    and (c.lease_until >= now() or (c.failures = 0 and c.state <> 'UNDOING'))))
+                and not ((d.failures > 0 or d.state = 'UNDOING') and exists (
+                    select from operations p where p.target_uid = d.parent_uid
+                    and p.end_time is null and p.after_children))
                 order by run_time for update skip locked limit 1)
              returning id, kind, target, target_uid, parent_uid, parameters, state, position,
                 failures, extract(epoch from now() - waiting_since)::float8 as waited,
@@ -226,7 +234,11 @@ impl Store {
              and (select count(*) from operations_held h where h.worker = $3
                 and h.instance_uid = coalesce(d.parent_uid, d.target_uid)) < $4
              and not (d.after_children and exists (select from operations c
-                where c.parent_uid = d.target_uid and c.end_time is null))",
+                where c.parent_uid = d.target_uid and c.end_time is null
+                and (c.lease_until >= now() or (c.failures = 0 and c.state <> 'UNDOING'))))
+             and not ((d.failures > 0 or d.state = 'UNDOING') and exists (
+                select from operations p where p.target_uid = d.parent_uid
+                and p.end_time is null and p.after_children))",
             by.host,
             by.plans,
             by.worker,

@@ -22,6 +22,7 @@ pub mod sealing;
 pub mod servers;
 pub mod stages;
 pub mod subscriptions;
+mod turns;
 mod unreadable;
 
 use std::{sync::Arc, time::Duration};

@@ -15,7 +15,7 @@ use super::{
 use crate::domain::{
     Error, Reason, Result,
     list::Place,
-    name::{Id, OperationName},
+    name::{Id, InstanceName, OperationName},
     operation::{Failure, Operation, Response, Stage, StageState, State},
 };
 
@@ -152,20 +152,21 @@ impl Store {
     }
 
     /// Asks for the cancellation of an operation that is under way, and answers
-    /// whether one was there to ask.
+    /// whether one was there to ask. `host` is the caller's own, which is not gone.
     ///
     /// # Errors
     /// METADATA_UNAVAILABLE.
-    pub async fn request_cancel(&self, id: Uuid) -> Result<bool> {
+    pub async fn request_cancel(&self, id: Uuid, host: Uuid) -> Result<bool> {
         let updated = sqlx::query!(
             "with cancelled as (
                 update operations set cancel_requested = true, run_time = least(run_time, now())
                 where id = $1 and end_time is null and cancellable and state <> 'UNDOING'
-                and not exists (select from hosts_gone g where g.id = required_host)
+                and not exists (select from hosts_gone g where g.id = required_host and g.id <> $3)
                 returning id)
              select pg_notify($2, id::text) from cancelled",
             id,
             CHANNEL,
+            host,
         )
         .fetch_all(&self.pool)
         .named("operations.request_cancel")
@@ -173,15 +174,18 @@ impl Store {
         Ok(!updated.is_empty())
     }
 
-    /// Whether an operation is under way that only a host which is gone can work on.
+    /// Whether an operation could be cancelled if its host were not gone. `host` is the
+    /// caller's own, which is there.
     ///
     /// # Errors
     /// METADATA_UNAVAILABLE.
-    pub async fn host_of_operation_is_gone(&self, id: Uuid) -> Result<bool> {
+    pub async fn host_of_operation_is_gone(&self, id: Uuid, host: Uuid) -> Result<bool> {
         sqlx::query_scalar!(
             r#"select exists (select from operations o join hosts_gone g on g.id = o.required_host
-                where o.id = $1 and o.end_time is null) as "gone!""#,
+                where o.id = $1 and o.end_time is null and o.cancellable and g.id <> $2)
+                as "gone!""#,
             id,
+            host,
         )
         .fetch_one(&self.pool)
         .named("operations.host_is_gone")
@@ -237,27 +241,29 @@ impl Tx {
         record.ok_or_else(missing)?.operation()
     }
 
-    /// Refuses when an operation works on the instance, or something is being taken back
-    /// on one of its children: that may last for ever. What else works on them ends.
+    /// Locks the operations of an instance and of its children. Workers lock an operation
+    /// before its instance: whoever ends all of them does the same.
     ///
     /// # Errors
-    /// RESOURCE_BUSY; METADATA_UNAVAILABLE.
-    pub async fn refuse_busy_or_undoing(&mut self, instance: Uuid) -> Result<()> {
-        let busy = sqlx::query_scalar!(
-            "select target from operations
-             where (target_uid = $1 or parent_uid = $1 and state = 'UNDOING')
-                and end_time is null limit 1",
-            instance,
+    /// METADATA_UNAVAILABLE.
+    pub async fn lock_family(&mut self, name: &InstanceName) -> Result<()> {
+        sqlx::query!(
+            "select o.id from operations o
+                join instances i on i.uid in (o.target_uid, o.parent_uid)
+             where i.project = $1 and i.id = $2 and o.end_time is null
+             order by o.id for no key update of o",
+            name.project.as_str(),
+            name.instance.as_str(),
         )
-        .fetch_optional(self.connection())
-        .named("operations.refuse_busy_or_undoing")
+        .fetch_all(self.connection())
+        .named("operations.lock_family")
         .await?;
-        busy.map_or(Ok(()), |target| Err(self::busy(&target)))
+        Ok(())
     }
 
     /// Ends what works on the instance or on one of its children without success:
-    /// nobody goes on with it. With `undoing_only`, what is only being taken back on a
-    /// child, and what waits for the children.
+    /// nobody goes on with it, and a worker that does cannot commit. With `undoing_only`,
+    /// what is only being taken back on a child, and what waits for the children.
     ///
     /// # Errors
     /// METADATA_UNAVAILABLE.
@@ -289,6 +295,36 @@ impl Tx {
         )
         .fetch_all(self.connection())
         .named("operations.give_up_family")
+        .await?;
+        Ok(())
+    }
+
+    /// Ends what is under way on the children of an instance that is deleted.
+    ///
+    /// # Errors
+    /// METADATA_UNAVAILABLE.
+    pub(super) async fn give_up_children(&mut self, instance: Uuid) -> Result<()> {
+        sqlx::query!(
+            "with ended as (
+                update operations set state = 'FAILED', end_time = clock_timestamp(),
+                    lease_until = null, worker = null, token = token + 1, failure = $2
+                where end_time is null and parent_uid = $1 returning id, target_uid),
+             stages as (
+                update operation_stages s set state = 'FAILED', end_time = clock_timestamp()
+                from ended where s.operation_id = ended.id and s.state = 'RUNNING'),
+             unfinished as (
+                update databases d set state = 'FAILED', revision = revision + 1,
+                    update_time = now() from ended where d.uid = ended.target_uid)
+             select pg_notify($3, id::text) from ended",
+            instance,
+            Json(Failure {
+                reason: Reason::InstanceDeleted.as_str().to_owned(),
+                message: "the instance was deleted".to_owned(),
+            }) as _,
+            CHANNEL,
+        )
+        .fetch_all(self.connection())
+        .named("operations.give_up_children")
         .await?;
         Ok(())
     }
@@ -396,7 +432,7 @@ impl Tx {
 fn busy(target: &str) -> Error {
     Error::new(
         Reason::ResourceBusy,
-        format!("another operation works on `{target}`"),
+        format!("another operation works on `{target}`, or waits for its turn there"),
     )
     .with_resource(target)
 }

@@ -2,7 +2,7 @@
 
 use howdah::pb::v1::{
     Connection, Database, DeleteDatabaseRequest, DeleteInstanceRequest, GetDatabaseRequest,
-    Instance, StartInstanceRequest, database, instance::State,
+    Instance, StartInstanceRequest, StopInstanceRequest, database, instance::State,
 };
 use tonic::Code;
 
@@ -20,6 +20,8 @@ async fn shop(howdah: &Howdah) -> Connection {
 fn shop_name() -> String {
     format!("{}/databases/shop", instance_name("orders"))
 }
+
+const UNDOING: &str = "operations where state = 'UNDOING'";
 
 async fn delete_shop(howdah: &Howdah) -> howdah::pb::google::longrunning::Operation {
     let request = DeleteDatabaseRequest {
@@ -159,7 +161,7 @@ async fn a_deletion_that_stops_half_way_is_no_ready_database() {
 }
 
 /// What is being taken back without end on a server that does not come up neither keeps
-/// the server down nor the instance from being deleted.
+/// the server down, nor the instance from being stopped or deleted.
 #[tokio::test]
 async fn an_undo_that_does_not_end_is_not_in_the_way() {
     let howdah = serve().await;
@@ -198,7 +200,25 @@ async fn an_undo_that_does_not_end_is_not_in_the_way() {
         .await
         .delete_instance(delete(false))
         .await;
-    refused(answer, Code::Aborted, "RESOURCE_BUSY");
+    refused(answer, Code::FailedPrecondition, "INSTANCE_HAS_DATABASES");
+    assert_eq!(metadata.count(UNDOING).await, 1, "a refusal ends nothing");
+
+    let request = StopInstanceRequest {
+        name: instance_name("orders"),
+        ..StopInstanceRequest::default()
+    };
+    let accepted = howdah.instances().await.stop_instance(request).await;
+    let done = howdah.wait(accepted.unwrap().get_ref()).await;
+    assert_eq!(succeeded::<Instance>(&done).state(), State::Stopped);
+    assert_eq!(metadata.count(UNDOING).await, 1);
+
+    let keep = DeleteInstanceRequest {
+        purge: false,
+        ..delete(true)
+    };
+    let accepted = howdah.instances().await.delete_instance(keep).await;
+    assert!(is_success(&howdah.wait(accepted.unwrap().get_ref()).await));
+    assert_eq!(metadata.count(UNDOING).await, 0);
     let accepted = howdah.instances().await.delete_instance(delete(true)).await;
     assert!(is_success(&howdah.wait(accepted.unwrap().get_ref()).await));
     assert!(howdah.servers().is_empty());

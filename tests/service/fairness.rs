@@ -1,13 +1,17 @@
 //! One database owner, one instance or one hung server does not block the others.
 
-use std::fs;
+use std::{
+    fs,
+    sync::atomic::{AtomicUsize, Ordering},
+};
 
 use howdah::{
     pb::v1::{DeleteInstanceRequest, Instance, StopInstanceRequest, instance::State},
     pg,
 };
+use tonic::Code;
 
-use super::rig::{Metadata, serve, superuser};
+use super::rig::{Metadata, failure, refused, serve, superuser};
 use crate::{
     soak::crash::world::{connect_to, is_success},
     support::howdah::{
@@ -112,6 +116,74 @@ async fn a_frozen_server_can_be_purged() {
     howdah.instance("orders").await;
 }
 
+/// Also with a statement under way, whose answer never comes.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_server_that_froze_in_a_statement_can_be_purged() {
+    let howdah = serve().await;
+    howdah.instance("orders").await;
+    let holder = superuser(&howdah, "orders", "postgres").await;
+    let lock = "begin; lock table pg_shdescription in exclusive mode";
+    holder.batch_execute(lock).await.unwrap();
+    let request = create_database("orders", "shop");
+    let create = howdah.databases().await.create_database(request).await;
+    let create = create.unwrap().into_inner();
+    let waits = "select count(*) from pg_stat_activity where wait_event_type = 'Lock'";
+    let admin = superuser(&howdah, "orders", "postgres").await;
+    eventually("a statement is under way", async || {
+        let row = admin.query_one(waits, &[]).await.unwrap();
+        row.get::<_, i64>(0) > 0
+    })
+    .await;
+    for pid in processes(&howdah) {
+        signal(pid, "STOP");
+    }
+    let accepted = howdah.instances().await.delete_instance(purge()).await;
+    let done = howdah.wait(accepted.unwrap().get_ref()).await;
+    succeeded::<()>(&done);
+    let (_, why) = failure(&howdah.operation(&create.name).await);
+    assert_eq!(why, "INSTANCE_DELETED");
+    assert_eq!(processes(&howdah), Vec::<u32>::new());
+    howdah.instance("orders").await;
+    howdah.database("orders", "shop").await;
+}
+
+/// Calls that hold the instance's row together, without a gap, let one through that wants
+/// it alone: it would be refused after 5 s.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_stop_is_accepted_among_calls_that_never_pause() {
+    let howdah = serve().await;
+    howdah.instance("orders").await;
+    howdah.database("orders", "shop").await;
+    let calls = AtomicUsize::new(0);
+    let crowd = (0..50).map(|_| async {
+        let mut databases = howdah.databases().await;
+        loop {
+            let taken = create_database("orders", "shop");
+            let _ = databases.create_database(taken).await;
+            calls.fetch_add(1, Ordering::Relaxed);
+        }
+    });
+    let stop = async {
+        eventually("the crowd is there", async || {
+            calls.load(Ordering::Relaxed) > 200
+        })
+        .await;
+        let request = StopInstanceRequest {
+            name: instance_name("orders"),
+            ..StopInstanceRequest::default()
+        };
+        let begun = std::time::Instant::now();
+        let accepted = howdah.instances().await.stop_instance(request).await;
+        println!("accepted after {:?}", begun.elapsed());
+        accepted.unwrap().into_inner()
+    };
+    let stopping = tokio::select! {
+        stopping = stop => stopping,
+        _ = futures::future::join_all(crowd) => unreachable!("the crowd does not end"),
+    };
+    assert!(is_success(&howdah.wait(&stopping).await));
+}
+
 /// An operation on an instance is not shut out by a crowd on its databases: it waits for
 /// those that work, and no new ones come before it.
 #[tokio::test(flavor = "multi_thread")]
@@ -181,15 +253,24 @@ async fn force_overtakes_what_has_not_begun() {
     };
     let stop = howdah.instances().await.stop_instance(request).await;
     let stop = stop.unwrap().into_inner();
-    let refused = databases
+    let late = databases
         .create_database(create_database("orders", "late"))
         .await;
-    assert!(refused.is_err());
-    let deleted = howdah.instances().await.delete_instance(purge()).await;
+    refused(late, Code::FailedPrecondition, "INSTANCE_NOT_READY");
+    let keep = DeleteInstanceRequest {
+        purge: false,
+        ..purge()
+    };
+    let deleted = howdah.instances().await.delete_instance(keep).await;
     assert!(!howdah.operation(&create.name).await.done);
     client.batch_execute("rollback").await.unwrap();
     assert!(is_success(&howdah.wait(&create).await));
-    succeeded::<()>(&howdah.wait(deleted.unwrap().get_ref()).await);
-    assert!(howdah.operation(&stop.name).await.done);
+    let deleted = howdah.wait(deleted.unwrap().get_ref()).await;
+    assert_eq!(succeeded::<Instance>(&deleted).state(), State::Deleted);
+    let (code, why) = failure(&howdah.operation(&stop.name).await);
+    assert_eq!(
+        (code, why.as_str()),
+        (Code::FailedPrecondition, "INSTANCE_DELETED")
+    );
     assert!(howdah.servers().is_empty());
 }

@@ -398,6 +398,14 @@ async fn a_host_that_is_gone_is_given_up_with_its_work() {
     };
     let answer = two.operations().await.cancel_operation(cancel).await;
     refused(answer, tonic::Code::FailedPrecondition, "HOST_UNAVAILABLE");
+    // Also when it was requested while the host was there.
+    let requested = "update operations set cancel_requested = true where end_time is null";
+    store.execute(requested, &[]).await.unwrap();
+    let cancel = CancelOperationRequest {
+        name: unfinished.name.clone(),
+    };
+    let answer = two.operations().await.cancel_operation(cancel).await;
+    refused(answer, tonic::Code::FailedPrecondition, "HOST_UNAVAILABLE");
     let request = howdah::pb::v1::GetInstanceRequest {
         name: instance_name("orders"),
     };
@@ -417,6 +425,33 @@ async fn a_host_that_is_gone_is_given_up_with_its_work() {
     one.instance("billing").await;
     assert_eq!(one.servers().len(), 1);
     assert!(!is_success(&one.operation(&unfinished.name).await));
+}
+
+/// A host whose sign of life is late does not take itself for gone.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_silent_host_cancels_its_own_work() {
+    let mut one = Howdah::new(options().await);
+    one.start("instance.create.initialize.before_commit=1*sleep(1500)")
+        .await;
+    let store = metadata(&one.options).await;
+    let sql = "create function silent() returns trigger language plpgsql as
+            'begin new.seen_time := now() - interval ''1 hour''; return new; end';
+        create trigger silent before insert or update on hosts
+            for each row execute function silent();
+        update hosts set seen_time = now()";
+    store.batch_execute(sql).await.unwrap();
+    let operation = create(&one, "orders").await;
+    stage_runs(&store, &operation, "initialize").await;
+    let cancel = CancelOperationRequest {
+        name: operation.name.clone(),
+    };
+    one.operations()
+        .await
+        .cancel_operation(cancel)
+        .await
+        .unwrap();
+    let (code, _) = failed(&one.wait(&operation).await);
+    assert_eq!(code, tonic::Code::Cancelled as i32);
 }
 
 /// How often it has looked for an operation to claim.

@@ -7,13 +7,15 @@ use howdah::pb::{
     google::longrunning::{ListOperationsRequest, Operation},
     v1::{
         Condition, Connection, GetConnectionRequest, GetInstanceRequest, Instance,
-        OperationMetadata, StopInstanceRequest, condition, instance::State,
+        OperationMetadata, RestartInstanceRequest, StartInstanceRequest, StopInstanceRequest,
+        condition, instance::State,
     },
 };
 use prost::Message as _;
 
 use crate::{
-    soak::crash::world::connect,
+    service::rig::{Metadata, superuser},
+    soak::crash::world::{connect, is_success},
     support::howdah::{
         Howdah, Options, PROJECT, create_database, eventually, instance_name, signal, succeeded,
     },
@@ -43,13 +45,17 @@ async fn verbs(howdah: &Howdah) -> Vec<String> {
     listed.iter().rev().map(verb).collect()
 }
 
-async fn stop(howdah: &Howdah, id: &str) {
+async fn accept_stop(howdah: &Howdah, id: &str) -> Operation {
     let request = StopInstanceRequest {
         name: instance_name(id),
         ..StopInstanceRequest::default()
     };
     let accepted = howdah.instances().await.stop_instance(request).await;
-    let done = howdah.wait(accepted.unwrap().get_ref()).await;
+    accepted.unwrap().into_inner()
+}
+
+async fn stop(howdah: &Howdah, id: &str) {
+    let done = howdah.wait(&accept_stop(howdah, id).await).await;
     assert_eq!(succeeded::<Instance>(&done).state(), State::Stopped);
 }
 
@@ -210,6 +216,71 @@ async fn a_server_recovers_below_an_unfinished_operation() {
         }
     })
     .await;
+}
+
+/// What cannot end without the server does not keep a stop waiting, and goes on when the
+/// server runs again.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_stop_does_not_wait_for_what_needs_the_server() {
+    let mut howdah = Howdah::serve(Options::external().await).await;
+    howdah.instance("orders").await;
+    howdah.stop().await;
+    let slow = "database.create.role.after_sql=1*sleep(2000)";
+    howdah.start(slow).await;
+    let metadata = Metadata::of(&howdah).await;
+    let request = create_database("orders", "shop");
+    let create = howdah.databases().await.create_database(request).await;
+    let create = create.unwrap().into_inner();
+    eventually("the creation is at work", async || {
+        metadata
+            .count("operation_stages where state = 'RUNNING'")
+            .await
+            > 0
+    })
+    .await;
+    let stopping = accept_stop(&howdah, "orders").await;
+    kill_servers(&howdah).await;
+    let stopped = howdah.wait(&stopping).await;
+    assert_eq!(succeeded::<Instance>(&stopped).state(), State::Stopped);
+    assert!(!howdah.operation(&create.name).await.done);
+
+    let request = StartInstanceRequest {
+        name: instance_name("orders"),
+        ..StartInstanceRequest::default()
+    };
+    let accepted = howdah.instances().await.start_instance(request).await;
+    assert!(is_success(&howdah.wait(accepted.unwrap().get_ref()).await));
+    assert!(is_success(&howdah.wait(&create).await));
+    assert_eq!(metadata.count("databases where state = 'READY'").await, 1);
+    answers(&howdah.connection("orders", "shop").await).await;
+}
+
+/// What a user's session holds up is helped by a restart, which must not wait for it.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_restart_overtakes_what_waits_to_be_tried_again() {
+    let howdah = Howdah::serve(Options::external().await).await;
+    howdah.instance("orders").await;
+    let metadata = Metadata::of(&howdah).await;
+    let holder = superuser(&howdah, "orders", "postgres").await;
+    let lock = "begin; lock table pg_shdescription in exclusive mode";
+    holder.batch_execute(lock).await.unwrap();
+    let request = create_database("orders", "shop");
+    let create = howdah.databases().await.create_database(request).await;
+    let create = create.unwrap().into_inner();
+    eventually("the creation has failed once", async || {
+        metadata.count("operations where failures > 0").await > 0
+    })
+    .await;
+    let request = RestartInstanceRequest {
+        name: instance_name("orders"),
+        ..RestartInstanceRequest::default()
+    };
+    let accepted = howdah.instances().await.restart_instance(request).await;
+    let restarted = howdah.wait(accepted.unwrap().get_ref()).await;
+    assert_eq!(succeeded::<Instance>(&restarted).state(), State::Ready);
+    // The restart has ended the session that held the lock.
+    assert!(is_success(&howdah.wait(&create).await));
+    assert_eq!(verbs(&howdah).await, ["create", "create", "restart"]);
 }
 
 /// A server that does not come up is not given up: it was not its user who stopped it.

@@ -380,6 +380,25 @@ mod tests {
         assert!(!text.contains("\nfsync"));
     }
 
+    /// The last value of a name counts.
+    #[test]
+    fn a_users_value_comes_after_the_default() {
+        let none = BTreeMap::new();
+        let text = contents(&none).server().unwrap();
+        assert_eq!(text.matches("authentication_timeout").count(), 1);
+        let default = "\nauthentication_timeout = '20s'\n";
+        assert!(text.contains(default));
+        let users = BTreeMap::from([("authentication_timeout".to_owned(), "3s".to_owned())]);
+        let text = contents(&users).server().unwrap();
+        let last = text.rfind("authentication_timeout");
+        assert_eq!(
+            text.rfind("authentication_timeout = '3s'\n"),
+            last,
+            "{text}"
+        );
+        assert!(last.is_some());
+    }
+
     #[test]
     fn what_howdah_keeps_is_refused_in_any_case() {
         for name in ["wal_level", "Port", "FSYNC", "archive_command"] {

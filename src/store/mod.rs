@@ -10,6 +10,7 @@ pub mod databases;
 mod executor;
 pub mod fault;
 pub mod hosts;
+mod instance_states;
 pub mod instances;
 pub mod lease;
 pub mod migrate;

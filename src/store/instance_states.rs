@@ -1,0 +1,123 @@
+//! What becomes of an instance: its states, its conditions and its end.
+
+use sqlx::types::Json;
+use uuid::Uuid;
+
+use super::{Tx, fault::Measured};
+use crate::domain::{
+    Result,
+    instance::{Condition, State},
+};
+
+impl Tx {
+    /// Sets where an instance stands and whether its server is meant to run.
+    ///
+    /// # Errors
+    /// METADATA_UNAVAILABLE.
+    pub async fn set_instance_state(
+        &mut self,
+        uid: Uuid,
+        state: State,
+        running: bool,
+    ) -> Result<()> {
+        sqlx::query!(
+            "update instances set state = $2, running = $3, revision = revision + 1,
+                update_time = now() where uid = $1",
+            uid,
+            state.as_str(),
+            running,
+        )
+        .execute(self.connection())
+        .named("instances.set_instance_state")
+        .await?;
+        Ok(())
+    }
+
+    /// Marks an instance deleted, to be purged after `seconds`.
+    ///
+    /// # Errors
+    /// METADATA_UNAVAILABLE.
+    pub async fn mark_instance_deleted(&mut self, uid: Uuid, seconds: f64) -> Result<()> {
+        self.give_up_children(uid).await?;
+        sqlx::query!(
+            "update instances set state = 'DELETED', running = false, delete_time = now(),
+                purge_time = now() + make_interval(secs => $2), revision = revision + 1,
+                update_time = now() where uid = $1",
+            uid,
+            seconds,
+        )
+        .execute(self.connection())
+        .named("instances.mark_instance_deleted")
+        .await?;
+        Ok(())
+    }
+
+    /// Puts off the purge of a deleted instance for at least `seconds` from now.
+    ///
+    /// # Errors
+    /// METADATA_UNAVAILABLE.
+    pub async fn delay_purge(&mut self, uid: Uuid, seconds: f64) -> Result<()> {
+        sqlx::query!(
+            "update instances set revision = revision + 1, update_time = now(),
+                purge_time = greatest(purge_time, now() + make_interval(secs => $2))
+             where uid = $1 and purge_time is not null",
+            uid,
+            seconds,
+        )
+        .execute(self.connection())
+        .named("instances.delay_purge")
+        .await?;
+        Ok(())
+    }
+
+    /// Takes the mark of deletion away.
+    ///
+    /// # Errors
+    /// METADATA_UNAVAILABLE.
+    pub async fn mark_instance_undeleted(&mut self, uid: Uuid) -> Result<()> {
+        sqlx::query!(
+            "update instances set state = 'STARTING', running = true, delete_time = null,
+                purge_time = null, revision = revision + 1, update_time = now() where uid = $1",
+            uid,
+        )
+        .execute(self.connection())
+        .named("instances.mark_instance_undeleted")
+        .await?;
+        Ok(())
+    }
+
+    /// Forgets an instance with all that belongs to it; its id and port are free.
+    ///
+    /// # Errors
+    /// METADATA_UNAVAILABLE.
+    pub async fn remove_instance(&mut self, uid: Uuid) -> Result<()> {
+        self.give_up_children(uid).await?;
+        sqlx::query!("delete from instances where uid = $1", uid)
+            .execute(self.connection())
+            .named("instances.remove_instance")
+            .await?;
+        Ok(())
+    }
+
+    /// Puts a condition in the place of the former one of its type, at the
+    /// database's time.
+    ///
+    /// # Errors
+    /// METADATA_UNAVAILABLE.
+    pub async fn set_instance_condition(&mut self, uid: Uuid, condition: &Condition) -> Result<()> {
+        sqlx::query!(
+            "update instances set revision = revision + 1, update_time = now(), conditions =
+                (select coalesce(jsonb_agg(c), '[]') from jsonb_array_elements(conditions) c
+                    where c ->> 'type' <> $2)
+                || jsonb_build_array($3::jsonb || jsonb_build_object('time', now()))
+             where uid = $1",
+            uid,
+            condition.kind,
+            Json(condition) as _,
+        )
+        .execute(self.connection())
+        .named("instances.set_instance_condition")
+        .await?;
+        Ok(())
+    }
+}

@@ -119,7 +119,7 @@ async fn run(config: &Config, telemetry: &Telemetry) -> Result<()> {
     let host = local.host();
     let app = App::new(Parts {
         store: metadata.store.clone(),
-        providers: Providers::new(Arc::new(local)),
+        providers: providers(local),
         keyring: keyring.clone(),
         worker,
         random,
@@ -279,6 +279,18 @@ fn telemetry_settings(config: &Config, instance_id: Uuid) -> telemetry::Settings
         otlp_endpoint: config.otlp.endpoint.clone(),
         instance_id: Some(instance_id.to_string()),
     }
+}
+
+/// Every provider of this build. With the failpoints of the tests, `HOWDAH_SIMULATED_WORLD`
+/// names the directory of a simulated world, whose servers are the default then.
+fn providers(local: Local) -> Providers {
+    let local = Arc::new(local);
+    #[cfg(feature = "failpoints")]
+    if let Some(world) = std::env::var_os("HOWDAH_SIMULATED_WORLD") {
+        let simulated = crate::providers::simulated::Simulated::new(world.into());
+        return Providers::new(Arc::new(simulated)).with(local);
+    }
+    Providers::new(local)
 }
 
 fn local_settings(config: &Config) -> LocalSettings {

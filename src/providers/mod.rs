@@ -1,3 +1,5 @@
 //! Where servers come from.
 
 pub mod local;
+#[cfg(feature = "failpoints")]
+pub mod simulated;

@@ -27,6 +27,8 @@ pub struct Claim {
     pub id: Uuid,
     /// Kind, which names the plan.
     pub kind: String,
+    /// Version of the plan.
+    pub plan_version: i32,
     /// Resource that it works on, by name.
     pub target: String,
     /// Resource that it works on, by identity.
@@ -81,6 +83,7 @@ pub struct Capability<'a> {
 struct ClaimRow {
     id: Uuid,
     kind: String,
+    plan_version: i32,
     target: String,
     target_uid: Uuid,
     parent_uid: Option<Uuid>,
@@ -123,7 +126,7 @@ impl Store {
                     select from operations p where p.target_uid = d.parent_uid
                     and p.end_time is null and p.after_children))
                 order by run_time for update skip locked limit 1)
-             returning id, kind, target, target_uid, parent_uid, parameters, state, position,
+             returning id, kind, plan_version, target, target_uid, parent_uid, parameters, state, position,
                 failures, extract(epoch from now() - waiting_since)::float8 as waited,
                 token, failure::text as failure"#,
             by.worker,
@@ -382,6 +385,7 @@ impl ClaimRow {
         Ok(Claim {
             id: self.id,
             kind: self.kind,
+            plan_version: self.plan_version,
             target: self.target,
             target_uid: self.target_uid,
             parent_uid: self.parent_uid,

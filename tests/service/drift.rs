@@ -175,7 +175,8 @@ async fn an_undo_that_does_not_end_is_not_in_the_way() {
     metadata
         .execute(
             "insert into hosts (id, name) values (gen_random_uuid(), 'another');
-             update operations set state = 'UNDOING', end_time = null, outcome = null,
+             update operations set state = 'UNDOING', end_time = null, response_type = null,
+                 response = null,
                  required_host = (select id from hosts where name = 'another')
              where target like '%/billing';
              update instances set state = 'FAILED', running = false",

@@ -19,6 +19,7 @@ mod replicas;
 mod rig;
 mod secrets;
 mod shutdown;
+mod simulated;
 mod supervision;
 mod tour;
 mod trash;

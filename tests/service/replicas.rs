@@ -431,7 +431,7 @@ async fn a_host_that_is_gone_is_given_up_with_its_work() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_silent_host_cancels_its_own_work() {
     let mut one = Howdah::new(options().await);
-    one.start("instance.create.initialize.before_commit=1*sleep(1500)")
+    one.start("instance.create.start.before_wait=1*sleep(1500)")
         .await;
     let store = metadata(&one.options).await;
     let sql = "create function silent() returns trigger language plpgsql as
@@ -441,7 +441,7 @@ async fn a_silent_host_cancels_its_own_work() {
         update hosts set seen_time = now()";
     store.batch_execute(sql).await.unwrap();
     let operation = create(&one, "orders").await;
-    stage_runs(&store, &operation, "initialize").await;
+    stage_runs(&store, &operation, "start").await;
     let cancel = CancelOperationRequest {
         name: operation.name.clone(),
     };

@@ -34,9 +34,15 @@ pub(super) static ALL: [&Plan; 12] = [
     &DELETE_DATABASE,
 ];
 
-/// The plan of a kind.
-pub(super) fn find(kind: &str) -> Option<&'static Plan> {
-    ALL.into_iter().find(|plan| plan.kind == kind)
+/// The plan of a kind and version. The former version of a plan stays here for one
+/// release: operations that are under way find their steps.
+pub(super) fn find(kind: &str, version: i32) -> Option<&'static Plan> {
+    among(&ALL, kind, version)
+}
+
+fn among(plans: &[&'static Plan], kind: &str, version: i32) -> Option<&'static Plan> {
+    let mut plans = plans.iter().copied();
+    plans.find(|plan| plan.kind == kind && plan.version == version)
 }
 
 /// The points of a plan at which a test can kill the process.
@@ -83,4 +89,34 @@ pub fn points() -> Vec<PlanPoints> {
         }
     };
     ALL.iter().map(of).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    static NEXT: Plan = Plan {
+        version: CREATE_INSTANCE.version + 1,
+        steps: &[],
+        ..create_instance::PLAN
+    };
+
+    #[test]
+    fn an_operation_finds_the_steps_that_it_was_accepted_with() {
+        let plans = [&CREATE_INSTANCE, &NEXT];
+        let steps =
+            |version| among(&plans, "instance.create", version).map(|plan| plan.steps.len());
+        assert_eq!(
+            steps(CREATE_INSTANCE.version),
+            Some(CREATE_INSTANCE.steps.len())
+        );
+        assert_eq!(steps(NEXT.version), Some(0));
+        assert_eq!(steps(NEXT.version + 1), None);
+    }
+
+    #[test]
+    fn no_plan_is_there_twice() {
+        let keys: std::collections::BTreeSet<String> = ALL.iter().map(|plan| plan.key()).collect();
+        assert_eq!(keys.len(), ALL.len());
+    }
 }

@@ -209,7 +209,7 @@ enum Next {
 }
 
 async fn carry_out(app: &App, claim: Claim, lease: &Lease) {
-    let Some(plan) = catalog::find(&claim.kind) else {
+    let Some(plan) = catalog::find(&claim.kind, claim.plan_version) else {
         tracing::error!(kind = claim.kind, "claimed an operation of an unknown kind");
         return;
     };

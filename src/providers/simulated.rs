@@ -1,0 +1,323 @@
+//! Servers of a simulated world, for tests: it lives in a directory that another process
+//! writes, and its servers take as long, fail and die as that process says.
+//!
+//! `world.json` holds the [`World`]; `UID.json` the state of a server. Clients that connect
+//! reach the PostgreSQL of the world.
+
+use std::{
+    collections::BTreeMap,
+    fs,
+    io::ErrorKind,
+    path::{Path, PathBuf},
+    time::Duration,
+};
+
+use async_trait::async_trait;
+use secrecy::{ExposeSecret, SecretString};
+use serde::{Deserialize, Serialize, de::DeserializeOwned};
+use uuid::Uuid;
+
+use crate::{
+    domain::{
+        Error, Reason, Result,
+        engine::{Engine, REQUIRED_TOOLS},
+        provider::{
+            ADMIN, Address, Advance, Goal, Learnt, Next, Presence, Present, Provider, ServerSpec,
+            Wait,
+        },
+        version::Version,
+    },
+    failpoint,
+    pg::{self, Host, Login, Target, Tls, sql::quote_literal},
+};
+
+const NAME: &str = "simulated";
+
+/// Parameter of an instance that stands for [`World::looks`] of its server.
+const LOOKS: &str = "simulated.looks";
+
+/// Where its points are hit: after an effect, before it is told.
+const POINT: &str = "simulated.after_effect";
+
+/// How often it is looked whether a server has ended.
+const POLL: Duration = Duration::from_millis(50);
+
+/// Longest wait for the PostgreSQL of the world.
+const LIMIT: Duration = Duration::from_secs(10);
+
+/// How the world behaves, read at each look.
+#[derive(Debug, Deserialize)]
+struct World {
+    /// Looks that a server needs to reach a goal, beside the one that asks for it.
+    #[serde(default)]
+    looks: u32,
+    /// Looks that fail for a while, of each server.
+    #[serde(default)]
+    failures: u32,
+    /// Each look fails for good.
+    #[serde(default)]
+    broken: bool,
+    /// The PostgreSQL that all servers are.
+    postgresql: Option<PostgreSql>,
+}
+
+#[derive(Debug, Deserialize)]
+struct PostgreSql {
+    host: String,
+    port: u16,
+    user: String,
+    password: SecretString,
+    version: String,
+}
+
+/// A server of the world.
+#[derive(Debug, Default, Serialize, Deserialize)]
+struct Server {
+    running: bool,
+    identifier: Option<u64>,
+    /// Looks that the present goal has taken.
+    looks: u32,
+    /// Looks that have failed.
+    failures: u32,
+}
+
+/// The provider of simulated servers.
+#[derive(Debug)]
+pub struct Simulated {
+    world: PathBuf,
+}
+
+impl Simulated {
+    /// The provider of the world in that directory.
+    #[must_use]
+    pub const fn new(world: PathBuf) -> Self {
+        Self { world }
+    }
+
+    fn world(&self) -> Result<World> {
+        let gone = || Error::new(Reason::ServerUnavailable, "the simulated world is away");
+        read(&self.world.join("world.json"))?.ok_or_else(gone)
+    }
+
+    fn postgresql(&self) -> Result<PostgreSql> {
+        let none = || {
+            Error::new(
+                Reason::ServerUnavailable,
+                "the simulated world has no server",
+            )
+        };
+        self.world()?.postgresql.ok_or_else(none)
+    }
+
+    fn place(&self, uid: Uuid) -> PathBuf {
+        self.world.join(format!("{uid}.json"))
+    }
+
+    fn server(&self, uid: Uuid) -> Result<Option<Server>> {
+        read(&self.place(uid))
+    }
+
+    /// Whole, or as it was: two processes may write at the same time.
+    fn write(&self, uid: Uuid, server: &Server) -> Result<()> {
+        let text = serde_json::to_vec(server).map_err(|error| failed(&error))?;
+        let unfinished = self.world.join(format!("{uid}.{}.new", std::process::id()));
+        fs::write(&unfinished, text)
+            .and_then(|()| fs::rename(&unfinished, self.place(uid)))
+            .map_err(|error| failed(&error))?;
+        failpoint::hit(POINT);
+        Ok(())
+    }
+
+    /// One look at a server that is not at its goal yet.
+    fn look(&self, spec: &ServerSpec, server: &mut Server) -> Result<Option<Wait>> {
+        let (world, uid) = (self.world()?, spec.uid);
+        let own = spec
+            .parameters
+            .get(LOOKS)
+            .and_then(|looks| looks.parse().ok());
+        let looks = own.unwrap_or(world.looks);
+        if world.broken {
+            let message = "the simulated server is broken";
+            return Err(Error::new(Reason::ServerStartFailed, message));
+        }
+        if server.failures < world.failures {
+            server.failures += 1;
+            self.write(uid, server)?;
+            let message = "the simulated server is not there for a moment";
+            return Err(Error::new(Reason::ServerUnavailable, message));
+        }
+        if server.looks >= looks {
+            server.looks = 0;
+            return Ok(None);
+        }
+        server.looks += 1;
+        self.write(uid, server)?;
+        Ok(Some(Wait {
+            at_most: Duration::from_millis(200),
+            percent: 10,
+            waits_for: "the simulated world",
+        }))
+    }
+
+    async fn run(&self, spec: &ServerSpec) -> Result<Advance> {
+        let mut server = self.server(spec.uid)?.unwrap_or_default();
+        if !server.running {
+            if let Some(wait) = self.look(spec, &mut server)? {
+                return Ok(Advance::later(wait));
+            }
+            server.identifier = Some(self.let_in(spec).await?);
+            server.running = true;
+            self.write(spec.uid, &server)?;
+        }
+        Ok(Advance {
+            learnt: Learnt {
+                system_identifier: server.identifier,
+            },
+            next: Next::Done,
+        })
+    }
+
+    /// Makes Howdah's role with the password on record; answers the system identifier.
+    async fn let_in(&self, spec: &ServerSpec) -> Result<u64> {
+        let real = self.postgresql()?;
+        let target = Target {
+            host: Host::Tcp(real.host),
+            port: real.port,
+            tls: Tls::Disable,
+        };
+        let login = Login {
+            user: real.user,
+            password: Some(real.password),
+            database: "postgres".to_owned(),
+        };
+        let client = pg::client::administer(&target, &login, "howdah", LIMIT, LIMIT);
+        let client = client.await.map_err(|error| failed(&error))?;
+        let password = quote_literal(spec.admin_password.expose_secret());
+        let sql = format!(
+            "do $make$ begin create role {ADMIN} superuser login;
+             exception when duplicate_object then null; end $make$;
+             alter role {ADMIN} password {password}"
+        );
+        client
+            .batch_execute(&sql)
+            .await
+            .map_err(|error| failed(&error))?;
+        let sql = "select system_identifier::text from pg_control_system()";
+        let row = client
+            .query_one(sql, &[])
+            .await
+            .map_err(|error| failed(&error))?;
+        let identifier: String = row.get(0);
+        identifier.parse().map_err(|error| failed(&error))
+    }
+
+    fn stop(&self, spec: &ServerSpec) -> Result<Advance> {
+        let Some(mut server) = self.server(spec.uid)? else {
+            return Ok(Advance::done());
+        };
+        if server.running {
+            if let Some(wait) = self.look(spec, &mut server)? {
+                return Ok(Advance::later(wait));
+            }
+            server.running = false;
+            self.write(spec.uid, &server)?;
+        }
+        Ok(Advance::done())
+    }
+
+    fn remove(&self, spec: &ServerSpec) -> Result<Advance> {
+        match fs::remove_file(self.place(spec.uid)) {
+            Err(error) if error.kind() != ErrorKind::NotFound => Err(failed(&error)),
+            _ => {
+                failpoint::hit(POINT);
+                Ok(Advance::done())
+            }
+        }
+    }
+}
+
+#[async_trait]
+impl Provider for Simulated {
+    fn name(&self) -> &'static str {
+        NAME
+    }
+
+    async fn engines(&self) -> Result<Vec<Engine>> {
+        let version: Version = self.postgresql()?.version.parse()?;
+        Ok(vec![Engine {
+            provider: NAME,
+            version,
+            directory: self.world.clone(),
+            tls: false,
+            icu: false,
+            extensions: Vec::new(),
+            tools: REQUIRED_TOOLS.iter().map(ToString::to_string).collect(),
+        }])
+    }
+
+    async fn check_parameters(&self, _: Version, _: &BTreeMap<String, String>) -> Result<()> {
+        Ok(())
+    }
+
+    async fn advance(&self, server: &ServerSpec, goal: Goal, _since: Duration) -> Result<Advance> {
+        match goal {
+            Goal::Running => self.run(server).await,
+            Goal::Stopped | Goal::StoppedAtAnyCost { .. } => self.stop(server),
+            Goal::Gone(_) => self.remove(server),
+        }
+    }
+
+    async fn inspect(&self, server: &ServerSpec) -> Result<Presence> {
+        self.world()?;
+        Ok(match self.server(server.uid)? {
+            None => Presence::Missing,
+            Some(server) if server.running => Presence::Running,
+            Some(_) => Presence::Stopped,
+        })
+    }
+
+    async fn ended(&self, server: &ServerSpec) -> Result<()> {
+        while self
+            .server(server.uid)?
+            .is_some_and(|server| server.running)
+        {
+            tokio::time::sleep(POLL).await;
+        }
+        Ok(())
+    }
+
+    fn address(&self, _: Uuid, port: u16) -> Address {
+        let real = self.postgresql().ok();
+        let (host, port) = real.map_or((String::new(), port), |real| (real.host, real.port));
+        Address {
+            host,
+            port,
+            socket_directory: None,
+            tls: false,
+        }
+    }
+
+    async fn present(&self) -> Result<Vec<Present>> {
+        Ok(Vec::new())
+    }
+
+    async fn empty_trash(&self) -> Result<()> {
+        Ok(())
+    }
+}
+
+fn read<T: DeserializeOwned>(path: &Path) -> Result<Option<T>> {
+    match fs::read(path) {
+        Ok(bytes) => serde_json::from_slice(&bytes).map_err(|error| failed(&error)),
+        Err(error) if error.kind() == ErrorKind::NotFound => Ok(None),
+        Err(error) => Err(failed(&error)),
+    }
+}
+
+fn failed(error: &dyn std::error::Error) -> Error {
+    Error::new(
+        Reason::ServerUnavailable,
+        "the simulated world cannot be used",
+    )
+    .with_context(error.to_string())
+}

@@ -1,0 +1,271 @@
+//! Every operation against a provider whose servers take their time, fail and die: the
+//! simulated one, whose world this process writes.
+
+use std::{
+    fs,
+    path::PathBuf,
+    time::{Duration, Instant},
+};
+
+use howdah::{
+    pb::{
+        google::longrunning::{CancelOperationRequest, Operation},
+        v1::{
+            DeleteDatabaseRequest, DeleteInstanceRequest, Instance, RestartInstanceRequest,
+            StartInstanceRequest, StopInstanceRequest, UndeleteInstanceRequest, instance::State,
+        },
+    },
+    pg::{Host, Tls},
+};
+use serde_json::{Value, json};
+use tempfile::TempDir;
+
+use super::rig::Metadata;
+use crate::support::{
+    howdah::{Howdah, Options, create_instance, eventually, instance_name, reason, succeeded},
+    postgres::{PASSWORD, SUPERUSER, Server},
+};
+
+/// A world with a real PostgreSQL, which all of its servers are.
+struct World {
+    directory: TempDir,
+    real: Server,
+}
+
+impl World {
+    fn new() -> Self {
+        Self {
+            directory: tempfile::tempdir().unwrap(),
+            real: Server::start(15, &[]),
+        }
+    }
+
+    /// Lets its servers be so from now on.
+    fn is(&self, how: &Value) {
+        let target = self.real.tcp(Tls::Disable);
+        let Host::Tcp(host) = &target.host else {
+            panic!("not over TCP: {target:?}");
+        };
+        let mut world = how.clone();
+        world["postgresql"] = json!({
+            "host": host, "port": target.port, "user": SUPERUSER, "password": PASSWORD,
+            "version": "15.0",
+        });
+        let unfinished = self.directory.path().join("world.json.new");
+        fs::write(&unfinished, world.to_string()).unwrap();
+        fs::rename(unfinished, self.directory.path().join("world.json")).unwrap();
+    }
+
+    fn servers(&self) -> Vec<PathBuf> {
+        let entries = fs::read_dir(self.directory.path()).unwrap();
+        let paths = entries.map(|entry| entry.unwrap().path());
+        let server = |path: &PathBuf| path.file_name().unwrap() != "world.json";
+        paths.filter(server).collect()
+    }
+
+    /// The only server ends.
+    fn kill(&self) {
+        let servers = self.servers();
+        assert_eq!(servers.len(), 1);
+        let mut server: Value = serde_json::from_slice(&fs::read(&servers[0]).unwrap()).unwrap();
+        assert_eq!(server["running"], true);
+        server["running"] = json!(false);
+        let unfinished = self.directory.path().join("killed.new");
+        fs::write(&unfinished, server.to_string()).unwrap();
+        fs::rename(unfinished, &servers[0]).unwrap();
+    }
+
+    async fn options(&self) -> Options {
+        Options::external()
+            .await
+            .with(
+                "HOWDAH_SIMULATED_WORLD",
+                self.directory.path().to_str().unwrap(),
+            )
+            .with("HOWDAH_OPERATIONS_SCAN_INTERVAL", "1s")
+    }
+}
+
+async fn is(howdah: &Howdah, state: State) {
+    eventually("the instance is so", async || {
+        let request = howdah::pb::v1::GetInstanceRequest {
+            name: instance_name("orders"),
+        };
+        let found = howdah.instances().await.get_instance(request).await;
+        found.unwrap().get_ref().state() == state
+    })
+    .await;
+}
+
+macro_rules! change {
+    ($howdah:expr, $method:ident, $request:ident) => {{
+        let request = $request {
+            name: instance_name("orders"),
+            ..$request::default()
+        };
+        let accepted = $howdah.instances().await.$method(request).await;
+        let done = $howdah.wait(accepted.unwrap().get_ref()).await;
+        succeeded::<Instance>(&done).state()
+    }};
+}
+
+async fn purge(howdah: &Howdah) {
+    let request = DeleteInstanceRequest {
+        name: instance_name("orders"),
+        force: true,
+        purge: true,
+        ..DeleteInstanceRequest::default()
+    };
+    let accepted = howdah.instances().await.delete_instance(request).await;
+    let done = howdah.wait(accepted.unwrap().get_ref()).await;
+    succeeded::<()>(&done);
+}
+
+/// Each operation of the catalogue, each time with a failure and three waits.
+async fn live_a_life(howdah: &Howdah, world: &World) {
+    let made = howdah.instance("orders").await;
+    assert_eq!(made.state(), State::Ready);
+    assert_eq!(made.servers[0].provider, "simulated");
+    howdah.database("orders", "shop").await;
+    assert_eq!(
+        change!(howdah, stop_instance, StopInstanceRequest),
+        State::Stopped
+    );
+    assert_eq!(
+        change!(howdah, start_instance, StartInstanceRequest),
+        State::Ready
+    );
+    assert_eq!(
+        change!(howdah, restart_instance, RestartInstanceRequest),
+        State::Ready
+    );
+    world.kill();
+    eventually("it is recovered", async || {
+        let servers = world.servers();
+        fs::read_to_string(&servers[0])
+            .unwrap()
+            .contains("\"running\":true")
+    })
+    .await;
+    is(howdah, State::Ready).await;
+    let request = DeleteDatabaseRequest {
+        name: format!("{}/databases/shop", instance_name("orders")),
+        ..DeleteDatabaseRequest::default()
+    };
+    let accepted = howdah.databases().await.delete_database(request).await;
+    succeeded::<()>(&howdah.wait(accepted.unwrap().get_ref()).await);
+    assert_eq!(
+        change!(howdah, delete_instance, DeleteInstanceRequest),
+        State::Deleted
+    );
+    assert_eq!(
+        change!(howdah, undelete_instance, UndeleteInstanceRequest),
+        State::Ready
+    );
+    purge(howdah).await;
+    assert_eq!(world.servers(), Vec::<PathBuf>::new());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn servers_may_take_their_time_and_fail_for_a_while() {
+    let world = World::new();
+    world.is(&json!({ "looks": 3, "failures": 2 }));
+    let howdah = Howdah::serve(world.options().await).await;
+    live_a_life(&howdah, &world).await;
+}
+
+/// What fails for good is taken back, and its id is free.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_broken_world_fails_a_creation_for_good() {
+    let world = World::new();
+    world.is(&json!({ "broken": true }));
+    let howdah = Howdah::serve(world.options().await).await;
+    let create = create_instance("orders", Instance::default());
+    let accepted = howdah.instances().await.create_instance(create).await;
+    let done = howdah.wait(accepted.unwrap().get_ref()).await;
+    let Some(howdah::pb::google::longrunning::operation::Result::Error(error)) = done.result else {
+        panic!("{done:?}");
+    };
+    assert!(error.message.contains("broken"), "{error:?}");
+    world.is(&json!({}));
+    howdah.instance("orders").await;
+}
+
+/// The process is killed around each effect, wait and commit of a creation and of a purge.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_wait_survives_each_crash() {
+    let world = World::new();
+    world.is(&json!({ "looks": 1 }));
+    let mut howdah = Howdah::new(world.options().await);
+    let of_creation = [
+        "before_effect",
+        "before_wait",
+        "after_wait",
+        "before_commit",
+        "after_commit",
+    ];
+    let mut points: Vec<String> = of_creation
+        .iter()
+        .map(|point| format!("instance.create.start.{point}"))
+        .collect();
+    points.push("simulated.after_effect".into());
+    for point in points {
+        howdah.start(&format!("{point}=return")).await;
+        let create = create_instance("orders", Instance::default());
+        let accepted = howdah.instances().await.create_instance(create).await;
+        let operation: Operation = accepted.unwrap().into_inner();
+        assert!(!howdah.ended().await.success(), "{point} was not reached");
+        howdah.start("").await;
+        let made: Instance = succeeded(&howdah.wait(&operation).await);
+        assert_eq!(made.state(), State::Ready, "{point}");
+        assert_eq!(world.servers().len(), 1, "{point}");
+        purge(&howdah).await;
+        assert_eq!(world.servers().len(), 0, "{point}");
+        howdah.stop().await;
+    }
+}
+
+/// Two hundred operations that wait take nothing from one that does not, and each of
+/// them can be cancelled at once.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_crowd_that_waits_holds_nobody_up() {
+    let world = World::new();
+    world.is(&json!({}));
+    let many = world.options().await.with("HOWDAH_LOCAL_PORTS", "5000-6999");
+    let howdah = Howdah::serve(many).await;
+    let mut waiting = Vec::new();
+    for number in 0..200 {
+        let instance = Instance {
+            parameters: [("simulated.looks".to_owned(), "1000000".to_owned())].into(),
+            ..Instance::default()
+        };
+        let create = create_instance(&format!("waits-{number}"), instance);
+        let accepted = howdah.instances().await.create_instance(create).await;
+        waiting.push(accepted.unwrap().into_inner());
+    }
+    let metadata = Metadata::of(&howdah).await;
+    let all_wait = "operations where waiting_since is not null and end_time is null";
+    eventually("all wait", async || metadata.count(all_wait).await == 200).await;
+    let begun = Instant::now();
+    howdah.instance("orders").await;
+    howdah.database("orders", "shop").await;
+    // Without the crowd this takes a tenth of a second; behind it, minutes.
+    assert!(
+        begun.elapsed() < Duration::from_secs(10),
+        "{:?}",
+        begun.elapsed()
+    );
+    assert_eq!(metadata.count(all_wait).await, 200);
+    for operation in &waiting {
+        let request = CancelOperationRequest {
+            name: operation.name.clone(),
+        };
+        let cancelled = howdah.operations().await.cancel_operation(request).await;
+        cancelled.map_err(|status| reason(&status)).unwrap();
+    }
+    for operation in &waiting {
+        let done = howdah.wait(operation).await;
+        assert!(done.done && done.result.is_some(), "{done:?}");
+    }
+    assert_eq!(world.servers().len(), 1);
+}

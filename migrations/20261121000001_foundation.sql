@@ -79,6 +79,8 @@ create table servers (
     -- PostgreSQL's, as decimal text: it does not fit a bigint.
     system_identifier text,
     started boolean not null default false,
+    -- Where clients connect, written before the server is started with it.
+    address jsonb,
     -- Password of howdah_admin, sealed.
     admin_password bytea not null,
     -- Id of the key in the head of the sealed value. The reference is a fence: nothing is

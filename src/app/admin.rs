@@ -85,6 +85,7 @@ impl App {
             ephemeral: instance.ephemeral,
             admin_password: self.parts.keyring.open(&sealed, &identity(server.uid))?,
             system_identifier: server.system_identifier,
+            address: server.address.clone(),
             token,
         })
     }
@@ -104,9 +105,8 @@ impl App {
             set_condition(&mut instance.conditions, condition);
         }
         instance.endpoint = instance.active().ok().and_then(|server| {
-            let started = server.started.then_some(server.port).flatten();
-            let provider = self.provider_of(&server.provider).ok()?;
-            started.map(|port| provider.address(server.uid, port))
+            let started = server.started.then(|| server.address.clone());
+            started.flatten()
         });
         instance
     }

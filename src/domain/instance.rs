@@ -174,6 +174,8 @@ pub struct Server {
     pub system_identifier: Option<u64>,
     /// Whether it has ever been started.
     pub started: bool,
+    /// Where clients connect, as it was started last.
+    pub address: Option<Address>,
     /// Since when its host has been silent for so long that nothing is to be expected
     /// of it, if that is so.
     pub host_gone_time: Option<DateTime<Utc>>,

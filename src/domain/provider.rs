@@ -31,6 +31,8 @@ pub struct ServerSpec {
     pub admin_password: SecretString,
     /// PostgreSQL's system identifier once it is known; what is found must match.
     pub system_identifier: Option<u64>,
+    /// Where clients connect, as it is on record.
+    pub address: Option<Address>,
     /// Fencing token of the worker, part of the names of unfinished files.
     pub token: i64,
 }
@@ -76,6 +78,8 @@ pub struct Advance {
 pub struct Learnt {
     /// PostgreSQL's system identifier.
     pub system_identifier: Option<u64>,
+    /// Where clients connect. It is on record before a server takes connections there.
+    pub address: Option<Address>,
 }
 
 /// What comes after a look.
@@ -201,7 +205,8 @@ pub trait Provider: Send + Sync {
     /// Returns when a running server's process has ended.
     async fn ended(&self, server: &ServerSpec) -> Result<()>;
 
-    /// Where the server of that identity and port can be reached.
+    /// Where Howdah connects to the server of that identity and port. What clients are
+    /// told is on record, from [`Learnt::address`].
     fn address(&self, server: Uuid, port: u16) -> Address;
 
     /// The servers whose data is on this host, whether a record knows them or not.

@@ -172,6 +172,7 @@ impl Simulated {
         Ok(Advance {
             learnt: Learnt {
                 system_identifier: server.identifier,
+                address: Some(self.address(spec.uid, spec.port)),
             },
             next: Next::Done,
         })

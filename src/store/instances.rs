@@ -54,6 +54,7 @@ struct Record {
     port: Option<i32>,
     system_identifier: Option<String>,
     started: Option<bool>,
+    address: Option<String>,
     host_gone_time: Option<DateTime<Utc>>,
 }
 
@@ -75,6 +76,7 @@ macro_rules! select_instances {
                 s.uid as "server_uid?", s.number as "number?", s.provider as "provider?",
                 s.version as "version?", s.host as "host?", s.port as "port?",
                 s.system_identifier as "system_identifier?", s.started as "started?",
+                s.address::text as "address?",
                 g.since as "host_gone_time?"
             from instances i left join servers s on s.instance_uid = i.uid
                 left join hosts_gone g on g.id = s.host "# $(+ $tail)*
@@ -467,6 +469,7 @@ impl Record {
         };
         let identifier = self.system_identifier.take().map(|text| text.parse());
         let version = self.version.take().unwrap_or_default();
+        let address = self.address.take().map(|text| json("address", &text));
         Ok(Some(Server {
             uid,
             number,
@@ -476,6 +479,7 @@ impl Record {
             port: self.port.and_then(|port| u16::try_from(port).ok()),
             system_identifier: identifier.transpose().map_err(|_| "system_identifier")?,
             started: self.started.unwrap_or_default(),
+            address: address.transpose()?,
             host_gone_time: self.host_gone_time,
         }))
     }

@@ -1,9 +1,10 @@
 //! Servers of instances, and the ports reserved for them.
 
+use sqlx::types::Json;
 use uuid::Uuid;
 
 use super::{Store, Tx, fault::Measured, sealing};
-use crate::domain::{Error, Reason, Result, version::Version};
+use crate::domain::{Error, Reason, Result, provider::Learnt, version::Version};
 
 /// What a new server is recorded with.
 #[derive(Clone, Debug)]
@@ -116,18 +117,22 @@ impl Tx {
         Ok(())
     }
 
-    /// Records the system identifier of a server that was initialised.
+    /// Records what became known of a server. What is none stays as it is.
     ///
     /// # Errors
     /// METADATA_UNAVAILABLE.
-    pub async fn set_system_identifier(&mut self, server: Uuid, identifier: u64) -> Result<()> {
+    pub async fn learn(&mut self, server: Uuid, learnt: &Learnt) -> Result<()> {
         sqlx::query!(
-            "update servers set system_identifier = $2 where uid = $1",
+            "update servers set system_identifier = coalesce($2, system_identifier),
+                address = coalesce($3, address) where uid = $1",
             server,
-            identifier.to_string(),
+            learnt
+                .system_identifier
+                .map(|identifier| identifier.to_string()),
+            learnt.address.as_ref().map(Json) as _,
         )
         .execute(self.connection())
-        .named("servers.set_system_identifier")
+        .named("servers.learn")
         .await?;
         Ok(())
     }

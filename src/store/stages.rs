@@ -48,7 +48,8 @@ impl Tx {
             "update operation_stages set state = $3,
                 start_time = coalesce(start_time, clock_timestamp()),
                 end_time = case when $3 = 'RUNNING' then null else clock_timestamp() end,
-                progress_percent = case $3 when 'SUCCEEDED' then 100 else 0 end,
+                progress_percent = case $3 when 'SUCCEEDED' then 100
+                    when 'RUNNING' then progress_percent else 0 end,
                 waits_for = ''
              where operation_id = $1 and position = $2",
             operation,

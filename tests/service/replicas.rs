@@ -7,7 +7,8 @@ use howdah::{
     pb::{
         google::longrunning::{CancelOperationRequest, Operation, WaitOperationRequest},
         v1::{
-            DeleteInstanceRequest, Instance, StartInstanceRequest, StopInstanceRequest,
+            DeleteInstanceRequest, GetInstanceRequest, Instance, StartInstanceRequest,
+            StopInstanceRequest,
             instance::{LocalProviderConfig, ProviderConfig, State},
         },
     },
@@ -452,6 +453,44 @@ async fn a_silent_host_cancels_its_own_work() {
         .unwrap();
     let (code, _) = failed(&one.wait(&operation).await);
     assert_eq!(code, tonic::Code::Cancelled as i32);
+}
+
+/// What clients are told is what the server was started with, whoever is asked.
+#[tokio::test(flavor = "multi_thread")]
+async fn clients_are_told_what_a_server_was_started_with() {
+    const ADVERTISE: &str = "HOWDAH_LOCAL_ADVERTISE_HOST";
+    let mut one = Howdah::serve(options().await.with(ADVERTISE, "one.example")).await;
+    one.instance("orders").await;
+    let told = one.database("orders", "shop").await;
+    assert_eq!(told.host, "one.example");
+    let two = Howdah::serve(beside(&one).with(ADVERTISE, "two.example")).await;
+    let request = || GetInstanceRequest {
+        name: instance_name("orders"),
+    };
+    let get = async |howdah: &Howdah| {
+        let found = howdah.instances().await.get_instance(request()).await;
+        found.unwrap().into_inner()
+    };
+    assert_eq!(two.connection("orders", "shop").await, told);
+    assert_eq!(get(&two).await, get(&one).await);
+
+    one.stop().await;
+    let changed = (ADVERTISE.to_owned(), "changed.example".to_owned());
+    one.options.environment.push(changed);
+    one.start("").await;
+    assert_eq!(
+        one.connection("orders", "shop").await,
+        told,
+        "it runs on as before"
+    );
+    let stopped = stop(&two, "orders").await;
+    succeeded::<Instance>(&two.wait(&stopped).await);
+    let started = start(&two, "orders").await;
+    succeeded::<Instance>(&two.wait(&started).await);
+    for howdah in [&one, &two] {
+        let told = howdah.connection("orders", "shop").await;
+        assert_eq!(told.host, "changed.example");
+    }
 }
 
 /// How often it has looked for an operation to claim.

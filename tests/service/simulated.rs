@@ -231,7 +231,10 @@ async fn a_wait_survives_each_crash() {
 async fn a_crowd_that_waits_holds_nobody_up() {
     let world = World::new();
     world.is(&json!({}));
-    let many = world.options().await.with("HOWDAH_LOCAL_PORTS", "5000-6999");
+    let many = world
+        .options()
+        .await
+        .with("HOWDAH_LOCAL_PORTS", "5000-6999");
     let howdah = Howdah::serve(many).await;
     let mut waiting = Vec::new();
     for number in 0..200 {

@@ -127,6 +127,7 @@ pub fn installed() -> Version {
 pub fn server(local: &Local) -> ServerSpec {
     ServerSpec {
         provider: "local".into(),
+        address: None,
         uid: Uuid::new_v4(),
         version: installed(),
         host: local.host(),

@@ -46,29 +46,22 @@ async fn pursue(context: &Context, goal: Goal, then: AndThen) -> Result<End> {
     let advance = provider
         .advance(&server, goal, context.claim.waited)
         .await?;
-    let learnt = advance.learnt.system_identifier;
+    let learnt = advance.learnt;
     let uid = server.uid;
     match advance.next {
         Next::Later(wait) => Ok(End::Later(
-            Box::new(move |tx| Box::pin(learn(tx, uid, learnt))),
+            Box::new(move |tx| Box::pin(async move { tx.learn(uid, &learnt).await })),
             wait,
         )),
         Next::Done => match then(context, &server).await? {
             End::Done(work) => Ok(commit(move |tx| {
                 Box::pin(async move {
-                    learn(tx, uid, learnt).await?;
+                    tx.learn(uid, &learnt).await?;
                     work(tx).await
                 })
             })),
             waits => Ok(waits),
         },
-    }
-}
-
-async fn learn(tx: &mut Tx, server: Uuid, system_identifier: Option<u64>) -> Result<()> {
-    match system_identifier {
-        Some(identifier) => tx.set_system_identifier(server, identifier).await,
-        None => Ok(()),
     }
 }
 

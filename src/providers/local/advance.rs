@@ -13,7 +13,7 @@ use super::{
 use crate::{
     domain::{
         Error, Reason, Result,
-        provider::{Advance, Disposal, Learnt, Next, ServerSpec, Started, Wait},
+        provider::{Advance, Disposal, Learnt, Next, Provider, ServerSpec, Started, Wait},
     },
     failpoint,
 };
@@ -34,19 +34,24 @@ impl Local {
         server: &ServerSpec,
         since: Duration,
     ) -> Result<Advance> {
-        if server.system_identifier.is_none() {
-            let learnt = Learnt {
-                system_identifier: Some(self.initialize(server).await?),
-            };
-            let next = Next::Later(Wait {
-                at_most: Duration::ZERO,
-                percent: 50,
-                waits_for: "its start",
-            });
-            return Ok(Advance { learnt, next });
-        }
+        let runs = matches!(self.found(server).look()?, Found::Running(_));
         // What its settings in force are shows at the next start.
-        if !matches!(self.found(server).look()?, Found::Running(_)) {
+        let address = (!runs).then(|| self.address(server.uid, server.port));
+        let moved = address.is_some() && address != server.address;
+        if server.system_identifier.is_none() || moved {
+            return Ok(Advance {
+                learnt: Learnt {
+                    system_identifier: Some(self.initialize(server).await?),
+                    address,
+                },
+                next: Next::Later(Wait {
+                    at_most: Duration::ZERO,
+                    percent: 50,
+                    waits_for: "its start",
+                }),
+            });
+        }
+        if !runs {
             self.configure(server).await?;
         }
         let limit = look(since).min(self.settings.start_timeout);

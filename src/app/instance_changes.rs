@@ -121,6 +121,10 @@ impl App {
             self.refuse_gone(&instance)?;
         }
         let tx = &mut accepting.tx;
+        if everything && !gone {
+            // It goes on from what it has waited already.
+            tx.refuse_removing(instance.uid).await?;
+        }
         if delete.force {
             // With `purge` everything: the data goes, and a server that hangs, or whose host
             // is gone, lets nothing end.

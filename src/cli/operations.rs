@@ -173,7 +173,10 @@ pub(super) fn sheet(operation: &Operation, names: &Names) -> Sheet {
         let state = stage.state().as_str_name().to_lowercase();
         (
             format!("stage {}", stage.name),
-            format!("{state}  {}", stage.title),
+            match stage.waits_for.as_str() {
+                "" => format!("{state}  {}", stage.title),
+                what => format!("{state}  {}: {what}", stage.title),
+            },
         )
     }));
     Sheet::fields(fields)

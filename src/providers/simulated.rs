@@ -39,6 +39,11 @@ const LOOKS: &str = "simulated.looks";
 /// Where its points are hit: after an effect, before it is told.
 const POINT: &str = "simulated.after_effect";
 
+/// Pause between two looks; of servers whose number of looks is a parameter, which are
+/// many at once, a longer one.
+const PAUSE: Duration = Duration::from_millis(200);
+const LONG_PAUSE: Duration = Duration::from_secs(3);
+
 /// How often it is looked whether a server has ended.
 const POLL: Duration = Duration::from_millis(50);
 
@@ -131,10 +136,8 @@ impl Simulated {
     /// One look at a server that is not at its goal yet.
     fn look(&self, spec: &ServerSpec, server: &mut Server) -> Result<Option<Wait>> {
         let (world, uid) = (self.world()?, spec.uid);
-        let own = spec
-            .parameters
-            .get(LOOKS)
-            .and_then(|looks| looks.parse().ok());
+        let own = spec.parameters.get(LOOKS);
+        let own: Option<u32> = own.and_then(|looks| looks.parse().ok());
         let looks = own.unwrap_or(world.looks);
         if world.broken {
             let message = "the simulated server is broken";
@@ -153,7 +156,7 @@ impl Simulated {
         server.looks += 1;
         self.write(uid, server)?;
         Ok(Some(Wait {
-            at_most: Duration::from_millis(200),
+            at_most: if own.is_some() { LONG_PAUSE } else { PAUSE },
             percent: 10,
             waits_for: "the simulated world",
         }))

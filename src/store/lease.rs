@@ -294,7 +294,7 @@ impl Tx {
         .execute(self.connection())
         .named("lease.let_wait")
         .await?;
-        self.tell_operation(id).await
+        Ok(())
     }
 
     /// Moves an operation to another step, its first try still to come.

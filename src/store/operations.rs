@@ -299,6 +299,22 @@ impl Tx {
         Ok(())
     }
 
+    /// Refuses when a worker has begun to remove the instance with its data.
+    ///
+    /// # Errors
+    /// RESOURCE_BUSY; METADATA_UNAVAILABLE.
+    pub async fn refuse_removing(&mut self, instance: Uuid) -> Result<()> {
+        let removing = sqlx::query_scalar!(
+            "select target from operations where target_uid = $1 and end_time is null
+                and kind in ('instance.remove', 'instance.purge') and state = 'RUNNING'",
+            instance,
+        )
+        .fetch_optional(self.connection())
+        .named("operations.refuse_removing")
+        .await?;
+        removing.map_or(Ok(()), |target| Err(self::busy(&target)))
+    }
+
     /// Ends what is under way on the children of an instance that is deleted.
     ///
     /// # Errors

@@ -62,7 +62,8 @@ impl Tx {
         Ok(())
     }
 
-    /// Shows what a stage waits for, and how far it is.
+    /// Shows what a stage waits for, and how far it is. Nobody is notified: those who wait
+    /// for the operation wait on, and its worker leaves it.
     ///
     /// # Errors
     /// METADATA_UNAVAILABLE.
@@ -83,6 +84,6 @@ impl Tx {
         .execute(self.connection())
         .named("stages.show_wait")
         .await?;
-        self.tell_operation(operation).await
+        Ok(())
     }
 }

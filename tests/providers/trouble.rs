@@ -5,12 +5,13 @@ use std::{
     net::TcpListener,
     os::unix::{fs::MetadataExt, fs::chown, process::CommandExt},
     process::{Command, Stdio},
+    time::Duration,
 };
 
 use howdah::{
     domain::{
         Reason,
-        provider::{Presence, Provider, Started},
+        provider::{Goal, Next, Presence, Provider, Started},
     },
     providers::local::{Local, Settings},
 };
@@ -186,4 +187,38 @@ async fn a_missing_version_is_named() {
     let error = local.initialize(&spec).await.unwrap_err();
     assert_eq!(error.reason(), Reason::VersionNotInstalled);
     assert!(error.message().contains("99."));
+}
+
+/// A server that works without its pid file is not taken for stopped.
+#[tokio::test]
+async fn a_lost_pid_file_hides_no_server() {
+    let place = Place::new();
+    let local = place.local();
+    let mut spec = server(&local);
+    spec.ephemeral = true;
+    spec.system_identifier = Some(local.initialize(&spec).await.unwrap());
+    local.configure(&spec).await.unwrap();
+    local.start(&spec).await.unwrap();
+    let home = place.home(&spec);
+    let file = home.join("data/postmaster.pid");
+    let pid = postmaster(&home).unwrap();
+    let later = Duration::from_secs(1);
+    for damage in ["", "cut", "1\n"] {
+        fs::write(&file, damage).unwrap();
+        let looked = local.advance(&spec, Goal::Stopped, later).await.unwrap();
+        assert!(
+            matches!(looked.next, Next::Later(_)),
+            "{damage:?}: {looked:?}"
+        );
+    }
+    fs::remove_file(&file).unwrap();
+    let looked = local.advance(&spec, Goal::Stopped, later).await.unwrap();
+    assert!(matches!(looked.next, Next::Later(_)), "removed: {looked:?}");
+    assert!(fs::exists(format!("/proc/{pid}")).unwrap());
+
+    let patience = Duration::ZERO;
+    let goal = Goal::StoppedAtAnyCost { patience };
+    let stopped = local.advance(&spec, goal, later).await.unwrap();
+    assert!(matches!(stopped.next, Next::Done));
+    assert_eq!(local.inspect(&spec).await.unwrap(), Presence::Stopped);
 }

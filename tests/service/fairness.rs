@@ -108,6 +108,15 @@ async fn a_frozen_server_can_be_purged() {
         signal(pid, "STOP");
     }
     let accepted = howdah.instances().await.delete_instance(purge()).await;
+    let metadata = Metadata::of(&howdah).await;
+    let begun = "operations where kind = 'instance.remove' and state = 'RUNNING'";
+    eventually("it is being removed", async || {
+        metadata.count(begun).await == 1
+    })
+    .await;
+    // The same again does not begin anew.
+    let again = howdah.instances().await.delete_instance(purge()).await;
+    assert_eq!(reason(&again.unwrap_err()), "RESOURCE_BUSY");
     let done = howdah.wait(accepted.unwrap().get_ref()).await;
     succeeded::<()>(&done);
     assert_eq!(processes(&howdah), Vec::<u32>::new());

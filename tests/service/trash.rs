@@ -173,3 +173,28 @@ async fn embedded_metadata_is_asked_whether_it_runs_or_not() {
     refused(&howdah, &["trash", "throw", &uid], 5, "SERVER_ON_RECORD");
     assert_eq!(findings(&howdah), [""; 0]);
 }
+
+/// What somebody put into the trash does not become a server.
+#[tokio::test(flavor = "multi_thread")]
+async fn only_directories_of_servers_are_restored() {
+    let howdah = Howdah::serve(Options::default()).await;
+    let trash = howdah.data_dir().join("local/trash");
+    let uid = |digit: char| uuid::Uuid::parse_str(&digit.to_string().repeat(32)).unwrap();
+    let precious = howdah.directory().join("precious");
+    fs::create_dir_all(precious.join("data")).unwrap();
+    let entry = |digit: char| trash.join(format!("{}.1700000000", uid(digit)));
+    std::os::unix::fs::symlink(&precious, entry('1')).unwrap();
+    fs::write(entry('2'), "").unwrap();
+    fs::create_dir(entry('3')).unwrap();
+    std::os::unix::fs::symlink(precious.join("data"), entry('3').join("data")).unwrap();
+    for digit in ['1', '2', '3'] {
+        refused(
+            &howdah,
+            &["trash", "restore", &uid(digit).to_string()],
+            5,
+            "DATA_DIR_DAMAGED",
+        );
+    }
+    assert_eq!(howdah.local("servers"), Vec::<String>::new());
+    assert!(precious.join("data").is_dir());
+}

@@ -69,7 +69,8 @@ pub(crate) enum Found {
     /// `postmaster.pid` names a process that has nothing to do with it, of the user
     /// that servers run as: PostgreSQL would refuse to start.
     Reused(PidFile),
-    /// Processes whose postmaster is gone still work in it.
+    /// Processes work in it, and `postmaster.pid` names none of them: the postmaster is
+    /// gone, or the file is.
     Lingering,
     /// Its postmaster runs.
     Running(PidFile),
@@ -86,18 +87,28 @@ impl Cluster {
         let Some(data) = self.open()? else {
             return Ok(Found::Missing);
         };
-        let Some(bytes) = data.read("postmaster.pid")? else {
-            return Ok(Found::Stopped);
-        };
+        let bytes = data.read("postmaster.pid")?.unwrap_or_default();
         let Some(file) = PidFile::parse(&String::from_utf8_lossy(&bytes)) else {
-            return Ok(Found::Stopped);
+            return Ok(self.unless_at_work(Found::Stopped));
         };
         Ok(match identity::process(file.pid, &self.data()) {
             Process::Postmaster => Found::Running(file),
             Process::Inside => Found::Lingering,
-            Process::Stranger { uid } if uid == self.run_as.uid() => Found::Reused(file),
-            Process::Stranger { .. } | Process::Gone => Found::Stopped,
+            Process::Stranger { uid } if uid == self.run_as.uid() => {
+                self.unless_at_work(Found::Reused(file))
+            }
+            Process::Stranger { .. } | Process::Gone => self.unless_at_work(Found::Stopped),
         })
+    }
+
+    /// What is found where `postmaster.pid` names no process of the server. The file may
+    /// have been removed or damaged under a server that runs; PostgreSQL looks at it each
+    /// minute, and ends then.
+    fn unless_at_work(&self, found: Found) -> Found {
+        match identity::of_server(&self.data(), self.run_as.uid()).is_empty() {
+            true => found,
+            false => Found::Lingering,
+        }
     }
 
     /// Opens the data directory, if it is there.

@@ -10,7 +10,7 @@ use uuid::Uuid;
 use super::{
     super::{
         SERVER,
-        control::Cluster,
+        control::{Cluster, DATA},
         directory::{Directory, blocking},
         failure, host,
         lock::Lock,
@@ -156,6 +156,7 @@ impl Trash {
                 let message = format!("the server has data already, in {}", place.display());
                 return Err(Error::new(Reason::ServerDataExists, message));
             }
+            refuse_foreign(&trash, &newest.to_string())?;
             if !trash.rename_present(&newest.to_string(), &servers, &name)? {
                 return Err(not_in_trash(uid));
             }
@@ -262,4 +263,17 @@ fn sorted(trash: &Directory) -> Result<Vec<Name>> {
 fn not_in_trash(uid: Uuid) -> Error {
     let message = format!("the trash holds no data of the server {uid} that is not being deleted");
     Error::new(Reason::ServerDataNotFound, message)
+}
+
+/// Refuses an entry that is not the directory of a server: a link or a file that somebody
+/// put there.
+fn refuse_foreign(trash: &Directory, entry: &str) -> Result<()> {
+    match trash.grandchild(entry, DATA) {
+        Ok(Some(_)) => Ok(()),
+        Ok(None) | Err(_) => {
+            let place = trash.path().join(entry);
+            let message = format!("{} is not the directory of a server", place.display());
+            Err(Error::new(Reason::DataDirDamaged, message))
+        }
+    }
 }

@@ -134,6 +134,10 @@ impl Cluster {
     pub(crate) async fn stop_at_any_cost(&self, patience: Duration) -> Result<()> {
         let fast = (Signal::INT, patience);
         for (signal, limit) in std::iter::once(fast).chain(ESCALATION) {
+            // No postmaster is known that a signal could be sent to.
+            if signal != Signal::INT && self.look()? == Found::Lingering {
+                break;
+            }
             match self.stop_by(signal, limit).await {
                 Err(error) if error.reason() == Reason::ServerUnavailable => {
                     tracing::warn!(home = %self.home.display(), ?signal, "a server does not stop");

@@ -133,7 +133,7 @@ pub(super) struct Common<'a> {
     pub(super) labels: Option<&'a BTreeMap<String, String>>,
 }
 
-/// What cannot be read is equal to nothing, and stands where it belongs.
+/// A value that cannot be read equals no other; the row keeps its place in the order.
 impl<T: Listed> Listed for Recorded<T> {
     fn common(&self) -> Common<'_> {
         match self {

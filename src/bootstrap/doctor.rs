@@ -114,7 +114,7 @@ async fn embedded(config: &Config) -> Result<Option<PgConnectOptions>, Finding> 
         )
     };
     let attached = attached.map_err(|_| silent())?;
-    // What keeps it from being looked at is told by the check of the files.
+    // The check of the files reports why it cannot be examined.
     Ok(attached
         .ok()
         .flatten()

@@ -63,7 +63,7 @@ pub(super) fn run(command: Command, output: Output) -> Result<Exit, Failure> {
         Command::Backup(arguments) => backup(arguments)?,
         Command::Restore(arguments) => restore(arguments)?,
     };
-    // The work is done, whether or not somebody reads this.
+    // The command has succeeded, even if this output cannot be written.
     let _ = match output {
         Output::Table => io::stderr().write_all(told.text.as_bytes()),
         Output::Json if told.stdout_is_taken => writeln!(io::stderr(), "{:#}", told.json),

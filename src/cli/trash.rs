@@ -84,7 +84,7 @@ pub(super) fn run(command: Command, output: Output) -> Result<Exit, Failure> {
 }
 
 fn say(text: &str) {
-    // Nobody may be reading this.
+    // The reader of this output may be gone.
     let _ = writeln!(io::stderr(), "{text}");
 }
 

@@ -58,7 +58,7 @@ pub struct Stage {
     pub name: String,
     /// One phrase for people.
     pub title: String,
-    /// Where it stands; none: where only another release knows.
+    /// Its state; none if another release wrote one that this release does not know.
     pub state: Option<StageState>,
     /// When its first try began.
     pub start_time: Option<DateTime<Utc>>,
@@ -112,7 +112,7 @@ pub struct Operation {
     pub target: String,
     /// What it does, in lower case.
     pub verb: String,
-    /// Where it stands; none: where only another release knows.
+    /// Its state; none if another release wrote one that this release does not know.
     pub state: Option<State>,
     /// When it was accepted.
     pub create_time: DateTime<Utc>,

@@ -91,7 +91,7 @@ pub enum Next {
     Later(Wait),
 }
 
-/// A pause until something outside is looked at again. Nobody works on it meanwhile.
+/// A pause until the server is checked again. No worker is held meanwhile.
 #[derive(Clone, Debug)]
 pub struct Wait {
     /// Longest pause; zero to go on at once.

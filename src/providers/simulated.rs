@@ -33,10 +33,10 @@ use crate::{
 
 const NAME: &str = "simulated";
 
-/// Parameter of an instance that stands for [`World::looks`] of its server.
+/// Parameter of an instance that overrides [`World::looks`] for its server.
 const LOOKS: &str = "simulated.looks";
 
-/// Where its points are hit: after an effect, before it is told.
+/// Failpoint after each effect, before its result is returned.
 const POINT: &str = "simulated.after_effect";
 
 /// Pause between two looks; of servers whose number of looks is a parameter, which are

@@ -10,7 +10,7 @@ use crate::domain::{
 };
 
 impl Tx {
-    /// Sets where an instance stands and whether its server is meant to run.
+    /// Sets the state of an instance and whether its server is meant to run.
     ///
     /// # Errors
     /// METADATA_UNAVAILABLE.

@@ -62,8 +62,8 @@ impl Tx {
         Ok(())
     }
 
-    /// Shows what a stage waits for, and how far it is. Nobody is notified: those who wait
-    /// for the operation wait on, and its worker leaves it.
+    /// Records what a stage waits for, and its percentage. No notification is sent: callers
+    /// that wait for the operation go on waiting, and its worker releases it.
     ///
     /// # Errors
     /// METADATA_UNAVAILABLE.

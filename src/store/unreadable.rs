@@ -1,4 +1,4 @@
-//! Rows of another release, which are told of once.
+//! Rows of another release; each is logged once.
 
 use std::{
     collections::HashSet,

@@ -49,7 +49,7 @@ fn note(panic: &PanicHookInfo<'_>) {
         || "unknown".to_owned(),
         |place| format!("{}:{}", short(place.file()), place.line()),
     );
-    // A message with values in it may hold a secret: only a constant one is told.
+    // A message with values in it may hold a secret: only a constant one is logged.
     let text = panic.payload().downcast_ref::<&'static str>().copied();
     tracing::error!(place, text, "panic");
     if let Some(instruments) = INSTRUMENTS.get() {

@@ -1,4 +1,4 @@
-//! Panics of steps and of background tasks: counted, told, and bounded.
+//! Panics of steps and of background tasks: counted, logged, and bounded.
 
 use howdah::pb::v1::GetDatabaseRequest;
 use tonic::Code::{Internal, NotFound};

@@ -34,7 +34,7 @@ async fn a_purge_that_was_asked_for_leaves_no_data() {
     create(&howdah, "orders").await;
     delete(&howdah, "orders", true).await;
     assert_eq!(left(&howdah), (0, 0));
-    // One that was deleted before is kept until somebody asks.
+    // One that was deleted before is kept until a purge is requested.
     create(&howdah, "orders").await;
     delete(&howdah, "orders", false).await;
     assert_eq!(left(&howdah), (1, 0));

@@ -455,7 +455,7 @@ async fn a_silent_host_cancels_its_own_work() {
     assert_eq!(code, tonic::Code::Cancelled as i32);
 }
 
-/// What clients are told is what the server was started with, whoever is asked.
+/// Every replica returns the address that the server was started with.
 #[tokio::test(flavor = "multi_thread")]
 async fn clients_are_told_what_a_server_was_started_with() {
     const ADVERTISE: &str = "HOWDAH_LOCAL_ADVERTISE_HOST";

@@ -174,7 +174,7 @@ async fn embedded_metadata_is_asked_whether_it_runs_or_not() {
     assert_eq!(findings(&howdah), [""; 0]);
 }
 
-/// What somebody put into the trash does not become a server.
+/// Files and links in the trash are not restored as servers.
 #[tokio::test(flavor = "multi_thread")]
 async fn only_directories_of_servers_are_restored() {
     let howdah = Howdah::serve(Options::default()).await;

@@ -1,6 +1,6 @@
 //! A handler that panics answers INTERNAL, and the connection lives on.
 //!
-//! The process' hook logs and counts it (`telemetry::panics`); the caller is told nothing of
+//! The process' hook logs and counts it (`telemetry::panics`); the caller learns nothing of
 //! its message.
 
 use std::{

@@ -36,7 +36,7 @@ const PATIENCE: Duration = Duration::from_secs(60);
 /// How long a server may take to stop in order whose data is deleted too.
 const LITTLE_PATIENCE: Duration = Duration::from_secs(10);
 
-/// What a step goes on with when the server has reached its goal.
+/// The rest of a step, after the server has reached its goal.
 type AndThen = for<'a> fn(&'a Context, &'a ServerSpec) -> BoxFuture<'a, Result<End>>;
 
 /// Brings the server to a goal, look by look, and then goes on.
@@ -192,7 +192,7 @@ async fn stopped(context: &Context) -> Result<End> {
     }))
 }
 
-/// Takes the server away, which nobody has used yet.
+/// Removes the server of a creation that failed; no client has used it.
 pub(super) async fn discard(context: &Context) -> Result<End> {
     pursue(context, Goal::Gone(Disposal::Delete), |_, _| done()).await
 }

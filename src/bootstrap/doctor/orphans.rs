@@ -21,7 +21,7 @@ pub(super) async fn check(config: &Config) -> Vec<Finding> {
             vec![Finding::ok(CHECK, "every server on this host is on record")]
         }
         Ok(Ok(Some(orphans))) => orphans.into_iter().map(describe).collect(),
-        // That the metadata is away is told by its own check.
+        // Another check reports metadata that cannot be reached.
         Ok(Ok(None)) | Err(_) => Vec::new(),
         Ok(Err(error)) if error.reason() == Reason::MetadataUnavailable => Vec::new(),
         Ok(Err(error)) => {
@@ -31,7 +31,7 @@ pub(super) async fn check(config: &Config) -> Vec<Finding> {
     }
 }
 
-/// None where nobody can say it.
+/// None when it cannot be determined.
 async fn orphans(config: &Config) -> Result<Option<Vec<Present>>> {
     let Some(trash) = Trash::open(local_settings(config))? else {
         return Ok(None);

@@ -22,7 +22,7 @@ use crate::{
 const NO_PATIENCE: Duration = Duration::from_secs(10);
 
 /// Longest first look, in which nearly every server starts and stops, and the longest of
-/// later ones. In between nobody works on it.
+/// later ones. Between two checks no worker is held.
 const FIRST_LOOK: Duration = Duration::from_secs(10);
 const LOOK: Duration = Duration::from_secs(1);
 const PAUSE: Duration = Duration::from_secs(2);

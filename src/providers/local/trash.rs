@@ -83,7 +83,7 @@ fn delete_where(root: &Path, wanted: impl Fn(&Name) -> bool) -> Result<()> {
 /// Deletes an entry; whether it was still there to be kept or deleted.
 fn delete_entry(trash: &Directory, entry: &Name) -> Result<bool> {
     let doomed = entry.deleting();
-    // Somebody may have restored it, or deletes it too.
+    // Another process may have restored it, or is deleting it too.
     if !entry.deleting && !trash.rename_present(&entry.to_string(), trash, &doomed.to_string())? {
         return Ok(false);
     }
@@ -91,7 +91,7 @@ fn delete_entry(trash: &Directory, entry: &Name) -> Result<bool> {
     Ok(true)
 }
 
-/// The entries that the trash holds. What somebody else put there is none.
+/// The entries of the trash. Files with other names are not entries.
 fn names(trash: &Directory) -> Result<Vec<Name>> {
     let names = trash.names()?;
     Ok(names.iter().filter_map(|name| Name::parse(name)).collect())

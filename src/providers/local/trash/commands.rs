@@ -265,8 +265,7 @@ fn not_in_trash(uid: Uuid) -> Error {
     Error::new(Reason::ServerDataNotFound, message)
 }
 
-/// Refuses an entry that is not the directory of a server: a link or a file that somebody
-/// put there.
+/// Refuses an entry that is not the directory of a server: a link or a file.
 fn refuse_foreign(trash: &Directory, entry: &str) -> Result<()> {
     match trash.grandchild(entry, DATA) {
         Ok(Some(_)) => Ok(()),

@@ -189,6 +189,14 @@ create view operations_held as
     select id, worker, coalesce(parent_uid, target_uid) as instance_uid
     from operations where end_time is null and lease_until >= now();
 
+-- Operations that were given up while a worker was at work on them: it may still act until
+-- it has noticed, or its lease is over. Nothing else begins on that instance before.
+create view operations_given_up as
+    select id, coalesce(parent_uid, target_uid) as instance_uid, lease_until
+    from operations where end_time is not null and lease_until >= now();
+create index operations_given_up_instance on operations (coalesce(parent_uid, target_uid))
+    where end_time is not null and lease_until is not null;
+
 create table operation_stages (
     operation_id uuid not null references operations on delete cascade,
     position integer not null,

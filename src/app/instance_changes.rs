@@ -8,11 +8,14 @@ use super::{
     mutation::{Accepting, Target, parameters},
     operations::{self, DeleteInstanceParameters, Plan, PurgeInstanceParameters},
 };
-use crate::domain::{
-    Error, Reason, Result,
-    instance::{Instance, State, check_etag},
-    name::InstanceName,
-    operation::{Failure, Operation, Outcome},
+use crate::{
+    domain::{
+        Error, Reason, Result,
+        instance::{Instance, State, check_etag},
+        name::InstanceName,
+        operation::{Operation, Outcome},
+    },
+    store::operations::Family,
 };
 
 /// A request to delete an instance.
@@ -128,15 +131,18 @@ impl App {
         if delete.force {
             // With `purge` everything: the data goes, and a server that hangs, or whose host
             // is gone, lets nothing end.
-            tx.give_up_family(instance.uid, !everything, &given_up())
-                .await?;
+            let which = match everything {
+                true => Family::All,
+                false => Family::Undoing,
+            };
+            tx.give_up_family(instance.uid, which).await?;
         }
         tx.refuse_busy(instance.uid).await?;
         self.refuse_kept(&mut accepting, &instance, &delete).await?;
         // What is only being taken back on its databases goes with the instance.
         accepting
             .tx
-            .give_up_family(instance.uid, true, &given_up())
+            .give_up_family(instance.uid, Family::Undoing)
             .await?;
         let mut target = Target::of(&instance)?;
         let plan = if gone {
@@ -299,13 +305,5 @@ impl Change {
             ),
         };
         Err(Error::new(reason, message).with_resource(instance.name.to_string()))
-    }
-}
-
-/// Why operations have ended that a deletion did not wait for.
-fn given_up() -> Failure {
-    Failure {
-        reason: Reason::InstanceDeleted.as_str().to_owned(),
-        message: "the instance was deleted".to_owned(),
     }
 }

@@ -3,7 +3,7 @@
 use sqlx::types::Json;
 use uuid::Uuid;
 
-use super::{Tx, fault::Measured};
+use super::{Tx, fault::Measured, operations::Family};
 use crate::domain::{
     Result,
     instance::{Condition, State},
@@ -38,7 +38,7 @@ impl Tx {
     /// # Errors
     /// METADATA_UNAVAILABLE.
     pub async fn mark_instance_deleted(&mut self, uid: Uuid, seconds: f64) -> Result<()> {
-        self.give_up_children(uid).await?;
+        self.give_up_family(uid, Family::Children).await?;
         sqlx::query!(
             "update instances set state = 'DELETED', running = false, delete_time = now(),
                 purge_time = now() + make_interval(secs => $2), revision = revision + 1,
@@ -91,7 +91,7 @@ impl Tx {
     /// # Errors
     /// METADATA_UNAVAILABLE.
     pub async fn remove_instance(&mut self, uid: Uuid) -> Result<()> {
-        self.give_up_children(uid).await?;
+        self.give_up_family(uid, Family::Children).await?;
         sqlx::query!("delete from instances where uid = $1", uid)
             .execute(self.connection())
             .named("instances.remove_instance")

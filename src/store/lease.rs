@@ -8,6 +8,7 @@ use uuid::Uuid;
 
 use super::{
     Store, Tx,
+    changes::CHANNEL,
     fault::Measured,
     operations::unknown,
     unreadable::{Readable, json},
@@ -101,7 +102,8 @@ impl Store {
     ///
     /// An operation with `after_children` waits only for children that are at work or have
     /// not failed yet. A child that has failed or is being taken back may need the server
-    /// that this operation starts again, so it comes after it.
+    /// that this operation starts again, so it comes after it. No operation begins on an
+    /// instance while the worker of one that was given up may still be at work.
     ///
     /// # Errors
     /// METADATA_UNAVAILABLE.
@@ -119,6 +121,8 @@ impl Store {
                 and kind || '@' || plan_version = any($3)
                 and (select count(*) from operations_held h where h.worker = $1
                     and h.instance_uid = coalesce(d.parent_uid, d.target_uid)) < $5
+                and not exists (select from operations_given_up g
+                    where g.instance_uid = coalesce(d.parent_uid, d.target_uid))
                 and not (d.after_children and exists (select from operations c
                     where c.parent_uid = d.target_uid and c.end_time is null
                     and (c.lease_until >= now() or (c.failures = 0 and c.state <> 'UNDOING'))))
@@ -206,14 +210,34 @@ impl Store {
         Ok(())
     }
 
+    /// Says that a worker does nothing more for a claim that it has lost, so that what
+    /// waits for it can begin. For a claim that another worker has, nothing changes.
+    ///
+    /// # Errors
+    /// METADATA_UNAVAILABLE.
+    pub async fn let_go(&self, id: Uuid, worker: Uuid) -> Result<()> {
+        sqlx::query!(
+            "with left_alone as (
+                update operations set lease_until = null, worker = null
+                where id = $1 and worker = $2 and end_time is not null returning id)
+             select pg_notify($3, id::text) from left_alone",
+            id,
+            worker,
+            CHANNEL,
+        )
+        .fetch_all(&self.pool)
+        .named("lease.let_go")
+        .await?;
+        Ok(())
+    }
+
     /// Gives back everything that a worker of that identity held: it has died.
     ///
     /// # Errors
     /// METADATA_UNAVAILABLE.
     pub async fn release_worker(&self, worker: Uuid) -> Result<u64> {
         let released = sqlx::query!(
-            "update operations set lease_until = null, worker = null
-             where worker = $1 and end_time is null",
+            "update operations set lease_until = null, worker = null where worker = $1",
             worker,
         )
         .execute(&self.pool)
@@ -229,7 +253,9 @@ impl Store {
     /// METADATA_UNAVAILABLE.
     pub async fn next_due(&self, by: &Capability<'_>) -> Result<Option<f64>> {
         sqlx::query_scalar!(
-            "select extract(epoch from min(greatest(run_time, lease_until)) - now())::float8
+            "select extract(epoch from min(greatest(run_time, lease_until,
+                (select max(g.lease_until) from operations_given_up g
+                    where g.instance_uid = coalesce(d.parent_uid, d.target_uid)))) - now())::float8
              from operations d where end_time is null
              and state in ('PENDING', 'RUNNING', 'UNDOING')
              and (required_host is null or required_host = $1)

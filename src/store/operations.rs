@@ -49,6 +49,18 @@ struct StageRecord {
     waits_for: String,
 }
 
+/// Which operations of an instance and its children a deletion ends.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Family {
+    /// Those on its children that are only being taken back, and what waits for the
+    /// children.
+    Undoing,
+    /// Those on its children.
+    Children,
+    /// All of them.
+    All,
+}
+
 /// One text of the columns for all the queries below.
 macro_rules! select_operations {
     ($tail:literal $(, $argument:expr)* $(,)?) => {
@@ -261,25 +273,23 @@ impl Tx {
         Ok(())
     }
 
-    /// Ends what works on the instance or on one of its children without success:
-    /// nobody goes on with it, and a worker that does cannot commit. With `undoing_only`,
-    /// what is only being taken back on a child, and what waits for the children.
+    /// Ends operations on an instance and its children without success. A worker that is
+    /// at work on one cannot commit any more; until it has noticed, or its lease is over,
+    /// nothing else begins on the instance.
     ///
     /// # Errors
     /// METADATA_UNAVAILABLE.
-    pub async fn give_up_family(
-        &mut self,
-        instance: Uuid,
-        undoing_only: bool,
-        why: &Failure,
-    ) -> Result<()> {
+    pub async fn give_up_family(&mut self, instance: Uuid, which: Family) -> Result<()> {
+        let why = Failure {
+            reason: Reason::InstanceDeleted.as_str().to_owned(),
+            message: "the instance was deleted".to_owned(),
+        };
         sqlx::query!(
             "with ended as (
                 update operations set state = 'FAILED', end_time = clock_timestamp(),
-                    lease_until = null, worker = null, token = token + 1, failure = $2
-                where end_time is null and (not $4 and (parent_uid = $1 or target_uid = $1)
-                    or parent_uid = $1 and state = 'UNDOING'
-                    or target_uid = $1 and state = 'PENDING' and after_children)
+                    token = token + 1, failure = $2
+                where end_time is null and (parent_uid = $1 and ($4 or state = 'UNDOING')
+                    or target_uid = $1 and ($5 or $6 and state = 'PENDING' and after_children))
                 returning id, target_uid),
              stages as (
                 update operation_stages s set state = 'FAILED', end_time = clock_timestamp()
@@ -291,7 +301,9 @@ impl Tx {
             instance,
             Json(why) as _,
             CHANNEL,
-            undoing_only,
+            which != Family::Undoing,
+            which == Family::All,
+            which == Family::Undoing,
         )
         .fetch_all(self.connection())
         .named("operations.give_up_family")
@@ -313,36 +325,6 @@ impl Tx {
         .named("operations.refuse_removing")
         .await?;
         removing.map_or(Ok(()), |target| Err(self::busy(&target)))
-    }
-
-    /// Ends what is under way on the children of an instance that is deleted.
-    ///
-    /// # Errors
-    /// METADATA_UNAVAILABLE.
-    pub(super) async fn give_up_children(&mut self, instance: Uuid) -> Result<()> {
-        sqlx::query!(
-            "with ended as (
-                update operations set state = 'FAILED', end_time = clock_timestamp(),
-                    lease_until = null, worker = null, token = token + 1, failure = $2
-                where end_time is null and parent_uid = $1 returning id, target_uid),
-             stages as (
-                update operation_stages s set state = 'FAILED', end_time = clock_timestamp()
-                from ended where s.operation_id = ended.id and s.state = 'RUNNING'),
-             unfinished as (
-                update databases d set state = 'FAILED', revision = revision + 1,
-                    update_time = now() from ended where d.uid = ended.target_uid)
-             select pg_notify($3, id::text) from ended",
-            instance,
-            Json(Failure {
-                reason: Reason::InstanceDeleted.as_str().to_owned(),
-                message: "the instance was deleted".to_owned(),
-            }) as _,
-            CHANNEL,
-        )
-        .fetch_all(self.connection())
-        .named("operations.give_up_children")
-        .await?;
-        Ok(())
     }
 
     /// Refuses when an operation works on that very resource.

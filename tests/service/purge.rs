@@ -2,6 +2,7 @@
 
 use howdah::pb::v1::{DeleteInstanceRequest, Instance};
 
+use super::rig::{Metadata, failure};
 use crate::{
     soak::crash::world::is_success,
     support::howdah::{Howdah, Options, create_instance, eventually, instance_name},
@@ -52,4 +53,53 @@ async fn what_is_purged_in_time_goes_to_the_trash_if_it_was_durable() {
         delete(&howdah, id, false).await;
     }
     eventually("both are purged", async || left(&howdah) == (0, 1)).await;
+}
+
+async fn purge_by_force(howdah: &Howdah, id: &str) {
+    let request = DeleteInstanceRequest {
+        name: instance_name(id),
+        force: true,
+        purge: true,
+        ..DeleteInstanceRequest::default()
+    };
+    let accepted = howdah.instances().await.delete_instance(request).await;
+    assert!(is_success(&howdah.wait(accepted.unwrap().get_ref()).await));
+    assert_eq!(left(howdah), (0, 0));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_creation_that_is_under_way_lets_go_for_the_purge() {
+    let howdah = Howdah::serve(Options::external().await).await;
+    let metadata = Metadata::of(&howdah).await;
+    let request = create_instance("orders", Instance::default());
+    let accepted = howdah.instances().await.create_instance(request).await;
+    let begun = "operation_stages where state = 'RUNNING'";
+    eventually("it has begun", async || metadata.count(begun).await == 1).await;
+    purge_by_force(&howdah, "orders").await;
+    let creation = howdah.operation(&accepted.unwrap().get_ref().name).await;
+    assert_eq!(failure(&creation).1, "INSTANCE_DELETED");
+    // Not by the end of its lease.
+    let held = "operations where lease_until is not null";
+    assert_eq!(metadata.count(held).await, 0);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_purge_begins_when_the_lease_of_a_silent_worker_is_over() {
+    let howdah = Howdah::serve(Options::external().await).await;
+    let metadata = Metadata::of(&howdah).await;
+    howdah.instance("orders").await;
+    // As a frozen worker leaves an operation that was given up.
+    let frozen = "update operations set worker = gen_random_uuid(),
+        lease_until = clock_timestamp() + interval '2 seconds'";
+    metadata.0.batch_execute(frozen).await.unwrap();
+    let beside = "operations where end_time is null and token > 0
+        and exists (select from operations_given_up)";
+    let over = async {
+        eventually("the lease is over", async || {
+            assert_eq!(metadata.count(beside).await, 0);
+            metadata.count("operations_given_up").await == 0
+        })
+        .await;
+    };
+    tokio::join!(over, purge_by_force(&howdah, "orders"));
 }

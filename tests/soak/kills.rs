@@ -110,7 +110,8 @@ fn expected(status: &Status) -> bool {
     )
 }
 
-/// Waits until every operation is done, and none has failed.
+/// Waits until every operation is done. None has failed, but those whose instance a
+/// forced deletion took away.
 async fn at_rest(world: &World) {
     let end = Instant::now() + OPERATION_LIMIT;
     let open = "select count(*) from operations where end_time is null";
@@ -123,13 +124,13 @@ async fn at_rest(world: &World) {
         tokio::time::sleep(Duration::from_millis(50)).await;
     }
     let failed = "select kind || ' ' || target || ' ' || failure::text from operations
-         where state <> 'SUCCEEDED'";
+         where state <> 'SUCCEEDED' and failure ->> 'reason' is distinct from 'INSTANCE_DELETED'";
     let failed = world.metadata.query(failed, &[]).await.unwrap();
     let failed: Vec<String> = failed.iter().map(|row| row.get(0)).collect();
     assert!(failed.is_empty(), "{failed:#?}");
 }
 
-/// What is told of an instance is so.
+/// What the answers say of an instance is so.
 async fn consistent(world: &World, subject: &Subject) {
     let Some(instance) = world.instance(subject).await else {
         return;

@@ -110,7 +110,11 @@ async fn work(app: App, claim: Claim, until: Instant, permit: OwnedSemaphorePerm
     let steps = tracing::Instrument::instrument(carry_out(&app, claim, &lease), span);
     tokio::select! {
         biased;
-        () = lease.lost.cancelled() => tracing::warn!(operation = %id, "lease lost"),
+        () = lease.lost.cancelled() => {
+            tracing::warn!(operation = %id, "lease lost");
+            // It runs out by itself if this fails.
+            let _ = app.parts.store.let_go(id, app.parts.worker).await;
+        }
         () = lease.expired() => tracing::warn!(operation = %id, "lease expired"),
         () = app.stopping.cancelled() => {
             let _ = app.parts.store.release_operation(id, token, 0.0, None).await;
@@ -479,6 +483,12 @@ async fn failed(
     );
     if error.reason() == Reason::ResourceBusy && error.resource().is_none() {
         // The token is not the newest any more.
+        let _ = context
+            .app
+            .parts
+            .store
+            .let_go(claim.id, context.app.parts.worker)
+            .await;
         return Next::Leave;
     }
     let undoing = claim.state == State::Undoing;

@@ -5,12 +5,13 @@ use std::{fs, os::unix::fs::MetadataExt, time::Duration};
 use howdah::{
     domain::{
         Reason,
-        provider::{Disposal, Presence, Provider, ServerSpec, Started},
+        provider::{Disposal, Goal, Next, Presence, Provider, ServerSpec, Started},
     },
     pg::Host,
     providers::local::{Local, Settings, TlsFiles},
 };
 use postgres_protocol::message::frontend;
+use rustix::process::{Signal, kill_process};
 use rustls::pki_types::pem::PemObject as _;
 use tokio::{
     io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _},
@@ -147,6 +148,35 @@ async fn a_killed_server_is_noticed_and_comes_back() {
     assert_eq!(local.start(&spec).await.unwrap(), Started::Now);
     assert!(busy.is_closed() || busy.query_one("select 1", &[]).await.is_err());
     assert_eq!(local.inspect(&spec).await.unwrap(), Presence::Running);
+}
+
+/// A start that found it on its way down writes the settings before it starts it again.
+#[tokio::test]
+async fn a_server_that_ends_during_a_start_comes_back_with_its_settings() {
+    let place = Place::new();
+    let local = place.local();
+    let mut spec = server(&local);
+    spec.ephemeral = true;
+    create(&local, &mut spec).await;
+    spec.address = Some(local.address(spec.uid, spec.port));
+    spec.parameters.insert("work_mem".into(), "7MB".into());
+    let pid = postmaster(&place.home(&spec)).unwrap();
+    // It runs, and answers nothing.
+    kill_process(pid, Signal::STOP).unwrap();
+    let kill = async {
+        tokio::time::sleep(Duration::from_millis(300)).await;
+        tokio::task::spawn_blocking(move || end(pid)).await.unwrap();
+    };
+    let advance = async || {
+        local
+            .advance(&spec, Goal::Running, Duration::from_secs(1))
+            .await
+    };
+    let (mut looked, ()) = tokio::join!(advance(), kill);
+    while let Next::Later(_) = looked.unwrap().next {
+        looked = advance().await;
+    }
+    assert_eq!(text(&spec, "show work_mem").await, "7MB");
 }
 
 #[tokio::test]

@@ -2,6 +2,8 @@
 
 use std::time::Duration;
 
+use tokio::time::Instant;
+
 use super::{
     SERVER,
     configure::{self, ACCESS, CERTIFICATE, Contents, FILE, KEY, access, is_wide},
@@ -51,12 +53,22 @@ impl Local {
                 }),
             });
         }
-        if !runs {
-            self.configure(server).await?;
-        }
         let limit = look(since).min(self.settings.start_timeout);
-        match self.start_within(server, limit).await {
-            Ok(_) => Ok(Advance::done()),
+        let reached = match runs {
+            true => self.attach_within(server, limit).await,
+            false => {
+                self.configure(server).await?;
+                self.start_within(server, limit).await.map(|_| true)
+            }
+        };
+        match reached {
+            Ok(true) => Ok(Advance::done()),
+            // It has ended meanwhile: it is configured before it is started again.
+            Ok(false) => Ok(Advance::later(Wait {
+                at_most: Duration::ZERO,
+                percent: 50,
+                waits_for: "its start",
+            })),
             Err(error)
                 if self.is_starting(server, &error) && since < self.settings.start_timeout =>
             {
@@ -84,6 +96,14 @@ impl Local {
     /// VERSION_NOT_INSTALLED.
     pub async fn start(&self, server: &ServerSpec) -> Result<Started> {
         self.start_within(server, self.settings.start_timeout).await
+    }
+
+    async fn attach_within(&self, server: &ServerSpec, limit: Duration) -> Result<bool> {
+        let engine = self.engine(server.version).await?;
+        let _lock = self.lock(&server.uid.to_string()).await?;
+        self.check(server)?;
+        let cluster = self.cluster(server, engine.directory);
+        Box::pin(cluster.attach(Instant::now() + limit)).await
     }
 
     async fn start_within(&self, server: &ServerSpec, limit: Duration) -> Result<Started> {

@@ -55,10 +55,10 @@ impl Cluster {
             }
             match found {
                 Found::Missing => return Err(self.mismatch("its data directory is gone")),
-                Found::Running(_) => match self.verify(begin + limit).await {
-                    Ok(()) => return Ok(Started::Before),
-                    // It was on its way down.
-                    Err(_) if waits && !matches!(self.look()?, Found::Running(_)) => continue,
+                Found::Running(_) => match self.attach(begin + limit).await {
+                    Ok(true) => return Ok(Started::Before),
+                    Ok(false) if waits => continue,
+                    Ok(false) => return Err(self.occupied("")),
                     Err(error) => return Err(error),
                 },
                 found if lingers(&found) => return Err(self.occupied("")),
@@ -77,6 +77,16 @@ impl Cluster {
                 Launch::Down(log) if in_the_way(&log) => return Err(self.occupied(&log)),
                 Launch::Down(log) => return Err(failure::start(self.port, &self.home, &log)),
             }
+        }
+    }
+
+    /// Waits until a server that runs takes connections and has shown that it is the right
+    /// one. `false` when it has ended instead: it was on its way down.
+    pub(crate) async fn attach(&self, deadline: Instant) -> Result<bool> {
+        match self.verify(deadline).await {
+            Ok(()) => Ok(true),
+            Err(_) if !matches!(self.look()?, Found::Running(_)) => Ok(false),
+            Err(error) => Err(error),
         }
     }
 

@@ -89,7 +89,7 @@ pub const SCENARIOS: &[Scenario] = &[
     ),
     scenario(
         "instance.recover",
-        &[EPHEMERAL, Act::CreateKeeper],
+        &[EPHEMERAL, Act::CreateKeeper, Act::EditSettings],
         Act::KillServer,
     ),
     scenario(

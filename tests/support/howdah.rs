@@ -27,7 +27,7 @@ use howdah::pb::{
 use tempfile::TempDir;
 use tonic::transport::Channel;
 
-use super::ports;
+use super::{ports, scratch};
 
 /// How long anything may take that is no operation.
 pub const LIMIT: Duration = Duration::from_secs(30);
@@ -85,10 +85,7 @@ pub struct Howdah {
 impl Howdah {
     /// A data directory, and nothing that runs yet.
     pub fn new(options: Options) -> Self {
-        let directory = tempfile::Builder::new()
-            .prefix("howdah-test-")
-            .tempdir_in("/tmp")
-            .unwrap();
+        let directory = scratch::directory("howdah-test-");
         fs::set_permissions(directory.path(), fs::Permissions::from_mode(0o711)).unwrap();
         let path = directory.path().to_owned();
         Self {

@@ -18,7 +18,7 @@ use howdah::{
     providers::local::{Local, Settings, embedded::Options},
 };
 
-use super::ports;
+use super::{ports, scratch};
 
 /// Password of the servers.
 pub const PASSWORD: &str = "An-other_unlikely-Password-81c2";
@@ -31,8 +31,7 @@ pub struct Place {
 impl Place {
     /// A new one, which the user that servers run as can pass.
     pub fn new() -> Self {
-        let directory = tempfile::Builder::new().prefix("hw-").tempdir_in("/tmp");
-        let directory = directory.unwrap();
+        let directory = scratch::directory("hw-");
         fs::set_permissions(directory.path(), fs::Permissions::from_mode(0o711)).unwrap();
         Self { directory }
     }

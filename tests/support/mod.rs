@@ -7,3 +7,4 @@ pub mod metadata_server;
 pub mod ports;
 pub mod postgres;
 pub mod proxy;
+pub mod scratch;

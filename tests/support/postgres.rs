@@ -19,7 +19,7 @@ use howdah::pg::{self, Host, Login, Roots, Target, Tls};
 use secrecy::SecretString;
 
 use self::tls::certificates;
-use super::ports;
+use super::{ports, scratch};
 
 mod control;
 pub mod tls;
@@ -120,11 +120,7 @@ impl Server {
 
     /// A directory with all but the data, and nothing that runs yet.
     fn prepare(bin: &Path) -> Server {
-        let dir = tempfile::Builder::new()
-            .prefix("howdah-pg-")
-            .tempdir()
-            .unwrap()
-            .keep();
+        let dir = scratch::directory("howdah-pg-").keep();
         let watchdog = watch(bin, &dir);
         let port = ports::one();
         let ca = certificates(&dir);

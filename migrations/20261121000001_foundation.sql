@@ -66,6 +66,27 @@ create table instances (
     check ((delete_time is null) = (purge_time is null))
 );
 create index instances_purge on instances (purge_time) where purge_time is not null;
+-- One for each order of the list, with and without the deleted ones.
+create index instances_created on instances (project, create_time, id);
+create index instances_updated on instances (project, update_time, id);
+create index instances_live on instances (project, id) where delete_time is null;
+create index instances_live_created on instances (project, create_time, id)
+    where delete_time is null;
+create index instances_live_updated on instances (project, update_time, id)
+    where delete_time is null;
+-- What a release that knows this form may be unable to read; filters ask for it in these
+-- very words.
+create index instances_irregular on instances (uid) where
+    id !~ '^[a-z]([a-z0-9-]{0,61}[a-z0-9])?$'
+    or state <> all ('{CREATING,READY,STOPPED,STARTING,STOPPING,DELETING,DELETED,FAILED}')
+    or wanted_version !~ '^([1-9][0-9]{1,3}(\.[0-9]{1,4})?)?$'
+    or jsonb_typeof(labels) <> 'object'
+    or labels @? 'strict $.* ? (@.type() <> "string")'
+    or jsonb_typeof(annotations) <> 'object'
+    or annotations @? 'strict $.* ? (@.type() <> "string")'
+    or jsonb_typeof(parameters) <> 'object'
+    or parameters @? 'strict $.* ? (@.type() <> "string")'
+    or jsonb_typeof(conditions) <> 'array';
 
 create table servers (
     uid uuid primary key,
@@ -92,6 +113,15 @@ create table servers (
     unique (host, port)
 );
 create index servers_sealing_key on servers (sealing_key);
+create index servers_irregular on servers (instance_uid) where
+    version !~ '^[1-9][0-9]{1,3}\.[0-9]{1,4}$'
+    or system_identifier !~ '^[0-9]{1,19}$'
+    or address is not null and (jsonb_typeof(address -> 'host') = 'string'
+        and jsonb_typeof(address -> 'port') = 'number'
+        and address ->> 'port' ~ '^([0-9]{1,4}|[1-5][0-9]{4}|6[0-4][0-9]{3})$'
+        and coalesce(jsonb_typeof(address -> 'socket_directory'), 'null') in ('string', 'null')
+        and coalesce(jsonb_typeof(address -> 'tls'), 'boolean') = 'boolean'
+    ) is not true;
 
 create table databases (
     uid uuid primary key,
@@ -114,6 +144,17 @@ create table databases (
     unique (instance_uid, id),
     unique (instance_uid, postgresql_name)
 );
+create index databases_created on databases (instance_uid, create_time, id);
+create index databases_updated on databases (instance_uid, update_time, id);
+create index databases_irregular on databases (uid) where
+    id !~ '^[a-z]([a-z0-9-]{0,61}[a-z0-9])?$'
+    or state <> all ('{CREATING,READY,DELETING,FAILED}')
+    or jsonb_typeof(labels) <> 'object'
+    or labels @? 'strict $.* ? (@.type() <> "string")'
+    or jsonb_typeof(annotations) <> 'object'
+    or annotations @? 'strict $.* ? (@.type() <> "string")'
+    or octet_length(postgresql_name) not between 1 and 63
+    or octet_length(owner) not between 1 and 63;
 
 create table roles (
     uid uuid primary key,
@@ -181,7 +222,11 @@ create unique index operations_one_active on operations (target_uid) where end_t
 create index operations_active_parent on operations (parent_uid) where end_time is null;
 create index operations_due on operations (run_time) where end_time is null;
 create index operations_worker on operations (worker) where end_time is null;
-create index operations_listed on operations (project, create_time, id);
+create index operations_listed on operations (project, create_time, id) where not hidden;
+create index operations_listed_open on operations (project, create_time, id)
+    where not hidden and end_time is null;
+create index operations_listed_done on operations (project, create_time, id)
+    where not hidden and end_time is not null;
 create index operations_ended on operations (end_time) where end_time is not null;
 
 -- Operations that a worker works on now, with the instance that they belong to.

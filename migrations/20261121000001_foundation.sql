@@ -202,6 +202,9 @@ create table operations (
     -- Since when its step waits for something outside, from look to look.
     waiting_since timestamptz,
     required_host uuid references hosts,
+    -- Where it is claimed: by that host, or by any, which the nil uuid is for.
+    place uuid not null generated always as
+        (coalesce(required_host, '00000000-0000-0000-0000-000000000000')) stored,
     -- Whether every step can be taken back.
     cancellable boolean not null,
     cancel_requested boolean not null default false,
@@ -220,8 +223,8 @@ create table operations (
 );
 create unique index operations_one_active on operations (target_uid) where end_time is null;
 create index operations_active_parent on operations (parent_uid) where end_time is null;
-create index operations_due on operations (run_time) where end_time is null;
-create index operations_worker on operations (worker) where end_time is null;
+create index operations_due on operations (place, run_time) where end_time is null;
+create index operations_worker on operations (worker) where worker is not null;
 create index operations_listed on operations (project, create_time, id) where not hidden;
 create index operations_listed_open on operations (project, create_time, id)
     where not hidden and end_time is null;
@@ -241,6 +244,23 @@ create view operations_given_up as
     from operations where end_time is not null and lease_until >= now();
 create index operations_given_up_instance on operations (coalesce(parent_uid, target_uid))
     where end_time is not null and lease_until is not null;
+
+-- Open operations whose turn it is on their instance: nothing of the same family holds
+-- them back. One with after_children waits only for children that are at work or have not
+-- failed yet. A child that has failed or is being taken back may need the server that such
+-- an operation starts again, so it comes after it. With `offset 0` the family is looked up
+-- by its index; without it, the planner may read all open operations at once instead.
+create view operations_in_turn as
+    select o.id, o.kind, o.plan_version, o.state, o.worker, o.lease_until, o.run_time, o.place,
+        coalesce(o.parent_uid, o.target_uid) as instance_uid
+    from operations o where o.end_time is null
+    and not exists (select from operations_given_up g
+        where g.instance_uid = coalesce(o.parent_uid, o.target_uid))
+    and not (o.after_children and exists (select from operations c
+        where c.parent_uid = o.target_uid and c.end_time is null
+        and (c.lease_until >= now() or (c.failures = 0 and c.state <> 'UNDOING')) offset 0))
+    and not ((o.failures > 0 or o.state = 'UNDOING') and exists (select from operations p
+        where p.target_uid = o.parent_uid and p.end_time is null and p.after_children offset 0));
 
 create table operation_stages (
     operation_id uuid not null references operations on delete cascade,

@@ -49,10 +49,12 @@ soak: prerequisites
 	@tools/install.sh grpcurl python postgres
 	@tools/soak.sh $(TIME)
 
-# Figures, as ratios against the bare alternative in the same run.
+# Figures, as ratios against the bare alternative in the same run. Those with the
+# simulated provider need a program of their own, with failpoints.
 bench: prerequisites
 	@tools/install.sh postgres
 	$(CARGO) bench --locked
+	$(CARGO) bench --locked --profile quick $(FEATURES)
 
 # The README's tour, by itself, against a server of its own.
 demo:

@@ -66,6 +66,27 @@ create table instances (
     check ((delete_time is null) = (purge_time is null))
 );
 create index instances_purge on instances (purge_time) where purge_time is not null;
+-- One for each order of the list, with and without the deleted ones.
+create index instances_created on instances (project, create_time, id);
+create index instances_updated on instances (project, update_time, id);
+create index instances_live on instances (project, id) where delete_time is null;
+create index instances_live_created on instances (project, create_time, id)
+    where delete_time is null;
+create index instances_live_updated on instances (project, update_time, id)
+    where delete_time is null;
+-- What a release that knows this form may be unable to read; filters ask for it in these
+-- very words.
+create index instances_irregular on instances (uid) where
+    id !~ '^[a-z]([a-z0-9-]{0,61}[a-z0-9])?$'
+    or state <> all ('{CREATING,READY,STOPPED,STARTING,STOPPING,DELETING,DELETED,FAILED}')
+    or wanted_version !~ '^([1-9][0-9]{1,3}(\.[0-9]{1,4})?)?$'
+    or jsonb_typeof(labels) <> 'object'
+    or labels @? 'strict $.* ? (@.type() <> "string")'
+    or jsonb_typeof(annotations) <> 'object'
+    or annotations @? 'strict $.* ? (@.type() <> "string")'
+    or jsonb_typeof(parameters) <> 'object'
+    or parameters @? 'strict $.* ? (@.type() <> "string")'
+    or jsonb_typeof(conditions) <> 'array';
 
 create table servers (
     uid uuid primary key,
@@ -92,6 +113,15 @@ create table servers (
     unique (host, port)
 );
 create index servers_sealing_key on servers (sealing_key);
+create index servers_irregular on servers (instance_uid) where
+    version !~ '^[1-9][0-9]{1,3}\.[0-9]{1,4}$'
+    or system_identifier !~ '^[0-9]{1,19}$'
+    or address is not null and (jsonb_typeof(address -> 'host') = 'string'
+        and jsonb_typeof(address -> 'port') = 'number'
+        and address ->> 'port' ~ '^([0-9]{1,4}|[1-5][0-9]{4}|6[0-4][0-9]{3})$'
+        and coalesce(jsonb_typeof(address -> 'socket_directory'), 'null') in ('string', 'null')
+        and coalesce(jsonb_typeof(address -> 'tls'), 'boolean') = 'boolean'
+    ) is not true;
 
 create table databases (
     uid uuid primary key,
@@ -114,6 +144,17 @@ create table databases (
     unique (instance_uid, id),
     unique (instance_uid, postgresql_name)
 );
+create index databases_created on databases (instance_uid, create_time, id);
+create index databases_updated on databases (instance_uid, update_time, id);
+create index databases_irregular on databases (uid) where
+    id !~ '^[a-z]([a-z0-9-]{0,61}[a-z0-9])?$'
+    or state <> all ('{CREATING,READY,DELETING,FAILED}')
+    or jsonb_typeof(labels) <> 'object'
+    or labels @? 'strict $.* ? (@.type() <> "string")'
+    or jsonb_typeof(annotations) <> 'object'
+    or annotations @? 'strict $.* ? (@.type() <> "string")'
+    or octet_length(postgresql_name) not between 1 and 63
+    or octet_length(owner) not between 1 and 63;
 
 create table roles (
     uid uuid primary key,
@@ -161,6 +202,9 @@ create table operations (
     -- Since when its step waits for something outside, from look to look.
     waiting_since timestamptz,
     required_host uuid references hosts,
+    -- Where it is claimed: by that host, or by any, which the nil uuid is for.
+    place uuid not null generated always as
+        (coalesce(required_host, '00000000-0000-0000-0000-000000000000')) stored,
     -- Whether every step can be taken back.
     cancellable boolean not null,
     cancel_requested boolean not null default false,
@@ -179,9 +223,13 @@ create table operations (
 );
 create unique index operations_one_active on operations (target_uid) where end_time is null;
 create index operations_active_parent on operations (parent_uid) where end_time is null;
-create index operations_due on operations (run_time) where end_time is null;
-create index operations_worker on operations (worker) where end_time is null;
-create index operations_listed on operations (project, create_time, id);
+create index operations_due on operations (place, run_time) where end_time is null;
+create index operations_worker on operations (worker) where worker is not null;
+create index operations_listed on operations (project, create_time, id) where not hidden;
+create index operations_listed_open on operations (project, create_time, id)
+    where not hidden and end_time is null;
+create index operations_listed_done on operations (project, create_time, id)
+    where not hidden and end_time is not null;
 create index operations_ended on operations (end_time) where end_time is not null;
 
 -- Operations that a worker works on now, with the instance that they belong to.
@@ -196,6 +244,23 @@ create view operations_given_up as
     from operations where end_time is not null and lease_until >= now();
 create index operations_given_up_instance on operations (coalesce(parent_uid, target_uid))
     where end_time is not null and lease_until is not null;
+
+-- Open operations whose turn it is on their instance: nothing of the same family holds
+-- them back. One with after_children waits only for children that are at work or have not
+-- failed yet. A child that has failed or is being taken back may need the server that such
+-- an operation starts again, so it comes after it. With `offset 0` the family is looked up
+-- by its index; without it, the planner may read all open operations at once instead.
+create view operations_in_turn as
+    select o.id, o.kind, o.plan_version, o.state, o.worker, o.lease_until, o.run_time, o.place,
+        coalesce(o.parent_uid, o.target_uid) as instance_uid
+    from operations o where o.end_time is null
+    and not exists (select from operations_given_up g
+        where g.instance_uid = coalesce(o.parent_uid, o.target_uid))
+    and not (o.after_children and exists (select from operations c
+        where c.parent_uid = o.target_uid and c.end_time is null
+        and (c.lease_until >= now() or (c.failures = 0 and c.state <> 'UNDOING')) offset 0))
+    and not ((o.failures > 0 or o.state = 'UNDOING') and exists (select from operations p
+        where p.target_uid = o.parent_uid and p.end_time is null and p.after_children offset 0));
 
 create table operation_stages (
     operation_id uuid not null references operations on delete cascade,

@@ -1,5 +1,9 @@
 //! The figures that Howdah is held to, each as a ratio against the bare alternative
 //! in the same run: `make bench`. Nothing here judges; it prints a table.
+//!
+//! The group `engine` needs the simulated provider, which a build with `failpoints` has.
+//! With that feature only it is measured, so that the program of all other figures is
+//! the one that is released.
 #![expect(
     unreachable_pub,
     dead_code,
@@ -12,6 +16,10 @@
 
 mod bare;
 mod calls;
+mod claim;
+#[cfg(feature = "failpoints")]
+mod engine;
+mod lists;
 mod process;
 mod provision;
 mod stream;
@@ -36,7 +44,8 @@ fn main() {
 }
 
 async fn figures(only: Option<&str>) {
-    let wanted = |name: &str| only.is_none_or(|only| only == name);
+    let simulated = cfg!(feature = "failpoints");
+    let wanted = |name: &str| only.map_or(simulated == (name == "engine"), |only| only == name);
     let mut table = table::Table::new();
     if wanted("process") {
         process::measure(&mut table).await;
@@ -49,6 +58,16 @@ async fn figures(only: Option<&str>) {
     }
     if wanted("stream") {
         stream::measure(&mut table).await;
+    }
+    if wanted("lists") {
+        lists::measure(&mut table).await;
+    }
+    if wanted("claim") {
+        claim::measure(&mut table).await;
+    }
+    #[cfg(feature = "failpoints")]
+    if wanted("engine") {
+        engine::measure(&mut table).await;
     }
     table.print();
 }

@@ -10,7 +10,7 @@ use super::{
     admin::role_identity,
     mutation::{Accepting, Target},
     operations::{self, DeleteDatabaseParameters},
-    pages::{Common, List, Listed, Page, Query},
+    pages::{List, Listed, Page, Query},
 };
 use crate::{
     domain::{
@@ -97,18 +97,13 @@ impl App {
     ) -> Result<Page<Recorded<Database>>> {
         let order = Order::parse(&list.order_by, "database_id")?;
         let filter = Filter::parse(&list.filter, FIELDS)?;
-        let mut query = Query::new(&instance.to_string(), list, order, filter)?;
+        let query = Query::new(&instance.to_string(), list, order, filter)?;
         let instance = match self.parts.store.instance(instance).await? {
             Recorded::Whole(instance) => instance.uid,
             Recorded::Unreadable(unreadable) => unreadable.uid,
         };
-        let mut page = Page::empty();
-        loop {
-            let read = self.parts.store.databases(instance, query.slice()?).await?;
-            if query.take(&mut page, read)? {
-                return Ok(page);
-            }
-        }
+        let part = self.parts.store.databases(instance, query.slice()).await?;
+        query.page(part)
     }
 
     /// Creates a database with its owner role and password.
@@ -322,13 +317,8 @@ fn record(new: CreateDatabase, uid: Uuid, instance_uid: Uuid) -> Result<NewDatab
 }
 
 impl Listed for Database {
-    fn common(&self) -> Common<'_> {
-        Common {
-            id: self.name.database.as_str(),
-            create_time: self.create_time,
-            update_time: self.update_time,
-            labels: Some(&self.labels),
-        }
+    fn labels(&self) -> Option<&BTreeMap<String, String>> {
+        Some(&self.labels)
     }
 
     fn field(&self, name: &str) -> Option<Field> {

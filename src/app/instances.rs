@@ -10,7 +10,7 @@ use super::{
     admin::identity,
     mutation::{Accepting, Target},
     operations,
-    pages::{Common, List, Listed, Page, Query},
+    pages::{List, Listed, Page, Query},
 };
 use crate::{
     domain::{
@@ -85,18 +85,11 @@ impl App {
     ) -> Result<Page<Recorded<Instance>>> {
         let order = Order::parse(&list.order_by, "instance_id")?;
         let filter = Filter::parse(&list.filter, FIELDS)?;
-        let mut query = Query::new(&project.to_string(), list, order, filter)?;
-        let mut page = Page::empty();
-        loop {
-            let read = self.parts.store.instances(project, query.slice()?).await?;
-            let read = read
-                .into_iter()
-                .map(|found| found.map(|instance| self.located(instance)))
-                .collect();
-            if query.take(&mut page, read)? {
-                return Ok(page);
-            }
-        }
+        let query = Query::new(&project.to_string(), list, order, filter)?;
+        let mut part = self.parts.store.instances(project, query.slice()).await?;
+        let located = |found: Recorded<Instance>| found.map(|instance| self.located(instance));
+        part.records = part.records.into_iter().map(located).collect();
+        query.page(part)
     }
 
     /// Creates an instance.
@@ -237,13 +230,8 @@ fn record(new: CreateInstance, uid: Uuid) -> NewInstance {
 }
 
 impl Listed for Instance {
-    fn common(&self) -> Common<'_> {
-        Common {
-            id: self.name.instance.as_str(),
-            create_time: self.create_time,
-            update_time: self.update_time,
-            labels: Some(&self.labels),
-        }
+    fn labels(&self) -> Option<&BTreeMap<String, String>> {
+        Some(&self.labels)
     }
 
     fn field(&self, name: &str) -> Option<Field> {

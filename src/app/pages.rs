@@ -2,20 +2,15 @@
 
 use std::collections::BTreeMap;
 
-use chrono::{DateTime, Utc};
-
 use crate::{
     domain::{
-        Error, Result,
+        Result,
         filter::{Filter, Value},
-        list::{Order, Place, SortBy, page_size, page_token, parse_page_token},
+        list::{Order, Place, page_size, page_token, parse_page_token},
         recorded::Recorded,
     },
-    store::instances::Slice,
+    store::listing::{Part, Slice},
 };
-
-/// Records read at once while a filter looks for those that match.
-const CHUNK: usize = 500;
 
 /// Arguments of a list, as the caller gave them.
 #[derive(Clone, Debug, Default)]
@@ -35,7 +30,7 @@ pub struct List {
 /// A page of a list.
 #[derive(Clone, Debug)]
 pub struct Page<T> {
-    /// Its records.
+    /// Its records; fewer than asked for, or none, where few match.
     pub items: Vec<T>,
     /// Token of the next page; empty on the last one.
     pub next_page_token: String,
@@ -49,7 +44,6 @@ pub(super) struct Query {
     filter: Filter,
     show_deleted: bool,
     after: Option<Place>,
-    chunk: usize,
 }
 
 impl Query {
@@ -63,87 +57,57 @@ impl Query {
             deleted.to_owned(),
         ];
         let after = parse_page_token(&list.page_token, &arguments.each_ref().map(String::as_str))?;
-        let size = page_size(list.page_size)?;
-        // One more than asked for tells whether there is a next page.
-        let chunk = if filter.is_empty() {
-            size + 1
-        } else {
-            CHUNK.max(size + 1)
-        };
         Ok(Self {
             arguments,
-            size,
+            size: page_size(list.page_size)?,
             order,
             filter,
             show_deleted: list.show_deleted,
             after,
-            chunk,
         })
     }
 
-    /// The part to read next.
-    pub(super) fn slice(&self) -> Result<Slice<'_>> {
-        let limit = i64::try_from(self.chunk).map_err(|_| Error::internal("page size"))?;
-        let after = self.after.as_ref();
-        Ok(Slice {
+    /// The part to read.
+    pub(super) fn slice(&self) -> Slice<'_> {
+        Slice {
             order: self.order,
-            after,
-            limit,
+            after: self.after.as_ref(),
+            limit: self.size,
+            filter: &self.filter,
             show_deleted: self.show_deleted,
-        })
+        }
     }
 
-    /// Takes what was read into `page`, and answers whether the page is complete.
-    pub(super) fn take<T: Listed>(&mut self, page: &mut Page<T>, read: Vec<T>) -> Result<bool> {
-        let exhausted = read.len() < self.chunk;
-        for item in read {
-            let matches =
-                self.filter.is_empty() || self.filter.matches(|field| value(&item, field));
-            if matches && page.items.len() == self.size {
-                let last = page.items.last().map(|last| place(last, self.order.by));
-                let last = last.ok_or_else(|| Error::internal("page without items"))?;
-                page.next_page_token =
-                    page_token(&last, &self.arguments.each_ref().map(String::as_str))?;
-                return Ok(true);
-            }
-            self.after = Some(place(&item, self.order.by));
-            if matches {
-                page.items.push(item);
-            }
-        }
-        Ok(exhausted)
+    /// The page of what was read. What the metadata took for a match is looked at again:
+    /// it cannot tell which records this release is able to read, and a record may have
+    /// changed since it was found.
+    pub(super) fn page<T: Listed>(&self, part: Part<T>) -> Result<Page<T>> {
+        let mut items = part.records;
+        items.retain(|item| self.filter.matches(|field| value(item, field)));
+        let arguments = self.arguments.each_ref().map(String::as_str);
+        let token = part.next.map(|place| page_token(&place, &arguments));
+        Ok(Page {
+            items,
+            next_page_token: token.transpose()?.unwrap_or_default(),
+        })
     }
 }
 
 /// A record that can be listed.
 pub(super) trait Listed {
-    /// Its id, times of creation and of the last change, and labels.
-    fn common(&self) -> Common<'_>;
+    /// Its labels; none where they cannot be read.
+    fn labels(&self) -> Option<&BTreeMap<String, String>>;
 
     /// The value of a field that filters know; none for a label.
     fn field(&self, name: &str) -> Option<Value>;
 }
 
-/// What every listed record has.
-pub(super) struct Common<'a> {
-    pub(super) id: &'a str,
-    pub(super) create_time: DateTime<Utc>,
-    pub(super) update_time: DateTime<Utc>,
-    /// None where they cannot be read.
-    pub(super) labels: Option<&'a BTreeMap<String, String>>,
-}
-
-/// A value that cannot be read equals no other; the row keeps its place in the order.
+/// A value that cannot be read equals no other.
 impl<T: Listed> Listed for Recorded<T> {
-    fn common(&self) -> Common<'_> {
+    fn labels(&self) -> Option<&BTreeMap<String, String>> {
         match self {
-            Self::Whole(record) => record.common(),
-            Self::Unreadable(record) => Common {
-                id: &record.id,
-                create_time: record.create_time,
-                update_time: record.update_time,
-                labels: None,
-            },
+            Self::Whole(record) => record.labels(),
+            Self::Unreadable(_) => None,
         }
     }
 
@@ -159,33 +123,11 @@ impl<T: Listed> Listed for Recorded<T> {
     }
 }
 
-/// The place of a record in a list ordered by `by`.
-fn place(item: &impl Listed, by: SortBy) -> Place {
-    let common = item.common();
-    let time = match by {
-        SortBy::Id => DateTime::UNIX_EPOCH,
-        SortBy::CreateTime => common.create_time,
-        SortBy::UpdateTime => common.update_time,
-    };
-    let id = common.id.to_string();
-    Place { time, id }
-}
-
 /// The value of a field or label.
 fn value(item: &impl Listed, name: &str) -> Value {
     item.field(name).unwrap_or_else(|| {
         let label = name.strip_prefix("labels.");
-        let label = label.and_then(|key| item.common().labels?.get(key));
+        let label = label.and_then(|key| item.labels()?.get(key));
         label.map_or(Value::Missing, |label| Value::Text(label.clone()))
     })
-}
-
-impl<T> Page<T> {
-    /// A page with nothing on it yet.
-    pub(super) fn empty() -> Self {
-        Self {
-            items: Vec::new(),
-            next_page_token: String::new(),
-        }
-    }
 }

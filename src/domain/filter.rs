@@ -38,21 +38,32 @@ pub enum Type {
 /// The fields that a resource can be filtered by. `labels.KEY` always goes.
 pub type Fields = &'static [(&'static str, Type)];
 
+/// How a field is compared with an operand.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Operator {
+pub enum Operator {
+    /// `=`
     Equal,
+    /// `!=`, which holds for what is missing, too.
     NotEqual,
+    /// `<`
     Less,
+    /// `<=`
     LessOrEqual,
+    /// `>`
     Greater,
+    /// `>=`
     GreaterOrEqual,
 }
 
+/// One of the comparisons that a filter joins.
 #[derive(Clone, Debug)]
-struct Comparison {
-    field: String,
-    operator: Operator,
-    operand: Value,
+pub struct Comparison {
+    /// A known field, or `labels.KEY`.
+    pub field: String,
+    /// How it is compared.
+    pub operator: Operator,
+    /// What it is compared with; never missing.
+    pub operand: Value,
 }
 
 /// A filter that was read and whose fields are known.
@@ -82,6 +93,12 @@ impl Filter {
     #[must_use]
     pub fn is_empty(&self) -> bool {
         self.0.is_empty()
+    }
+
+    /// The comparisons, which all have to hold.
+    #[must_use]
+    pub fn comparisons(&self) -> &[Comparison] {
+        &self.0
     }
 
     /// Whether a record matches, whose fields `value` tells.

@@ -9,7 +9,7 @@ use uuid::Uuid;
 use super::{
     Store, Tx,
     fault::{Measured, broken_constraint, classify},
-    instances::Slice,
+    listing::{DATABASES, Parent, Part, Slice, find},
     unreadable::{Readable, found_unreadable, json},
 };
 use crate::domain::{
@@ -130,36 +130,18 @@ impl Store {
         &self,
         instance: Uuid,
         slice: Slice<'_>,
-    ) -> Result<Vec<Recorded<Database>>> {
-        let (time, id) = slice.after();
-        let column = slice.column();
-        macro_rules! list {
-            ($beyond:literal, $direction:literal) => {
-                select_databases!(
-                    "where d.instance_uid = $1
-                     and ($3::text is null or (case $2 when 'create_time' then d.create_time
-                        when 'update_time' then d.update_time else 'epoch' end, d.id) "
-                    $beyond
-                    " ($4::timestamptz, $3))
-                     order by case $2 when 'create_time' then d.create_time
-                        when 'update_time' then d.update_time else 'epoch' end "
-                    $direction ", d.id " $direction " limit $5",
-                    instance,
-                    column,
-                    id,
-                    time,
-                    slice.limit,
-                )
-                .fetch_all(&self.pool)
-                .named("databases.list")
-                .await
-            };
-        }
-        let records = match slice.order.descending {
-            true => list!("<", "desc"),
-            false => list!(">", "asc"),
-        };
-        Ok(records?.into_iter().map(Record::read).collect())
+    ) -> Result<Part<Recorded<Database>>> {
+        let parent = Parent::Instance(instance);
+        let found = find(&self.pool, "databases.find", &DATABASES, parent, slice).await?;
+        let records = select_databases!("where d.uid = any($1)", &found.records)
+            .fetch_all(&self.pool)
+            .named("databases.list")
+            .await?;
+        let records = records.into_iter().map(Record::read).collect();
+        Ok(found.of(records, |database| match database {
+            Recorded::Whole(database) => database.uid,
+            Recorded::Unreadable(unreadable) => unreadable.uid,
+        }))
     }
 }
 

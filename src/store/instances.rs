@@ -11,13 +11,13 @@ use super::{
     Store, Tx,
     batch::Found,
     fault::{Measured, broken_constraint, classify},
+    listing::{INSTANCES, Parent, Part, Slice, find},
     pool::Pool,
     unreadable::{Readable, found_unreadable, json},
 };
 use crate::domain::{
     Error, Reason, Result,
     instance::{Condition, Instance, Server, State},
-    list::{Order, Place, SortBy},
     name::{Id, InstanceName, ProjectName},
     recorded::{Recorded, Unreadable},
 };
@@ -108,38 +108,6 @@ pub struct NewInstance {
     pub deletion_protection: bool,
 }
 
-/// Which part of a project's instances to read.
-#[derive(Clone, Copy, Debug)]
-pub struct Slice<'a> {
-    /// In which order.
-    pub order: Order,
-    /// After which one.
-    pub after: Option<&'a Place>,
-    /// How many at most.
-    pub limit: i64,
-    /// Also deleted ones.
-    pub show_deleted: bool,
-}
-
-impl Slice<'_> {
-    /// The name of the column sorted by before the id, empty for none.
-    pub(super) fn column(&self) -> &'static str {
-        match self.order.by {
-            SortBy::Id => "",
-            SortBy::CreateTime => "create_time",
-            SortBy::UpdateTime => "update_time",
-        }
-    }
-
-    /// Time and id of the place that the slice begins after.
-    pub(super) fn after(&self) -> (Option<DateTime<Utc>>, Option<&str>) {
-        (
-            self.after.map(|place| place.time),
-            self.after.map(|place| place.id.as_str()),
-        )
-    }
-}
-
 impl Store {
     /// The instance of that name.
     ///
@@ -174,42 +142,20 @@ impl Store {
         &self,
         project: &ProjectName,
         slice: Slice<'_>,
-    ) -> Result<Vec<Recorded<Instance>>> {
-        let (time, id) = slice.after();
-        let (project, column) = (project.project.as_str(), slice.column());
-        let (limit, deleted) = (slice.limit, slice.show_deleted);
-        macro_rules! list {
-            ($beyond:literal, $direction:literal) => {
-                select_instances!(
-                    "where i.uid in (select p.uid from instances p
-                     where p.project = $1 and ($2 or p.delete_time is null)
-                     and ($4::text is null or (case $3 when 'create_time' then p.create_time
-                        when 'update_time' then p.update_time else 'epoch' end, p.id) "
-                    $beyond
-                    " ($5::timestamptz, $4))
-                     order by case $3 when 'create_time' then p.create_time
-                        when 'update_time' then p.update_time else 'epoch' end "
-                    $direction ", p.id " $direction " limit $6)
-                     order by case $3 when 'create_time' then i.create_time
-                        when 'update_time' then i.update_time else 'epoch' end "
-                    $direction ", i.id " $direction ", s.number",
-                    project,
-                    deleted,
-                    column,
-                    id,
-                    time,
-                    limit,
-                )
-                .fetch_all(&self.pool)
-                .named("instances.list")
-                .await
-            };
-        }
-        let records = match slice.order.descending {
-            true => list!("<", "desc"),
-            false => list!(">", "asc"),
-        };
-        Ok(grouped(records?))
+    ) -> Result<Part<Recorded<Instance>>> {
+        let parent = Parent::Project(project.project.as_str());
+        let found = find(&self.pool, "instances.find", &INSTANCES, parent, slice).await?;
+        let records = select_instances!(
+            "where i.uid = any($1) order by i.uid, s.number",
+            &found.records
+        )
+        .fetch_all(&self.pool)
+        .named("instances.list")
+        .await?;
+        Ok(found.of(grouped(records), |instance| match instance {
+            Recorded::Whole(instance) => instance.uid,
+            Recorded::Unreadable(unreadable) => unreadable.uid,
+        }))
     }
 
     /// The instances with their active server on this host, and meant to run; those that

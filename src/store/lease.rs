@@ -98,12 +98,13 @@ struct ClaimRow {
 }
 
 impl Store {
-    /// Claims the operation that has been due the longest, if one is.
+    /// Claims the operation that has been due the longest, if one is whose turn it is: see
+    /// the view `operations_in_turn`. No operation begins on an instance while the worker
+    /// of one that was given up may still be at work.
     ///
-    /// An operation with `after_children` waits only for children that are at work or have
-    /// not failed yet. A child that has failed or is being taken back may need the server
-    /// that this operation starts again, so it comes after it. No operation begins on an
-    /// instance while the worker of one that was given up may still be at work.
+    /// Walks the operations of each place in the order in which they are due, whatever
+    /// waits elsewhere. Of two that are found one is claimed; the other is locked for the
+    /// moment of the statement.
     ///
     /// # Errors
     /// METADATA_UNAVAILABLE.
@@ -113,23 +114,17 @@ impl Store {
             r#"update operations o set worker = $1, token = token + 1,
                 lease_until = now() + make_interval(secs => $4),
                 state = case when state = 'PENDING' then 'RUNNING' else state end
-             where id = (select id from operations d
-                where end_time is null and state in ('PENDING', 'RUNNING', 'UNDOING')
-                and run_time <= now()
-                and (lease_until is null or lease_until < now())
-                and (required_host is null or required_host = $2)
-                and kind || '@' || plan_version = any($3)
-                and (select count(*) from operations_held h where h.worker = $1
-                    and h.instance_uid = coalesce(d.parent_uid, d.target_uid)) < $5
-                and not exists (select from operations_given_up g
-                    where g.instance_uid = coalesce(d.parent_uid, d.target_uid))
-                and not (d.after_children and exists (select from operations c
-                    where c.parent_uid = d.target_uid and c.end_time is null
-                    and (c.lease_until >= now() or (c.failures = 0 and c.state <> 'UNDOING'))))
-                and not ((d.failures > 0 or d.state = 'UNDOING') and exists (
-                    select from operations p where p.target_uid = d.parent_uid
-                    and p.end_time is null and p.after_children))
-                order by run_time for update skip locked limit 1)
+             where id = (select next.id
+                from unnest(array['00000000-0000-0000-0000-000000000000', $2::uuid]) as p (place)
+                cross join lateral (select d.id, d.run_time from operations_in_turn d
+                    where d.place = p.place and d.run_time <= now()
+                    and (d.lease_until is null or d.lease_until < now())
+                    and d.state in ('PENDING', 'RUNNING', 'UNDOING')
+                    and d.kind || '@' || d.plan_version = any($3)
+                    and d.instance_uid <> all (array(select h.instance_uid from operations_held h
+                        where h.worker = $1 group by h.instance_uid having count(*) >= $5))
+                    order by d.run_time for update skip locked limit 1) next
+                order by next.run_time limit 1)
              returning id, kind, plan_version, target, target_uid, parent_uid, parameters, state, position,
                 failures, extract(epoch from now() - waiting_since)::float8 as waited,
                 token, failure::text as failure"#,
@@ -246,28 +241,31 @@ impl Store {
         Ok(released.rows_affected())
     }
 
-    /// Seconds until the next operation that the worker could claim is due or its
-    /// lease runs out; none when there is none.
+    /// Seconds until the next operation that the worker could claim is due, its lease
+    /// runs out, or that of one that was given up; none when there is none.
     ///
     /// # Errors
     /// METADATA_UNAVAILABLE.
     pub async fn next_due(&self, by: &Capability<'_>) -> Result<Option<f64>> {
         sqlx::query_scalar!(
-            "select extract(epoch from min(greatest(run_time, lease_until,
-                (select max(g.lease_until) from operations_given_up g
-                    where g.instance_uid = coalesce(d.parent_uid, d.target_uid)))) - now())::float8
-             from operations d where end_time is null
-             and state in ('PENDING', 'RUNNING', 'UNDOING')
-             and (required_host is null or required_host = $1)
-             and kind || '@' || plan_version = any($2)
-             and (select count(*) from operations_held h where h.worker = $3
-                and h.instance_uid = coalesce(d.parent_uid, d.target_uid)) < $4
-             and not (d.after_children and exists (select from operations c
-                where c.parent_uid = d.target_uid and c.end_time is null
-                and (c.lease_until >= now() or (c.failures = 0 and c.state <> 'UNDOING'))))
-             and not ((d.failures > 0 or d.state = 'UNDOING') and exists (
-                select from operations p where p.target_uid = d.parent_uid
-                and p.end_time is null and p.after_children))",
+            "with full_ones as materialized (select h.instance_uid from operations_held h
+                where h.worker = $3 group by h.instance_uid having count(*) >= $4),
+             places as (select place from unnest(array['00000000-0000-0000-0000-000000000000',
+                $1::uuid]) as p (place))
+             select extract(epoch from least(
+                (select min(next.run_time) from places p
+                    cross join lateral (select d.run_time from operations_in_turn d
+                        where d.place = p.place and d.worker is null
+                        and d.state in ('PENDING', 'RUNNING', 'UNDOING')
+                        and d.kind || '@' || d.plan_version = any($2)
+                        and d.instance_uid <> all (array(select instance_uid from full_ones))
+                        order by d.run_time limit 1) next),
+                (select min(greatest(d.run_time, d.lease_until)) from operations_in_turn d
+                    where d.worker is not null and d.place in (select place from places)
+                    and d.state in ('PENDING', 'RUNNING', 'UNDOING')
+                    and d.kind || '@' || d.plan_version = any($2)
+                    and d.instance_uid <> all (array(select instance_uid from full_ones))),
+                (select min(lease_until) from operations_given_up)) - now())::float8",
             by.host,
             by.plans,
             by.worker,

@@ -13,6 +13,7 @@ pub mod hosts;
 mod instance_states;
 pub mod instances;
 pub mod lease;
+pub mod listing;
 pub mod migrate;
 pub mod operations;
 mod pool;

@@ -63,7 +63,7 @@ pub enum Family {
 
 /// One text of the columns for all the queries below.
 macro_rules! select_operations {
-    ($tail:literal $(, $argument:expr)* $(,)?) => {
+    ($($tail:literal)* $(, $argument:expr)* $(,)?) => {
         sqlx::query_as!(
             Record,
             r#"select o.id, o.project, o.target, o.verb, o.state, o.failures,
@@ -76,7 +76,7 @@ macro_rules! select_operations {
                     'progress_percent', s.progress_percent, 'waits_for', s.waits_for) order by s.position), '[]')
                     from operation_stages s where s.operation_id = o.id)
                     as "stages!: Json<Vec<StageRecord>>"
-            from operations o "# + $tail
+            from operations o "# $(+ $tail)*
             $(, $argument)*
         )
     };
@@ -144,22 +144,30 @@ impl Store {
         after: Option<&Place>,
         limit: i64,
     ) -> Result<Vec<Operation>> {
-        let time = after.map(|place| place.time);
+        let time = after.map_or(DateTime::<Utc>::MAX_UTC, |place| place.time);
         let id = after.and_then(|place| Uuid::try_parse(&place.id).ok());
-        let records = select_operations!(
-            "where o.project = $1 and not o.hidden
-             and ($2::boolean is null or (o.end_time is not null) = $2)
-             and ($3::timestamptz is null or (o.create_time, o.id) < ($3, $4::uuid))
-             order by o.create_time desc, o.id desc limit $5",
-            project.as_str(),
-            done,
-            time,
-            id,
-            limit,
-        )
-        .fetch_all(&self.pool)
-        .named("operations.operations")
-        .await?;
+        // One text for each index: a condition with a parameter would fit none of them.
+        macro_rules! list {
+            ($which:literal) => {
+                select_operations!(
+                    "where o.project = $1 and not o.hidden and (o.create_time, o.id) < ($2, $3) "
+                    $which
+                    " order by o.create_time desc, o.id desc limit $4",
+                    project.as_str(),
+                    time,
+                    id.unwrap_or(Uuid::max()),
+                    limit,
+                )
+                .fetch_all(&self.pool)
+                .named("operations.operations")
+                .await
+            };
+        }
+        let records = match done {
+            None => list!(""),
+            Some(false) => list!("and o.end_time is null"),
+            Some(true) => list!("and o.end_time is not null"),
+        }?;
         records.into_iter().map(Record::operation).collect()
     }
 

@@ -7,6 +7,7 @@ mod crash;
 mod deletion;
 mod drift;
 mod fairness;
+mod filters;
 mod idempotency;
 mod input;
 mod keys;

@@ -19,7 +19,8 @@ use super::{
 use crate::support::howdah::{Howdah, PROJECT, eventually, instance_name, succeeded};
 
 /// What a later release would do with a migration.
-const FORGET_CHECKS: &str = "alter table instances drop constraint instances_state_check;
+pub(super) const FORGET_CHECKS: &str =
+    "alter table instances drop constraint instances_state_check;
     alter table databases drop constraint databases_state_check;
     alter table operations drop constraint operations_state_check;
     alter table operations drop constraint operations_check;

@@ -1,0 +1,400 @@
+//! Lists of instances and databases: filters become predicates of SQL.
+//!
+//! A list is read in two steps. [`find`] finds which records are next, by a statement that
+//! is made for the filter; the records themselves are read by a checked query. A filter
+//! looks at [`SCANNED`] records at most, however few match: what it has found by then is
+//! the page, and the list goes on after the last record that it has looked at.
+
+use std::collections::HashMap;
+
+use chrono::{DateTime, Utc};
+use sqlx::{Postgres, QueryBuilder};
+use uuid::Uuid;
+
+use super::{fault::Measured, pool::Pool};
+use crate::domain::{
+    Error, Result,
+    filter::{Comparison, Filter, Operator, Value},
+    list::{Order, Place, SortBy},
+};
+
+/// Most records that a filter looks at for one page: some 10 ms.
+pub const SCANNED: usize = 10_000;
+
+/// Which part of a list to read.
+#[derive(Clone, Copy, Debug)]
+pub struct Slice<'a> {
+    /// In which order.
+    pub order: Order,
+    /// After which place.
+    pub after: Option<&'a Place>,
+    /// How many at most.
+    pub limit: usize,
+    /// Those that match, and those of which the metadata cannot tell.
+    pub filter: &'a Filter,
+    /// Also deleted ones.
+    pub show_deleted: bool,
+}
+
+/// A part of a list.
+#[derive(Clone, Debug)]
+pub struct Part<T> {
+    /// Its records, in order.
+    pub records: Vec<T>,
+    /// The place after which the list goes on; none at its end.
+    pub next: Option<Place>,
+}
+
+impl Part<Uuid> {
+    /// The part with the records of its identities, as they were read. What has gone
+    /// since it was found is left out.
+    pub(super) fn of<T>(self, records: Vec<T>, uid: impl Fn(&T) -> Uuid) -> Part<T> {
+        let named = records.into_iter().map(|record| (uid(&record), record));
+        let mut records: HashMap<Uuid, T> = named.collect();
+        let found = self.records.iter();
+        Part {
+            records: found.filter_map(|uid| records.remove(uid)).collect(),
+            next: self.next,
+        }
+    }
+}
+
+/// Of whom the records are.
+#[derive(Clone, Copy, Debug)]
+pub(super) enum Parent<'a> {
+    Project(&'a str),
+    Instance(Uuid),
+}
+
+/// A table as filters see it; its rows are called `w`.
+pub(super) struct Table {
+    name: &'static str,
+    /// A condition on the rows `p` that are not deleted.
+    live: &'static str,
+    /// The columns of the fields, and whether each release can read them in every row.
+    fields: &'static [(&'static str, &'static str, bool)],
+    /// What holds for each row that this release cannot read, and for few others: a
+    /// condition on the rows of a table that belong to it by a column. An index with the
+    /// same condition finds them, `TABLE_irregular`, which holds next to nothing.
+    irregular: &'static [(&'static str, &'static str, &'static str)],
+}
+
+pub(super) const INSTANCES: Table = Table {
+    name: "instances",
+    live: " and p.delete_time is null",
+    fields: &[
+        ("instance_id", "w.id", true),
+        ("state", "w.state", false),
+        ("version", "w.wanted_version", false),
+        ("display_name", "w.display_name", false),
+        ("ephemeral", "w.ephemeral", false),
+        ("create_time", "w.create_time", true),
+    ],
+    irregular: &[
+        (
+            "instances",
+            "uid",
+            r#"id !~ '^[a-z]([a-z0-9-]{0,61}[a-z0-9])?$'
+            or state <> all ('{CREATING,READY,STOPPED,STARTING,STOPPING,DELETING,DELETED,FAILED}')
+            or wanted_version !~ '^([1-9][0-9]{1,3}(\.[0-9]{1,4})?)?$'
+            or jsonb_typeof(labels) <> 'object'
+            or labels @? 'strict $.* ? (@.type() <> "string")'
+            or jsonb_typeof(annotations) <> 'object'
+            or annotations @? 'strict $.* ? (@.type() <> "string")'
+            or jsonb_typeof(parameters) <> 'object'
+            or parameters @? 'strict $.* ? (@.type() <> "string")'
+            or jsonb_typeof(conditions) <> 'array'"#,
+        ),
+        (
+            "servers",
+            "instance_uid",
+            r"version !~ '^[1-9][0-9]{1,3}\.[0-9]{1,4}$'
+            or system_identifier !~ '^[0-9]{1,19}$'
+            or address is not null and (jsonb_typeof(address -> 'host') = 'string'
+                and jsonb_typeof(address -> 'port') = 'number'
+                and address ->> 'port' ~ '^([0-9]{1,4}|[1-5][0-9]{4}|6[0-4][0-9]{3})$'
+                and coalesce(jsonb_typeof(address -> 'socket_directory'), 'null')
+                    in ('string', 'null')
+                and coalesce(jsonb_typeof(address -> 'tls'), 'boolean') = 'boolean'
+            ) is not true",
+        ),
+    ],
+};
+
+pub(super) const DATABASES: Table = Table {
+    name: "databases",
+    live: "",
+    fields: &[
+        ("database_id", "w.id", true),
+        ("state", "w.state", false),
+        ("postgresql_name", "w.postgresql_name", false),
+        ("owner", "w.owner", false),
+        ("display_name", "w.display_name", false),
+        ("create_time", "w.create_time", true),
+    ],
+    irregular: &[(
+        "databases",
+        "uid",
+        r#"id !~ '^[a-z]([a-z0-9-]{0,61}[a-z0-9])?$'
+        or state <> all ('{CREATING,READY,DELETING,FAILED}')
+        or jsonb_typeof(labels) <> 'object'
+        or labels @? 'strict $.* ? (@.type() <> "string")'
+        or jsonb_typeof(annotations) <> 'object'
+        or annotations @? 'strict $.* ? (@.type() <> "string")'
+        or octet_length(postgresql_name) not between 1 and 63
+        or octet_length(owner) not between 1 and 63"#,
+    )],
+};
+
+/// Finds the records of a slice, in order: their identities.
+pub(super) async fn find(
+    pool: &Pool,
+    operation: &'static str,
+    table: &Table,
+    parent: Parent<'_>,
+    slice: Slice<'_>,
+) -> Result<Part<Uuid>> {
+    let mut query = statement(table, parent, slice)?;
+    // Statements of filters are many: they would drive those out that are always needed.
+    let persistent = slice.filter.is_empty();
+    let found: Vec<(Option<Uuid>, String, DateTime<Utc>)> = query
+        .build_query_as()
+        .persistent(persistent)
+        .fetch_all(pool)
+        .named(operation)
+        .await?;
+    let mut part = Part {
+        records: Vec::with_capacity(found.len()),
+        next: None,
+    };
+    let mut last = None;
+    for (uid, id, time) in found {
+        let place = Place { time, id };
+        match uid {
+            Some(_) if part.records.len() == slice.limit => part.next = last.take(),
+            Some(uid) => {
+                part.records.push(uid);
+                last = Some(place);
+            }
+            // The end of what was looked at.
+            None => part.next = Some(place),
+        }
+    }
+    Ok(part)
+}
+
+/// The statement answers one record more than asked for, which tells that there is one.
+/// Where a filter finds fewer among the records that it looks at, the last of those
+/// follows without an identity, if there are as many: all of one snapshot, so that
+/// nothing is passed over that is recorded or goes meanwhile.
+fn statement(
+    table: &Table,
+    parent: Parent<'_>,
+    slice: Slice<'_>,
+) -> Result<QueryBuilder<Postgres>> {
+    let more = i64::try_from(slice.limit).map_err(|_| Error::internal("page size"))? + 1;
+    let time = match slice.order.by {
+        SortBy::Id => "'epoch'::timestamptz",
+        SortBy::CreateTime => "p.create_time",
+        SortBy::UpdateTime => "p.update_time",
+    };
+    let mut query = QueryBuilder::new("");
+    if slice.filter.is_empty() {
+        query.push(format_args!("select p.uid, p.id, {time} as at"));
+        rows(&mut query, table, parent, slice);
+        query.push(" limit ").push_bind(more);
+        return Ok(query);
+    }
+    query.push("with found as (select w.uid, w.id, w.at from (");
+    query.push(format_args!("select p.*, {time} as at"));
+    rows(&mut query, table, parent, slice);
+    query.push(format_args!(" limit {SCANNED}) w where true"));
+    for comparison in slice.filter.comparisons() {
+        query.push(" and ");
+        condition(&mut query, table, comparison)?;
+    }
+    query.push(" limit ").push_bind(more);
+    query.push(
+        ") select uid, id, at, false as ends from found
+         union all select null, e.id, e.at, true from (",
+    );
+    query.push(format_args!("select p.id, {time} as at"));
+    rows(&mut query, table, parent, slice);
+    query.push(format_args!(
+        " offset {} limit 1) e where (select count(*) from found) < ",
+        SCANNED - 1
+    ));
+    query.push_bind(more);
+    let direction = direction(slice.order);
+    query.push(format_args!(
+        " order by ends, at {direction}, id {direction}"
+    ));
+    Ok(query)
+}
+
+const fn direction(order: Order) -> &'static str {
+    if order.descending { "desc" } else { "asc" }
+}
+
+/// The rows of a slice before its filter, in order: each order has its index.
+fn rows(query: &mut QueryBuilder<Postgres>, table: &Table, parent: Parent<'_>, slice: Slice<'_>) {
+    query.push(format_args!(" from {} p where ", table.name));
+    match parent {
+        Parent::Project(id) => query.push("p.project = ").push_bind(id.to_owned()),
+        Parent::Instance(uid) => query.push("p.instance_uid = ").push_bind(uid),
+    };
+    if !slice.show_deleted {
+        query.push(table.live);
+    }
+    let column = match slice.order.by {
+        SortBy::Id => None,
+        SortBy::CreateTime => Some("p.create_time"),
+        SortBy::UpdateTime => Some("p.update_time"),
+    };
+    let direction = direction(slice.order);
+    if let Some(place) = slice.after {
+        let beyond = if slice.order.descending { "<" } else { ">" };
+        let id = place.id.clone();
+        match column {
+            None => query
+                .push(format_args!(" and p.id {beyond} "))
+                .push_bind(id),
+            Some(column) => query
+                .push(format_args!(" and ({column}, p.id) {beyond} ("))
+                .push_bind(place.time)
+                .push(", ")
+                .push_bind(id)
+                .push(")"),
+        };
+    }
+    query.push(" order by ");
+    if let Some(column) = column {
+        query.push(format_args!("{column} {direction}, "));
+    }
+    query.push(format_args!("p.id {direction}"));
+}
+
+/// A comparison as SQL that holds for each row for which the comparison holds.
+fn condition(
+    query: &mut QueryBuilder<Postgres>,
+    table: &Table,
+    comparison: &Comparison,
+) -> Result<()> {
+    let (operand, exact) = storable(&comparison.operand);
+    let sign = match (comparison.operator, exact) {
+        // No column holds such a value.
+        (Operator::Equal, false) => return push(query, "false"),
+        (Operator::NotEqual, false) => return push(query, "true"),
+        (Operator::Equal, true) => "=",
+        (Operator::NotEqual, true) => "is distinct from",
+        (Operator::Less, true) => "<",
+        (Operator::LessOrEqual, _) | (Operator::Less, false) => "<=",
+        (Operator::Greater, _) | (Operator::GreaterOrEqual, false) => ">",
+        (Operator::GreaterOrEqual, true) => ">=",
+    };
+    let mut fields = table.fields.iter();
+    let field = fields.find(|(name, ..)| *name == comparison.field);
+    let readable = field.is_some_and(|(.., readable)| *readable);
+    query.push("(");
+    match (field, comparison.field.strip_prefix("labels.")) {
+        (Some((_, column, _)), _) => query.push(*column),
+        (None, Some(key)) => query
+            .push("(w.labels ->> ")
+            .push_bind(key.to_owned())
+            .push(")"),
+        (None, None) => return Err(Error::internal("field of a filter without a column")),
+    };
+    match operand {
+        // Text is compared by its bytes, whatever the collation of the database.
+        Value::Text(text) => query
+            .push(format_args!(r#" collate "C" {sign} "#))
+            .push_bind(text),
+        Value::Bool(value) => query.push(format_args!(" {sign} ")).push_bind(value),
+        Value::Time(time) => query.push(format_args!(" {sign} ")).push_bind(time),
+        Value::Missing => return Err(Error::internal("comparison without an operand")),
+    };
+    if comparison.operator == Operator::NotEqual && !readable {
+        for (table, belongs_by, condition) in table.irregular {
+            query.push(format_args!(
+                " or exists (select from {table} r where r.{belongs_by} = w.uid and ({condition}))"
+            ));
+        }
+    }
+    push(query, ")")
+}
+
+#[expect(clippy::unnecessary_wraps, reason = "it ends functions that may fail")]
+fn push(query: &mut QueryBuilder<Postgres>, sql: &str) -> Result<()> {
+    query.push(sql);
+    Ok(())
+}
+
+/// The greatest value that a column can hold and that is not greater than the operand,
+/// and whether it is the operand: text holds no NUL, and times are microseconds.
+fn storable(operand: &Value) -> (Value, bool) {
+    match operand {
+        Value::Text(text) => {
+            let stored = text.split('\0').next().unwrap_or_default();
+            (Value::Text(stored.to_owned()), stored.len() == text.len())
+        }
+        Value::Time(time) => {
+            // Above a second's worth in a leap second.
+            let nanoseconds = time.timestamp_subsec_nanos();
+            let kept = (nanoseconds / 1000).min(999_999) * 1000;
+            let stored = DateTime::from_timestamp(time.timestamp(), kept).unwrap_or(*time);
+            (Value::Time(stored), kept == nanoseconds)
+        }
+        Value::Bool(_) | Value::Missing => (operand.clone(), true),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// An index whose condition differs from the query's is of no use to it.
+    #[test]
+    fn indexes_find_what_may_be_unreadable() {
+        let words = |text: &str| text.split_whitespace().collect::<Vec<_>>().join(" ");
+        let migrations = words(include_str!(
+            "../../migrations/20261121000001_foundation.sql"
+        ));
+        for (table, belongs_by, condition) in [INSTANCES, DATABASES]
+            .iter()
+            .flat_map(|table| table.irregular)
+        {
+            let index = format!(
+                "create index {table}_irregular on {table} ({belongs_by}) where {condition};"
+            );
+            assert!(migrations.contains(&words(&index)), "{index}");
+        }
+    }
+
+    #[test]
+    fn operands_become_what_columns_can_hold() {
+        let text = |text: &str| Value::Text(text.to_owned());
+        assert_eq!(storable(&text("a")), (text("a"), true));
+        assert_eq!(storable(&text("a\0b")), (text("a"), false));
+        let time = |text: &str| Value::Time(text.parse().unwrap());
+        for (operand, stored, exact) in [
+            (
+                "2026-01-01T00:00:00.000001Z",
+                "2026-01-01T00:00:00.000001Z",
+                true,
+            ),
+            (
+                "2026-01-01T00:00:00.0000019Z",
+                "2026-01-01T00:00:00.000001Z",
+                false,
+            ),
+            (
+                "1969-12-31T23:59:59.9999999Z",
+                "1969-12-31T23:59:59.999999Z",
+                false,
+            ),
+            ("2026-06-30T23:59:60Z", "2026-06-30T23:59:59.999999Z", false),
+        ] {
+            assert_eq!(storable(&time(operand)), (time(stored), exact), "{operand}");
+        }
+    }
+}

@@ -94,9 +94,12 @@ create table servers (
     number integer not null,
     provider text not null,
     version text not null,
-    host uuid not null references hosts,
+    -- Where it lives, for a provider whose servers live on hosts.
+    host uuid references hosts,
     -- Reserved on its host as long as the row is there.
     port integer check (port between 1 and 65535),
+    check ((host is null) = (port is null)),
+    check (provider <> 'local' or host is not null),
     -- PostgreSQL's, as decimal text: it does not fit a bigint.
     system_identifier text,
     started boolean not null default false,

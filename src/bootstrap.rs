@@ -126,6 +126,10 @@ async fn run(config: &Config, telemetry: &Telemetry) -> Result<()> {
         clock: Arc::new(SystemClock),
         encode: operations::encode,
         host,
+        host_name: rustix::system::uname()
+            .nodename()
+            .to_string_lossy()
+            .into_owned(),
         settings: app_settings(config),
     });
     let served = attend(

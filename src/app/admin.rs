@@ -72,15 +72,11 @@ impl App {
     pub(super) async fn server_spec(&self, instance: &Instance, token: i64) -> Result<ServerSpec> {
         let server = instance.active()?;
         let sealed = self.parts.store.admin_password(server.uid).await?;
-        let port = server
-            .port
-            .ok_or_else(|| Error::internal("a server without a port"))?;
         Ok(ServerSpec {
             uid: server.uid,
             provider: server.provider.clone(),
             version: server.version,
-            host: server.host,
-            port,
+            placement: server.placement,
             parameters: instance.parameters.clone(),
             ephemeral: instance.ephemeral,
             admin_password: self.parts.keyring.open(&sealed, &identity(server.uid))?,
@@ -111,15 +107,34 @@ impl App {
         instance
     }
 
+    /// Refuses what only a process of another host can do.
+    async fn refuse_elsewhere(&self, instance: &Instance) -> Result<()> {
+        let server = instance.active()?;
+        let Some(host) = server.host().filter(|host| *host != self.parts.host) else {
+            return Ok(());
+        };
+        self.refuse_gone(instance)?;
+        let name = self.parts.store.host_name(host).await?;
+        let message = format!(
+            "the instance's server is on the host {name} ({host}): send the call to a process \
+             of Howdah there"
+        );
+        Err(Error::new(Reason::HostElsewhere, message)
+            .with_resource(instance.name.to_string())
+            .with_metadata("host", host.to_string())
+            .with_metadata("host_name", name))
+    }
+
     /// How to reach the instance's server as `howdah_admin`.
     pub(super) async fn admin_access(
         &self,
         instance: &Instance,
         database: &str,
     ) -> Result<AdminAccess> {
+        self.refuse_elsewhere(instance).await?;
         let spec = self.server_spec(instance, 0).await?;
         let provider = self.provider_of(&spec.provider)?;
-        let address = provider.address(spec.uid, spec.port);
+        let address = provider.address(&spec);
         let host = address
             .socket_directory
             .map_or(Host::Tcp(address.host), Host::Unix);

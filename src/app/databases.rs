@@ -276,7 +276,7 @@ fn target_of(name: &DatabaseName, uid: Uuid, instance: &Instance) -> Result<Targ
         name: name.to_string(),
         uid,
         parent: Some(instance.uid),
-        host: Some(instance.active()?.host),
+        host: instance.active()?.host(),
     })
 }
 

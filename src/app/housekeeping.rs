@@ -31,7 +31,11 @@ const ENGINES: Duration = Duration::from_secs(60);
 pub(super) async fn show_life(app: App) {
     let mut key = KeyLife::default();
     loop {
-        let seen = app.parts.store.see_host(app.parts.host, "local").await;
+        let seen = app
+            .parts
+            .store
+            .see_host(app.parts.host, &app.parts.host_name)
+            .await;
         warn("signs of life", seen);
         warn("sign of life of the key", key.show(&app).await);
         if stops(&app, INTERVAL).await {

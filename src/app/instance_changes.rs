@@ -202,7 +202,7 @@ impl App {
     pub(super) fn host_gone_time(&self, instance: &Instance) -> Option<DateTime<Utc>> {
         let active = instance.active().ok();
         active
-            .filter(|active| active.host != self.parts.host)
+            .filter(|active| active.host().is_some_and(|host| host != self.parts.host))
             .and_then(|active| active.host_gone_time)
     }
 

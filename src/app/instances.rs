@@ -20,11 +20,11 @@ use crate::{
         list::Order,
         name::{InstanceName, ProjectName},
         operation::Operation,
-        provider::ServerSpec,
+        provider::{Placement, ServerSpec},
         recorded::Recorded,
         version::{Version, Wanted},
     },
-    store::{instances::NewInstance, lease::Claim, servers::NewServer},
+    store::{Tx, instances::NewInstance, lease::Claim, servers::NewServer},
 };
 
 const FIELDS: Fields = &[
@@ -144,42 +144,54 @@ impl App {
         new: CreateInstance,
         version: Version,
     ) -> Result<Operation> {
-        let host = new.host.unwrap_or(self.parts.host);
+        let provider = self.parts.providers.default()?;
+        let host = match provider.is_of_hosts() {
+            true => Some(new.host.unwrap_or(self.parts.host)),
+            false => None,
+        };
         let (uid, server) = (self.parts.random.uuid()?, self.parts.random.uuid()?);
         let password = self.parts.random.password()?;
         let admin_password = self.parts.keyring.seal(&password, &identity(server))?;
         let tx = &mut accepting.tx;
         tx.hold_project(&new.name.project).await?;
-        if host != self.parts.host && tx.host_is_gone(host).await? {
-            let message = "the host is gone";
-            return Err(
-                Error::new(Reason::HostUnavailable, message).with_field("instance.local.host")
-            );
-        }
         let target = Target {
             project: new.name.project.clone(),
             name: new.name.to_string(),
             uid,
             parent: None,
-            host: Some(host),
+            host,
         };
         tx.insert_instance(&record(new, uid)).await?;
-        let reserved = tx.lock_ports(host).await?;
-        let port = self.free_port(host, &reserved)?;
+        let placement = match host {
+            Some(host) => Some(self.place(tx, host).await?),
+            None => None,
+        };
         tx.insert_server(&NewServer {
             uid: server,
             instance_uid: uid,
             number: 1,
-            provider: self.parts.providers.default()?.name(),
+            provider: provider.name(),
             version,
-            host,
-            port,
+            placement,
             admin_password,
         })
         .await?;
         accepting
             .enqueue(&operations::CREATE_INSTANCE, target, json!({}))
             .await
+    }
+
+    /// A place on the host, with a port that is free there.
+    async fn place(&self, tx: &mut Tx, host: Uuid) -> Result<Placement> {
+        if host != self.parts.host && tx.host_is_gone(host).await? {
+            let message = "the host is gone";
+            return Err(
+                Error::new(Reason::HostUnavailable, message).with_field("instance.local.host")
+            );
+        }
+        let reserved = tx.lock_ports(host).await?;
+        let port = self.free_port(host, &reserved)?;
+        Ok(Placement { host, port })
     }
 
     /// A port of the range that is not reserved on the host, nor taken by another program
@@ -208,8 +220,10 @@ impl App {
     pub(super) async fn move_port(&self, claim: &Claim, server: &ServerSpec) -> Result<()> {
         let mut tx = self.parts.store.begin().await?;
         tx.check_token(claim.id, claim.token).await?;
-        let reserved = tx.lock_ports(server.host).await?;
-        let port = self.free_port(server.host, &reserved)?;
+        let unplaced = || Error::internal("a server without a place has no port");
+        let host = server.placement.ok_or_else(unplaced)?.host;
+        let reserved = tx.lock_ports(host).await?;
+        let port = self.free_port(host, &reserved)?;
         tx.set_port(server.uid, port).await?;
         tx.commit().await
     }

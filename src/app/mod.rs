@@ -71,6 +71,8 @@ pub struct Parts {
     pub clock: Arc<dyn Clock>,
     /// This host, whose local servers are in reach.
     pub host: Uuid,
+    /// Its name, for people.
+    pub host_name: String,
     /// Identity of this process's workers: the same after a restart in the same data
     /// directory.
     pub worker: Uuid,
@@ -150,7 +152,10 @@ impl App {
     /// # Errors
     /// METADATA_UNAVAILABLE.
     pub async fn take_over(&self) -> Result<()> {
-        self.parts.store.see_host(self.parts.host, "local").await?;
+        self.parts
+            .store
+            .see_host(self.parts.host, &self.parts.host_name)
+            .await?;
         self.parts.store.release_worker(self.parts.worker).await?;
         self.parts
             .store

@@ -163,7 +163,7 @@ impl Target {
             name: instance.name.to_string(),
             uid: instance.uid,
             parent: None,
-            host: Some(instance.active()?.host),
+            host: instance.active()?.host(),
         })
     }
 }

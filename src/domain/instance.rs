@@ -9,7 +9,7 @@ use uuid::Uuid;
 use super::{
     Error, Reason, Result,
     name::InstanceName,
-    provider::Address,
+    provider::{Address, Placement},
     version::{Version, Wanted},
 };
 
@@ -166,10 +166,8 @@ pub struct Server {
     pub provider: String,
     /// Version that it runs.
     pub version: Version,
-    /// Host that it lives on.
-    pub host: Uuid,
-    /// TCP port; none before one is reserved.
-    pub port: Option<u16>,
+    /// Where it lives, for a provider whose servers live on hosts.
+    pub placement: Option<Placement>,
     /// PostgreSQL's system identifier, once the data directory exists.
     pub system_identifier: Option<u64>,
     /// Whether it has ever been started.
@@ -179,6 +177,14 @@ pub struct Server {
     /// Since when its host has been silent for so long that nothing is to be expected
     /// of it, if that is so.
     pub host_gone_time: Option<DateTime<Utc>>,
+}
+
+impl Server {
+    /// The host that it lives on, if it lives on one.
+    #[must_use]
+    pub fn host(&self) -> Option<Uuid> {
+        self.placement.map(|placement| placement.host)
+    }
 }
 
 /// Whether a condition holds.

@@ -19,10 +19,8 @@ pub struct ServerSpec {
     pub provider: String,
     /// Version that it runs.
     pub version: Version,
-    /// Host that it lives on, for the local provider.
-    pub host: Uuid,
-    /// TCP port.
-    pub port: u16,
+    /// Where it lives, for a provider whose servers live on hosts.
+    pub placement: Option<Placement>,
     /// PostgreSQL settings of the user, by name.
     pub parameters: BTreeMap<String, String>,
     /// Made from a template, and careless of the disk.
@@ -35,6 +33,16 @@ pub struct ServerSpec {
     pub address: Option<Address>,
     /// Fencing token of the worker, part of the names of unfinished files.
     pub token: i64,
+}
+
+/// Where a server lives that is on a host: a machine that runs Howdah. Only a process of
+/// that host works on it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Placement {
+    /// The host.
+    pub host: Uuid,
+    /// TCP port, reserved on the host.
+    pub port: u16,
 }
 
 /// What became of a request to start a server.
@@ -205,9 +213,13 @@ pub trait Provider: Send + Sync {
     /// Returns when a running server's process has ended.
     async fn ended(&self, server: &ServerSpec) -> Result<()>;
 
-    /// Where Howdah connects to the server of that identity and port. What clients are
-    /// told is on record, from [`Learnt::address`].
-    fn address(&self, server: Uuid, port: u16) -> Address;
+    /// Whether its servers live on hosts, each with a [`Placement`]. Those of another
+    /// provider are worked on by any process.
+    fn is_of_hosts(&self) -> bool;
+
+    /// Where Howdah connects to the server. The address for clients is on record, from
+    /// [`Learnt::address`].
+    fn address(&self, server: &ServerSpec) -> Address;
 
     /// The servers whose data is on this host, whether a record knows them or not.
     async fn present(&self) -> Result<Vec<Present>>;

@@ -166,6 +166,8 @@ reasons! {
     RecordUnreadable = "RECORD_UNREADABLE", FailedPrecondition;
     /// The host of a local server does not run Howdah any more.
     HostUnavailable = "HOST_UNAVAILABLE", FailedPrecondition;
+    /// The call needs a process on another host.
+    HostElsewhere = "HOST_ELSEWHERE", FailedPrecondition;
     /// The data directory cannot be written.
     DataDirUnwritable = "DATA_DIR_UNWRITABLE", FailedPrecondition;
     /// Another process serves from the data directory.

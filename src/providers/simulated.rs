@@ -175,7 +175,7 @@ impl Simulated {
         Ok(Advance {
             learnt: Learnt {
                 system_identifier: server.identifier,
-                address: Some(self.address(spec.uid, spec.port)),
+                address: Some(self.address(spec)),
             },
             next: Next::Done,
         })
@@ -290,9 +290,13 @@ impl Provider for Simulated {
         Ok(())
     }
 
-    fn address(&self, _: Uuid, port: u16) -> Address {
+    fn is_of_hosts(&self) -> bool {
+        false
+    }
+
+    fn address(&self, _: &ServerSpec) -> Address {
         let real = self.postgresql().ok();
-        let (host, port) = real.map_or((String::new(), port), |real| (real.host, real.port));
+        let (host, port) = real.map_or_else(Default::default, |real| (real.host, real.port));
         Address {
             host,
             port,

@@ -6,6 +6,18 @@ use super::{Store, Tx, fault::Measured};
 use crate::domain::{Error, Reason, Result, version::Version};
 
 impl Store {
+    /// The name of a host, as its operating system has it.
+    ///
+    /// # Errors
+    /// HOST_NOT_FOUND; METADATA_UNAVAILABLE.
+    pub async fn host_name(&self, id: Uuid) -> Result<String> {
+        let found = sqlx::query_scalar!("select name from hosts where id = $1", id)
+            .fetch_optional(&self.pool)
+            .named("hosts.host_name")
+            .await?;
+        found.ok_or_else(not_found)
+    }
+
     /// Records that a process serves for this host now.
     ///
     /// # Errors

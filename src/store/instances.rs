@@ -19,6 +19,7 @@ use crate::domain::{
     Error, Reason, Result,
     instance::{Condition, Instance, Server, State},
     name::{Id, InstanceName, ProjectName},
+    provider::Placement,
     recorded::{Recorded, Unreadable},
 };
 
@@ -158,8 +159,8 @@ impl Store {
         }))
     }
 
-    /// The instances with their active server on this host, and meant to run; those that
-    /// can be read.
+    /// The instances whose active server is on this host or on none, and meant to run;
+    /// those that can be read.
     ///
     /// # Errors
     /// METADATA_UNAVAILABLE.
@@ -167,7 +168,7 @@ impl Store {
         let records = select_instances!(
             "where i.running and i.delete_time is null and exists (select from servers a
                 where a.instance_uid = i.uid and a.number = i.active_server
-                and a.host = $1 and a.started) order by i.uid, s.number",
+                and (a.host = $1 or a.host is null) and a.started) order by i.uid, s.number",
             host
         )
         .fetch_all(&self.pool)
@@ -407,10 +408,17 @@ impl Record {
         })
     }
 
+    fn placement(&self) -> Readable<Option<Placement>> {
+        let (Some(host), Some(port)) = (self.host, self.port) else {
+            return Ok(None);
+        };
+        let port = u16::try_from(port).map_err(|_| "port")?;
+        Ok(Some(Placement { host, port }))
+    }
+
     /// The server of this record; none where the instance has none.
     fn server(&mut self) -> Readable<Option<Server>> {
-        let (Some(uid), Some(number), Some(host)) = (self.server_uid, self.number, self.host)
-        else {
+        let (Some(uid), Some(number)) = (self.server_uid, self.number) else {
             return Ok(None);
         };
         let identifier = self.system_identifier.take().map(|text| text.parse());
@@ -421,8 +429,7 @@ impl Record {
             number,
             provider: self.provider.take().unwrap_or_default(),
             version: version.parse().map_err(|_| "version")?,
-            host,
-            port: self.port.and_then(|port| u16::try_from(port).ok()),
+            placement: self.placement()?,
             system_identifier: identifier.transpose().map_err(|_| "system_identifier")?,
             started: self.started.unwrap_or_default(),
             address: address.transpose()?,

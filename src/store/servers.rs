@@ -4,7 +4,11 @@ use sqlx::types::Json;
 use uuid::Uuid;
 
 use super::{Store, Tx, fault::Measured, sealing};
-use crate::domain::{Error, Reason, Result, provider::Learnt, version::Version};
+use crate::domain::{
+    Error, Reason, Result,
+    provider::{Learnt, Placement},
+    version::Version,
+};
 
 /// What a new server is recorded with.
 #[derive(Clone, Debug)]
@@ -19,10 +23,8 @@ pub struct NewServer {
     pub provider: &'static str,
     /// Version that it will run.
     pub version: Version,
-    /// Host that it lives on.
-    pub host: Uuid,
-    /// TCP port, free on its host.
-    pub port: u16,
+    /// Where it lives, on a port that is free there.
+    pub placement: Option<Placement>,
     /// Password of `howdah_admin`, sealed.
     pub admin_password: Vec<u8>,
 }
@@ -69,8 +71,8 @@ impl Tx {
             new.number,
             new.provider,
             new.version.to_string(),
-            new.host,
-            i32::from(new.port),
+            new.placement.map(|placement| placement.host),
+            new.placement.map(|placement| i32::from(placement.port)),
             new.admin_password,
         )
         .execute(self.connection())

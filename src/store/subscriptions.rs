@@ -98,7 +98,7 @@ impl Store {
              where uid in (select u.uid from subscriptions u
                 join instances i on i.uid = u.instance_uid
                 join servers s on s.instance_uid = i.uid and s.number = i.active_server
-                where u.lease_until < now() and s.host = $1 and i.state = 'READY'
+                where u.lease_until < now() and (s.host = $1 or s.host is null) and i.state = 'READY'
                 order by u.lease_until limit 20 for update of u skip locked)
              returning uid, instance_uid, database, publications, slot",
             host,

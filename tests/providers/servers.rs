@@ -19,7 +19,7 @@ use tokio::{
 };
 
 use crate::support::{
-    local::{Place, connect, end, installed, postmaster, server},
+    local::{Place, connect, end, installed, port, postmaster, server},
     postgres::tls::certificates,
 };
 
@@ -32,7 +32,7 @@ async fn create(local: &Local, spec: &mut ServerSpec) {
 }
 
 async fn text(spec: &ServerSpec, query: &str) -> String {
-    let client = connect(Host::Tcp("127.0.0.1".into()), spec.port)
+    let client = connect(Host::Tcp("127.0.0.1".into()), port(&spec))
         .await
         .unwrap();
     client.query_one(query, &[]).await.unwrap().get(0)
@@ -52,13 +52,13 @@ async fn a_server_lives_is_adopted_and_ends() {
     assert_eq!(text(&spec, "show data_checksums").await, "on");
     assert_eq!(text(&spec, "show server_encoding").await, "UTF8");
     assert_eq!(text(&spec, "show fsync").await, "on");
-    let address = local.address(spec.uid, spec.port);
+    let address = local.address(&spec);
     assert_eq!(
         (address.host.as_str(), address.port),
-        ("127.0.0.1", spec.port)
+        ("127.0.0.1", port(&spec))
     );
     let sockets = address.socket_directory.unwrap();
-    connect(Host::Unix(sockets.clone()), spec.port)
+    connect(Host::Unix(sockets.clone()), port(&spec))
         .await
         .unwrap();
 
@@ -134,7 +134,7 @@ async fn a_killed_server_is_noticed_and_comes_back() {
     let mut spec = server(&local);
     create(&local, &mut spec).await;
     // A backend that is busy when its postmaster goes away.
-    let busy = connect(Host::Tcp("127.0.0.1".into()), spec.port)
+    let busy = connect(Host::Tcp("127.0.0.1".into()), port(&spec))
         .await
         .unwrap();
     let pid = postmaster(&place.home(&spec)).unwrap();
@@ -158,7 +158,7 @@ async fn a_server_that_ends_during_a_start_comes_back_with_its_settings() {
     let mut spec = server(&local);
     spec.ephemeral = true;
     create(&local, &mut spec).await;
-    spec.address = Some(local.address(spec.uid, spec.port));
+    spec.address = Some(local.address(&spec));
     spec.parameters.insert("work_mem".into(), "7MB".into());
     let pid = postmaster(&place.home(&spec)).unwrap();
     // It runs, and answers nothing.
@@ -245,7 +245,7 @@ async fn ephemeral_servers_are_copies_with_passwords_of_their_own() {
     assert_ne!(text(&one, query).await, text(&two, query).await);
     // The record of one does not fit the other.
     let mixed = ServerSpec {
-        port: two.port,
+        placement: two.placement,
         ..one.clone()
     };
     let error = local.inspect(&mixed).await.unwrap_err();
@@ -346,16 +346,16 @@ async fn others_are_let_in_over_tls_and_no_superuser_is() {
     let mut spec = server(&local);
     spec.ephemeral = true;
     create(&local, &mut spec).await;
-    assert!(local.address(spec.uid, spec.port).tls);
+    assert!(local.address(&spec).tls);
     assert_eq!(text(&spec, "show ssl").await, "on");
-    let (kind, text) = knock(spec.port, "shop_user", Some(&ca)).await;
+    let (kind, text) = knock(port(&spec), "shop_user", Some(&ca)).await;
     assert_eq!(
         (kind, text.contains("SCRAM-SHA-256")),
         (b'R', true),
         "{text}"
     );
     for (user, ca) in [("shop_user", None), ("howdah_admin", Some(&*ca))] {
-        let (kind, text) = knock(spec.port, user, ca).await;
+        let (kind, text) = knock(port(&spec), user, ca).await;
         assert_eq!((kind, text.contains("C28000")), (b'E', true), "{text}");
     }
 
@@ -364,10 +364,10 @@ async fn others_are_let_in_over_tls_and_no_superuser_is() {
     let local = with(None);
     local.configure(&spec).await.unwrap();
     local.start(&spec).await.unwrap();
-    assert!(!local.address(spec.uid, spec.port).tls);
-    let (kind, _) = knock(spec.port, "shop_user", None).await;
+    assert!(!local.address(&spec).tls);
+    let (kind, _) = knock(port(&spec), "shop_user", None).await;
     assert_eq!(kind, b'R');
-    let (kind, _) = knock(spec.port, "howdah_admin", None).await;
+    let (kind, _) = knock(port(&spec), "howdah_admin", None).await;
     assert_eq!(kind, b'E');
 }
 

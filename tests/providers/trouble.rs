@@ -18,7 +18,7 @@ use howdah::{
 
 use secrecy::SecretString;
 
-use crate::support::local::{Place, end, postmaster, server};
+use crate::support::local::{Place, end, port, postmaster, server};
 
 #[tokio::test]
 async fn a_taken_port_is_named() {
@@ -27,11 +27,11 @@ async fn a_taken_port_is_named() {
     let mut spec = server(&local);
     spec.ephemeral = true;
     spec.system_identifier = Some(local.initialize(&spec).await.unwrap());
-    let taken = TcpListener::bind(("127.0.0.1", spec.port)).unwrap();
+    let taken = TcpListener::bind(("127.0.0.1", port(&spec))).unwrap();
     local.configure(&spec).await.unwrap();
     let error = local.start(&spec).await.unwrap_err();
     assert_eq!(error.reason(), Reason::PortTaken);
-    let expected = format!("port {} is in use by another process", spec.port);
+    let expected = format!("port {} is in use by another process", port(&spec));
     assert_eq!(error.message(), expected);
     assert!(error.internal_detail().contains("Address already in use"));
     assert_eq!(local.inspect(&spec).await.unwrap(), Presence::Stopped);

@@ -8,7 +8,8 @@ use howdah::{
         google::longrunning::{CancelOperationRequest, Operation, WaitOperationRequest},
         v1::{
             DeleteInstanceRequest, GetInstanceRequest, Instance, StartInstanceRequest,
-            StopInstanceRequest,
+            StopInstanceRequest, SubscribeRequest,
+            change_stream_service_client::ChangeStreamServiceClient,
             instance::{LocalProviderConfig, ProviderConfig, State},
         },
     },
@@ -16,13 +17,15 @@ use howdah::{
 };
 
 use rustix::fs::{FlockOperation, flock};
+use tonic_types::StatusExt as _;
 
 use super::rig::{queries, refused, superuser};
 use crate::{
     soak::crash::world::{is_success, metadata},
     support::{
         howdah::{
-            Howdah, Options, create_instance, eventually, failed, instance_name, signal, succeeded,
+            Howdah, Options, create_instance, eventually, failed, instance_name, reason, signal,
+            succeeded,
         },
         postgres::{PASSWORD, SUPERUSER, Server},
     },
@@ -295,6 +298,38 @@ async fn a_lease_holds_while_others_change() {
     drop(lock);
     one.wait(&operation).await;
     assert_eq!(token(&store, &operation).await, 1, "it was claimed once");
+}
+
+/// What talks to the server itself says which host can do it.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_subscription_elsewhere_names_the_host() {
+    let one = Howdah::serve(options().await).await;
+    let two = Howdah::serve(beside(&one)).await;
+    let instance = one.instance("orders").await;
+    let request = SubscribeRequest {
+        instance: instance_name("orders"),
+        database: "postgres".to_owned(),
+        tables: vec!["elsewhere.items".to_owned()],
+        ..SubscribeRequest::default()
+    };
+    let here = ChangeStreamServiceClient::new(one.channel().await)
+        .subscribe(request.clone())
+        .await;
+    let here = reason(&here.unwrap_err()).1;
+    assert_eq!(here, "TABLE_NOT_FOUND", "its server was asked");
+    let refusal = ChangeStreamServiceClient::new(two.channel().await)
+        .subscribe(request)
+        .await
+        .unwrap_err();
+    let details = refusal.get_error_details();
+    let info = details.error_info().unwrap();
+    assert_eq!(refusal.code(), tonic::Code::FailedPrecondition);
+    assert_eq!(info.reason, "HOST_ELSEWHERE");
+    assert_eq!(info.metadata["host"], instance.servers[0].host);
+    let name = rustix::system::uname();
+    let name = name.nodename().to_string_lossy();
+    assert_eq!(info.metadata["host_name"], name);
+    assert!(refusal.message().contains(name.as_ref()), "{refusal}");
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -13,7 +13,10 @@ use tempfile::TempDir;
 use uuid::Uuid;
 
 use howdah::{
-    domain::{provider::ServerSpec, version::Version},
+    domain::{
+        provider::{Placement, ServerSpec},
+        version::Version,
+    },
     pg::{self, Client, Host, Login, Target, Tls},
     providers::local::{Local, Settings, embedded::Options},
 };
@@ -129,14 +132,21 @@ pub fn server(local: &Local) -> ServerSpec {
         address: None,
         uid: Uuid::new_v4(),
         version: installed(),
-        host: local.host(),
-        port: ports::one(),
+        placement: Some(Placement {
+            host: local.host(),
+            port: ports::one(),
+        }),
         parameters: [].into(),
         ephemeral: false,
         admin_password: SecretString::from(PASSWORD),
         system_identifier: None,
         token: 1,
     }
+}
+
+/// The server's port.
+pub fn port(server: &ServerSpec) -> u16 {
+    server.placement.unwrap().port
 }
 
 /// Connects as `howdah_admin`.

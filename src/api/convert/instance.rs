@@ -19,9 +19,7 @@ use crate::{
 /// The instance on the wire.
 pub(in crate::api) fn to_wire(instance: Instance) -> v1::Instance {
     let active = instance.active().ok();
-    let host = active
-        .map(|server| server.host.to_string())
-        .unwrap_or_default();
+    let host = active.and_then(Server::host).map(|host| host.to_string());
     let server_version = active
         .filter(|server| server.started)
         .map(|server| server.version);
@@ -37,9 +35,9 @@ pub(in crate::api) fn to_wire(instance: Instance) -> v1::Instance {
             .map(|version| version.to_string())
             .unwrap_or_default(),
         servers,
-        provider_config: Some(v1::instance::ProviderConfig::Local(
-            v1::instance::LocalProviderConfig { host },
-        )),
+        provider_config: host.map(|host| {
+            v1::instance::ProviderConfig::Local(v1::instance::LocalProviderConfig { host })
+        }),
         name: instance.name.to_string(),
         uid: instance.uid.to_string(),
         labels: instance.labels,
@@ -103,7 +101,10 @@ fn server_to_wire(instance: &Instance, server: &Server) -> v1::Server {
         uid: server.uid.to_string(),
         version: server.version.to_string(),
         provider: server.provider.clone(),
-        host: server.host.to_string(),
+        host: server
+            .host()
+            .map(|host| host.to_string())
+            .unwrap_or_default(),
         system_identifier: server.system_identifier.unwrap_or_default(),
     }
 }

@@ -38,7 +38,7 @@ impl Local {
     ) -> Result<Advance> {
         let runs = matches!(self.found(server).look()?, Found::Running(_));
         // What its settings in force are shows at the next start.
-        let address = (!runs).then(|| self.address(server.uid, server.port));
+        let address = (!runs).then(|| self.address(server));
         let moved = address.is_some() && address != server.address;
         if server.system_identifier.is_none() || moved {
             return Ok(Advance {
@@ -217,7 +217,7 @@ impl Local {
             version: server.version,
             home: &cluster.home,
             socket_directory: &cluster.socket_directory,
-            port: server.port,
+            port: cluster.port,
             ephemeral: server.ephemeral,
             listen_addresses: &listen_addresses,
             tls: self.settings.tls.is_some(),

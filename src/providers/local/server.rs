@@ -122,7 +122,8 @@ impl Local {
             programs,
             home: self.servers().join(server.uid.to_string()),
             socket_directory: self.socket_directory(server.uid),
-            port: server.port,
+            // The catalogue has one for each local server.
+            port: server.placement.map_or(0, |placement| placement.port),
             password: server.admin_password.clone(),
             database: FIRST_DATABASE,
             system_identifier: server.system_identifier,
@@ -271,11 +272,15 @@ impl Provider for Local {
         self.found(server).ended().await
     }
 
-    fn address(&self, server: Uuid, port: u16) -> Address {
+    fn is_of_hosts(&self) -> bool {
+        true
+    }
+
+    fn address(&self, server: &ServerSpec) -> Address {
         Address {
             host: self.advertised(),
-            port,
-            socket_directory: Some(self.socket_directory(server)),
+            port: self.found(server).port,
+            socket_directory: Some(self.socket_directory(server.uid)),
             tls: self.settings.tls.is_some(),
         }
     }

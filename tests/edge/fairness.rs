@@ -152,10 +152,10 @@ async fn half_sent_requests_hold_no_call_place() {
         ..Places::default()
     }))
     .await;
-    let attacker = edge.connect().await;
-    let _calls = hang(&edge, &[&attacker], 100).await;
+    let attackers = join_all((0..4).map(|_| edge.connect())).await;
+    let _calls = hang(&edge, &attackers.iter().collect::<Vec<_>>(), 200).await;
     answered(&edge.connect().await).await;
-    answered(&attacker).await;
+    answered(&attackers[0]).await;
 }
 
 #[tokio::test]

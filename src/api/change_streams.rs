@@ -2,6 +2,7 @@
 
 use std::{
     pin::Pin,
+    sync::Arc,
     task::{Context, Poll},
     time::Duration,
 };
@@ -9,9 +10,9 @@ use std::{
 use futures::Stream;
 use tonic::{Request, Response, Status, async_trait};
 
-use super::validate::check;
+use super::{budget, validate::check};
 use crate::{
-    app::{App, Changes},
+    app::{App, Changes, Place},
     domain::{Error, Reason, Result, postgres::PostgresName},
     pb::v1::{
         ChangeBatch, SubscribeRequest, ValueFormat,
@@ -39,12 +40,18 @@ impl ChangeStreamService for ChangeStreams {
         request: Request<SubscribeRequest>,
     ) -> Result<Response<Batches>, Status> {
         check(request.get_ref())?;
+        let place = request.extensions().get::<Arc<budget::Place>>().cloned();
         let request = request.into_inner();
         let instance = request.instance.parse()?;
         let database = PostgresName::parse(&request.database, "database")?;
         let changes = self
             .0
-            .subscribe(&instance, &database, asked(request)?)
+            .subscribe(
+                &instance,
+                &database,
+                asked(request)?,
+                place.map(|it| it as Place),
+            )
             .await?;
         Ok(Response::new(Batches(changes)))
     }

@@ -57,6 +57,8 @@ pub struct Method {
     pub effect: Effect,
     /// Whether messages stream in one direction at least.
     pub streaming: bool,
+    /// Whether the caller's messages stream.
+    pub client_streaming: bool,
     /// Whether it waits for something by design.
     pub waits: bool,
 }
@@ -159,6 +161,7 @@ fn unknown() -> Method {
         access: None,
         effect: Effect::Read,
         streaming: false,
+        client_streaming: false,
         waits: false,
     }
 }
@@ -188,6 +191,7 @@ fn describe(
         access: Some(access),
         effect: by_hand.map_or_else(|| effect(method, secret), |(.., effect)| *effect),
         streaming: method.is_client_streaming() || method.is_server_streaming(),
+        client_streaming: method.is_client_streaming(),
         waits: service == OPERATIONS && method.name() == "WaitOperation",
     })
 }

@@ -1,5 +1,6 @@
 //! The gRPC edge: listener, layers, conversions and one thin file per service.
 
+pub(crate) mod budget;
 pub mod change_streams;
 mod convert;
 pub mod databases;

@@ -12,26 +12,42 @@ use tower::{BoxError, Layer as _, Service};
 
 use crate::{auth::Policy, domain::Result};
 
-pub use super::layers::{deadline::Caps, started::Started};
+pub use super::{
+    budget::{Limit, Places},
+    layers::{deadline::Caps, started::Started},
+};
 
 use super::{
+    budget::Budgets,
     layers::{
-        audit::AuditLayer, authenticate::Authenticate, authorise::Authorise,
-        deadline::DeadlineLayer, details::DetailsLayer, drain::DrainLayer, gate::GateLayer,
-        measure::MeasureLayer, panics::PanicLayer, rate::Rate, shed::ShedLayer, trace::TraceLayer,
+        admit::AdmitLayer,
+        audit::AuditLayer,
+        authenticate::Authenticate,
+        authorise::Authorise,
+        deadline::DeadlineLayer,
+        details::DetailsLayer,
+        drain::DrainLayer,
+        gate::GateLayer,
+        measure::MeasureLayer,
+        panics::PanicLayer,
+        rate::Rate,
+        receive::{Bounds, ReceiveLayer},
+        trace::TraceLayer,
     },
+    listener,
     method::Methods,
 };
 
 /// Bounds on calls.
 #[derive(Clone, Copy, Debug)]
 pub struct Limits {
-    /// Calls that may wait for their answer at once. More are refused: each holds
-    /// memory, and beyond some point they only wait for database connections.
-    pub in_flight: usize,
-    /// Calls per second of each principal; 0 for no bound.
+    /// How many calls there may be at once, of all callers and of each.
+    pub places: Places,
+    /// Largest message of a request in bytes.
+    pub message_bytes: usize,
+    /// Calls per second of each caller; 0 for no bound.
     pub rate: u32,
-    /// Calls of a principal at once after a pause; at least `rate`.
+    /// Calls of a caller at once after a pause; at least `rate`.
     pub burst: u32,
     /// Longest times until answers begin.
     pub deadlines: Caps,
@@ -40,7 +56,8 @@ pub struct Limits {
 impl Default for Limits {
     fn default() -> Self {
         Self {
-            in_flight: 1024,
+            places: Places::default(),
+            message_bytes: 4 * 1024 * 1024,
             rate: 0,
             burst: 0,
             deadlines: Caps::default(),
@@ -75,19 +92,28 @@ where
     B: Body<Data = Bytes, Error: Into<BoxError>> + Send + 'static,
 {
     let methods = Arc::new(Methods::load()?);
+    let budgets = Arc::new(Budgets::new(limits.places, meter));
     let layers = (
         TraceLayer::new(methods),
         MeasureLayer::new(meter),
         DetailsLayer,
         PanicLayer,
-        ShedLayer::new(limits.in_flight),
         DeadlineLayer(limits.deadlines),
         GateLayer(Authenticate { policy }),
         GateLayer(Rate::new(limits.rate, limits.burst)),
         GateLayer(Authorise { policy }),
         GateLayer(started.clone()),
-        AuditLayer,
         DrainLayer(draining),
+        ReceiveLayer {
+            budgets: Arc::clone(&budgets),
+            bounds: Bounds {
+                time: limits.deadlines.request,
+                message: limits.message_bytes,
+                window: listener::STREAM_WINDOW as usize,
+            },
+        },
+        AdmitLayer(budgets),
+        AuditLayer,
     );
     Ok(layers.layer(routes.prepare()))
 }

@@ -19,7 +19,7 @@ mod supervision;
 
 use std::{sync::Arc, time::Duration};
 
-use tokio::sync::{Notify, Semaphore, broadcast};
+use tokio::sync::{Notify, broadcast};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use uuid::Uuid;
 
@@ -29,7 +29,7 @@ pub use instances::CreateInstance;
 pub use longrunning::{ListOperations, shutting_down};
 pub use mutation::Mutation;
 pub use pages::{List, Page};
-pub use subscriptions::Changes;
+pub use subscriptions::{Changes, Place};
 
 use crate::{
     domain::{Result, clock::Clock, operation::Encode, provider::Providers, random::Random},
@@ -103,8 +103,6 @@ pub struct Inner {
     pub(crate) draining: CancellationToken,
     /// Subscriptions that are open here.
     pub(crate) subscribed: subscriptions::Open,
-    /// One for each subscription that may be open.
-    pub(crate) subscription_permits: Arc<Semaphore>,
 }
 
 impl std::ops::Deref for App {
@@ -130,7 +128,6 @@ impl App {
             watched: supervision::Watched::default(),
             draining: CancellationToken::new(),
             subscribed: subscriptions::Open::default(),
-            subscription_permits: Arc::new(Semaphore::new(subscriptions::MAX_OPEN)),
         }))
     }
 

@@ -8,7 +8,6 @@ use std::{
     time::Duration,
 };
 
-use tokio::sync::OwnedSemaphorePermit;
 use tokio_postgres::types::ToSql;
 use uuid::Uuid;
 
@@ -39,9 +38,6 @@ const INTERVAL: Duration = Duration::from_secs(10);
 /// that is looked at.
 const GRACE: Duration = Duration::from_secs(1);
 const GRACE_LOOKS: u32 = 20;
-
-/// Most subscriptions at once in this process: each holds three connections.
-pub(super) const MAX_OPEN: usize = 256;
 
 /// Names of the publications that a subscription may make: one for all events, and
 /// one for tables without replica identity.
@@ -82,6 +78,9 @@ impl Open {
     }
 }
 
+/// The place of a subscription among the open streams, whoever counts them.
+pub type Place = Arc<dyn Send + Sync>;
+
 /// The changes that a subscriber gets. Dropping it ends the subscription.
 #[derive(Debug)]
 pub struct Changes(Feed);
@@ -98,14 +97,14 @@ impl Changes {
 struct Subscription {
     app: App,
     record: Record,
-    permit: Option<OwnedSemaphorePermit>,
+    place: Option<Place>,
 }
 
 impl Drop for Subscription {
     fn drop(&mut self) {
         let app = self.app.clone();
         let record = self.record.clone();
-        let permit = self.permit.take();
+        let place = self.place.take();
         let Ok(runtime) = tokio::runtime::Handle::try_current() else {
             // The process ends; the next one sweeps.
             return;
@@ -124,35 +123,29 @@ impl Drop for Subscription {
                 let _ = at_once;
             }
             app.subscribed.remove(record.uid);
-            drop(permit);
+            drop(place);
         };
         self.app.tasks.spawn_on(sweeping, &runtime);
     }
 }
 
 impl App {
-    /// Follows changes of a database on a temporary slot.
+    /// Follows changes of a database on a temporary slot. The `place` is given back when
+    /// what the subscription made on the server is gone.
     ///
     /// # Errors
-    /// INSTANCE_NOT_FOUND, INSTANCE_NOT_READY, STREAMS_EXHAUSTED; as
-    /// [`Opening::prepare`].
+    /// INSTANCE_NOT_FOUND, INSTANCE_NOT_READY; as [`Opening::prepare`].
     pub async fn subscribe(
         &self,
         name: &InstanceName,
         database: &PostgresName,
         request: Request,
+        place: Option<Place>,
     ) -> Result<Changes> {
-        let permit = Arc::clone(&self.subscription_permits)
-            .try_acquire_owned()
-            .map_err(|_| {
-                let message = "too many subscriptions are open";
-                Error::new(Reason::StreamsExhausted, message)
-                    .with_retry_after(Duration::from_secs(5))
-            })?;
         let instance = self.parts.store.instance(name).await?.whole()?;
         ready(&instance)?;
         let access = self.admin_access(&instance, database.as_str()).await?;
-        let subscription = self.record(&instance, database, permit).await?;
+        let subscription = self.record(&instance, database, place).await?;
         let record = &subscription.record;
         let [publication, insert_publication] = publications(record.uid);
         let source = Source {
@@ -181,7 +174,7 @@ impl App {
         &self,
         instance: &Instance,
         database: &PostgresName,
-        permit: OwnedSemaphorePermit,
+        place: Option<Place>,
     ) -> Result<Subscription> {
         let uid = self.parts.random.uuid()?;
         let record = Record {
@@ -200,7 +193,7 @@ impl App {
         Ok(Subscription {
             app: self.clone(),
             record,
-            permit: Some(permit),
+            place,
         })
     }
 

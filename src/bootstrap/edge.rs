@@ -11,11 +11,10 @@ use crate::{
         databases::Databases,
         health::Reporter,
         instances::Instances,
-        layers::deadline::Caps,
         listener::{Address, ClientAuth, Listener, Settings, Tls},
         operations::Operations,
         reflection,
-        server::Limits,
+        server::{Caps, Limit, Limits, Places},
     },
     app::App,
     auth::Policy,
@@ -71,6 +70,8 @@ fn settings(config: &Config) -> Settings {
     Settings {
         tls: tls(config),
         max_connections: server.max_connections,
+        max_connections_per_address: connections(config).each,
+        proxies: server.proxies.clone(),
         handshake_timeout: config.tls.handshake_timeout,
         max_age,
         keepalive_interval: server.keepalive_interval,
@@ -104,13 +105,36 @@ pub(super) fn policy(config: &Config) -> Policy {
 
 /// Bounds on calls.
 pub(super) fn limits(config: &Config) -> Limits {
+    let server = &config.server;
     Limits {
-        in_flight: config.server.max_in_flight,
-        rate: config.server.rate_limit_per_second,
-        burst: config.server.rate_limit_per_second.saturating_mul(2),
-        deadlines: Caps {
-            usual: config.server.request_timeout,
-            waiting: LONGEST_WAIT,
+        places: Places {
+            calls: limit(server.max_in_flight, server.max_in_flight_per_caller),
+            waits: limit(server.max_waits, server.max_waits_per_caller),
+            streams: limit(server.max_streams, server.max_streams_per_caller),
+            // Clients that follow the health have one stream on each connection.
+            probes: connections(config),
+            unfinished_bytes: server.max_unfinished_bytes,
         },
+        message_bytes: server.max_message_bytes,
+        rate: server.rate_limit_per_second,
+        burst: server.rate_limit_per_second.saturating_mul(2),
+        deadlines: Caps {
+            usual: server.request_timeout,
+            waiting: LONGEST_WAIT,
+            request: server.arrival_timeout,
+        },
+    }
+}
+
+fn connections(config: &Config) -> Limit {
+    let server = &config.server;
+    limit(server.max_connections, server.max_connections_per_address)
+}
+
+/// So many for all, and `each` for one caller, or half of them if that is 0.
+fn limit(all: usize, each: usize) -> Limit {
+    match each {
+        0 => Limit::of(all),
+        each => Limit { all, each },
     }
 }

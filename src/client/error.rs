@@ -11,6 +11,9 @@ use crate::pb::google::rpc;
 /// What tonic says when a call's own time is over, as CANCELLED.
 const TIMEOUT_EXPIRED: &str = "Timeout expired";
 
+/// Reason of a call that was refused before it reached a handler.
+const BUDGET_EXHAUSTED: &str = "BUDGET_EXHAUSTED";
+
 /// What is said of a call whose connection was cut.
 const CUT: &str = "the connection to the server was lost";
 
@@ -75,8 +78,11 @@ impl Error {
         }
     }
 
-    pub(super) fn is_unavailable(&self) -> bool {
-        matches!(self, Self::Call(failure) if failure.code == Code::Unavailable)
+    /// Whether the same call may succeed later: the server is away, or this caller uses
+    /// all that it may at once.
+    pub(super) fn passes(&self) -> bool {
+        matches!(self, Self::Call(failure)
+            if failure.code == Code::Unavailable || failure.reason == BUDGET_EXHAUSTED)
     }
 
     pub(super) fn retry_after(&self) -> Option<Duration> {

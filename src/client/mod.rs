@@ -71,8 +71,8 @@ impl Client {
         })
     }
 
-    /// Calls until the server is there: only UNAVAILABLE is tried again, after the
-    /// time that the server asks for.
+    /// Calls until the server is there and has room: UNAVAILABLE and BUDGET_EXHAUSTED are
+    /// tried again, after the time that the server asks for.
     async fn retried<T, F>(&self, call: impl Fn(Channel) -> F, retries: Retries) -> Result<T>
     where
         F: Future<Output = Result<Response<T>, Status>>,
@@ -83,7 +83,7 @@ impl Client {
         };
         attempt
             .retry(retries.backoff())
-            .when(Error::is_unavailable)
+            .when(Error::passes)
             .adjust(|error: &Error, delay| {
                 delay.map(|delay| {
                     error

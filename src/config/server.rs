@@ -2,6 +2,7 @@
 
 use std::{ops::RangeInclusive, time::Duration};
 
+use ipnet::IpNet;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
@@ -13,6 +14,13 @@ use super::{
 /// Smallest and largest `max_message_bytes`.
 const MESSAGE_BYTES: RangeInclusive<usize> = 64 * 1024..=64 * 1024 * 1024;
 
+/// How many of the largest messages `max_unfinished_bytes` has room for, at least. A
+/// connection has a quarter of it, and the buffer of a message can be twice as large.
+const MESSAGES: usize = 16;
+
+/// Bounds of how many of something there may be.
+const COUNT: RangeInclusive<usize> = 1..=1_000_000;
+
 /// Bounds of `connection_max_age`.
 const MAX_AGE: RangeInclusive<Duration> = Duration::ZERO..=Duration::from_secs(30 * 86_400);
 
@@ -23,14 +31,42 @@ const DRAIN: RangeInclusive<Duration> = Duration::ZERO..=duration::HOUR;
 #[derive(Clone, Debug, Deserialize, Serialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
 pub struct Server {
-    /// Most open connections; the next one is closed at once.
+    /// Most open connections, 1 to 1000000; the next one is closed at once.
     pub max_connections: usize,
+    /// Most open connections from one IPv4 address or one /64 network of IPv6; the next
+    /// one is closed at once. 0: half of `server.max_connections`.
+    pub max_connections_per_address: usize,
+    /// Networks of proxies as `10.0.0.0/8`, from which many callers come by one address:
+    /// addresses there have no bounds of their own.
+    #[schemars(with = "Vec<String>")]
+    pub proxies: Vec<IpNet>,
     /// Most streams at once on a connection; the client queues what is above.
     pub max_concurrent_streams: u32,
-    /// Most calls that wait for their answer at once; the next is refused as OVERLOADED.
+    /// Most calls that wait for their answer at once, 1 to 1000000; the next is refused
+    /// as OVERLOADED. Waits and streams have bounds of their own.
     pub max_in_flight: usize,
+    /// Most such calls of one caller. 0: half of `server.max_in_flight`.
+    pub max_in_flight_per_caller: usize,
+    /// Most calls of WaitOperation at once, 1 to 1000000; the next is refused as
+    /// OVERLOADED.
+    pub max_waits: usize,
+    /// Most calls of WaitOperation of one caller at once. 0: half of `server.max_waits`.
+    pub max_waits_per_caller: usize,
+    /// Most change streams at once, 1 to 1000000; each holds three connections to its
+    /// server. The next is refused as STREAMS_EXHAUSTED.
+    pub max_streams: usize,
+    /// Most change streams of one caller at once. 0: half of `server.max_streams`.
+    pub max_streams_per_caller: usize,
     /// Largest request message in bytes.
     pub max_message_bytes: usize,
+    /// Most bytes of requests that have not arrived as a whole, at least 16 times
+    /// `server.max_message_bytes`; one caller may have half of them, one connection a
+    /// quarter.
+    pub max_unfinished_bytes: usize,
+    /// Longest time from the headers of a request to its end.
+    #[serde(with = "duration")]
+    #[schemars(with = "duration::Text")]
+    pub arrival_timeout: Duration,
     /// Longest time for a unary call, and until a stream's answer begins; a client's
     /// shorter deadline holds. Waiting for an operation has a bound of its own.
     #[serde(with = "duration")]
@@ -61,9 +97,18 @@ impl Default for Server {
     fn default() -> Self {
         Self {
             max_connections: 1024,
+            max_connections_per_address: 0,
+            proxies: Vec::new(),
             max_concurrent_streams: 256,
-            max_in_flight: 512,
+            max_in_flight: 1024,
+            max_in_flight_per_caller: 0,
+            max_waits: 4096,
+            max_waits_per_caller: 0,
+            max_streams: 256,
+            max_streams_per_caller: 0,
             max_message_bytes: 4 * 1024 * 1024,
+            max_unfinished_bytes: 64 * 1024 * 1024,
+            arrival_timeout: Duration::from_secs(10),
             request_timeout: Duration::from_secs(60),
             keepalive_interval: Duration::from_secs(20),
             keepalive_timeout: Duration::from_secs(10),
@@ -76,16 +121,35 @@ impl Default for Server {
 
 impl Server {
     pub(super) fn check(&self, problems: &mut Vec<Problem>) {
-        let positive = [
-            ("server.max_connections", self.max_connections > 0),
+        let streams = self.max_concurrent_streams > 0;
+        let key = "server.max_concurrent_streams";
+        require(problems, streams, key, "must be more than 0");
+        let shares = [
             (
-                "server.max_concurrent_streams",
-                self.max_concurrent_streams > 0,
+                ("server.max_connections", self.max_connections),
+                "server.max_connections_per_address",
+                self.max_connections_per_address,
             ),
-            ("server.max_in_flight", self.max_in_flight > 0),
+            (
+                ("server.max_in_flight", self.max_in_flight),
+                "server.max_in_flight_per_caller",
+                self.max_in_flight_per_caller,
+            ),
+            (
+                ("server.max_waits", self.max_waits),
+                "server.max_waits_per_caller",
+                self.max_waits_per_caller,
+            ),
+            (
+                ("server.max_streams", self.max_streams),
+                "server.max_streams_per_caller",
+                self.max_streams_per_caller,
+            ),
         ];
-        for (key, holds) in positive {
-            require(problems, holds, key, "must be more than 0");
+        for ((key, all), each_key, each) in shares {
+            require(problems, COUNT.contains(&all), key, "must be 1 to 1000000");
+            let message = format!("must not be more than {key}, {all}");
+            require(problems, each <= all, each_key, &message);
         }
         require(
             problems,
@@ -93,8 +157,15 @@ impl Server {
             "server.max_message_bytes",
             "must be 65536 to 67108864",
         );
+        require(
+            problems,
+            self.max_unfinished_bytes / MESSAGES >= self.max_message_bytes,
+            "server.max_unfinished_bytes",
+            "must be at least 16 times server.max_message_bytes",
+        );
         let waits = [
             ("server.request_timeout", self.request_timeout),
+            ("server.arrival_timeout", self.arrival_timeout),
             ("server.keepalive_interval", self.keepalive_interval),
             ("server.keepalive_timeout", self.keepalive_timeout),
         ];

@@ -212,6 +212,8 @@ reasons! {
     SlotsExhausted = "SLOTS_EXHAUSTED", ResourceExhausted;
     /// Too many requests of this caller.
     RateLimited = "RATE_LIMITED", ResourceExhausted;
+    /// This caller uses all that one caller may.
+    BudgetExhausted = "BUDGET_EXHAUSTED", ResourceExhausted;
     /// Too many open streams.
     StreamsExhausted = "STREAMS_EXHAUSTED", ResourceExhausted;
     /// The disk is full.
@@ -241,6 +243,8 @@ reasons! {
 
     /// The time that the caller gave is over.
     DeadlineExceeded = "DEADLINE_EXCEEDED", DeadlineExceeded;
+    /// The request did not arrive as a whole in time.
+    RequestIncomplete = "REQUEST_INCOMPLETE", DeadlineExceeded;
     /// The operation was cancelled by request.
     OperationCancelled = "OPERATION_CANCELLED", Cancelled;
     /// The method or the capability is not there.

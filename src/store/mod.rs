@@ -30,6 +30,7 @@ mod unreadable;
 use std::{sync::Arc, time::Duration};
 
 use sqlx::postgres::PgConnectOptions;
+use uuid::Uuid;
 
 pub use self::connect::Source;
 use self::{
@@ -38,7 +39,9 @@ use self::{
     fault::Measured,
     pool::{Lease, Limits, Pool},
 };
-use crate::domain::{Result, instance::Instance, name::InstanceName, recorded::Recorded};
+use crate::domain::{
+    Result, instance::Instance, name::InstanceName, operation::Operation, recorded::Recorded,
+};
 
 /// How much longer than the database itself a call waits for a statement's end: the
 /// database cancels it before, unless it is out of reach.
@@ -62,6 +65,7 @@ pub struct Settings {
 pub struct Store {
     pool: Pool,
     instance_reads: Batch<InstanceName, Recorded<Instance>>,
+    operation_reads: Batch<Uuid, Operation>,
 }
 
 /// A transaction on the metadata; rolled back when it is dropped.
@@ -91,6 +95,7 @@ impl Store {
         Self {
             pool: Pool::new(connector, limits),
             instance_reads: Batch::default(),
+            operation_reads: Batch::default(),
         }
     }
 

@@ -8,8 +8,10 @@ use uuid::Uuid;
 
 use super::{
     Store, Tx,
+    batch::Found,
     changes::CHANNEL,
     fault::{Measured, broken_constraint, classify},
+    pool::Pool,
     unreadable::{Readable, is_news, json},
 };
 use crate::domain::{
@@ -121,15 +123,13 @@ impl Store {
     /// # Errors
     /// OPERATION_NOT_FOUND; METADATA_UNAVAILABLE.
     pub async fn operation(&self, name: &OperationName) -> Result<Operation> {
-        let record = select_operations!(
-            "where o.id = $1 and o.project = $2 and not o.hidden",
-            name.operation,
-            name.project.as_str(),
-        )
-        .fetch_optional(&self.pool)
-        .named("operations.operation")
-        .await?;
-        record.ok_or_else(|| not_found(name))?.operation()
+        let pool = self.pool.clone();
+        let query = move |ids| by_id(pool.clone(), ids);
+        let limit = self.pool.longest_call();
+        let (tasks, reads) = (self.pool.tasks(), &self.operation_reads);
+        let read = reads.read(tasks, name.operation, limit, query).await?;
+        read.filter(|operation| operation.name.project == name.project)
+            .ok_or_else(|| not_found(name))
     }
 
     /// A project's operations, newest first, after `after`; only those that are done
@@ -446,6 +446,15 @@ fn busy(target: &str) -> Error {
 fn not_found(name: &OperationName) -> Error {
     Error::new(Reason::OperationNotFound, "the operation does not exist")
         .with_resource(name.to_string())
+}
+
+async fn by_id(pool: Pool, ids: Vec<Uuid>) -> Result<Found<Uuid, Operation>> {
+    let records = select_operations!("where o.id = any($1) and not o.hidden", &ids)
+        .fetch_all(&pool)
+        .named("operations.by_id")
+        .await?;
+    let keyed = |record: Record| (record.id, record.operation());
+    Ok(records.into_iter().map(keyed).collect())
 }
 
 impl Record {

@@ -26,6 +26,15 @@ pub const RPC_ACTIVE: &str = "howdah.rpc.active";
 /// Connections to the API that are open (Howdah's own).
 pub const CONNECTIONS_OPEN: &str = "howdah.connections.open";
 
+/// Calls and connections that were refused because of a bound (Howdah's own), by
+/// [`LIMIT`] and [`SCOPE`].
+pub const REFUSALS: &str = "howdah.refusals";
+/// Which bound was reached: `calls`, `waits`, `streams`, `probes`, `unfinished_bytes` or
+/// `connections`.
+pub const LIMIT: &str = "howdah.limit";
+/// Whose bound it was: of the `process`, a `caller`, a `connection` or an `address`.
+pub const SCOPE: &str = "howdah.scope";
+
 /// Panics (Howdah's own), by [`PLACE`].
 pub const PANICS: &str = "howdah.panics";
 /// File and line of a panic.

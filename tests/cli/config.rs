@@ -193,6 +193,20 @@ fn each_rule_refuses() {
             "server.max_message_bytes",
         ),
         (&[("SERVER_MAX_IN_FLIGHT", "0")], "server.max_in_flight"),
+        (&[("SERVER_MAX_WAITS", "1000001")], "server.max_waits"),
+        (
+            &[("SERVER_MAX_STREAMS_PER_CALLER", "257")],
+            "server.max_streams_per_caller",
+        ),
+        (
+            &[("SERVER_MAX_CONNECTIONS_PER_ADDRESS", "1025")],
+            "server.max_connections_per_address",
+        ),
+        (
+            &[("SERVER_MAX_UNFINISHED_BYTES", "67108863")],
+            "server.max_unfinished_bytes",
+        ),
+        (&[("SERVER_PROXIES", "10.0.0.0/8,proxy")], "server.proxies"),
         (
             &[("DATABASE_MAX_CONNECTIONS", "1")],
             "database.max_connections",
@@ -264,7 +278,7 @@ fn every_duration_has_bounds() {
             }
         }
     }
-    assert_eq!(count, 14);
+    assert_eq!(count, 15);
 }
 
 #[test]

@@ -18,6 +18,7 @@ use howdah::{
         server::{Limits, Started, assemble},
     },
     auth::Policy,
+    pb::google::longrunning::operations_server::OperationsServer,
     pb::v1::{
         change_stream_service_client::ChangeStreamServiceClient,
         change_stream_service_server::ChangeStreamServiceServer,
@@ -31,7 +32,7 @@ use hyper_util::rt::{TokioExecutor, TokioIo};
 use opentelemetry_sdk::Resource;
 use tokio::{
     io::{AsyncRead, AsyncWrite, ReadBuf},
-    net::TcpStream,
+    net::{TcpSocket, TcpStream},
     task::JoinSet,
     time::{sleep, timeout},
 };
@@ -86,6 +87,7 @@ impl Edge {
             .unwrap();
         let routes = Routes::new(DatabaseServiceServer::new(service.clone()))
             .add_service(ChangeStreamServiceServer::new(service.clone()))
+            .add_service(OperationsServer::new(service.clone()))
             .add_service(health.service());
         let policy = Policy {
             anonymous_allowed: setup.anonymous,
@@ -134,6 +136,13 @@ impl Edge {
 
     pub(super) async fn connect(&self) -> Raw {
         Raw::over(TcpStream::connect(self.port()).await.unwrap()).await
+    }
+
+    /// A client with another address of this machine.
+    pub(super) async fn connect_from(&self, address: [u8; 4]) -> Raw {
+        let socket = TcpSocket::new_v4().unwrap();
+        socket.bind((address, 0).into()).unwrap();
+        Raw::over(socket.connect(self.port()).await.unwrap()).await
     }
 
     /// Waits until the listener's `run` is over.

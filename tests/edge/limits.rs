@@ -6,7 +6,7 @@ use bytes::Bytes;
 use futures::{FutureExt as _, stream::pending};
 use howdah::{
     api::{
-        server::{Caps, Limits},
+        server::{Caps, Limit, Limits, Places},
         status,
     },
     domain::Reason,
@@ -38,7 +38,10 @@ async fn probe(client: &Raw) {
 async fn calls_over_the_bound_are_shed_but_probes_pass() {
     let edge = Edge::start(Setup {
         limits: Limits {
-            in_flight: 1,
+            places: Places {
+                calls: Limit { all: 1, each: 2 },
+                ..Places::default()
+            },
             ..Limits::default()
         },
         ..Setup::default()
@@ -74,7 +77,10 @@ async fn calls_over_the_bound_are_shed_but_probes_pass() {
 async fn callers_that_say_nothing_hold_no_place_for_ever() {
     let edge = Edge::start(Setup {
         limits: Limits {
-            in_flight: 1,
+            places: Places {
+                calls: Limit { all: 1, each: 2 },
+                ..Places::default()
+            },
             deadlines: Caps {
                 usual: Duration::from_secs(2),
                 ..Caps::default()
@@ -133,7 +139,7 @@ async fn callers_over_their_rate_are_told_when_to_come_back() {
     assert_eq!(status.code(), Code::ResourceExhausted);
     assert_eq!(status::reason(&status), Some(Reason::RateLimited));
     let quota = status.get_details_quota_failure().unwrap();
-    assert_eq!(quota.violations[0].subject, "anonymous");
+    assert_eq!(quota.violations[0].subject, "anonymous@127.0.0.1");
     let retry = status.get_details_retry_info().unwrap();
     assert!(retry.retry_delay.unwrap().as_secs() <= 1);
     probe(&client).await;

@@ -12,6 +12,7 @@ mod calls;
 mod connections;
 mod descriptors;
 mod export;
+mod fairness;
 mod faults;
 mod harness;
 mod limits;

@@ -6,7 +6,7 @@ use futures::{Stream, StreamExt as _, stream};
 use howdah::{
     domain::principal::Principal,
     pb::{
-        google::longrunning::Operation,
+        google::longrunning::{self, Operation, operations_server},
         v1::{self, change_stream_service_server, database_service_server},
     },
 };
@@ -97,5 +97,45 @@ impl change_stream_service_server::ChangeStreamService for Fickle {
             Ok(v1::ChangeBatch::default())
         });
         Ok(Response::new(first.chain(then).boxed()))
+    }
+}
+
+/// Nothing but waits, which last.
+#[tonic::async_trait]
+impl operations_server::Operations for Fickle {
+    async fn wait_operation(
+        &self,
+        _: Request<longrunning::WaitOperationRequest>,
+    ) -> Answer<Operation> {
+        let _tell = TellDropped(Arc::clone(&self.dropped));
+        future::pending().await
+    }
+
+    async fn list_operations(
+        &self,
+        _: Request<longrunning::ListOperationsRequest>,
+    ) -> Answer<longrunning::ListOperationsResponse> {
+        Ok(Response::new(longrunning::ListOperationsResponse::default()))
+    }
+
+    async fn get_operation(
+        &self,
+        _: Request<longrunning::GetOperationRequest>,
+    ) -> Answer<Operation> {
+        Ok(Response::new(Operation::default()))
+    }
+
+    async fn delete_operation(
+        &self,
+        _: Request<longrunning::DeleteOperationRequest>,
+    ) -> Answer<()> {
+        Ok(Response::new(()))
+    }
+
+    async fn cancel_operation(
+        &self,
+        _: Request<longrunning::CancelOperationRequest>,
+    ) -> Answer<()> {
+        Ok(Response::new(()))
     }
 }

@@ -3,8 +3,13 @@
 use std::{path::Path, sync::Arc, time::Duration};
 
 use howdah::{
-    api::listener::{ClientAuth, Settings, Tls},
-    pb::v1::GetDatabaseRequest,
+    api::{
+        listener::{ClientAuth, Settings, Tls},
+        server::{Limit, Limits, Places},
+        status,
+    },
+    domain::Reason,
+    pb::v1::{GetDatabaseRequest, SubscribeRequest},
 };
 use rcgen::{BasicConstraints, CertificateParams, DnType, IsCa, Issuer, KeyPair, SanType};
 use rustls::{
@@ -83,6 +88,16 @@ async fn edge(
     clients: Option<(&Authority, ClientAuth)>,
     settings: Settings,
 ) -> (Edge, TempDir) {
+    limited(server, clients, settings, Limits::default()).await
+}
+
+/// The same with these limits.
+async fn limited(
+    server: &Leaf,
+    clients: Option<(&Authority, ClientAuth)>,
+    settings: Settings,
+    limits: Limits,
+) -> (Edge, TempDir) {
     let directory = tempfile::tempdir().unwrap();
     let path = directory.path();
     store(path, server);
@@ -104,6 +119,7 @@ async fn edge(
             tls: Some(tls),
             ..settings
         },
+        limits,
         anonymous: false,
         ..Setup::default()
     };
@@ -200,6 +216,34 @@ async fn certificate_is_reloaded_in_place() {
     .await
     .expect("the new certificate is shown");
     assert_eq!(whoami(&old).await.unwrap(), "cert:spiffe://mesh/a");
+}
+
+#[tokio::test]
+async fn each_certificate_has_a_share_of_its_own() {
+    let authority = Authority::new();
+    let limits = Limits {
+        places: Places {
+            streams: Limit::of(2),
+            ..Places::default()
+        },
+        ..Limits::default()
+    };
+    let clients = Some((&authority, ClientAuth::Required));
+    let settings = Settings::default();
+    let (edge, _files) = limited(&authority.server(), clients, settings, limits).await;
+    let subscribe = async |client: &Raw| {
+        let mut streams = client.streams();
+        streams.subscribe(SubscribeRequest::default()).await
+    };
+    let certificate = authority.spiffe("spiffe://mesh/a");
+    let one = connect(&edge, &authority, Some(&certificate)).await;
+    let same = connect(&edge, &authority, Some(&certificate)).await;
+    let _open = subscribe(&one).await.unwrap();
+    let status = subscribe(&same).await.unwrap_err();
+    assert_eq!(status::reason(&status), Some(Reason::BudgetExhausted));
+    let certificate = authority.spiffe("spiffe://mesh/b");
+    let other = connect(&edge, &authority, Some(&certificate)).await;
+    subscribe(&other).await.unwrap();
 }
 
 #[tokio::test]

@@ -4,6 +4,7 @@ mod cancel;
 mod cancellation;
 mod command_line;
 mod crash;
+mod crowd;
 mod deletion;
 mod drift;
 mod fairness;

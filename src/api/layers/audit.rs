@@ -15,10 +15,10 @@ use tower::{Layer, Service};
 
 use crate::{
     api::{
+        budget::Caller,
         method::{Effect, Method},
         status::code_name,
     },
-    auth::Peer,
     domain::{Reason, principal::Principal},
 };
 
@@ -70,7 +70,7 @@ pub struct Entry(Option<Record>);
 struct Record {
     method: Arc<Method>,
     principal: Principal,
-    peer: Option<Arc<Peer>>,
+    caller: Option<Arc<Caller>>,
     written: bool,
 }
 
@@ -82,7 +82,7 @@ impl Record {
         Some(Self {
             method: Arc::clone(method),
             principal: principal.unwrap_or(Principal::Anonymous),
-            peer: extensions.get::<Arc<Peer>>().cloned(),
+            caller: extensions.get::<Arc<Caller>>().cloned(),
             written: false,
         })
     }
@@ -93,7 +93,7 @@ impl Record {
             Effect::Secret => "secret",
             Effect::Mutation | Effect::Read => "mutation",
         };
-        let address = self.peer.as_ref().map(|peer| peer.address);
+        let address = self.caller.as_ref().map(|caller| caller.peer.address);
         tracing::info!(
             target: "audit",
             effect,
@@ -132,7 +132,9 @@ impl OnAnswer<Result<Response, Infallible>> for Entry {
 pub(super) fn denied<B>(request: &Request<B>, principal: &Principal, reason: Reason) {
     let extensions = request.extensions();
     let method = extensions.get::<Call>().map(|call| &*call.method.name);
-    let address = extensions.get::<Arc<Peer>>().map(|peer| peer.address);
+    let address = extensions
+        .get::<Arc<Caller>>()
+        .map(|caller| caller.peer.address);
     tracing::info!(
         target: "audit",
         effect = "denial",

@@ -5,8 +5,8 @@ use std::sync::Arc;
 use http::Request;
 
 use crate::{
-    api::method::Method,
-    auth::{Peer, Policy, principal},
+    api::{budget::Caller, method::Method},
+    auth::{Policy, principal},
     domain::{Error, Reason, Result, principal::Principal},
 };
 
@@ -24,8 +24,10 @@ impl Check for Authenticate {
     fn check<B>(&self, request: &mut Request<B>) -> Result<()> {
         let principal = request
             .extensions()
-            .get::<Arc<Peer>>()
-            .map_or(Principal::Anonymous, |peer| principal::identify(peer));
+            .get::<Arc<Caller>>()
+            .map_or(Principal::Anonymous, |caller| {
+                principal::identify(&caller.peer)
+            });
         let public = method_of(request).is_some_and(|method| Method::is_public(method));
         if self.policy.role(&principal).is_none() && !public {
             audit::denied(request, &principal, Reason::CredentialsMissing);

@@ -69,6 +69,7 @@ mod tests {
             access,
             effect: Effect::Read,
             streaming: false,
+            client_streaming: false,
             waits: false,
         };
         let mut request = Request::new(());

@@ -28,6 +28,8 @@ pub struct Caps {
     pub usual: Duration,
     /// Of methods that wait by design: `WaitOperation`.
     pub waiting: Duration,
+    /// Until the request has arrived as a whole.
+    pub request: Duration,
 }
 
 impl Default for Caps {
@@ -35,6 +37,7 @@ impl Default for Caps {
         Self {
             usual: Duration::from_secs(60),
             waiting: Duration::from_secs(3600),
+            request: Duration::from_secs(10),
         }
     }
 }

@@ -4,18 +4,20 @@
 //! 2. [`measure`]: metrics and access log, of calls that are dropped too;
 //! 3. [`details`]: an `ErrorInfo` for every status, also for those that tonic makes;
 //! 4. [`panics`]: a panic becomes INTERNAL;
-//! 5. [`shed`]: a bound on calls under way;
-//! 6. [`deadline`]: the caller's timeout and our own cap;
-//! 7. [`authenticate`]: who calls;
-//! 8. [`rate`]: how often this caller may;
-//! 9. [`authorise`]: whether it may, by the method's permission;
-//! 10. [`started`]: nothing is served before the start is complete;
-//! 11. [`audit`]: mutations and secrets are written down;
-//! 12. [`drain`]: public streams end at the drain.
+//! 5. [`deadline`]: the caller's timeout and our own cap;
+//! 6. [`authenticate`]: who calls;
+//! 7. [`rate`]: how often this caller may;
+//! 8. [`authorise`]: whether it may, by the method's permission;
+//! 9. [`started`]: nothing is served before the start is complete;
+//! 10. [`drain`]: public streams end at the drain;
+//! 11. [`receive`]: the request arrives as a whole, within bounds of time and bytes;
+//! 12. [`admit`]: bounds on calls under way, of all callers and of each;
+//! 13. [`audit`]: mutations and secrets are written down.
 //!
 //! The layers are always ready and hold no locks; their futures and bodies are
 //! concrete types, so that a call costs no allocation in them.
 
+pub(super) mod admit;
 mod answer;
 pub mod audit;
 pub mod authenticate;
@@ -28,7 +30,7 @@ pub mod gate;
 pub mod measure;
 pub mod panics;
 pub mod rate;
-pub mod shed;
+pub(super) mod receive;
 pub mod started;
 pub mod trace;
 

@@ -16,18 +16,22 @@ use governor::{
 use http::Request;
 
 use crate::{
-    api::method::Method,
-    domain::{Error, Reason, Result, principal::Principal},
+    api::{
+        budget::{Caller, Key},
+        method::Method,
+    },
+    domain::{Error, Reason, Result},
 };
 
 use super::{gate::Check, method_of};
 
-type Limiter = RateLimiter<Principal, DefaultKeyedStateStore<Principal>, DefaultClock>;
+type Limiter = RateLimiter<Key, DefaultKeyedStateStore<Key>, DefaultClock>;
 
 /// After so many calls, callers that have been quiet are forgotten.
 const SWEEP: u64 = 65_536;
 
-/// A bound on the rate of calls per principal. Public methods do not count.
+/// A bound on the rate of calls of each caller: a principal, or an address where it is
+/// anonymous. Public methods and the addresses of proxies do not count.
 #[derive(Clone, Debug)]
 pub struct Rate {
     limiter: Option<Arc<Limiter>>,
@@ -63,17 +67,18 @@ impl Check for Rate {
         let Some(limiter) = &self.limiter else {
             return Ok(());
         };
-        let Some(principal) = request.extensions().get::<Principal>() else {
+        let caller = request.extensions().get::<Arc<Caller>>();
+        let Some(key) = caller.and_then(|caller| caller.account().bounded()) else {
             return Ok(());
         };
         if method_of(request).is_some_and(|method| Method::is_public(method)) {
             return Ok(());
         }
         self.sweep(limiter);
-        limiter.check_key(principal).map_err(|early| {
+        limiter.check_key(key).map_err(|early| {
             let wait = early.wait_time_from(DefaultClock::default().now());
             Error::new(Reason::RateLimited, "too many calls in a short time")
-                .with_resource(principal.to_string())
+                .with_resource(key.to_string())
                 .with_retry_after(wait)
         })
     }

@@ -23,10 +23,13 @@ use tokio_rustls::TlsAcceptor;
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use tower::{BoxError, Service};
 
-use crate::auth::{Peer, certificate};
+use crate::{
+    api::budget::{Accounts, Caller},
+    auth::{Peer, certificate},
+};
 
 use super::{
-    Settings,
+    STREAM_WINDOW, Settings,
     coalesce::Coalesced,
     io::{Plain, Prefaced, Stream},
     socket::Accepted,
@@ -39,6 +42,7 @@ pub(super) struct Acceptor {
     pub(super) settings: Arc<Settings>,
     pub(super) certificates: Option<Arc<tls::Certificates>>,
     pub(super) open: UpDownCounter<i64>,
+    pub(super) accounts: Accounts,
     pub(super) tasks: TaskTracker,
     pub(super) drain: CancellationToken,
     pub(super) abort: CancellationToken,
@@ -74,7 +78,11 @@ impl Acceptor {
             address,
             certificate,
         };
-        if let Err(error) = self.converse(stream, with_peer(service, peer)).await {
+        let service = FromCaller {
+            inner: service,
+            caller: Arc::new(Caller::new(peer, &self.accounts)),
+        };
+        if let Err(error) = self.converse(stream, service).await {
             tracing::debug!(peer = %address, %error, "connection ended");
         }
     }
@@ -106,7 +114,7 @@ impl Acceptor {
     async fn converse<S, B>(
         &self,
         stream: Prefaced,
-        service: WithPeer<S>,
+        service: FromCaller<S>,
     ) -> Result<(), hyper::Error>
     where
         S: Service<Request<Incoming>, Response = Response<B>, Error = Infallible>
@@ -145,7 +153,7 @@ impl Acceptor {
             .timer(TokioTimer::new())
             .keep_alive_interval(settings.keepalive_interval)
             .keep_alive_timeout(settings.keepalive_timeout)
-            .initial_stream_window_size(settings.stream_window)
+            .initial_stream_window_size(STREAM_WINDOW)
             .initial_connection_window_size(settings.connection_window)
             .max_concurrent_streams(settings.max_concurrent_streams)
             .max_header_list_size(settings.max_header_list_size)
@@ -199,21 +207,14 @@ impl Drop for Open {
     }
 }
 
-/// A service whose requests carry the peer.
+/// A service whose requests name their caller.
 #[derive(Clone, Debug)]
-struct WithPeer<S> {
+struct FromCaller<S> {
     inner: S,
-    peer: Arc<Peer>,
+    caller: Arc<Caller>,
 }
 
-fn with_peer<S>(inner: S, peer: Peer) -> WithPeer<S> {
-    WithPeer {
-        inner,
-        peer: Arc::new(peer),
-    }
-}
-
-impl<S, B> Service<Request<B>> for WithPeer<S>
+impl<S, B> Service<Request<B>> for FromCaller<S>
 where
     S: Service<Request<B>>,
 {
@@ -226,7 +227,7 @@ where
     }
 
     fn call(&mut self, mut request: Request<B>) -> S::Future {
-        request.extensions_mut().insert(Arc::clone(&self.peer));
+        request.extensions_mut().insert(Arc::clone(&self.caller));
         self.inner.call(request)
     }
 }

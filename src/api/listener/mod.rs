@@ -17,13 +17,21 @@ use http::{Request, Response};
 use http_body::Body;
 use hyper::body::Incoming;
 use opentelemetry::metrics::{Meter, UpDownCounter};
-use tokio::{sync::Semaphore, time};
+use tokio::{
+    sync::{OwnedSemaphorePermit, Semaphore},
+    time,
+};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use tower::{BoxError, Service};
 
-use crate::{domain::Result, telemetry::names};
+use crate::{
+    api::budget::{Accounts, Addresses, Entered, Refusals, Scope},
+    auth::peer,
+    domain::Result,
+    telemetry::names,
+};
 
-pub use settings::{Address, ClientAuth, Settings, Tls};
+pub use settings::{Address, ClientAuth, STREAM_WINDOW, Settings, Tls};
 
 use connection::Acceptor;
 use socket::{Accepted, Socket};
@@ -31,6 +39,8 @@ use socket::{Accepted, Socket};
 /// Pause after an accept that failed: the usual cause, no free descriptors, does not
 /// go away by asking again at once.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
+/// What metrics call the bound on connections.
+const CONNECTIONS: &str = "connections";
 /// Time for cut-off connections to notice.
 const ABORT_TIMEOUT: Duration = Duration::from_secs(1);
 
@@ -41,6 +51,7 @@ pub struct Listener {
     settings: Settings,
     certificates: Option<Arc<tls::Certificates>>,
     open: UpDownCounter<i64>,
+    refusals: Refusals,
 }
 
 impl Listener {
@@ -64,6 +75,7 @@ impl Listener {
             settings,
             certificates,
             open,
+            refusals: Refusals::new(meter),
         })
     }
 
@@ -93,7 +105,14 @@ impl Listener {
             let watch = Arc::clone(certificates).watch(self.settings.reload_interval);
             tasks.spawn(drain.clone().run_until_cancelled_owned(watch));
         }
+        let proxies = &self.settings.proxies;
+        let doors = Doors {
+            free: Arc::new(Semaphore::new(self.settings.max_connections)),
+            addresses: Addresses::new(self.settings.max_connections_per_address, proxies),
+            refusals: self.refusals,
+        };
         let acceptor = Acceptor {
+            accounts: Accounts::new(proxies),
             settings: Arc::new(self.settings),
             certificates: self.certificates,
             open: self.open,
@@ -101,7 +120,7 @@ impl Listener {
             drain: drain.clone(),
             abort: abort.clone(),
         };
-        accept(&self.socket, &acceptor, &service).await;
+        accept(&self.socket, &doors, &acceptor, &service).await;
         drop(self.socket);
         tasks.close();
         if time::timeout(acceptor.settings.drain_timeout, tasks.wait())
@@ -115,7 +134,31 @@ impl Listener {
     }
 }
 
-async fn accept<S, B>(socket: &Socket, acceptor: &Acceptor, service: &S)
+/// How many connections are let in, of all addresses and of each.
+struct Doors {
+    free: Arc<Semaphore>,
+    addresses: Addresses,
+    refusals: Refusals,
+}
+
+impl Doors {
+    /// A place for a connection, if there is one. Nothing was read from it yet.
+    fn enter(&self, address: &peer::Address) -> Option<(Entered, OwnedSemaphorePermit)> {
+        let Some(entered) = self.addresses.enter(address) else {
+            self.refusals.count(CONNECTIONS, Scope::Address);
+            tracing::debug!(peer = %address, "connection was closed: its address has too many");
+            return None;
+        };
+        let Ok(permit) = Arc::clone(&self.free).try_acquire_owned() else {
+            self.refusals.count(CONNECTIONS, Scope::Process);
+            tracing::warn!("connection was closed: there are too many");
+            return None;
+        };
+        Some((entered, permit))
+    }
+}
+
+async fn accept<S, B>(socket: &Socket, doors: &Doors, acceptor: &Acceptor, service: &S)
 where
     S: Service<Request<Incoming>, Response = Response<B>, Error = Infallible>
         + Clone
@@ -125,7 +168,6 @@ where
     S::Future: Send + 'static,
     B: Body<Data = Bytes, Error: Into<BoxError>> + Send + 'static,
 {
-    let free = Arc::new(Semaphore::new(acceptor.settings.max_connections));
     loop {
         let accepted = tokio::select! {
             biased;
@@ -133,7 +175,7 @@ where
             accepted = socket.accept() => accepted,
         };
         match accepted {
-            Ok(accepted) => admit(accepted, &free, acceptor, service),
+            Ok(accepted) => admit(accepted, doors, acceptor, service),
             Err(error) => {
                 tracing::warn!(%error, "connection was not accepted");
                 time::sleep(ACCEPT_PAUSE).await;
@@ -144,7 +186,7 @@ where
 
 /// Serves a connection if there is room, else closes it at once: the client can try
 /// another replica, which it could not while it waits here.
-fn admit<S, B>(accepted: Accepted, free: &Arc<Semaphore>, acceptor: &Acceptor, service: &S)
+fn admit<S, B>(accepted: Accepted, doors: &Doors, acceptor: &Acceptor, service: &S)
 where
     S: Service<Request<Incoming>, Response = Response<B>, Error = Infallible>
         + Clone
@@ -154,14 +196,13 @@ where
     S::Future: Send + 'static,
     B: Body<Data = Bytes, Error: Into<BoxError>> + Send + 'static,
 {
-    let Ok(permit) = Arc::clone(free).try_acquire_owned() else {
-        tracing::warn!("connection was closed: there are too many");
+    let Some(place) = doors.enter(&accepted.address) else {
         return;
     };
     let serve = acceptor.clone().serve(accepted, service.clone());
     let abort = acceptor.abort.clone();
     acceptor.tasks.spawn(async move {
-        let _permit = permit;
+        let _place = place;
         abort.run_until_cancelled(serve).await;
     });
 }

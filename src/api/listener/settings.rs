@@ -2,6 +2,12 @@
 
 use std::{fmt, net::SocketAddr, path::PathBuf, time::Duration};
 
+use ipnet::IpNet;
+
+/// Bytes that a client may send on one call before they are read. Bounds the memory of a
+/// call and, by the round-trip time, its speed: at 50 ms, 5 MB/s.
+pub const STREAM_WINDOW: u32 = 256 * 1024;
+
 /// Where to listen, or where it listens.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Address {
@@ -50,6 +56,12 @@ pub struct Settings {
     /// Connections at once. Each costs a file descriptor and some 50 KiB when idle;
     /// one over the bound is closed at once.
     pub max_connections: usize,
+    /// Connections at once from one address, or from one /64 network of IPv6. One over
+    /// the bound is closed at once.
+    pub max_connections_per_address: usize,
+    /// Networks of proxies, from which many callers come by one address: their addresses
+    /// have no bounds of their own.
+    pub proxies: Vec<IpNet>,
     /// Longest time for the TLS handshake and the HTTP/2 preface, each. Until then a
     /// connection holds a place and nobody is known.
     pub handshake_timeout: Duration,
@@ -64,10 +76,8 @@ pub struct Settings {
     pub keepalive_interval: Duration,
     /// A ping that is not answered in this time ends the connection.
     pub keepalive_timeout: Duration,
-    /// Bytes that a client may send on one call before they are read. Bounds the
-    /// memory of a call and, by the round-trip time, its speed.
-    pub stream_window: u32,
-    /// The same for all calls of a connection together.
+    /// Bytes that a client may send on all calls of a connection before they are read;
+    /// on one call [`STREAM_WINDOW`].
     pub connection_window: u32,
     /// Calls at once on one connection.
     pub max_concurrent_streams: u32,
@@ -86,13 +96,14 @@ impl Default for Settings {
         Self {
             tls: None,
             max_connections: 4096,
+            max_connections_per_address: 2048,
+            proxies: Vec::new(),
             handshake_timeout: Duration::from_secs(10),
             max_age: Some(Duration::from_secs(3600)),
             age_grace: None,
             keepalive_interval: Duration::from_secs(30),
             keepalive_timeout: Duration::from_secs(20),
-            stream_window: 1024 * 1024,
-            connection_window: 4 * 1024 * 1024,
+            connection_window: 1024 * 1024,
             max_concurrent_streams: 256,
             max_header_list_size: 16 * 1024,
             max_send_buffer: 1024 * 1024,

@@ -1,0 +1,226 @@
+//! What one caller uses, over all of its connections.
+
+use std::{
+    collections::HashMap,
+    fmt,
+    net::IpAddr,
+    sync::{
+        Arc, Mutex, MutexGuard, PoisonError, Weak,
+        atomic::{AtomicUsize, Ordering::Relaxed},
+    },
+};
+
+use ipnet::{IpNet, Ipv4Net, Ipv6Net};
+
+use crate::{
+    auth::{Peer, peer::Address, principal},
+    domain::principal::Principal,
+};
+
+use super::{CLASSES, Class, take};
+
+/// Bits of an IPv6 address that name a network. A single machine has a /64 to choose
+/// its addresses from (RFC 4291, section 2.5.4).
+const IPV6_NETWORK: u8 = 64;
+
+/// Whom a budget is for.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub(in crate::api) enum Key {
+    /// A caller that is known.
+    Principal(Principal),
+    /// All that come from there and say nothing of themselves.
+    Network(IpNet),
+}
+
+impl Key {
+    fn of(peer: &Peer) -> Self {
+        match (principal::identify(peer), peer.address) {
+            (Principal::Anonymous, Address::Tcp(address)) => Self::Network(network(address.ip())),
+            (principal, _) => Self::Principal(principal),
+        }
+    }
+}
+
+impl fmt::Display for Key {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Principal(principal) => principal.fmt(formatter),
+            Self::Network(IpNet::V4(network)) => write!(formatter, "anonymous@{}", network.addr()),
+            Self::Network(IpNet::V6(network)) => write!(formatter, "anonymous@{network}"),
+        }
+    }
+}
+
+/// Those who are counted as one: an IPv4 address, or the network of an IPv6 address.
+pub(super) fn network(address: IpAddr) -> IpNet {
+    match address.to_canonical() {
+        IpAddr::V4(address) => Ipv4Net::from(address).into(),
+        IpAddr::V6(address) => Ipv6Net::new(address, IPV6_NETWORK)
+            .map_or_else(|_| Ipv6Net::from(address), |network| network.trunc())
+            .into(),
+    }
+}
+
+/// Whether an address belongs to one of these networks.
+pub(super) fn is_within(address: IpAddr, networks: &[IpNet]) -> bool {
+    let address = address.to_canonical();
+    networks.iter().any(|network| network.contains(&address))
+}
+
+type Open = Mutex<HashMap<Key, Weak<Account>>>;
+
+/// The accounts of callers that have a connection open: at most one for each connection.
+#[derive(Clone, Debug)]
+pub(in crate::api) struct Accounts {
+    open: Arc<Open>,
+    proxies: Arc<[IpNet]>,
+}
+
+impl Accounts {
+    /// Those who come anonymously from one of the `proxies` are not bounded: behind an
+    /// address of a proxy there are many callers.
+    pub(in crate::api) fn new(proxies: &[IpNet]) -> Self {
+        Self {
+            open: Arc::default(),
+            proxies: proxies.into(),
+        }
+    }
+
+    /// The account of a connection's other side, the same for all of its connections.
+    pub(super) fn of(&self, peer: &Peer) -> Arc<Account> {
+        let key = Key::of(peer);
+        let exempt = match (&key, peer.address) {
+            (Key::Network(_), Address::Tcp(address)) => is_within(address.ip(), &self.proxies),
+            _ => false,
+        };
+        let mut open = lock(&self.open);
+        if let Some(account) = open.get(&key).and_then(Weak::upgrade) {
+            return account;
+        }
+        let account = Arc::new(Account {
+            key: key.clone(),
+            exempt,
+            used: Default::default(),
+            unfinished: AtomicUsize::new(0),
+            open: Arc::clone(&self.open),
+        });
+        open.insert(key, Arc::downgrade(&account));
+        account
+    }
+}
+
+fn lock(open: &Open) -> MutexGuard<'_, HashMap<Key, Weak<Account>>> {
+    open.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// What one caller uses. It goes away with the caller's last connection and call.
+#[derive(Debug)]
+pub(in crate::api) struct Account {
+    key: Key,
+    exempt: bool,
+    used: [AtomicUsize; CLASSES],
+    unfinished: AtomicUsize,
+    open: Arc<Open>,
+}
+
+impl Account {
+    /// Whom it is for. None for a proxy, which stands for many.
+    pub(in crate::api) fn bounded(&self) -> Option<&Key> {
+        (!self.exempt).then_some(&self.key)
+    }
+
+    /// Takes a place if there are fewer than `most`.
+    pub(super) fn take(&self, class: Class, most: usize) -> bool {
+        take(class.count(&self.used), 1, self.bound(most))
+    }
+
+    pub(super) fn give_back(&self, class: Class) {
+        class.count(&self.used).fetch_sub(1, Relaxed);
+    }
+
+    /// Takes bytes of unfinished requests if that makes no more than `most`.
+    pub(super) fn take_unfinished(&self, bytes: usize, most: usize) -> bool {
+        take(&self.unfinished, bytes, self.bound(most))
+    }
+
+    pub(super) fn give_back_unfinished(&self, bytes: usize) {
+        self.unfinished.fetch_sub(bytes, Relaxed);
+    }
+
+    const fn bound(&self, most: usize) -> usize {
+        if self.exempt { usize::MAX } else { most }
+    }
+}
+
+impl fmt::Display for Account {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.key.fmt(formatter)
+    }
+}
+
+impl Drop for Account {
+    fn drop(&mut self) {
+        let mut open = lock(&self.open);
+        // A successor may have come since the last holder let go of this one.
+        if open
+            .get(&self.key)
+            .is_some_and(|account| account.strong_count() == 0)
+        {
+            open.remove(&self.key);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn peer(address: &str) -> Peer {
+        Peer {
+            address: Address::Tcp((address.parse::<IpAddr>().unwrap(), 1).into()),
+            certificate: None,
+        }
+    }
+
+    fn known(address: &str, identity: &str) -> Peer {
+        Peer {
+            certificate: Some(identity.to_owned()),
+            ..peer(address)
+        }
+    }
+
+    #[test]
+    fn callers_are_counted_by_who_they_are_and_else_by_where_they_come_from() {
+        let accounts = Accounts::new(&["10.0.0.0/8".parse().unwrap()]);
+        let same = |one: &Peer, other: &Peer| {
+            let (one, other) = (accounts.of(one), accounts.of(other));
+            Arc::ptr_eq(&one, &other)
+        };
+        assert!(same(&peer("192.0.2.1"), &peer("::ffff:192.0.2.1")));
+        assert!(!same(&peer("192.0.2.1"), &peer("192.0.2.2")));
+        assert!(same(&peer("2001:db8::1"), &peer("2001:db8::ffff:2")));
+        assert!(!same(&peer("2001:db8::1"), &peer("2001:db8:0:1::1")));
+        assert!(same(&known("192.0.2.1", "a"), &known("192.0.2.2", "a")));
+        assert!(!same(&known("192.0.2.1", "a"), &known("192.0.2.1", "b")));
+        assert!(!same(&known("192.0.2.1", "a"), &peer("192.0.2.1")));
+        assert!(accounts.of(&peer("10.1.2.3")).bounded().is_none());
+        assert!(accounts.of(&known("10.1.2.3", "a")).bounded().is_some());
+    }
+
+    #[test]
+    fn an_account_goes_with_its_last_holder() {
+        let accounts = Accounts::new(&[]);
+        let (one, two) = (
+            accounts.of(&peer("192.0.2.1")),
+            accounts.of(&peer("192.0.2.1")),
+        );
+        assert!(one.take(Class::Call, 1));
+        assert!(!two.take(Class::Call, 1));
+        assert!(two.take(Class::Wait, 1));
+        drop(one);
+        assert_eq!(lock(&accounts.open).len(), 1);
+        drop(two);
+        assert!(lock(&accounts.open).is_empty());
+        assert!(accounts.of(&peer("192.0.2.1")).take(Class::Call, 1));
+    }
+}

@@ -1,0 +1,103 @@
+//! How many connections each address has open.
+
+use std::{
+    collections::{HashMap, hash_map::Entry},
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+};
+
+use ipnet::IpNet;
+
+use crate::auth::peer::Address;
+
+use super::account::{is_within, network};
+
+type Open = Mutex<HashMap<IpNet, usize>>;
+
+/// The addresses that have connections open. A Unix socket has no address, and its
+/// file's mode lets one user in.
+#[derive(Clone, Debug)]
+pub(in crate::api) struct Addresses {
+    open: Arc<Open>,
+    proxies: Arc<[IpNet]>,
+    most: usize,
+}
+
+impl Addresses {
+    /// At most so many connections for each address, but for `proxies`.
+    pub(in crate::api) fn new(most: usize, proxies: &[IpNet]) -> Self {
+        Self {
+            open: Arc::default(),
+            proxies: proxies.into(),
+            most,
+        }
+    }
+
+    /// Counts a connection while the answer lives. None when the address has its share.
+    pub(in crate::api) fn enter(&self, address: &Address) -> Option<Entered> {
+        let address = match address {
+            Address::Tcp(address) if !is_within(address.ip(), &self.proxies) => address.ip(),
+            Address::Tcp(_) | Address::Unix { .. } => return Some(Entered(None)),
+        };
+        let network = network(address);
+        let mut open = lock(&self.open);
+        let count = open.get(&network).copied().unwrap_or(0);
+        if count >= self.most {
+            return None;
+        }
+        open.insert(network, count + 1);
+        Some(Entered(Some((network, Arc::clone(&self.open)))))
+    }
+}
+
+fn lock(open: &Open) -> MutexGuard<'_, HashMap<IpNet, usize>> {
+    open.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// A connection that is counted.
+#[derive(Debug)]
+pub(in crate::api) struct Entered(Option<(IpNet, Arc<Open>)>);
+
+impl Drop for Entered {
+    fn drop(&mut self) {
+        let Some((network, open)) = &self.0 else {
+            return;
+        };
+        if let Entry::Occupied(mut entry) = lock(open).entry(*network) {
+            if *entry.get() <= 1 {
+                entry.remove();
+            } else {
+                *entry.get_mut() -= 1;
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::net::IpAddr;
+
+    use super::*;
+
+    #[test]
+    fn each_address_has_its_share_and_is_forgotten() {
+        let addresses = Addresses::new(2, &["10.0.0.0/8".parse().unwrap()]);
+        let enter = |address: &str| {
+            let address = address.parse::<IpAddr>().unwrap();
+            addresses.enter(&Address::Tcp((address, 1).into()))
+        };
+        let held = [enter("192.0.2.1"), enter("::ffff:192.0.2.1")];
+        assert!(held.iter().all(Option::is_some));
+        assert!(enter("192.0.2.1").is_none());
+        assert!(enter("192.0.2.2").is_some());
+        let many: Vec<_> = (0..5).map(|_| enter("10.0.0.1")).collect();
+        assert!(many.iter().all(Option::is_some));
+        let unix = Address::Unix { uid: 1 };
+        let many: Vec<_> = (0..5).map(|_| addresses.enter(&unix)).collect();
+        assert!(many.iter().all(Option::is_some));
+        let [first, second] = held;
+        drop(first);
+        assert!(enter("192.0.2.1").is_some());
+        drop(second);
+        assert!(lock(&addresses.open).is_empty());
+    }
+}

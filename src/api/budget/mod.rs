@@ -1,0 +1,302 @@
+//! What callers may use of the process: all of them together, and each one of them.
+//!
+//! A call takes a place of its [`Class`] when its request has arrived as a whole, and
+//! gives it back when its answer begins, a stream when it ends. A request on its way
+//! holds no place, only bytes ([`unfinished`]). Each place is counted twice: for the
+//! process, and for the caller, so that one caller leaves room for the others.
+//!
+//! Who the caller is follows from the connection ([`Caller`]), so a call costs some
+//! atomic additions, and no lock.
+
+mod account;
+mod addresses;
+mod caller;
+pub(super) mod unfinished;
+
+use std::{
+    sync::{
+        Arc,
+        atomic::{AtomicUsize, Ordering::Relaxed},
+    },
+    time::Duration,
+};
+
+use opentelemetry::{
+    KeyValue,
+    metrics::{Counter, Meter},
+};
+
+use crate::{
+    domain::{Error, Reason, Result},
+    telemetry::names,
+};
+
+use super::method::Method;
+
+pub(super) use account::{Accounts, Key};
+pub(super) use addresses::{Addresses, Entered};
+pub(super) use caller::Caller;
+
+/// What a call takes a place of. Each has bounds of its own.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Class {
+    /// A unary call, until its answer begins.
+    Call,
+    /// A call that waits by design, until its answer begins.
+    Wait,
+    /// A stream, until its end.
+    Stream,
+    /// A stream of health or reflection, until its end.
+    Probe,
+}
+
+/// How many classes there are.
+const CLASSES: usize = 4;
+
+impl Class {
+    /// The class of a method's calls. None for what a probe asks, which always passes: a
+    /// server under load is not to be taken for dead.
+    pub(super) fn of(method: &Method) -> Option<Self> {
+        match (method.is_public(), method.streaming) {
+            (true, false) => None,
+            (true, true) => Some(Self::Probe),
+            (false, true) => Some(Self::Stream),
+            (false, false) if method.waits => Some(Self::Wait),
+            (false, false) => Some(Self::Call),
+        }
+    }
+
+    /// As metrics and errors name it.
+    const fn name(self) -> &'static str {
+        match self {
+            Self::Call => "calls",
+            Self::Wait => "waits",
+            Self::Stream => "streams",
+            Self::Probe => "probes",
+        }
+    }
+
+    /// When another try makes sense: calls are short, the others last.
+    const fn retry_after(self) -> Duration {
+        Duration::from_millis(match self {
+            Self::Call => 500,
+            Self::Wait | Self::Stream | Self::Probe => 5000,
+        })
+    }
+
+    /// The counter of this class.
+    fn count(self, counts: &[AtomicUsize; CLASSES]) -> &AtomicUsize {
+        let [calls, waits, streams, probes] = counts;
+        match self {
+            Self::Call => calls,
+            Self::Wait => waits,
+            Self::Stream => streams,
+            Self::Probe => probes,
+        }
+    }
+}
+
+/// How many places there are.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Limit {
+    /// For all callers together.
+    pub all: usize,
+    /// For one caller.
+    pub each: usize,
+}
+
+impl Limit {
+    /// So many for all, and half of them for one caller.
+    #[must_use]
+    pub const fn of(all: usize) -> Self {
+        Self {
+            all,
+            each: all.div_ceil(2),
+        }
+    }
+}
+
+/// Bounds of each class.
+#[derive(Clone, Copy, Debug)]
+pub struct Places {
+    /// Unary calls that wait for their answer. Each holds memory, and beyond some point
+    /// they only wait for database connections.
+    pub calls: Limit,
+    /// Calls that wait for an operation. Each holds memory, and is quiet.
+    pub waits: Limit,
+    /// Open streams. Each of changes holds three connections to a server.
+    pub streams: Limit,
+    /// Open streams of health and of reflection.
+    pub probes: Limit,
+    /// Bytes of requests that have not arrived as a whole, in all; of one caller half of
+    /// that, of one connection a quarter.
+    pub unfinished_bytes: usize,
+}
+
+impl Default for Places {
+    fn default() -> Self {
+        Self {
+            calls: Limit::of(1024),
+            waits: Limit::of(4096),
+            streams: Limit::of(256),
+            probes: Limit::of(1024),
+            unfinished_bytes: 64 * 1024 * 1024,
+        }
+    }
+}
+
+impl Places {
+    const fn of(&self, class: Class) -> Limit {
+        match class {
+            Class::Call => self.calls,
+            Class::Wait => self.waits,
+            Class::Stream => self.streams,
+            Class::Probe => self.probes,
+        }
+    }
+}
+
+/// Whose bound was reached.
+#[derive(Clone, Copy, Debug)]
+pub(super) enum Scope {
+    /// That of the whole process.
+    Process,
+    /// That of one caller.
+    Caller,
+    /// That of one connection.
+    Connection,
+    /// That of one address.
+    Address,
+}
+
+/// Counts what is refused, by bound and scope: never by caller, of whom there are many.
+#[derive(Clone, Debug)]
+pub(super) struct Refusals(Counter<u64>);
+
+impl Refusals {
+    pub(super) fn new(meter: &Meter) -> Self {
+        let counter = meter
+            .u64_counter(names::REFUSALS)
+            .with_unit("{refusal}")
+            .with_description("Calls and connections that were refused because of a bound.")
+            .build();
+        Self(counter)
+    }
+
+    pub(super) fn count(&self, limit: &'static str, scope: Scope) {
+        let scope = match scope {
+            Scope::Process => "process",
+            Scope::Caller => "caller",
+            Scope::Connection => "connection",
+            Scope::Address => "address",
+        };
+        let attributes = [
+            KeyValue::new(names::LIMIT, limit),
+            KeyValue::new(names::SCOPE, scope),
+        ];
+        self.0.add(1, &attributes);
+    }
+}
+
+/// The places of this process.
+#[derive(Debug)]
+pub(super) struct Budgets {
+    limits: Places,
+    used: [AtomicUsize; CLASSES],
+    unfinished: AtomicUsize,
+    refusals: Refusals,
+}
+
+impl Budgets {
+    pub(super) fn new(limits: Places, meter: &Meter) -> Self {
+        Self {
+            limits,
+            used: Default::default(),
+            unfinished: AtomicUsize::new(0),
+            refusals: Refusals::new(meter),
+        }
+    }
+
+    /// A place for a call of this class.
+    ///
+    /// # Errors
+    /// BUDGET_EXHAUSTED when the caller has its share; OVERLOADED or STREAMS_EXHAUSTED
+    /// when the process has no place left.
+    pub(super) fn admit(
+        self: &Arc<Self>,
+        class: Class,
+        caller: Option<&Arc<Caller>>,
+    ) -> Result<Place> {
+        let limit = self.limits.of(class);
+        if let Some(caller) = caller
+            && !caller.account().take(class, limit.each)
+        {
+            self.refusals.count(class.name(), Scope::Caller);
+            return Err(
+                exhausted(caller, class.name(), limit.each).with_retry_after(class.retry_after())
+            );
+        }
+        // From here on the place gives back what was taken, this caller's part first.
+        let mut place = Place {
+            budgets: Arc::clone(self),
+            caller: caller.cloned(),
+            class,
+            whole: false,
+        };
+        if !take(class.count(&self.used), 1, limit.all) {
+            self.refusals.count(class.name(), Scope::Process);
+            return Err(full(class).with_retry_after(class.retry_after()));
+        }
+        place.whole = true;
+        Ok(place)
+    }
+}
+
+/// What a caller is told that has its share.
+fn exhausted(caller: &Caller, limit: &'static str, most: usize) -> Error {
+    let message = format!("this caller uses all that one caller may: {most} {limit}");
+    Error::new(Reason::BudgetExhausted, message)
+        .with_resource(caller.account().to_string())
+        .with_metadata("limit", limit)
+        .with_metadata("most", most.to_string())
+}
+
+fn full(class: Class) -> Error {
+    match class {
+        Class::Call => Error::new(Reason::Overloaded, "the server has too much to do"),
+        Class::Wait => Error::new(Reason::Overloaded, "too many calls wait for operations"),
+        Class::Stream => Error::new(Reason::StreamsExhausted, "too many streams are open"),
+        Class::Probe => Error::new(
+            Reason::StreamsExhausted,
+            "too many streams of health and reflection are open",
+        ),
+    }
+}
+
+/// Adds to a counter unless it would get over the bound.
+fn take(counter: &AtomicUsize, amount: usize, most: usize) -> bool {
+    let grown = |used: usize| used.checked_add(amount).filter(|used| *used <= most);
+    counter.fetch_update(Relaxed, Relaxed, grown).is_ok()
+}
+
+/// A place that a call has taken. Dropping it gives it back.
+#[derive(Debug)]
+pub(super) struct Place {
+    budgets: Arc<Budgets>,
+    caller: Option<Arc<Caller>>,
+    class: Class,
+    /// Whether the process's part was taken too.
+    whole: bool,
+}
+
+impl Drop for Place {
+    fn drop(&mut self) {
+        if let Some(caller) = &self.caller {
+            caller.account().give_back(self.class);
+        }
+        if self.whole {
+            let used = self.class.count(&self.budgets.used);
+            used.fetch_sub(1, Relaxed);
+        }
+    }
+}

@@ -1,0 +1,338 @@
+//! Requests arrive as a whole before they are served.
+//!
+//! Until then a call holds no place among those under way, only bytes: a bounded number
+//! for the process, for its caller and for its connection, and for a bounded time. Most
+//! requests are one frame, which is passed on as it came and counted nowhere.
+//!
+//! Where the caller sends a stream, its handler reads as it likes; what may lie unread,
+//! the stream's window, counts while the call lasts.
+
+use std::{
+    convert::Infallible,
+    pin::Pin,
+    sync::Arc,
+    task::{Context, Poll, ready},
+    time::Duration,
+};
+
+use bytes::{Bytes, BytesMut};
+use http::{Request, request::Parts};
+use http_body::{Body, Frame, SizeHint};
+use pin_project_lite::pin_project;
+use tokio::time::{Sleep, sleep};
+use tonic::Status;
+use tower::{BoxError, Layer, Service};
+
+use crate::{
+    api::budget::{
+        Budgets, Caller,
+        unfinished::{LEAST, Unfinished},
+    },
+    domain::{Error, Reason},
+};
+
+use super::{Response, body::Polled, method_of};
+
+/// Bytes in front of a message: whether it is compressed, and its length.
+const HEAD: usize = 5;
+
+/// Receives the requests of a service.
+#[derive(Clone, Debug)]
+pub(in crate::api) struct ReceiveLayer {
+    /// Where unfinished requests are counted.
+    pub(in crate::api) budgets: Arc<Budgets>,
+    /// What is received, and for how long.
+    pub(in crate::api) bounds: Bounds,
+}
+
+/// Bounds of one request.
+#[derive(Clone, Copy, Debug)]
+pub(in crate::api) struct Bounds {
+    /// Longest time from its headers to its end.
+    pub(in crate::api) time: Duration,
+    /// Largest message in bytes.
+    pub(in crate::api) message: usize,
+    /// Bytes that a caller may send before they are read.
+    pub(in crate::api) window: usize,
+}
+
+impl<S> Layer<S> for ReceiveLayer {
+    type Service = Receive<S>;
+
+    fn layer(&self, inner: S) -> Receive<S> {
+        Receive {
+            inner,
+            layer: self.clone(),
+        }
+    }
+}
+
+/// A service that gets its requests as a whole.
+#[derive(Clone, Debug)]
+pub(in crate::api) struct Receive<S> {
+    inner: S,
+    layer: ReceiveLayer,
+}
+
+impl<S, B> Service<Request<B>> for Receive<S>
+where
+    S: Service<Request<Received<B>>, Response = Response, Error = Infallible> + Clone,
+    B: Body<Data = Bytes, Error: Into<BoxError>>,
+{
+    type Response = Response;
+    type Error = Infallible;
+    type Future = Receiving<S, S::Future, B>;
+
+    fn poll_ready(&mut self, context: &mut Context<'_>) -> Poll<Result<(), Infallible>> {
+        self.inner.poll_ready(context)
+    }
+
+    fn call(&mut self, request: Request<B>) -> Self::Future {
+        let streams = method_of(&request).is_some_and(|method| method.client_streaming);
+        let caller = request.extensions().get::<Arc<Caller>>();
+        let mut unfinished = Unfinished::new(&self.layer.budgets, caller);
+        if streams {
+            return match unfinished.hold(self.layer.bounds.window) {
+                Err(refusal) => Receiving::refused(refusal),
+                Ok(()) => {
+                    let request = request.map(|body| Received::streamed(body, unfinished));
+                    Receiving::Answering {
+                        answer: self.inner.call(request),
+                    }
+                }
+            };
+        }
+        let (parts, body) = request.into_parts();
+        // The one that is ready goes with the call.
+        let next = self.inner.clone();
+        let service = std::mem::replace(&mut self.inner, next);
+        Receiving::Arriving {
+            call: Some((service, parts)),
+            body,
+            message: Message {
+                bounds: self.layer.bounds,
+                first: Bytes::new(),
+                whole: BytesMut::new(),
+                unfinished,
+            },
+            late: None,
+        }
+    }
+}
+
+pin_project! {
+    /// A call whose request is on its way, and then its answer.
+    #[project = Stage]
+    pub(in crate::api) enum Receiving<S, F, B> {
+        Arriving {
+            call: Option<(S, Parts)>,
+            #[pin]
+            body: B,
+            message: Message,
+            // Set when the request does not arrive at once.
+            #[pin]
+            late: Option<Sleep>,
+        },
+        Answering {
+            #[pin]
+            answer: F,
+        },
+        Refused {
+            response: Option<Response>,
+        },
+    }
+}
+
+impl<S, F, B> Receiving<S, F, B> {
+    fn refused(refusal: Error) -> Self {
+        Self::Refused {
+            response: Some(Status::from(refusal).into_http()),
+        }
+    }
+}
+
+impl<S, B> Future for Receiving<S, S::Future, B>
+where
+    S: Service<Request<Received<B>>, Response = Response, Error = Infallible>,
+    B: Body<Data = Bytes, Error: Into<BoxError>>,
+{
+    type Output = Result<Response, Infallible>;
+
+    fn poll(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Self::Output> {
+        loop {
+            let next = match self.as_mut().project() {
+                Stage::Answering { answer } => return answer.poll(context),
+                // Polled after it was done, which the contract of futures rules out.
+                Stage::Refused { response } => {
+                    return response
+                        .take()
+                        .map_or(Poll::Pending, |it| Poll::Ready(Ok(it)));
+                }
+                Stage::Arriving {
+                    call,
+                    body,
+                    message,
+                    late,
+                } => match (ready!(message.poll(body, late, context)), call.take()) {
+                    (Err(refusal), _) => Self::refused(refusal),
+                    (Ok(body), Some((mut service, parts))) => Self::Answering {
+                        answer: service.call(Request::from_parts(parts, body)),
+                    },
+                    (Ok(_), None) => return Poll::Pending,
+                },
+            };
+            self.set(next);
+        }
+    }
+}
+
+/// What has arrived of a request.
+#[derive(Debug)]
+pub(in crate::api) struct Message {
+    bounds: Bounds,
+    /// The first frame, as it came.
+    first: Bytes,
+    /// All frames, once there is a second one. Copied, since a small frame may keep a
+    /// large part of the read buffer.
+    whole: BytesMut,
+    unfinished: Unfinished,
+}
+
+impl Message {
+    /// Reads the body to its end.
+    fn poll<B>(
+        &mut self,
+        mut body: Pin<&mut B>,
+        mut late: Pin<&mut Option<Sleep>>,
+        context: &mut Context<'_>,
+    ) -> Poll<Result<Received<B>, Error>>
+    where
+        B: Body<Data = Bytes, Error: Into<BoxError>>,
+    {
+        while !body.is_end_stream() {
+            match body.as_mut().poll_frame(context) {
+                // Trailers of a request mean nothing in gRPC.
+                Poll::Ready(Some(Ok(frame))) => match frame.into_data() {
+                    Ok(data) => self.push(data)?,
+                    Err(_) => break,
+                },
+                Poll::Ready(None) => break,
+                Poll::Ready(Some(Err(error))) => {
+                    return Poll::Ready(Ok(self.received(Some(error.into()))));
+                }
+                Poll::Pending => {
+                    self.unfinished.hold(LEAST)?;
+                    if late.is_none() {
+                        late.set(Some(sleep(self.bounds.time)));
+                    }
+                    if let Some(late) = late.as_pin_mut() {
+                        ready!(late.poll(context));
+                    }
+                    let message = "the request has not arrived as a whole in time";
+                    return Poll::Ready(Err(Error::new(Reason::RequestIncomplete, message)));
+                }
+            }
+        }
+        Poll::Ready(Ok(self.received(None)))
+    }
+
+    fn push(&mut self, data: Bytes) -> Result<(), Error> {
+        if self.first.is_empty() && self.whole.is_empty() {
+            self.first = data;
+            return self.check(self.first.len(), &self.first);
+        }
+        let length = self.first.len() + self.whole.len() + data.len();
+        // The buffer grows by doubling.
+        self.unfinished.hold(LEAST.max(2 * length))?;
+        self.whole
+            .extend_from_slice(&std::mem::take(&mut self.first));
+        self.whole.extend_from_slice(&data);
+        self.check(length, &self.whole)
+    }
+
+    /// Refuses a message that is too large as soon as that is known.
+    fn check(&self, length: usize, bytes: &[u8]) -> Result<(), Error> {
+        let declared = match bytes {
+            [_, a, b, c, d, ..] => u32::from_be_bytes([*a, *b, *c, *d]) as usize,
+            _ => 0,
+        };
+        if declared.max(length.saturating_sub(HEAD)) <= self.bounds.message {
+            return Ok(());
+        }
+        let message = "the message is larger than this server takes";
+        Err(Error::new(Reason::MessageTooLarge, message))
+    }
+
+    fn received<B>(&mut self, failed: Option<BoxError>) -> Received<B> {
+        let bytes = match self.whole.is_empty() {
+            true => std::mem::take(&mut self.first),
+            false => std::mem::take(&mut self.whole).freeze(),
+        };
+        Received {
+            bytes,
+            failed,
+            rest: None,
+            unfinished: self.unfinished.take(),
+        }
+    }
+}
+
+pin_project! {
+    /// A request that has arrived, or one whose caller sends a stream.
+    #[derive(Debug)]
+    pub(in crate::api) struct Received<B> {
+        bytes: Bytes,
+        // How its arrival ended, if it did not end well.
+        failed: Option<BoxError>,
+        #[pin]
+        rest: Option<B>,
+        // The bytes count until they are decoded.
+        unfinished: Unfinished,
+    }
+}
+
+impl<B> Received<B> {
+    const fn streamed(body: B, unfinished: Unfinished) -> Self {
+        Self {
+            bytes: Bytes::new(),
+            failed: None,
+            rest: Some(body),
+            unfinished,
+        }
+    }
+}
+
+impl<B> Body for Received<B>
+where
+    B: Body<Data = Bytes, Error: Into<BoxError>>,
+{
+    type Data = Bytes;
+    type Error = BoxError;
+
+    fn poll_frame(self: Pin<&mut Self>, context: &mut Context<'_>) -> Polled<Self> {
+        let this = self.project();
+        if !this.bytes.is_empty() {
+            let bytes = std::mem::take(this.bytes);
+            return Poll::Ready(Some(Ok(Frame::data(bytes))));
+        }
+        if let Some(error) = this.failed.take() {
+            return Poll::Ready(Some(Err(error)));
+        }
+        match this.rest.as_pin_mut() {
+            Some(rest) => rest.poll_frame(context).map_err(Into::into),
+            None => Poll::Ready(None),
+        }
+    }
+
+    fn is_end_stream(&self) -> bool {
+        let arrived = self.bytes.is_empty() && self.failed.is_none();
+        arrived && self.rest.as_ref().is_none_or(Body::is_end_stream)
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        match self.rest {
+            Some(_) => SizeHint::default(),
+            None => SizeHint::with_exact(self.bytes.len() as u64),
+        }
+    }
+}

@@ -6,19 +6,26 @@ use std::{
     time::{Duration, Instant},
 };
 
+use base64::{Engine as _, engine::general_purpose::STANDARD};
 use howdah::{
     pb::v1::{Instance, StopInstanceRequest},
     pg::{self, Host, Tls},
+    store::sealing::Keyring,
 };
+use secrecy::SecretSlice;
 use serde_json::json;
 use tempfile::TempDir;
 use tokio::task::JoinSet;
+use uuid::Uuid;
 
 use crate::{
     ROUNDS,
     calls::{cpu_seconds, family_cpu_seconds, postmaster},
     support::{
-        howdah::{Howdah, Options, create_database, create_instance, eventually, instance_name},
+        howdah::{
+            Howdah, Options, SECRET_KEY, create_database, create_instance, eventually,
+            instance_name,
+        },
         postgres::{PASSWORD, SUPERUSER, Server, server},
     },
     table::{Table, median},
@@ -26,7 +33,7 @@ use crate::{
 
 /// Operations of a round.
 const OPERATIONS: usize = 1000;
-const CALLERS: usize = 16;
+const CALLERS: usize = 4;
 
 /// Operations that wait, and creates that are measured beside them in a round.
 const WAITING: usize = 200;
@@ -99,17 +106,29 @@ async fn rate(table: &mut Table, world: &TempDir) {
 /// Instances that are READY by the record, whose servers are nowhere: stopping one is
 /// finding that out. They are not meant to run, so that nothing supervises them.
 fn instances() -> String {
-    format!(
-        "insert into instances (uid, project, id, display_name, labels, annotations, state,
-            wanted_version, parameters, ephemeral, deletion_protection, running)
-         select gen_random_uuid(), 'default', 'i' || n, '', '{{}}', '{{}}', 'READY', '15', '{{}}',
-            false, false, false from generate_series(1, {OPERATIONS}) n;
-         insert into servers (uid, instance_uid, number, provider, version, host, started,
-            admin_password)
-         select gen_random_uuid(), i.uid, 1, 'simulated', '15.0', h.id, true,
-            '\\x01'::bytea || set_byte('\\x00', 0, length(key_id)) || key_id::bytea
-         from instances i, hosts h, sealing_keys"
-    )
+    let key = STANDARD.decode(SECRET_KEY).unwrap();
+    let keyring = Keyring::new(&[SecretSlice::from(key)]).unwrap();
+    let mut sql = String::new();
+    for number in 1..=OPERATIONS {
+        let (instance, server) = (Uuid::new_v4(), Uuid::new_v4());
+        let password = keyring.seal(&PASSWORD.into(), &format!("server {server} admin"));
+        let password: String = password
+            .unwrap()
+            .iter()
+            .map(|byte| format!("{byte:02x}"))
+            .collect();
+        sql += &format!(
+            "insert into instances (uid, project, id, display_name, labels, annotations, state,
+                wanted_version, parameters, ephemeral, deletion_protection, running)
+             values ('{instance}', 'default', 'i{number}', '', '{{}}', '{{}}', 'READY', '15',
+                '{{}}', false, false, false);
+             insert into servers (uid, instance_uid, number, provider, version, host, port,
+                started, admin_password)
+             select '{server}', '{instance}', 1, 'simulated', '15.0', id, 20000 + {number}, true,
+                '\\x{password}' from hosts;"
+        );
+    }
+    sql
 }
 
 /// Has a round's operations accepted, none of which is due yet.
@@ -160,13 +179,14 @@ async fn drain(client: &pg::Client) -> f64 {
 /// Commits of one row each, a second.
 fn commits(server: &Server, database: &str) -> f64 {
     let script = tempfile::NamedTempFile::new().unwrap();
-    let sql = "create table if not exists commits (n int);";
+    let sql = "drop table if exists commits; create table commits (n int)";
     let url = format!(
         "postgres://{SUPERUSER}:{PASSWORD}@127.0.0.1:{}/{database}",
         server.port
     );
     let made = std::process::Command::new("psql")
         .args([&url, "-qc", sql])
+        .env("PGOPTIONS", "-c client_min_messages=warning")
         .status();
     assert!(made.unwrap().success());
     fs::write(script.path(), "insert into commits values (1);\n").unwrap();

@@ -119,7 +119,7 @@ impl App {
     ) -> Result<AdminAccess> {
         let spec = self.server_spec(instance, 0).await?;
         let provider = self.provider_of(&spec.provider)?;
-        let address = provider.address(spec.uid, spec.port);
+        let address = provider.address(&spec);
         let host = address
             .socket_directory
             .map_or(Host::Tcp(address.host), Host::Unix);

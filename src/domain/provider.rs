@@ -131,6 +131,9 @@ pub enum Presence {
     Stopped,
     /// Its process runs and takes connections.
     Running,
+    /// As `Running`, but by TCP alone: its Unix socket is gone, and comes back with a
+    /// restart.
+    SocketGone,
 }
 
 /// What becomes of the data of a server that is removed.
@@ -202,12 +205,13 @@ pub trait Provider: Send + Sync {
     /// Looks how far the server is, and that it is the one on record.
     async fn inspect(&self, server: &ServerSpec) -> Result<Presence>;
 
-    /// Returns when a running server's process has ended.
-    async fn ended(&self, server: &ServerSpec) -> Result<()>;
+    /// Returns when another look would find a server otherwise that was found running, or
+    /// with `from`: above all when its process has ended.
+    async fn changed(&self, server: &ServerSpec, from: Presence) -> Result<()>;
 
-    /// Where Howdah connects to the server of that identity and port. What clients are
-    /// told is on record, from [`Learnt::address`].
-    fn address(&self, server: Uuid, port: u16) -> Address;
+    /// Where Howdah connects to the server now. What clients are told is on record, from
+    /// [`Learnt::address`].
+    fn address(&self, server: &ServerSpec) -> Address;
 
     /// The servers whose data is on this host, whether a record knows them or not.
     async fn present(&self) -> Result<Vec<Present>>;

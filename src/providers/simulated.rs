@@ -175,7 +175,7 @@ impl Simulated {
         Ok(Advance {
             learnt: Learnt {
                 system_identifier: server.identifier,
-                address: Some(self.address(spec.uid, spec.port)),
+                address: Some(self.address(spec)),
             },
             next: Next::Done,
         })
@@ -280,7 +280,7 @@ impl Provider for Simulated {
         })
     }
 
-    async fn ended(&self, server: &ServerSpec) -> Result<()> {
+    async fn changed(&self, server: &ServerSpec, _: Presence) -> Result<()> {
         while self
             .server(server.uid)?
             .is_some_and(|server| server.running)
@@ -290,9 +290,9 @@ impl Provider for Simulated {
         Ok(())
     }
 
-    fn address(&self, _: Uuid, port: u16) -> Address {
+    fn address(&self, server: &ServerSpec) -> Address {
         let real = self.postgresql().ok();
-        let (host, port) = real.map_or((String::new(), port), |real| (real.host, real.port));
+        let (host, port) = real.map_or((String::new(), server.port), |real| (real.host, real.port));
         Address {
             host,
             port,

@@ -51,7 +51,7 @@ async fn a_server_lives_is_adopted_and_ends() {
     assert_eq!(text(&spec, "show data_checksums").await, "on");
     assert_eq!(text(&spec, "show server_encoding").await, "UTF8");
     assert_eq!(text(&spec, "show fsync").await, "on");
-    let address = local.address(spec.uid, spec.port);
+    let address = local.address(&spec);
     assert_eq!(
         (address.host.as_str(), address.port),
         ("127.0.0.1", spec.port)
@@ -71,7 +71,7 @@ async fn a_server_lives_is_adopted_and_ends() {
     next.configure(&spec).await.unwrap();
     assert_eq!(next.start(&spec).await.unwrap(), Started::Before);
 
-    let watch = next.ended(&spec);
+    let watch = next.changed(&spec, Presence::Running);
     let stop = async {
         local.stop(&spec).await.unwrap();
         local.stop(&spec).await.unwrap();
@@ -79,7 +79,7 @@ async fn a_server_lives_is_adopted_and_ends() {
     let (watched, ()) = tokio::join!(watch, stop);
     watched.unwrap();
     assert_eq!(local.inspect(&spec).await.unwrap(), Presence::Stopped);
-    next.ended(&spec).await.unwrap();
+    next.changed(&spec, Presence::Running).await.unwrap();
     assert_eq!(local.start(&spec).await.unwrap(), Started::Now);
 
     // It runs: removing stops it.
@@ -137,7 +137,7 @@ async fn a_killed_server_is_noticed_and_comes_back() {
         .await
         .unwrap();
     let pid = postmaster(&place.home(&spec)).unwrap();
-    let watch = local.ended(&spec);
+    let watch = local.changed(&spec, Presence::Running);
     let kill = async {
         tokio::task::spawn_blocking(move || end(pid)).await.unwrap();
     };
@@ -316,7 +316,7 @@ async fn others_are_let_in_over_tls_and_no_superuser_is() {
     let mut spec = server(&local);
     spec.ephemeral = true;
     create(&local, &mut spec).await;
-    assert!(local.address(spec.uid, spec.port).tls);
+    assert!(local.address(&spec).tls);
     assert_eq!(text(&spec, "show ssl").await, "on");
     let (kind, text) = knock(spec.port, "shop_user", Some(&ca)).await;
     assert_eq!(
@@ -334,7 +334,7 @@ async fn others_are_let_in_over_tls_and_no_superuser_is() {
     let local = with(None);
     local.configure(&spec).await.unwrap();
     local.start(&spec).await.unwrap();
-    assert!(!local.address(spec.uid, spec.port).tls);
+    assert!(!local.address(&spec).tls);
     let (kind, _) = knock(spec.port, "shop_user", None).await;
     assert_eq!(kind, b'R');
     let (kind, _) = knock(spec.port, "howdah_admin", None).await;

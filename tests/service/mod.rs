@@ -20,6 +20,7 @@ mod rig;
 mod secrets;
 mod shutdown;
 mod simulated;
+mod sockets;
 mod supervision;
 mod tour;
 mod trash;

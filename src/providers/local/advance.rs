@@ -13,7 +13,7 @@ use super::{
 use crate::{
     domain::{
         Error, Reason, Result,
-        provider::{Advance, Disposal, Learnt, Next, Provider, ServerSpec, Started, Wait},
+        provider::{Advance, Disposal, Learnt, Next, ServerSpec, Started, Wait},
     },
     failpoint,
 };
@@ -36,7 +36,7 @@ impl Local {
     ) -> Result<Advance> {
         let runs = matches!(self.found(server).look()?, Found::Running(_));
         // What its settings in force are shows at the next start.
-        let address = (!runs).then(|| self.address(server.uid, server.port));
+        let address = (!runs).then(|| self.clients_address(server));
         let moved = address.is_some() && address != server.address;
         if server.system_identifier.is_none() || moved {
             return Ok(Advance {

@@ -30,6 +30,7 @@ mod trash;
 mod user;
 mod value;
 mod verify;
+mod way;
 
 pub use discover::installations;
 pub use orphans::Present;

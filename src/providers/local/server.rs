@@ -22,6 +22,7 @@ use super::{
     template, trash,
     user::RunAs,
     verify::FIRST_DATABASE,
+    way::Way,
 };
 use crate::domain::{
     Error, Reason, Result,
@@ -184,6 +185,16 @@ impl Local {
         }
     }
 
+    /// Where clients connect to a server that is started with the present settings.
+    pub(super) fn clients_address(&self, server: &ServerSpec) -> Address {
+        Address {
+            host: self.advertised(),
+            port: server.port,
+            socket_directory: Some(self.socket_directory(server.uid)),
+            tls: self.settings.tls.is_some(),
+        }
+    }
+
     /// Where clients find the servers, if nobody says otherwise.
     fn advertised(&self) -> String {
         self.settings.advertise_host.clone().unwrap_or_else(|| {
@@ -252,7 +263,7 @@ impl Provider for Local {
         let cluster = self.found(server);
         match cluster.look()? {
             Found::Missing => Ok(Presence::Missing),
-            Found::Stopped | Found::Reused(_) | Found::Lingering => {
+            Found::Stopped | Found::Blocked(_) | Found::Lingering => {
                 self.check(server)?;
                 Ok(Presence::Stopped)
             }
@@ -261,22 +272,29 @@ impl Provider for Local {
                 match Box::pin(cluster.verify(deadline)).await {
                     // It ended while it was looked at.
                     Err(_) if cluster.look()? == Found::Stopped => Ok(Presence::Stopped),
-                    verified => verified.map(|()| Presence::Running),
+                    verified => verified.map(|()| match cluster.has_socket() {
+                        true => Presence::Running,
+                        false => Presence::SocketGone,
+                    }),
                 }
             }
         }
     }
 
-    async fn ended(&self, server: &ServerSpec) -> Result<()> {
-        self.found(server).ended().await
+    async fn changed(&self, server: &ServerSpec, from: Presence) -> Result<()> {
+        let had_socket = from != Presence::SocketGone;
+        self.found(server).changed(had_socket).await
     }
 
-    fn address(&self, server: Uuid, port: u16) -> Address {
-        Address {
-            host: self.advertised(),
-            port,
-            socket_directory: Some(self.socket_directory(server)),
-            tls: self.settings.tls.is_some(),
+    fn address(&self, server: &ServerSpec) -> Address {
+        let for_clients = self.clients_address(server);
+        match self.found(server).way() {
+            Way::Loopback(address) => Address {
+                host: address.to_string(),
+                socket_directory: None,
+                ..for_clients
+            },
+            Way::Socket | Way::None => for_clients,
         }
     }
 

@@ -8,10 +8,11 @@ use super::{
     ADMIN,
     control::{Cluster, Found},
     identity,
+    way::Way,
 };
 use crate::{
     domain::{Error, Reason, Result},
-    pg::{self, Client, Host, Login, Target, Tls},
+    pg::{self, Client, Login, Target, Tls},
 };
 
 /// Database that every server has.
@@ -40,7 +41,7 @@ impl Cluster {
     /// Connects as `howdah_admin`.
     pub(crate) async fn connect(&self, database: &str) -> Result<Client, pg::Error> {
         let target = Target {
-            host: Host::Unix(self.socket_directory.clone()),
+            host: self.host(),
             port: self.port,
             tls: Tls::Disable,
         };
@@ -83,7 +84,11 @@ impl Cluster {
                 return Err(Error::new(Reason::ServerUnavailable, message).with_source(error));
             }
             if Instant::now() >= deadline {
-                return Err(away().with_source(error));
+                let away = match self.way() {
+                    Way::None => self.unreachable(),
+                    Way::Socket | Way::Loopback(_) => away(),
+                };
+                return Err(away.with_source(error));
             }
             tokio::time::sleep(PAUSE).await;
         }
@@ -126,8 +131,13 @@ impl Cluster {
         // Told by the server itself, so that a clock that was set since does not
         // matter: both times were taken when it started.
         match self.look()? {
-            Found::Running(file) if START_SLACK.contains(&(found.2 - file.started)) => Ok(()),
-            Found::Running(_) => Err(self.mismatch("postmaster.pid is not its own")),
+            Found::Running(file) => match file.started {
+                Some(started) if !START_SLACK.contains(&(found.2 - started)) => {
+                    Err(self.mismatch("postmaster.pid is not its own"))
+                }
+                // Without that time, the process is known by its command line.
+                Some(_) | None => Ok(()),
+            },
             _ => Err(away()),
         }
     }

@@ -50,6 +50,9 @@ create table instances (
     update_time timestamptz not null default now(),
     delete_time timestamptz,
     purge_time timestamptz,
+    -- Whether a user asked for the purge of the deleted instance: its data is deleted then,
+    -- and does not go to the trash.
+    purge_requested boolean not null default false,
     state text not null check (state in
         ('CREATING', 'READY', 'STOPPED', 'STARTING', 'STOPPING', 'DELETING', 'DELETED', 'FAILED')),
     wanted_version text not null,

@@ -76,6 +76,8 @@ pub struct Capability<'a> {
     pub plans: &'a [String],
     /// Length of the lease in seconds.
     pub lease_seconds: f64,
+    /// For how long an operation with `after_children` waits for children, in seconds.
+    pub patience_seconds: f64,
     /// Most operations at once on one instance and its databases.
     pub of_one_instance: i64,
 }
@@ -100,7 +102,8 @@ impl Store {
     /// Claims the operation that has been due the longest, if one is.
     ///
     /// An operation with `after_children` waits only for children that are at work or have
-    /// not failed yet. A child that has failed or is being taken back may need the server
+    /// not failed yet, and not longer than `patience_seconds`: a child that is at work
+    /// beside it fails with the server, as in a crash, and is tried again. A child that has failed or is being taken back may need the server
     /// that this operation starts again, so it comes after it.
     ///
     /// # Errors
@@ -119,7 +122,8 @@ impl Store {
                 and kind || '@' || plan_version = any($3)
                 and (select count(*) from operations_held h where h.worker = $1
                     and h.instance_uid = coalesce(d.parent_uid, d.target_uid)) < $5
-                and not (d.after_children and exists (select from operations c
+                and not (d.after_children and d.create_time > now() - make_interval(secs => $6)
+                    and exists (select from operations c
                     where c.parent_uid = d.target_uid and c.end_time is null
                     and (c.lease_until >= now() or (c.failures = 0 and c.state <> 'UNDOING'))))
                 and not ((d.failures > 0 or d.state = 'UNDOING') and exists (
@@ -134,6 +138,7 @@ impl Store {
             by.plans,
             by.lease_seconds,
             by.of_one_instance,
+            by.patience_seconds,
         )
         .fetch_optional(&self.pool)
         .named("lease.claim_operation")
@@ -236,7 +241,8 @@ impl Store {
              and kind || '@' || plan_version = any($2)
              and (select count(*) from operations_held h where h.worker = $3
                 and h.instance_uid = coalesce(d.parent_uid, d.target_uid)) < $4
-             and not (d.after_children and exists (select from operations c
+             and not (d.after_children and d.create_time > now() - make_interval(secs => $5)
+                and exists (select from operations c
                 where c.parent_uid = d.target_uid and c.end_time is null
                 and (c.lease_until >= now() or (c.failures = 0 and c.state <> 'UNDOING'))))
              and not ((d.failures > 0 or d.state = 'UNDOING') and exists (
@@ -246,6 +252,7 @@ impl Store {
             by.plans,
             by.worker,
             by.of_one_instance,
+            by.patience_seconds,
         )
         .fetch_one(&self.pool)
         .named("lease.next_due")

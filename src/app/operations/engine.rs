@@ -38,6 +38,10 @@ const MIN_SLEEP: Duration = Duration::from_millis(20);
 /// Pause before an operation is looked at again whose resource this release cannot read.
 const UNREADABLE_PAUSE: Duration = Duration::from_secs(30);
 
+/// How long an operation on an instance waits for those on its databases that are at work.
+/// A statement on a server that is frozen gets no answer, and is waited for much longer.
+const PATIENCE: Duration = Duration::from_secs(60);
+
 /// How long a worker may take from its last commit to its end.
 const LAST_WORDS: Duration = Duration::from_secs(3600);
 
@@ -54,6 +58,7 @@ pub(crate) async fn dispatch(app: App) {
             host: app.parts.host,
             plans: &plans,
             lease_seconds: app.parts.settings.lease.as_secs_f64(),
+            patience_seconds: PATIENCE.as_secs_f64(),
             of_one_instance,
         };
         let until = Instant::now() + app.parts.settings.lease;
@@ -304,8 +309,13 @@ async fn advance(context: &Context, plan: &'static Plan, lease: &Lease) -> Resul
     })))
 }
 
+/// More tries would not help where an hour has not.
+fn has_waited_enough(claim: &Claim) -> bool {
+    claim.waited > LONGEST_WAIT
+}
+
 fn refuse_endless(claim: &Claim, wait: &Wait) -> Result<()> {
-    if claim.waited <= LONGEST_WAIT {
+    if !has_waited_enough(claim) {
         return Ok(());
     }
     let (minutes, what) = (claim.waited.as_secs() / 60, wait.waits_for);
@@ -484,6 +494,9 @@ async fn failed(
     let undoing = claim.state == State::Undoing;
     let verdict = match panicked {
         true => after_panic(claim.attempt, plan.tries),
+        false if has_waited_enough(claim) && error.reason() != Reason::MetadataUnavailable => {
+            Verdict::GiveUp
+        }
         false => verdict(&error, claim.attempt, plan.tries),
     };
     match verdict {

@@ -145,7 +145,7 @@ impl Cluster {
                 break;
             }
             match self.stop_by(signal, limit).await {
-                Err(error) if error.reason() == Reason::ServerUnavailable => {
+                Err(error) if error.reason() == Reason::ServerNotStopped => {
                     tracing::warn!(home = %self.home.display(), ?signal, "a server does not stop");
                 }
                 Err(error) => return Err(error),
@@ -192,13 +192,25 @@ impl Cluster {
                 Found::Lingering => tokio::time::sleep(PAUSE).await,
             }
             if Instant::now() >= deadline {
-                let message = "the server did not stop in time";
-                return Err(match self.look()? {
-                    Found::Lingering => self.occupied("")?,
-                    _ => Error::new(Reason::ServerUnavailable, message),
-                });
+                return Err(self.not_stopped()?);
             }
         }
+    }
+
+    /// That a server did not stop, and what can be done about it.
+    fn not_stopped(&self) -> Result<Error> {
+        let message = match self.look()? {
+            Found::Running(file) => format!(
+                "the server did not stop in time: it is frozen or still writes its data; `kill \
+                 -QUIT {}` ends it as a crash would",
+                file.pid
+            ),
+            Found::Lingering => self.occupied("")?.message().to_owned(),
+            Found::Missing | Found::Stopped | Found::Blocked(_) => {
+                "the server did not stop in time".to_owned()
+            }
+        };
+        Ok(Error::new(Reason::ServerNotStopped, message))
     }
 
     /// That processes work in the data directory without a postmaster, and what can be

@@ -343,7 +343,7 @@ impl Embedded {
     /// Stops it ("fast"), or finds that it is stopped.
     ///
     /// # Errors
-    /// SERVER_UNAVAILABLE when it does not stop in time.
+    /// SERVER_NOT_STOPPED when it does not stop in time.
     pub async fn stop(&self) -> Result<()> {
         self.cluster.stop(STOP_LIMIT).await
     }

@@ -26,8 +26,9 @@ const TOO_MANY: &str = "53300";
 /// How often a server that does not take connections yet is tried.
 const PAUSE: Duration = Duration::from_millis(10);
 
-/// Longest wait for one connection.
+/// Longest wait for one connection, and the least that it gets however late it is.
 const CONNECT: Duration = Duration::from_secs(5);
+const LEAST_CONNECT: Duration = Duration::from_secs(1);
 
 /// Longest run of one statement.
 const STATEMENT: Duration = Duration::from_secs(60);
@@ -40,6 +41,10 @@ const START_SLACK: std::ops::RangeInclusive<i64> = -5..=600;
 impl Cluster {
     /// Connects as `howdah_admin`.
     pub(crate) async fn connect(&self, database: &str) -> Result<Client, pg::Error> {
+        self.connect_within(database, CONNECT).await
+    }
+
+    async fn connect_within(&self, database: &str, limit: Duration) -> Result<Client, pg::Error> {
         let target = Target {
             host: self.host(),
             port: self.port,
@@ -51,7 +56,7 @@ impl Cluster {
             database: database.to_owned(),
         };
         Box::pin(pg::client::administer(
-            &target, &login, "howdah", CONNECT, STATEMENT,
+            &target, &login, "howdah", limit, STATEMENT,
         ))
         .await
     }
@@ -61,7 +66,10 @@ impl Cluster {
     /// database.
     pub(crate) async fn verify(&self, deadline: Instant) -> Result<()> {
         loop {
-            let error = match self.connect(self.database).await {
+            // A server that is frozen takes the connection and does not answer.
+            let left = deadline.saturating_duration_since(Instant::now());
+            let limit = left.clamp(LEAST_CONNECT, CONNECT);
+            let error = match self.connect_within(self.database, limit).await {
                 Ok(client) => return self.examine(&client).await,
                 Err(error) if error.sqlstate() == Some(NO_DATABASE) => {
                     return self.make_database().await;

@@ -181,7 +181,7 @@ impl Trash {
     ///
     /// # Errors
     /// SERVER_DATA_NOT_FOUND; SERVER_ON_RECORD when `known` says so; its own errors;
-    /// LOCK_TIMEOUT, SERVER_UNAVAILABLE, DATA_DIR_UNWRITABLE.
+    /// LOCK_TIMEOUT, SERVER_NOT_STOPPED, DATA_DIR_UNWRITABLE.
     pub async fn throw(&self, uid: Uuid, known: impl AsyncFnOnce() -> Result<bool>) -> Result<()> {
         let absent = || {
             let message = format!("there is no data of the server {uid} on this host");

@@ -12,6 +12,7 @@ mod input;
 mod keys;
 mod lists;
 pub(crate) mod metadata;
+mod orphans;
 mod other_release;
 mod panics;
 mod purge;

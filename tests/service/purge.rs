@@ -75,7 +75,7 @@ async fn a_purge_that_failed_still_leaves_no_data() {
     fs::rename(&trash, &aside).unwrap();
     fs::write(&trash, "").unwrap();
     let (_, why) = failure(&deletion(&howdah, "orders", true).await);
-    assert_eq!(why, "DATA_DIR_UNWRITABLE");
+    assert_eq!(why, "DATA_DIR_DAMAGED");
     fs::remove_file(&trash).unwrap();
     fs::rename(&aside, &trash).unwrap();
     let metadata = Metadata::of(&howdah).await;

@@ -32,6 +32,16 @@ pub(crate) fn file(error: io::Error, path: &Path) -> Error {
     Error::new(reason, message).with_source(error)
 }
 
+/// Something else than a directory at `path`, where one is wanted.
+pub(crate) fn in_the_way(path: &Path) -> Error {
+    let message = format!(
+        "something else than a directory is in the place of {}: move it away, and put the \
+         directory back if there was one",
+        path.display()
+    );
+    Error::new(Reason::DataDirDamaged, message)
+}
+
 /// A directory, a symbolic link or a socket where a file is wanted, and the like.
 fn is_in_the_way(error: &io::Error) -> bool {
     let raw = [Errno::LOOP, Errno::NXIO].map(|errno| Some(errno.raw_os_error()));

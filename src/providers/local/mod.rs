@@ -34,7 +34,7 @@ mod way;
 
 pub use discover::installations;
 pub use orphans::Present;
-pub use server::Local;
+pub use server::{Local, damages};
 pub use settings::{Settings, TlsFiles, default_run_directory};
 pub use trash::{Entry, Trash};
 

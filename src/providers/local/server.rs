@@ -1,7 +1,11 @@
 //! The local provider.
 
 use std::{
-    collections::BTreeMap, fs::DirBuilder, os::unix::fs::DirBuilderExt, path::PathBuf, sync::Arc,
+    collections::BTreeMap,
+    fs::DirBuilder,
+    os::unix::fs::DirBuilderExt,
+    path::{Path, PathBuf},
+    sync::Arc,
     time::Duration,
 };
 
@@ -37,6 +41,28 @@ const LOCK: Duration = Duration::from_secs(60);
 /// Longest wait for a connection to a server that runs.
 const VERIFY: Duration = Duration::from_secs(5);
 
+/// Directories below the root that belong to the user that servers run as.
+const DIRECTORIES: [&str; 4] = ["servers", "trash", "templates", "catalogues"];
+
+/// The one of lock files, which belongs to Howdah's own user.
+const LOCKS: &str = "locks";
+
+/// What a start would refuse below the root directory, if it is there. Nothing is changed.
+#[must_use]
+pub fn damages(root: &Path) -> Vec<Error> {
+    if !root.is_dir() {
+        return Vec::new();
+    }
+    let root = match Directory::open(root) {
+        Ok(root) => root,
+        Err(error) => return vec![error],
+    };
+    let children = DIRECTORIES.into_iter().chain([LOCKS]);
+    let mut damages: Vec<Error> = children.filter_map(|name| root.child(name).err()).collect();
+    damages.extend(host::examine(&root).err());
+    damages
+}
+
 /// The provider of servers on this machine.
 #[derive(Debug)]
 pub struct Local {
@@ -68,10 +94,10 @@ impl Local {
         settings::check_path(&settings.root)?;
         settings::check_run_directory(&settings.run_directory)?;
         let root = Directory::open(&settings.root)?;
-        for name in ["servers", "trash", "templates", "catalogues"] {
+        for name in DIRECTORIES {
             root.make(name, PRIVATE, run_as)?;
         }
-        root.make("locks", PRIVATE, RunAs::Ourselves)?;
+        root.make(LOCKS, PRIVATE, RunAs::Ourselves)?;
         let configured = settings.engine_directories.clone();
         let discovery = Arc::new(Discovery::new(configured, settings.system_engines, run_as));
         Ok(Self {

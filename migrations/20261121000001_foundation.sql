@@ -50,6 +50,9 @@ create table instances (
     update_time timestamptz not null default now(),
     delete_time timestamptz,
     purge_time timestamptz,
+    -- Whether a user asked for the purge of the deleted instance: its data is deleted then,
+    -- and does not go to the trash.
+    purge_requested boolean not null default false,
     state text not null check (state in
         ('CREATING', 'READY', 'STOPPED', 'STARTING', 'STOPPING', 'DELETING', 'DELETED', 'FAILED')),
     wanted_version text not null,
@@ -250,8 +253,10 @@ create index operations_given_up_instance on operations (coalesce(parent_uid, ta
 
 -- Open operations whose turn it is on their instance: nothing of the same family holds
 -- them back. One with after_children waits only for children that are at work or have not
--- failed yet. A child that has failed or is being taken back may need the server that such
--- an operation starts again, so it comes after it. With `offset 0` the family is looked up
+-- failed yet, and for a minute: on a server that is frozen their statements get no answer,
+-- and one that is at work beside it fails with the server, as in a crash. A child that has
+-- failed or is being taken back may need the server that such an operation starts again, so
+-- it comes after it. With `offset 0` the family is looked up
 -- by its index; without it, the planner may read all open operations at once instead.
 create view operations_in_turn as
     select o.id, o.kind, o.plan_version, o.state, o.worker, o.lease_until, o.run_time, o.place,
@@ -259,7 +264,8 @@ create view operations_in_turn as
     from operations o where o.end_time is null
     and not exists (select from operations_given_up g
         where g.instance_uid = coalesce(o.parent_uid, o.target_uid))
-    and not (o.after_children and exists (select from operations c
+    and not (o.after_children and o.create_time > now() - interval '60 seconds'
+        and exists (select from operations c
         where c.parent_uid = o.target_uid and c.end_time is null
         and (c.lease_until >= now() or (c.failures = 0 and c.state <> 'UNDOING')) offset 0))
     and not ((o.failures > 0 or o.state = 'UNDOING') and exists (select from operations p

@@ -42,6 +42,9 @@ const END_FORMER: &str = "select count(pg_terminate_backend(pid)) from (
         where usename = 'howdah_admin' and application_name ~ '^howdah-claim [0-9a-f]{16} [0-9a-f]{16} [0-9]{1,15}$'
     ) claims where word[2] = $1 and (word[3] <> $2 or word[4]::bigint < $3)";
 
+/// Application name of connections for a short look.
+const SHORT: &str = "howdah-look";
+
 async fn log_in(access: &AdminAccess, name: &str) -> Result<Client> {
     let (target, login) = (&access.target, &access.login);
     pg::client::administer(target, login, name, CONNECT_LIMIT, STATEMENT_LIMIT)
@@ -161,6 +164,17 @@ impl App {
     ) -> Result<Client> {
         let access = self.admin_access(instance, database).await?;
         log_in(&access, "howdah").await
+    }
+
+    /// As [`App::admin_connection`], for a short look: it does not count as use of the
+    /// database.
+    pub(super) async fn short_connection(
+        &self,
+        instance: &Instance,
+        database: &str,
+    ) -> Result<Client> {
+        let access = self.admin_access(instance, database).await?;
+        log_in(&access, SHORT).await
     }
 
     /// Revokes CONNECT on `postgres` and `template1` from PUBLIC: an open transaction of a

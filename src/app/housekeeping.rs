@@ -145,7 +145,8 @@ impl App {
             return Ok(());
         }
         let target = Target::of(&now)?;
-        let parameters = parameters(PurgeInstanceParameters { requested: false })?;
+        let requested = accepting.tx.purge_requested(now.uid).await?;
+        let parameters = parameters(PurgeInstanceParameters { requested })?;
         match accepting
             .enqueue(&operations::PURGE_INSTANCE, target, parameters)
             .await

@@ -169,6 +169,7 @@ impl App {
         self.supervise("task.life", housekeeping::show_life);
         self.supervise("task.housekeeping", housekeeping::run);
         self.supervise("task.orphans", orphans::run);
+        self.supervise("task.objects", orphans::objects::run);
         self.supervise("task.engines", housekeeping::look_at_engines);
         self.supervise("task.keys", keys::run);
         self.supervise("task.subscriptions", subscriptions::run);

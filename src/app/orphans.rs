@@ -1,12 +1,18 @@
 //! Servers on this host that no record knows: after a host was given up, or old metadata
-//! was restored. They are reported and left alone.
+//! was restored. They are reported and left alone, and so is what no record knows on the
+//! servers of instances.
+
+pub(super) mod objects;
 
 use std::{collections::BTreeSet, time::Duration};
 
 use uuid::Uuid;
 
 use super::{App, housekeeping};
-use crate::domain::{Result, provider::Present};
+use crate::{
+    domain::{Result, provider::Present},
+    telemetry::orphans::record,
+};
 
 /// How often it is looked for them.
 const INTERVAL: Duration = Duration::from_secs(30);
@@ -33,6 +39,9 @@ fn log(known: &mut BTreeSet<Present>, found: BTreeSet<Present>) {
             "no record knows a server on this host; `howdah trash throw` removes it"
         );
     }
+    let running = found.iter().filter(|server| server.running).count();
+    record("server", running);
+    record("directory", found.len() - running);
     let there: BTreeSet<Uuid> = found.iter().map(|server| server.uid).collect();
     for server in known.iter().filter(|server| !there.contains(&server.uid)) {
         tracing::info!(server = %server.uid, "a server without a record is gone");

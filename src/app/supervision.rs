@@ -23,6 +23,9 @@ use crate::domain::{
 /// How often it is looked for servers that nobody watches.
 const SCAN: Duration = Duration::from_secs(5);
 
+/// Reason of the condition `Available` of a server that is reached by TCP alone.
+const SOCKET_GONE: &str = "SOCKET_GONE";
+
 /// Instances whose server is being watched by this process, and how often each was
 /// recovered lately.
 #[derive(Debug, Default)]
@@ -160,22 +163,30 @@ impl App {
             if let Err(error) = &presence {
                 self.cannot_watch(uid, error).await;
             }
-            let up = presence? == Presence::Running;
+            let presence = presence?;
+            let up = matches!(presence, Presence::Running | Presence::SocketGone);
             // One that came up after its recovery was given up is to be READY again.
             if !up || instance.state == State::Failed {
                 return self.recover_or_pause(&instance).await;
             }
-            self.is_up(&instance).await?;
-            provider.ended(&server).await?;
+            self.is_up(&instance, presence).await?;
+            provider.changed(&server, presence).await?;
         }
     }
 
-    async fn is_up(&self, instance: &Instance) -> Result<()> {
+    async fn is_up(&self, instance: &Instance, presence: Presence) -> Result<()> {
         self.watched.paces().up(instance.uid, Instant::now());
-        let unknown = |condition: &Condition| {
-            condition.kind == "Available" && condition.status == Status::Unknown
+        let outdated = |condition: &Condition| {
+            condition.kind == "Available"
+                && (condition.status == Status::Unknown || condition.reason == SOCKET_GONE)
         };
-        if instance.conditions.iter().any(unknown) {
+        if presence == Presence::SocketGone {
+            tracing::warn!(instance = %instance.name, "the Unix socket of a server is gone");
+            let message = "the server takes connections by TCP, but its Unix socket is gone: a \
+                 restart of the instance makes it anew";
+            self.available(instance.uid, Status::True, SOCKET_GONE, message)
+                .await?;
+        } else if instance.conditions.iter().any(outdated) {
             let message = "the server takes connections";
             self.available(instance.uid, Status::True, "SERVER_RUNNING", message)
                 .await?;

@@ -53,7 +53,7 @@ pub async fn trash_restore(config: Config, uid: Uuid) -> anyhow::Result<PathBuf>
 /// Stops a server that no record knows, and moves its data to the trash.
 ///
 /// # Errors
-/// SERVER_ON_RECORD, SERVER_DATA_NOT_FOUND, LOCK_TIMEOUT, SERVER_UNAVAILABLE,
+/// SERVER_ON_RECORD, SERVER_DATA_NOT_FOUND, LOCK_TIMEOUT, SERVER_NOT_STOPPED,
 /// CONFIG_INVALID, DATA_DIR_UNWRITABLE; METADATA_UNAVAILABLE and METADATA_NOT_FOUND when
 /// nobody can say whether a record knows it.
 pub async fn trash_throw(config: Config, uid: Uuid) -> anyhow::Result<()> {

@@ -129,6 +129,14 @@ fn status(operation: &Operation, metadata: &OperationMetadata) -> &'static str {
     }
 }
 
+/// Which try of the present stage comes or is under way, where a former one has failed.
+fn attempt(metadata: &OperationMetadata) -> String {
+    match (metadata.attempt, metadata.last_error.is_empty()) {
+        (2.., false) => metadata.attempt.to_string(),
+        _ => String::new(),
+    }
+}
+
 fn stage(operation: &Operation, metadata: &OperationMetadata) -> String {
     match (operation.done, &operation.result) {
         (_, Some(operation::Result::Error(error))) => error.message.clone(),
@@ -164,6 +172,7 @@ pub(super) fn sheet(operation: &Operation, names: &Names) -> Sheet {
         ("created".into(), time(metadata.create_time.as_ref())),
         ("ended".into(), time(metadata.end_time.as_ref())),
         ("can be cancelled".into(), yes(metadata.cancellable)),
+        ("try".into(), attempt(&metadata)),
         ("last error".into(), metadata.last_error.clone()),
     ];
     if let Some(operation::Result::Error(error)) = &operation.result {
@@ -180,4 +189,40 @@ pub(super) fn sheet(operation: &Operation, names: &Names) -> Sheet {
         )
     }));
     Sheet::fields(fields)
+}
+
+#[cfg(test)]
+mod tests {
+    use prost::Message as _;
+    use prost_types::Any;
+
+    use super::*;
+
+    #[test]
+    fn a_try_after_a_failure_is_numbered() {
+        let show = |attempt, last_error: &str| {
+            let metadata = OperationMetadata {
+                attempt,
+                last_error: last_error.into(),
+                ..OperationMetadata::default()
+            };
+            let metadata = Any {
+                type_url: "type.googleapis.com/howdah.v1.OperationMetadata".into(),
+                value: metadata.encode_to_vec(),
+            };
+            let operation = Operation {
+                metadata: Some(metadata),
+                ..Operation::default()
+            };
+            sheet(&operation, &Names::new("default".into())).to_string()
+        };
+        let again = show(3, "the disk is full");
+        let lines: Vec<Vec<&str>> = again
+            .lines()
+            .map(|line| line.split_whitespace().collect())
+            .collect();
+        assert!(lines.contains(&vec!["try", "3"]), "{again}");
+        assert!(again.contains("the disk is full"), "{again}");
+        assert!(!show(1, "").contains("try"));
+    }
 }

@@ -139,6 +139,9 @@ pub enum Presence {
     Stopped,
     /// Its process runs and takes connections.
     Running,
+    /// As `Running`, but by TCP alone: its Unix socket is gone, and comes back with a
+    /// restart.
+    SocketGone,
 }
 
 /// What becomes of the data of a server that is removed.
@@ -210,14 +213,15 @@ pub trait Provider: Send + Sync {
     /// Looks how far the server is, and that it is the one on record.
     async fn inspect(&self, server: &ServerSpec) -> Result<Presence>;
 
-    /// Returns when a running server's process has ended.
-    async fn ended(&self, server: &ServerSpec) -> Result<()>;
+    /// Returns when another look would find a server otherwise that was found running, or
+    /// with `from`: above all when its process has ended.
+    async fn changed(&self, server: &ServerSpec, from: Presence) -> Result<()>;
 
     /// Whether its servers live on hosts, each with a [`Placement`]. Those of another
     /// provider are worked on by any process.
     fn is_of_hosts(&self) -> bool;
 
-    /// Where Howdah connects to the server. The address for clients is on record, from
+    /// Where Howdah connects to the server now. The address for clients is on record, from
     /// [`Learnt::address`].
     fn address(&self, server: &ServerSpec) -> Address;
 

@@ -138,6 +138,8 @@ reasons! {
     PostgresqlNotFound = "POSTGRESQL_NOT_FOUND", FailedPrecondition;
     /// A program of PostgreSQL that this needs is not installed.
     ToolMissing = "TOOL_MISSING", FailedPrecondition;
+    /// The server did not stop within the time that it has for that.
+    ServerNotStopped = "SERVER_NOT_STOPPED", FailedPrecondition;
     /// A record knows the server that was taken for an orphan.
     ServerOnRecord = "SERVER_ON_RECORD", FailedPrecondition;
     /// The instance is not READY.

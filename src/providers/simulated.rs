@@ -280,7 +280,7 @@ impl Provider for Simulated {
         })
     }
 
-    async fn ended(&self, server: &ServerSpec) -> Result<()> {
+    async fn changed(&self, server: &ServerSpec, _: Presence) -> Result<()> {
         while self
             .server(server.uid)?
             .is_some_and(|server| server.running)

@@ -52,22 +52,39 @@ impl Tx {
         Ok(())
     }
 
-    /// Puts off the purge of a deleted instance for at least `seconds` from now.
+    /// Puts off the purge of a deleted instance, in seconds from now: for at least that
+    /// long, or exactly so where a user asked for it, who does not have to ask again.
     ///
     /// # Errors
     /// METADATA_UNAVAILABLE.
-    pub async fn delay_purge(&mut self, uid: Uuid, seconds: f64) -> Result<()> {
+    pub async fn delay_purge(&mut self, uid: Uuid, seconds: f64, requested: bool) -> Result<()> {
         sqlx::query!(
             "update instances set revision = revision + 1, update_time = now(),
-                purge_time = greatest(purge_time, now() + make_interval(secs => $2))
+                purge_requested = purge_requested or $3,
+                purge_time = greatest(case when not $3 then purge_time end,
+                    now() + make_interval(secs => $2))
              where uid = $1 and purge_time is not null",
             uid,
             seconds,
+            requested,
         )
         .execute(self.connection())
         .named("instances.delay_purge")
         .await?;
         Ok(())
+    }
+
+    /// Whether a user has asked for the purge of a deleted instance.
+    ///
+    /// # Errors
+    /// METADATA_UNAVAILABLE.
+    pub async fn purge_requested(&mut self, uid: Uuid) -> Result<bool> {
+        let found =
+            sqlx::query_scalar!("select purge_requested from instances where uid = $1", uid)
+                .fetch_optional(self.connection())
+                .named("instances.purge_requested")
+                .await?;
+        Ok(found.unwrap_or_default())
     }
 
     /// Takes the mark of deletion away.
@@ -77,7 +94,8 @@ impl Tx {
     pub async fn mark_instance_undeleted(&mut self, uid: Uuid) -> Result<()> {
         sqlx::query!(
             "update instances set state = 'STARTING', running = true, delete_time = null,
-                purge_time = null, revision = revision + 1, update_time = now() where uid = $1",
+                purge_time = null, purge_requested = false, revision = revision + 1,
+                update_time = now() where uid = $1",
             uid,
         )
         .execute(self.connection())

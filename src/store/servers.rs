@@ -29,7 +29,38 @@ pub struct NewServer {
     pub admin_password: Vec<u8>,
 }
 
+/// What an instance's server may have of Howdah's making.
+#[derive(Clone, Debug)]
+pub struct OnRecord {
+    /// Roles, by identity.
+    pub roles: Vec<Uuid>,
+    /// Databases, by their names in PostgreSQL.
+    pub databases: Vec<String>,
+    /// Subscriptions, whose publications and slots are named after them.
+    pub subscriptions: Vec<Uuid>,
+}
+
 impl Store {
+    /// What is on record for an instance's server. Each is recorded before it is made there,
+    /// and forgotten after it was removed.
+    ///
+    /// # Errors
+    /// METADATA_UNAVAILABLE.
+    pub async fn on_record(&self, instance: Uuid) -> Result<OnRecord> {
+        sqlx::query_as!(
+            OnRecord,
+            r#"select array(select uid from roles where instance_uid = $1) as "roles!",
+                array(select postgresql_name from databases where instance_uid = $1)
+                    as "databases!",
+                array(select uid from subscriptions where instance_uid = $1)
+                    as "subscriptions!""#,
+            instance,
+        )
+        .fetch_one(&self.pool)
+        .named("servers.on_record")
+        .await
+    }
+
     /// The sealed password of `howdah_admin` on a server.
     ///
     /// # Errors

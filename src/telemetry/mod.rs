@@ -8,6 +8,7 @@ pub mod admin;
 pub mod logs;
 pub mod metrics;
 pub mod names;
+pub mod orphans;
 pub mod otlp;
 pub mod panics;
 pub mod sql;
@@ -89,6 +90,7 @@ pub fn init(settings: &Settings) -> Result<Telemetry, Error> {
     logs::install(settings, traces.as_ref())?;
     sql::install(&metrics.meter());
     panics::install(&metrics.meter());
+    orphans::install(&metrics.meter());
     Ok(Telemetry { metrics, traces })
 }
 

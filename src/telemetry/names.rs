@@ -44,6 +44,12 @@ pub const TASK_RESTARTS: &str = "howdah.task.restarts";
 /// Name of a background task.
 pub const TASK: &str = "howdah.task";
 
+/// Servers of this host, and objects on them, that no record knows (Howdah's own), by
+/// [`KIND`].
+pub const ORPHANS: &str = "howdah.orphans";
+/// Kind of an object.
+pub const KIND: &str = "howdah.kind";
+
 /// Which database system: always [`POSTGRESQL`].
 pub const DB_SYSTEM_NAME: &str = "db.system.name";
 /// Name of the operation: the store's name of a query.

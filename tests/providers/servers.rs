@@ -72,7 +72,7 @@ async fn a_server_lives_is_adopted_and_ends() {
     next.configure(&spec).await.unwrap();
     assert_eq!(next.start(&spec).await.unwrap(), Started::Before);
 
-    let watch = next.ended(&spec);
+    let watch = next.changed(&spec, Presence::Running);
     let stop = async {
         local.stop(&spec).await.unwrap();
         local.stop(&spec).await.unwrap();
@@ -80,7 +80,7 @@ async fn a_server_lives_is_adopted_and_ends() {
     let (watched, ()) = tokio::join!(watch, stop);
     watched.unwrap();
     assert_eq!(local.inspect(&spec).await.unwrap(), Presence::Stopped);
-    next.ended(&spec).await.unwrap();
+    next.changed(&spec, Presence::Running).await.unwrap();
     assert_eq!(local.start(&spec).await.unwrap(), Started::Now);
 
     // It runs: removing stops it.
@@ -138,7 +138,7 @@ async fn a_killed_server_is_noticed_and_comes_back() {
         .await
         .unwrap();
     let pid = postmaster(&place.home(&spec)).unwrap();
-    let watch = local.ended(&spec);
+    let watch = local.changed(&spec, Presence::Running);
     let kill = async {
         tokio::task::spawn_blocking(move || end(pid)).await.unwrap();
     };

@@ -3,32 +3,52 @@
 use std::{
     fs,
     net::TcpListener,
-    os::unix::{fs::MetadataExt, fs::chown, process::CommandExt},
-    process::{Command, Stdio},
+    os::unix::{
+        fs::{MetadataExt, PermissionsExt, lchown, symlink},
+        net::UnixListener,
+        process::CommandExt,
+    },
+    path::Path,
+    process::{Child, Command, Stdio},
     time::Duration,
 };
 
 use howdah::{
     domain::{
         Reason,
-        provider::{Goal, Next, Presence, Provider, Started},
+        provider::{Disposal, Goal, Next, Presence, Provider, ServerSpec, Started},
     },
+    pg::Host,
     providers::local::{Local, Settings},
 };
 
+use rustix::process::{Pid, Signal, kill_process};
 use secrecy::SecretString;
 
-use crate::support::local::{Place, end, port, postmaster, server};
+use crate::support::local::{Place, connect, end, port, postmaster, runs, server};
 
-#[tokio::test]
-async fn a_taken_port_is_named() {
+/// A server that was made, and never started.
+async fn made() -> (Place, Local, ServerSpec) {
     let place = Place::new();
     let local = place.local();
     let mut spec = server(&local);
     spec.ephemeral = true;
     spec.system_identifier = Some(local.initialize(&spec).await.unwrap());
-    let taken = TcpListener::bind(("127.0.0.1", port(&spec))).unwrap();
     local.configure(&spec).await.unwrap();
+    (place, local, spec)
+}
+
+/// A server that runs.
+async fn started() -> (Place, Local, ServerSpec) {
+    let (place, local, spec) = made().await;
+    local.start(&spec).await.unwrap();
+    (place, local, spec)
+}
+
+#[tokio::test]
+async fn a_taken_port_is_named() {
+    let (_place, local, spec) = made().await;
+    let taken = TcpListener::bind(("127.0.0.1", port(&spec))).unwrap();
     let error = local.start(&spec).await.unwrap_err();
     assert_eq!(error.reason(), Reason::PortTaken);
     let expected = format!("port {} is in use by another process", port(&spec));
@@ -37,49 +57,6 @@ async fn a_taken_port_is_named() {
     assert_eq!(local.inspect(&spec).await.unwrap(), Presence::Stopped);
     drop(taken);
     assert_eq!(local.start(&spec).await.unwrap(), Started::Now);
-}
-
-#[tokio::test]
-async fn a_reused_pid_does_not_keep_a_server_down() {
-    let place = Place::new();
-    let local = place.local();
-    let mut spec = server(&local);
-    spec.ephemeral = true;
-    spec.system_identifier = Some(local.initialize(&spec).await.unwrap());
-    local.configure(&spec).await.unwrap();
-    local.start(&spec).await.unwrap();
-    let home = place.home(&spec);
-    let file = home.join("data/postmaster.pid");
-    let text = fs::read_to_string(&file).unwrap();
-    let pid = postmaster(&home).unwrap();
-    tokio::task::spawn_blocking(move || end(pid)).await.unwrap();
-
-    // A process of the same user that has nothing to do with the server.
-    let facts = fs::metadata(home.join("data")).unwrap();
-    let mut stranger = Command::new("sleep");
-    stranger.arg("600").current_dir("/").stdin(Stdio::null());
-    if rustix::process::geteuid().is_root() {
-        stranger.uid(facts.uid()).gid(facts.gid());
-    }
-    let mut stranger = stranger.spawn().unwrap();
-    let (_, rest) = text.split_once('\n').unwrap();
-    let reused = format!("{}\n{rest}", stranger.id());
-    fs::write(&file, reused).unwrap();
-    chown(&file, Some(facts.uid()), Some(facts.gid())).unwrap();
-
-    assert_eq!(local.inspect(&spec).await.unwrap(), Presence::Stopped);
-    local.ended(&spec).await.unwrap();
-    local.stop(&spec).await.unwrap();
-    assert!(
-        stranger.try_wait().unwrap().is_none(),
-        "a stranger was stopped"
-    );
-    let started = local.start(&spec).await;
-    let alive = stranger.try_wait().unwrap().is_none();
-    stranger.kill().unwrap();
-    stranger.wait().unwrap();
-    assert!(alive);
-    assert_eq!(started.unwrap(), Started::Now);
 }
 
 #[tokio::test]
@@ -192,33 +169,219 @@ async fn a_missing_version_is_named() {
 /// A server that works without its pid file is not taken for stopped.
 #[tokio::test]
 async fn a_lost_pid_file_hides_no_server() {
-    let place = Place::new();
-    let local = place.local();
-    let mut spec = server(&local);
-    spec.ephemeral = true;
-    spec.system_identifier = Some(local.initialize(&spec).await.unwrap());
-    local.configure(&spec).await.unwrap();
-    local.start(&spec).await.unwrap();
+    let (place, local, spec) = started().await;
     let home = place.home(&spec);
     let file = home.join("data/postmaster.pid");
     let pid = postmaster(&home).unwrap();
-    let later = Duration::from_secs(1);
-    for damage in ["", "cut", "1\n"] {
+    let text = fs::read_to_string(&file).unwrap();
+    // PostgreSQL itself goes on for ever with the first, and up to a minute with others.
+    let cut = format!("{}\n", pid.as_raw_nonzero());
+    for damage in [&cut, "", "cut", "1\n", "99999999999\n"] {
         fs::write(&file, damage).unwrap();
-        let looked = local.advance(&spec, Goal::Stopped, later).await.unwrap();
-        assert!(
-            matches!(looked.next, Next::Later(_)),
-            "{damage:?}: {looked:?}"
-        );
+        let presence = local.inspect(&spec).await.unwrap();
+        assert_eq!(presence, Presence::Running, "{damage:?}");
+        let started = local.start(&spec).await.unwrap();
+        assert_eq!(started, Started::Before, "{damage:?}");
     }
     fs::remove_file(&file).unwrap();
-    let looked = local.advance(&spec, Goal::Stopped, later).await.unwrap();
-    assert!(matches!(looked.next, Next::Later(_)), "removed: {looked:?}");
-    assert!(fs::exists(format!("/proc/{pid}")).unwrap());
+    fs::create_dir(&file).unwrap();
+    assert_eq!(local.inspect(&spec).await.unwrap(), Presence::Running);
+    fs::remove_dir(&file).unwrap();
+    let stopped = local.advance(&spec, Goal::Stopped, Duration::ZERO).await;
+    assert!(matches!(stopped.unwrap().next, Next::Done));
+    assert!(!runs(pid));
+    assert_eq!(local.inspect(&spec).await.unwrap(), Presence::Stopped);
+    let log = server_log(&home);
+    assert!(log.contains("received fast shutdown request"), "{log}");
 
+    // Processes without a postmaster are named, and killed where the data goes too.
+    local.start(&spec).await.unwrap();
+    assert_ne!(fs::read_to_string(&file).unwrap(), text);
+    let orphans = freeze_processes(&home);
+    end(postmaster(&home).unwrap());
+    let hasty = Local::new(Settings {
+        stop_timeout: Duration::from_millis(300),
+        ..place.settings()
+    });
+    let error = hasty.unwrap().stop(&spec).await.unwrap_err();
+    assert_eq!(error.reason(), Reason::ServerUnavailable);
+    let named = orphans.iter().any(|pid| error.message().contains(pid));
+    assert!(named && error.message().contains("kill -QUIT"), "{error:?}");
     let patience = Duration::ZERO;
     let goal = Goal::StoppedAtAnyCost { patience };
-    let stopped = local.advance(&spec, goal, later).await.unwrap();
-    assert!(matches!(stopped.next, Next::Done));
-    assert_eq!(local.inspect(&spec).await.unwrap(), Presence::Stopped);
+    let stopped = local.advance(&spec, goal, Duration::ZERO).await;
+    assert!(matches!(stopped.unwrap().next, Next::Done));
+    assert_eq!(local.start(&spec).await.unwrap(), Started::Now);
+}
+
+/// Stops the processes of a running server but its postmaster (SIGSTOP), and returns
+/// their ids.
+fn freeze_processes(home: &Path) -> Vec<String> {
+    let parent = postmaster(home).unwrap().as_raw_nonzero().to_string();
+    let children = fs::read_to_string(format!("/proc/{parent}/task/{parent}/children")).unwrap();
+    let pids: Vec<String> = children.split_whitespace().map(str::to_owned).collect();
+    for pid in &pids {
+        let pid = Pid::from_raw(pid.parse().unwrap()).unwrap();
+        kill_process(pid, Signal::STOP).unwrap();
+    }
+    pids
+}
+
+fn server_log(home: &Path) -> String {
+    let mut text = String::new();
+    for entry in fs::read_dir(home.join("log")).unwrap() {
+        text += &fs::read_to_string(entry.unwrap().path()).unwrap();
+    }
+    text
+}
+
+/// A process of the user that servers run as, which has nothing to do with one.
+struct Stranger(Child);
+
+impl Stranger {
+    fn new(data: &Path) -> Self {
+        let mut stranger = Command::new("sleep");
+        stranger.arg("600").current_dir("/").stdin(Stdio::null());
+        if rustix::process::geteuid().is_root() {
+            let facts = fs::metadata(data).unwrap();
+            stranger.uid(facts.uid()).gid(facts.gid());
+        }
+        Self(stranger.spawn().unwrap())
+    }
+}
+
+impl Drop for Stranger {
+    fn drop(&mut self) {
+        self.0.kill().unwrap();
+        self.0.wait().unwrap();
+    }
+}
+
+/// Whatever lies in the place of the pid file of a server that is down, or of the lock
+/// file of its socket, it is stopped, looked at and started as if it was not there.
+#[tokio::test]
+async fn no_pid_file_keeps_a_server_down() {
+    let (place, local, spec) = started().await;
+    let home = place.home(&spec);
+    let data = home.join("data");
+    let file = data.join("postmaster.pid");
+    let facts = fs::metadata(&data).unwrap();
+    let mut stranger = Stranger::new(&data);
+    let text = fs::read_to_string(&file).unwrap();
+    let (gone, rest) = text.split_once('\n').unwrap();
+    let sockets = place.path().join("run").join(spec.uid.simple().to_string());
+    let lock = sockets.join(format!(".s.PGSQL.{}.lock", port(&spec)));
+    let reused = format!("{}\n{rest}", stranger.0.id());
+    let elsewhere = rest.replace(&*data.to_string_lossy(), "/elsewhere");
+    let first = format!("{gone}\n");
+    let foreign = format!("1\n{rest}");
+    let moved = format!("{gone}\n{elsewhere}");
+    let beyond = format!("4194999\n{rest}");
+    let long = format!("99999999999\n{rest}");
+    let texts = [
+        &reused, &first, &foreign, &moved, &beyond, &long, "", "\0\0",
+    ];
+    for number in 0..texts.len() + 4 {
+        let pid = postmaster(&home).unwrap();
+        tokio::task::spawn_blocking(move || end(pid)).await.unwrap();
+        let _ = fs::remove_file(&file);
+        match number.checked_sub(texts.len()) {
+            None => fs::write(&file, texts[number]).unwrap(),
+            Some(0) => fs::create_dir(&file).unwrap(),
+            Some(1) => symlink("/nowhere", &file).unwrap(),
+            Some(2) => {
+                fs::write(&file, &first).unwrap();
+                fs::set_permissions(&file, fs::Permissions::from_mode(0)).unwrap();
+            }
+            Some(_) => drop(UnixListener::bind(&file).unwrap()),
+        }
+        // Of the socket, each start meets something else, too.
+        let socket_lock = [&reused, "", "\0"][number % 3];
+        fs::write(&lock, socket_lock).unwrap();
+        for path in [&file, &lock] {
+            lchown(path, Some(facts.uid()), Some(facts.gid())).unwrap();
+        }
+        let presence = local.inspect(&spec).await.unwrap();
+        assert_eq!(presence, Presence::Stopped, "{number}");
+        local.changed(&spec, Presence::Running).await.unwrap();
+        local.stop(&spec).await.unwrap();
+        let started = local.start(&spec).await;
+        assert_eq!(started.unwrap(), Started::Now, "{number}");
+    }
+    let alive = stranger.0.try_wait().unwrap().is_none();
+    assert!(alive, "a stranger was stopped");
+    // A server can be removed whatever is there.
+    local.stop(&spec).await.unwrap();
+    fs::create_dir(&file).unwrap();
+    local.remove(&spec, Disposal::Delete).await.unwrap();
+    assert_eq!(local.inspect(&spec).await.unwrap(), Presence::Missing);
+}
+
+/// What may be another server's is not removed, and is said.
+#[tokio::test]
+async fn a_socket_that_another_server_has_is_left() {
+    let (place, local, spec) = started().await;
+    local.stop(&spec).await.unwrap();
+    let sockets = place.path().join("run").join(spec.uid.simple().to_string());
+    let socket = sockets.join(format!(".s.PGSQL.{}", port(&spec)));
+    let listener = UnixListener::bind(&socket).unwrap();
+    let error = local.start(&spec).await.unwrap_err();
+    assert_eq!(error.reason(), Reason::PortTaken);
+    assert!(error.message().contains(&*socket.to_string_lossy()));
+    assert!(socket.exists());
+    drop(listener);
+    assert_eq!(local.start(&spec).await.unwrap(), Started::Now);
+}
+
+/// A server whose socket was removed is reached by TCP, and has it again after a restart.
+#[tokio::test]
+async fn a_server_outlives_its_socket() {
+    let (place, local, spec) = started().await;
+    let sockets = place.path().join("run");
+    let seen = local.changed(&spec, Presence::Running);
+    let remove = async { fs::remove_dir_all(&sockets).unwrap() };
+    let (seen, ()) = tokio::join!(seen, remove);
+    seen.unwrap();
+    assert_eq!(local.inspect(&spec).await.unwrap(), Presence::SocketGone);
+    let address = local.address(&spec);
+    assert_eq!(
+        (address.host.as_str(), &address.socket_directory),
+        ("127.0.0.1", &None)
+    );
+    connect(Host::Tcp(address.host), address.port)
+        .await
+        .unwrap();
+    assert_eq!(local.start(&spec).await.unwrap(), Started::Before);
+    local.stop(&spec).await.unwrap();
+    assert_eq!(local.start(&spec).await.unwrap(), Started::Now);
+    assert_eq!(local.inspect(&spec).await.unwrap(), Presence::Running);
+    let directory = local.address(&spec).socket_directory.unwrap();
+    assert_eq!(fs::metadata(&directory).unwrap().mode() & 0o777, 0o700);
+    connect(Host::Unix(directory), port(&spec)).await.unwrap();
+    fs::remove_dir_all(&sockets).unwrap();
+    local.remove(&spec, Disposal::Delete).await.unwrap();
+    assert_eq!(local.inspect(&spec).await.unwrap(), Presence::Missing);
+}
+
+/// One that listens nowhere else says what is missing and how to get it back.
+#[tokio::test]
+async fn a_server_without_socket_and_loopback_says_so() {
+    let (place, _, spec) = made().await;
+    let settings = Settings {
+        listen_addresses: vec!["127.0.0.2".parse().unwrap()],
+        ..place.settings()
+    };
+    let local = Local::new(settings).unwrap();
+    local.configure(&spec).await.unwrap();
+    local.start(&spec).await.unwrap();
+    fs::remove_dir_all(place.path().join("run")).unwrap();
+    let error = local.inspect(&spec).await.unwrap_err();
+    assert_eq!(error.reason(), Reason::ServerUnavailable);
+    let message = error.message();
+    assert!(
+        message.contains("socket") && message.contains("restart"),
+        "{message}"
+    );
+    local.stop(&spec).await.unwrap();
+    assert_eq!(local.start(&spec).await.unwrap(), Started::Now);
 }

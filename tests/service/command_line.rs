@@ -10,7 +10,14 @@ use tokio::{
 };
 
 use super::rig::{PATIENCE, psql};
-use crate::support::howdah::{Howdah, LIMIT, Options};
+use crate::support::howdah::{Howdah, LIMIT, Options, eventually};
+
+/// Whether a process has a handler for SIGINT: bit 1 of `SigCgt` (proc(5)).
+fn catches_interrupts(pid: u32) -> bool {
+    let status = std::fs::read_to_string(format!("/proc/{pid}/status")).unwrap();
+    let caught = status.lines().find_map(|line| line.strip_prefix("SigCgt:"));
+    u64::from_str_radix(caught.unwrap().trim(), 16).unwrap() & 0b10 != 0
+}
 
 /// Somebody at a terminal.
 struct User {
@@ -282,9 +289,10 @@ async fn an_interrupted_wait_says_how_to_go_on() {
         }
     };
     let name = timeout(LIMIT, listed).await.unwrap();
-    // The waiting begins after the answer that the list has seen.
-    tokio::time::sleep(std::time::Duration::from_millis(100)).await;
-    crate::support::howdah::signal(child.id().unwrap(), "INT");
+    // It waits after the answer that the list has seen, and catches the signal then.
+    let pid = child.id().unwrap();
+    eventually("it waits", async || catches_interrupts(pid)).await;
+    crate::support::howdah::signal(pid, "INT");
     let mut said = String::new();
     let mut stderr = child.stderr.take().unwrap();
     stderr.read_to_string(&mut said).await.unwrap();

@@ -6,16 +6,20 @@ use std::{
 };
 
 use howdah::{
-    pb::v1::{DeleteInstanceRequest, Instance, StopInstanceRequest, instance::State},
+    pb::{
+        google::longrunning::Operation,
+        v1::{DeleteInstanceRequest, Instance, StopInstanceRequest, instance::State},
+    },
     pg,
 };
+use rustix::process::{Pid, Signal, kill_process};
 use tonic::Code;
 
 use super::rig::{Metadata, failure, refused, serve, superuser};
 use crate::{
     soak::crash::world::{connect_to, is_success},
     support::howdah::{
-        Howdah, Options, create_database, eventually, instance_name, reason, signal, succeeded,
+        Howdah, Options, create_database, eventually, instance_name, reason, succeeded,
     },
 };
 
@@ -99,14 +103,22 @@ pub(super) fn processes(howdah: &Howdah) -> Vec<u32> {
     pids.filter(works_there).collect()
 }
 
+/// Stops all processes of the servers of users (SIGSTOP), and returns their ids. Some end
+/// by themselves meanwhile.
+pub(super) fn freeze(howdah: &Howdah) -> Vec<u32> {
+    let is_frozen = |pid: &u32| {
+        let pid = Pid::from_raw(pid.cast_signed()).unwrap();
+        kill_process(pid, Signal::STOP).is_ok()
+    };
+    processes(howdah).into_iter().filter(is_frozen).collect()
+}
+
 /// A server that does not react any more is deleted all the same.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_frozen_server_can_be_purged() {
     let howdah = serve().await;
     howdah.instance("orders").await;
-    for pid in processes(&howdah) {
-        signal(pid, "STOP");
-    }
+    freeze(&howdah);
     let accepted = howdah.instances().await.delete_instance(purge()).await;
     let metadata = Metadata::of(&howdah).await;
     let begun = "operations where kind = 'instance.remove' and state = 'RUNNING'";
@@ -125,27 +137,31 @@ async fn a_frozen_server_can_be_purged() {
     howdah.instance("orders").await;
 }
 
-/// Also with a statement under way, whose answer never comes.
-#[tokio::test(flavor = "multi_thread")]
-async fn a_server_that_froze_in_a_statement_can_be_purged() {
-    let howdah = serve().await;
-    howdah.instance("orders").await;
-    let holder = superuser(&howdah, "orders", "postgres").await;
+/// Has a database created, whose statement waits for the lock of a session.
+pub(super) async fn with_a_statement_under_way(howdah: &Howdah) -> (pg::Client, Operation) {
+    let holder = superuser(howdah, "orders", "postgres").await;
     let lock = "begin; lock table pg_shdescription in exclusive mode";
     holder.batch_execute(lock).await.unwrap();
     let request = create_database("orders", "shop");
     let create = howdah.databases().await.create_database(request).await;
     let create = create.unwrap().into_inner();
     let waits = "select count(*) from pg_stat_activity where wait_event_type = 'Lock'";
-    let admin = superuser(&howdah, "orders", "postgres").await;
+    let admin = superuser(howdah, "orders", "postgres").await;
     eventually("a statement is under way", async || {
         let row = admin.query_one(waits, &[]).await.unwrap();
         row.get::<_, i64>(0) > 0
     })
     .await;
-    for pid in processes(&howdah) {
-        signal(pid, "STOP");
-    }
+    (holder, create)
+}
+
+/// Also with a statement under way, whose answer never comes.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_server_that_froze_in_a_statement_can_be_purged() {
+    let howdah = serve().await;
+    howdah.instance("orders").await;
+    let (_holder, create) = with_a_statement_under_way(&howdah).await;
+    freeze(&howdah);
     let accepted = howdah.instances().await.delete_instance(purge()).await;
     let done = howdah.wait(accepted.unwrap().get_ref()).await;
     succeeded::<()>(&done);

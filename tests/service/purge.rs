@@ -1,6 +1,11 @@
 //! What becomes of the data of an instance that goes for good.
 
-use howdah::pb::v1::{DeleteInstanceRequest, Instance};
+use std::fs;
+
+use howdah::pb::{
+    google::longrunning::Operation,
+    v1::{DeleteInstanceRequest, Instance},
+};
 
 use super::rig::{Metadata, failure};
 use crate::{
@@ -15,13 +20,17 @@ async fn create(howdah: &Howdah, id: &str) {
 }
 
 async fn delete(howdah: &Howdah, id: &str, purge: bool) {
+    assert!(is_success(&deletion(howdah, id, purge).await));
+}
+
+async fn deletion(howdah: &Howdah, id: &str, purge: bool) -> Operation {
     let request = DeleteInstanceRequest {
         name: instance_name(id),
         purge,
         ..DeleteInstanceRequest::default()
     };
     let accepted = howdah.instances().await.delete_instance(request).await;
-    assert!(is_success(&howdah.wait(accepted.unwrap().get_ref()).await));
+    howdah.wait(accepted.unwrap().get_ref()).await
 }
 
 /// How many directories there are in `servers` and in `trash`.
@@ -102,4 +111,31 @@ async fn a_purge_begins_when_the_lease_of_a_silent_worker_is_over() {
         .await;
     };
     tokio::join!(over, purge_by_force(&howdah, "orders"));
+}
+
+/// What could not be done when it was asked for is done later, and is no less.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_purge_that_failed_still_leaves_no_data() {
+    let howdah = Howdah::serve(Options::external().await).await;
+    create(&howdah, "orders").await;
+    delete(&howdah, "orders", false).await;
+    let trash = howdah.data_dir().join("local/trash");
+    let aside = howdah.data_dir().join("aside");
+    fs::rename(&trash, &aside).unwrap();
+    fs::write(&trash, "").unwrap();
+    let (_, why) = failure(&deletion(&howdah, "orders", true).await);
+    assert_eq!(why, "DATA_DIR_DAMAGED");
+    fs::remove_file(&trash).unwrap();
+    fs::rename(&aside, &trash).unwrap();
+    let metadata = Metadata::of(&howdah).await;
+    let soon = "instances where purge_time < now() + interval '61 minutes'";
+    assert_eq!(metadata.count(soon).await, 1);
+    metadata
+        .execute("update instances set purge_time = now()")
+        .await;
+    eventually("it is purged", async || {
+        metadata.count("instances").await == 0
+    })
+    .await;
+    assert_eq!(left(&howdah), (0, 0));
 }

@@ -236,11 +236,18 @@ pub(super) async fn queries(howdah: &Howdah, name: &str) -> u64 {
 
 /// The sum of a counter's series.
 pub(super) async fn counter(howdah: &Howdah, name: &str) -> u64 {
+    labelled(howdah, name, "").await.unwrap_or_default()
+}
+
+/// The sum of a metric's series with that label; none without a series.
+pub(super) async fn labelled(howdah: &Howdah, name: &str, label: &str) -> Option<u64> {
     let url = format!("http://{}/metrics", howdah.admin_endpoint());
     let metrics = get(&url).await.unwrap();
-    let series = metrics.lines().filter(|line| line.starts_with(name));
+    let series = metrics
+        .lines()
+        .filter(|line| line.starts_with(name) && line.contains(label));
     let values = series.map(|line| line.rsplit(' ').next().unwrap().parse::<u64>().unwrap());
-    values.sum()
+    values.reduce(|sum, value| sum + value)
 }
 
 /// The body of a page.

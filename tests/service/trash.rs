@@ -92,6 +92,13 @@ async fn a_server_without_a_record_is_reported_thrown_and_restored() {
         "SERVER_DATA_NOT_FOUND",
     );
 
+    let unknown = "6f1c8b86-6f56-4b0c-a1a4-2f2d3a3f0a19";
+    let words = ["trash", "restore", unknown];
+    refused(&howdah, &words, 3, "SERVER_DATA_NOT_FOUND");
+    let locks = howdah.local("locks");
+    let left = |uid: &str| locks.iter().any(|lock| lock == uid);
+    assert!(!left(unknown) && !left(&uid), "{locks:?}");
+
     let listed = json(&howdah, &["trash", "list", "-o", "json"]);
     let entry = &listed["entries"][0];
     assert_eq!(entry["uid"], uid.as_str());

@@ -1,11 +1,15 @@
 //! Steps that wait for something outside.
 
 use howdah::pb::v1::{
-    Instance, OperationMetadata, StopInstanceRequest, instance::State, operation_metadata::stage,
+    Instance, OperationMetadata, StartInstanceRequest, StopInstanceRequest, instance::State,
+    operation_metadata::stage,
 };
 use prost::Message as _;
 
-use super::{fairness::processes, rig::Metadata};
+use super::{
+    fairness::{freeze, with_a_statement_under_way},
+    rig::{Metadata, failure, serve},
+};
 use crate::support::howdah::{Howdah, Options, eventually, instance_name, signal, succeeded};
 
 async fn stages(howdah: &Howdah, name: &str) -> Vec<howdah::pb::v1::operation_metadata::Stage> {
@@ -25,10 +29,7 @@ async fn a_step_that_waits_holds_no_worker() {
         .with("HOWDAH_OPERATIONS_WORKERS", "1");
     let mut howdah = Howdah::serve(options).await;
     howdah.instance("orders").await;
-    let frozen = processes(&howdah);
-    for pid in &frozen {
-        signal(*pid, "STOP");
-    }
+    let frozen = freeze(&howdah);
     let request = StopInstanceRequest {
         name: instance_name("orders"),
         ..StopInstanceRequest::default()
@@ -60,4 +61,71 @@ async fn a_step_that_waits_holds_no_worker() {
     let stopped: Instance = succeeded(&howdah.wait(&stop).await);
     assert_eq!(stopped.state(), State::Stopped);
     assert_eq!(stages(&howdah, &stop.name).await[0].waits_for, "");
+}
+
+async fn waiting(metadata: &Metadata) {
+    eventually("it waits", async || {
+        let waiting = "operations where waiting_since is not null and end_time is null";
+        metadata.count(waiting).await == 1
+    })
+    .await;
+}
+
+/// A statement that gets no answer holds a stop up for a minute, and a server that is
+/// frozen for another one. Who starts it waits for an hour. None of that is tried again.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_frozen_server_is_waited_for_within_limits() {
+    let howdah = serve().await;
+    howdah.instance("orders").await;
+    let _holder = with_a_statement_under_way(&howdah).await;
+    let frozen = freeze(&howdah);
+    let metadata = Metadata::of(&howdah).await;
+    let stop = StopInstanceRequest {
+        name: instance_name("orders"),
+        ..StopInstanceRequest::default()
+    };
+    let accepted = howdah.instances().await.stop_instance(stop.clone()).await;
+    let later = "update operations set create_time = create_time - interval '1 minute'
+        where kind = 'instance.stop'";
+    metadata.execute(later).await;
+    waiting(&metadata).await;
+    let later = "update operations set waiting_since = now() - interval '1 minute'
+        where kind = 'instance.stop'";
+    metadata.execute(later).await;
+    let failed = howdah.wait(accepted.unwrap().get_ref()).await;
+    assert_eq!(failure(&failed).1, "SERVER_NOT_STOPPED");
+    let tried_again = "operations where kind = 'instance.stop' and failures > 0";
+    assert_eq!(metadata.count(tried_again).await, 0);
+
+    let start = StartInstanceRequest {
+        name: instance_name("orders"),
+        ..StartInstanceRequest::default()
+    };
+    let accepted = howdah.instances().await.start_instance(start).await;
+    let start = accepted.unwrap().into_inner();
+    waiting(&metadata).await;
+    let waits_for = &stages(&howdah, &start.name).await[0].waits_for;
+    assert_eq!(waits_for, "the server to take connections");
+    // Longer than all tries of a step together.
+    let wait = "update operations set waiting_since = now() - interval '50 minutes'
+        where kind = 'instance.start'";
+    metadata.execute(wait).await;
+    eventually("it is looked at again", async || {
+        let looked = "operations where kind = 'instance.start' and failures = 0 and token > 2
+            and end_time is null";
+        metadata.count(looked).await == 1
+    })
+    .await;
+    metadata.execute(&wait.replace("50", "61")).await;
+    let failed = howdah.wait(&start).await;
+    assert_eq!(failure(&failed).1, "SERVER_UNAVAILABLE");
+    let tried_again = "operations where kind = 'instance.start' and failures > 0";
+    assert_eq!(metadata.count(tried_again).await, 0);
+
+    for pid in &frozen {
+        signal(*pid, "CONT");
+    }
+    let accepted = howdah.instances().await.stop_instance(stop).await;
+    let stopped: Instance = succeeded(&howdah.wait(accepted.unwrap().get_ref()).await);
+    assert_eq!(stopped.state(), State::Stopped);
 }

@@ -6,6 +6,16 @@ use serde_json::Value;
 
 use crate::support::howdah::{Howdah, Options};
 
+/// What is below `local`, and whether it is a directory.
+const LOCAL: [(&str, bool); 6] = [
+    ("servers", true),
+    ("trash", true),
+    ("templates", true),
+    ("catalogues", true),
+    ("locks", true),
+    ("host-id", false),
+];
+
 /// Status and message of the findings of one check.
 fn findings(howdah: &Howdah, check: &str) -> Vec<(String, String)> {
     let output = howdah.run(&["doctor", "-o", "json"], "");
@@ -70,6 +80,27 @@ async fn it_sees_what_a_start_would_refuse() {
         assert!(named, "{name}: {found:?}");
         fs::remove_dir(&place).unwrap();
         let _ = fs::rename(&lost, &place);
+    }
+    for (name, is_directory) in LOCAL {
+        let place = howdah.data_dir().join("local").join(name);
+        fs::rename(&place, &lost).unwrap();
+        match is_directory {
+            true => fs::write(&place, "").unwrap(),
+            false => fs::create_dir(&place).unwrap(),
+        }
+        let found = one(&howdah, "data files");
+        assert_eq!(found.0, "fail", "{name}");
+        assert!(found.1.contains(place.to_str().unwrap()), "{found:?}");
+        let remove = if is_directory {
+            fs::remove_file
+        } else {
+            fs::remove_dir
+        };
+        remove(&place).unwrap();
+        std::os::unix::fs::symlink(&lost, &place).unwrap();
+        assert_eq!(one(&howdah, "data files").0, "fail", "a link as {name}");
+        fs::remove_file(&place).unwrap();
+        fs::rename(&lost, &place).unwrap();
     }
     fs::rename(howdah.data_dir().join("metadata"), &lost).unwrap();
     let (status, message) = one(&howdah, "data files");

@@ -110,7 +110,7 @@ pub fn end(pid: Pid) {
 }
 
 /// Whether a process is there and no zombie.
-fn runs(pid: Pid) -> bool {
+pub fn runs(pid: Pid) -> bool {
     let stat = fs::read_to_string(format!("/proc/{}/stat", pid.as_raw_nonzero()));
     test_kill_process(pid).is_ok() && stat.is_ok_and(|stat| !stat.contains(") Z "))
 }

@@ -308,8 +308,13 @@ async fn advance(context: &Context, plan: &'static Plan, lease: &Lease) -> Resul
     })))
 }
 
+/// More tries would not help where an hour has not.
+fn has_waited_enough(claim: &Claim) -> bool {
+    claim.waited > LONGEST_WAIT
+}
+
 fn refuse_endless(claim: &Claim, wait: &Wait) -> Result<()> {
-    if claim.waited <= LONGEST_WAIT {
+    if !has_waited_enough(claim) {
         return Ok(());
     }
     let (minutes, what) = (claim.waited.as_secs() / 60, wait.waits_for);
@@ -494,6 +499,9 @@ async fn failed(
     let undoing = claim.state == State::Undoing;
     let verdict = match panicked {
         true => after_panic(claim.attempt, plan.tries),
+        false if has_waited_enough(claim) && error.reason() != Reason::MetadataUnavailable => {
+            Verdict::GiveUp
+        }
         false => verdict(&error, claim.attempt, plan.tries),
     };
     match verdict {

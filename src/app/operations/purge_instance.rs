@@ -8,7 +8,10 @@ use super::{
     instance_steps as steps,
     plan::{self, End, Plan, Step},
 };
-use crate::domain::{Result, operation::Outcome, provider::Disposal};
+use crate::{
+    domain::{Result, operation::Outcome, provider::Disposal},
+    store::{Tx, lease::Claim},
+};
 
 /// Seconds until a purge is tried again that has failed.
 const PURGE_PAUSE: f64 = 3600.0;
@@ -63,7 +66,7 @@ pub(crate) const PURGE_PLAN: Plan = Plan {
     }],
     outcome: |_, _| Box::pin(std::future::ready(Ok(Outcome::Empty))),
     // Tried again later, and not at every look.
-    abandon: |tx, claim, _| Box::pin(tx.delay_purge(claim.target_uid, PURGE_PAUSE)),
+    abandon: |tx, claim, _| Box::pin(delay(tx, claim)),
 };
 
 /// For an instance whose host is gone: only the records are left to remove.
@@ -83,6 +86,14 @@ pub(crate) const ABANDON_PLAN: Plan = Plan {
     outcome: |_, _| Box::pin(std::future::ready(Ok(Outcome::Empty))),
     abandon: |_, _, _| Box::pin(std::future::ready(Ok(()))),
 };
+
+/// What a user has asked for is done when it can be done, and as it was asked for.
+async fn delay(tx: &mut Tx, claim: &Claim) -> Result<()> {
+    let parameters = serde_json::from_value(claim.parameters.clone());
+    let requested = parameters.is_ok_and(|read: PurgeInstanceParameters| read.requested);
+    tx.delay_purge(claim.target_uid, PURGE_PAUSE, requested)
+        .await
+}
 
 async fn purge(context: &Context) -> Result<End> {
     let parameters: PurgeInstanceParameters = context.parameters()?;

@@ -10,7 +10,10 @@ use crate::{
     bootstrap::keys,
     config::{Config, Finding},
     domain::{Error, Reason},
-    providers::local::embedded::{Trace, refuse_lost, trace},
+    providers::local::{
+        damages,
+        embedded::{Trace, refuse_lost, trace},
+    },
 };
 
 const CHECK: &str = "data files";
@@ -30,13 +33,13 @@ const FILES: [&str; 8] = [
 /// What a start would refuse, and a key that others can read.
 pub(super) fn check(config: &Config) -> Vec<Finding> {
     let directory = &config.data_dir;
+    let damages = damages(&config.local.root);
+    let mut findings: Vec<Finding> = damages.iter().map(refusal).collect();
     if !directory.is_dir() {
-        return Vec::new();
+        return findings;
     }
-    let mut findings: Vec<Finding> = FILES
-        .iter()
-        .filter_map(|name| file(&directory.join(name)))
-        .collect();
+    let files = FILES.iter().map(|name| directory.join(name));
+    findings.extend(files.filter_map(|path| file(&path)));
     if config.database_url.is_none() {
         findings.extend(embedded(config).err().map(|error| refusal(&error)));
         findings.extend(keys::exposed(config).map(|message| Finding::warn(CHECK, message, "")));

@@ -24,6 +24,8 @@ pub(super) async fn check(config: &Config) -> Vec<Finding> {
         // Another check reports metadata that cannot be reached.
         Ok(Ok(None)) | Err(_) => Vec::new(),
         Ok(Err(error)) if error.reason() == Reason::MetadataUnavailable => Vec::new(),
+        // The check of the files has reported it.
+        Ok(Err(error)) if error.reason() == Reason::DataDirDamaged => Vec::new(),
         Ok(Err(error)) => {
             let remedy = "run it as the user that runs howdah serve, with its settings";
             vec![Finding::warn(CHECK, error.message(), remedy)]

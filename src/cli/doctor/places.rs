@@ -42,15 +42,38 @@ fn writable(check: &str, path: &Path) -> Finding {
     match access(&nearest, Access::WRITE_OK | Access::EXEC_OK) {
         Ok(()) if nearest == path => Finding::ok(check, format!("{shown} can be written")),
         Ok(()) => Finding::ok(check, format!("{shown} can be made")),
-        Err(error) => Finding::fail(
-            check,
-            format!("{} cannot be written: {error}", nearest.display()),
-            format!(
-                "sudo install -d -m 0711 -o \"$(id -un)\" {shown}, or set another place \
-                 (docs/configuration.md)"
-            ),
-        ),
+        Err(error) => {
+            let message = format!("{} cannot be written: {error}", nearest.display());
+            Finding::fail(check, message, way_out(path, nearest == path))
+        }
     }
+}
+
+/// What to do about a directory that cannot be written. The owner of one that is there is
+/// no mistake as a rule: servers would not find their data readable after a change.
+fn way_out(path: &Path, exists: bool) -> String {
+    let shown = path.display();
+    let elsewhere = "set another place (docs/configuration.md)";
+    match fs::metadata(path) {
+        Ok(facts) if exists => {
+            format!(
+                "run it as the user {} that owns {shown}, or {elsewhere}",
+                user(facts.uid())
+            )
+        }
+        _ => format!("sudo install -d -m 0711 -o \"$(id -un)\" {shown}, or {elsewhere}"),
+    }
+}
+
+/// The name of a user, or its id where /etc/passwd does not know it.
+fn user(uid: u32) -> String {
+    let accounts = fs::read_to_string("/etc/passwd").unwrap_or_default();
+    let name = accounts.lines().find_map(|line| {
+        let mut fields = line.split(':');
+        let (name, id) = (fields.next()?, fields.nth(1)?);
+        (id.parse() == Ok(uid)).then(|| name.to_owned())
+    });
+    name.unwrap_or_else(|| uid.to_string())
 }
 
 fn room(root: &Path) -> Finding {
@@ -112,6 +135,16 @@ mod tests {
         fs::write(directory.path().join("a"), "").unwrap();
         assert_eq!(writable("x", &inner).status, Status::Fail);
         assert_eq!(writable("x", Path::new("/proc/1/x")).status, Status::Fail);
+    }
+
+    #[test]
+    fn no_advice_changes_the_owner_of_what_is_there() {
+        let there = way_out(Path::new("/proc/1"), true);
+        assert!(there.contains("as the user root"), "{there}");
+        assert!(!there.contains("install") && !there.contains("chown"));
+        let absent = way_out(Path::new("/srv/howdah-that-is-not-there"), false);
+        assert!(absent.contains("install -d"), "{absent}");
+        assert_eq!(user(4_000_000_000), "4000000000");
     }
 
     #[test]

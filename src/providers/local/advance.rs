@@ -11,11 +11,12 @@ use super::{
     directory::{Directory, blocking},
     server::Local,
     template, trash,
+    way::Way,
 };
 use crate::{
     domain::{
         Error, Reason, Result,
-        provider::{Advance, Disposal, Learnt, Next, Provider, ServerSpec, Started, Wait},
+        provider::{Advance, Disposal, Learnt, Next, ServerSpec, Started, Wait},
     },
     failpoint,
 };
@@ -38,7 +39,7 @@ impl Local {
     ) -> Result<Advance> {
         let runs = matches!(self.found(server).look()?, Found::Running(_));
         // What its settings in force are shows at the next start.
-        let address = (!runs).then(|| self.address(server));
+        let address = (!runs).then(|| self.clients_address(server));
         let moved = address.is_some() && address != server.address;
         if server.system_identifier.is_none() || moved {
             return Ok(Advance {
@@ -69,9 +70,7 @@ impl Local {
                 percent: 50,
                 waits_for: "its start",
             })),
-            Err(error)
-                if self.is_starting(server, &error) && since < self.settings.start_timeout =>
-            {
+            Err(error) if self.is_starting(server, &error) => {
                 tracing::info!(server = %server.uid, %error, "a server is still starting");
                 Ok(Advance::later(Wait {
                     at_most: PAUSE,
@@ -85,8 +84,13 @@ impl Local {
 
     /// Whether a start that did not come to its end goes on.
     fn is_starting(&self, server: &ServerSpec, error: &Error) -> bool {
-        error.reason() == Reason::ServerUnavailable
-            && matches!(self.found(server).look(), Ok(Found::Running(_)))
+        let cluster = self.found(server);
+        let goes_on = match cluster.look() {
+            // One that is ready and cannot be reached waits for nothing.
+            Ok(Found::Running(file)) => !file.ready || cluster.way() != Way::None,
+            Ok(_) | Err(_) => false,
+        };
+        error.reason() == Reason::ServerUnavailable && goes_on
     }
 
     /// Starts the server, or finds that it runs, and waits until it takes connections.
@@ -117,7 +121,7 @@ impl Local {
     /// Stops the server in order ("fast"), or finds that it is stopped.
     ///
     /// # Errors
-    /// SERVER_UNAVAILABLE when it does not stop in time.
+    /// SERVER_NOT_STOPPED when it does not stop in time.
     pub async fn stop(&self, server: &ServerSpec) -> Result<()> {
         if self.found(server).look()? == Found::Missing {
             return Ok(());
@@ -145,7 +149,7 @@ impl Local {
     ) -> Result<Advance> {
         if since < patience {
             match self.stop_in_order(server, patience, since).await {
-                Err(error) if error.reason() == Reason::ServerUnavailable => {}
+                Err(error) if error.reason() == Reason::ServerNotStopped => {}
                 ended => return ended,
             }
         }
@@ -168,7 +172,7 @@ impl Local {
         match self.found(server).stop(most).await {
             Ok(()) => Ok(Advance::done()),
             Err(error)
-                if error.reason() == Reason::ServerUnavailable
+                if error.reason() == Reason::ServerNotStopped
                     && since.saturating_add(most) < limit =>
             {
                 Ok(Advance::later(Wait {
@@ -254,7 +258,7 @@ impl Local {
     /// Takes the data away, or finds that it is gone.
     ///
     /// # Errors
-    /// SERVER_UNAVAILABLE when it cannot be stopped; DATA_DIR_UNWRITABLE.
+    /// SERVER_NOT_STOPPED, SERVER_UNAVAILABLE when it cannot be killed; DATA_DIR_UNWRITABLE.
     pub async fn remove(&self, server: &ServerSpec, disposal: Disposal) -> Result<()> {
         let lock = self.lock(&server.uid.to_string()).await?;
         // Someone may have started it again since it was stopped.

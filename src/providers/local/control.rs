@@ -12,7 +12,7 @@ use tokio::{
 use super::{
     Points,
     directory::Directory,
-    identity::{self, PidFile, Process},
+    identity::{self, Note, PidFile, Process},
     user::RunAs,
 };
 use crate::{
@@ -32,6 +32,9 @@ const ESCALATION: [(Signal, Duration); 2] = [
     (Signal::QUIT, Duration::from_secs(7)),
     (Signal::KILL, Duration::from_secs(3)),
 ];
+
+/// How often it is looked whether the socket of a running server is still there.
+const SOCKET_LOOK: Duration = Duration::from_secs(2);
 
 /// How often what was left is killed before it is given up.
 const CLEAR_TRIES: u32 = 100;
@@ -66,13 +69,12 @@ pub(crate) enum Found {
     Missing,
     /// A data directory that nobody works in.
     Stopped,
-    /// `postmaster.pid` names a process that has nothing to do with it, of the user
-    /// that servers run as: PostgreSQL would refuse to start.
-    Reused(PidFile),
-    /// Processes work in it, and `postmaster.pid` names none of them: the postmaster is
-    /// gone, or the file is.
+    /// Nobody works in it, and PostgreSQL would refuse to start over `postmaster.pid`: it
+    /// names a process that has nothing to do with it, is damaged, or no file.
+    Blocked(Option<PidFile>),
+    /// Processes work in it without a postmaster.
     Lingering,
-    /// Its postmaster runs.
+    /// Its postmaster runs. What `postmaster.pid` says may be missing.
     Running(PidFile),
 }
 
@@ -87,28 +89,32 @@ impl Cluster {
         let Some(data) = self.open()? else {
             return Ok(Found::Missing);
         };
-        let bytes = data.read("postmaster.pid")?.unwrap_or_default();
-        let Some(file) = PidFile::parse(&String::from_utf8_lossy(&bytes)) else {
-            return Ok(self.unless_at_work(Found::Stopped));
+        let note = Note::read(&data, self.run_as)?;
+        let Some(file) = &note.file else {
+            return self.unless_at_work(note.found(false));
         };
-        Ok(match identity::process(file.pid, &self.data()) {
-            Process::Postmaster => Found::Running(file),
-            Process::Inside => Found::Lingering,
+        match identity::process(file.pid, &self.data()) {
+            Process::Postmaster => Ok(Found::Running(file.clone())),
+            Process::Inside => Ok(Found::Lingering),
+            // PostgreSQL takes what it may send no signal to for gone.
             Process::Stranger { uid } if uid == self.run_as.uid() => {
-                self.unless_at_work(Found::Reused(file))
+                self.unless_at_work(note.found(true))
             }
-            Process::Stranger { .. } | Process::Gone => self.unless_at_work(Found::Stopped),
-        })
+            Process::Stranger { .. } | Process::Gone => self.unless_at_work(note.found(false)),
+        }
     }
 
     /// What is found where `postmaster.pid` names no process of the server. The file may
     /// have been removed or damaged under a server that runs; PostgreSQL looks at it each
     /// minute, and ends then.
-    fn unless_at_work(&self, found: Found) -> Found {
-        match identity::of_server(&self.data(), self.run_as.uid()).is_empty() {
-            true => found,
-            false => Found::Lingering,
+    fn unless_at_work(&self, found: Found) -> Result<Found> {
+        let (data, uid) = (self.data(), self.run_as.uid());
+        let at_work = identity::of_server(&data, uid)?;
+        if at_work.is_empty() {
+            return Ok(found);
         }
+        let postmaster = identity::postmaster_among(&at_work, &data);
+        Ok(postmaster.map_or(Found::Lingering, |pid| Found::Running(PidFile::of(pid))))
     }
 
     /// Opens the data directory, if it is there.
@@ -139,7 +145,7 @@ impl Cluster {
                 break;
             }
             match self.stop_by(signal, limit).await {
-                Err(error) if error.reason() == Reason::ServerUnavailable => {
+                Err(error) if error.reason() == Reason::ServerNotStopped => {
                     tracing::warn!(home = %self.home.display(), ?signal, "a server does not stop");
                 }
                 Err(error) => return Err(error),
@@ -153,10 +159,11 @@ impl Cluster {
     /// frozen when theirs ended do not notice.
     async fn clear(&self) -> Result<()> {
         for _ in 0..CLEAR_TRIES {
-            if identity::of_server(&self.data(), self.run_as.uid()).is_empty() {
+            let at_work = identity::of_server(&self.data(), self.run_as.uid())?;
+            if at_work.is_empty() {
                 return Ok(());
             }
-            self.kill_processes();
+            self.kill(at_work);
             tokio::time::sleep(PAUSE).await;
         }
         let message = "processes of the server cannot be killed";
@@ -168,7 +175,7 @@ impl Cluster {
         let deadline = Instant::now() + limit;
         loop {
             match self.look()? {
-                Found::Missing | Found::Stopped | Found::Reused(_) => return Ok(()),
+                Found::Missing | Found::Stopped | Found::Blocked(_) => return Ok(()),
                 Found::Running(file) => {
                     let Some(process) = self.watch(&file)? else {
                         continue;
@@ -185,15 +192,47 @@ impl Cluster {
                 Found::Lingering => tokio::time::sleep(PAUSE).await,
             }
             if Instant::now() >= deadline {
-                let message = "the server did not stop in time";
-                return Err(Error::new(Reason::ServerUnavailable, message));
+                return Err(self.not_stopped()?);
             }
         }
     }
 
-    /// Kills all processes that work in the data directory.
-    fn kill_processes(&self) {
-        for pid in identity::of_server(&self.data(), self.run_as.uid()) {
+    /// That a server did not stop, and what can be done about it.
+    fn not_stopped(&self) -> Result<Error> {
+        let message = match self.look()? {
+            Found::Running(file) => format!(
+                "the server did not stop in time: it is frozen or still writes its data; `kill \
+                 -QUIT {}` ends it as a crash would",
+                file.pid
+            ),
+            Found::Lingering => self.occupied("")?.message().to_owned(),
+            Found::Missing | Found::Stopped | Found::Blocked(_) => {
+                "the server did not stop in time".to_owned()
+            }
+        };
+        Ok(Error::new(Reason::ServerNotStopped, message))
+    }
+
+    /// That processes work in the data directory without a postmaster, and what can be
+    /// done about them.
+    pub(crate) fn occupied(&self, log: &str) -> Result<Error> {
+        let at_work = identity::of_server(&self.data(), self.run_as.uid())?;
+        let pids: Vec<String> = at_work.iter().map(ToString::to_string).collect();
+        let message = match pids.as_slice() {
+            [] => "something of a former server still uses its shared memory".to_owned(),
+            pids => format!(
+                "processes of a former server still use the data directory: they must end, by \
+                 themselves or by `kill -QUIT {}`",
+                pids.join(" ")
+            ),
+        };
+        let context = format!("{} {}", self.home.display(), log.trim());
+        Ok(Error::new(Reason::ServerUnavailable, message).with_context(context))
+    }
+
+    /// Kills those of the processes that still work in the data directory.
+    fn kill(&self, pids: Vec<i32>) {
+        for pid in pids {
             let Some(pid) = Pid::from_raw(pid) else {
                 continue;
             };
@@ -207,16 +246,22 @@ impl Cluster {
         }
     }
 
-    /// Returns when the running server's process has ended, or at once if it does
-    /// not run.
-    pub(crate) async fn ended(&self) -> Result<()> {
+    /// Returns when the running server's process has ended, or when its socket was there
+    /// and is not any more, or the other way round; at once if it does not run.
+    pub(crate) async fn changed(&self, had_socket: bool) -> Result<()> {
         while let Found::Running(file) = self.look()? {
-            if let Some(process) = self.watch(&file)? {
-                let ended = process.readable().await;
-                return ended
-                    .map(|_| ())
-                    .map_err(|error| Error::internal("cannot watch a process").with_source(error));
+            let Some(process) = self.watch(&file)? else {
+                continue;
+            };
+            while self.has_socket() == had_socket {
+                let ended = tokio::time::timeout(SOCKET_LOOK, process.readable()).await;
+                if let Ok(ended) = ended {
+                    return ended.map(|_| ()).map_err(|error| {
+                        Error::internal("cannot watch a process").with_source(error)
+                    });
+                }
             }
+            return Ok(());
         }
         Ok(())
     }

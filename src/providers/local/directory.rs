@@ -73,6 +73,8 @@ impl Directory {
                 path: self.path.join(name),
             })),
             Err(Errno::NOENT) => Ok(None),
+            // A file or a link.
+            Err(Errno::NOTDIR) => Err(failure::in_the_way(&self.path.join(name))),
             Err(error) => Err(self.failed(name, error)),
         }
     }

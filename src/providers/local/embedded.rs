@@ -245,6 +245,7 @@ impl Embedded {
         if let Password::Lost(made) = &password {
             password::replace(&cluster, &plan, &directory, made).await?;
         }
+        stop_without_socket(&cluster).await?;
         let ran = matches!(cluster.look()?, Found::Running(_));
         if !ran {
             configure(&place, &cluster, programs.version).await?;
@@ -322,28 +323,42 @@ impl Embedded {
         self.started
     }
 
-    /// Returns when its process has ended.
+    /// Returns when its process has ended, or its socket is gone.
     ///
     /// # Errors
     /// When the process cannot be watched.
     pub async fn ended(&self) -> Result<()> {
-        self.cluster.ended().await
+        self.cluster.changed(true).await
     }
 
-    /// Starts it again after it has ended.
+    /// Starts it again after it has ended or its socket was lost.
     ///
     /// # Errors
     /// As [`Embedded::open`].
     pub async fn restart(&self) -> Result<Started> {
+        stop_without_socket(&self.cluster).await?;
         Box::pin(self.cluster.start(LIMIT, None)).await
     }
 
     /// Stops it ("fast"), or finds that it is stopped.
     ///
     /// # Errors
-    /// SERVER_UNAVAILABLE when it does not stop in time.
+    /// SERVER_NOT_STOPPED when it does not stop in time.
     pub async fn stop(&self) -> Result<()> {
         self.cluster.stop(STOP_LIMIT).await
+    }
+}
+
+/// Stops a metadata server whose socket was removed, its only way in: the start that comes
+/// next makes the socket anew.
+async fn stop_without_socket(cluster: &Cluster) -> Result<()> {
+    match cluster.look()? {
+        // Before it is ready, the socket may still be to come.
+        Found::Running(file) if file.ready && !cluster.has_socket() => {
+            tracing::warn!("the socket of the metadata server is gone, the server is restarted");
+            cluster.stop(LIMIT).await
+        }
+        _ => Ok(()),
     }
 }
 

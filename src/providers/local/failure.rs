@@ -32,10 +32,20 @@ pub(crate) fn file(error: io::Error, path: &Path) -> Error {
     Error::new(reason, message).with_source(error)
 }
 
-/// A directory or a symbolic link where a file is wanted, and the like.
+/// Something else than a directory at `path`, where one is wanted.
+pub(crate) fn in_the_way(path: &Path) -> Error {
+    let message = format!(
+        "something else than a directory is in the place of {}: move it away, and put the \
+         directory back if there was one",
+        path.display()
+    );
+    Error::new(Reason::DataDirDamaged, message)
+}
+
+/// A directory, a symbolic link or a socket where a file is wanted, and the like.
 fn is_in_the_way(error: &io::Error) -> bool {
-    error.kind() == io::ErrorKind::IsADirectory
-        || error.raw_os_error() == Some(Errno::LOOP.raw_os_error())
+    let raw = [Errno::LOOP, Errno::NXIO].map(|errno| Some(errno.raw_os_error()));
+    error.kind() == io::ErrorKind::IsADirectory || raw.contains(&error.raw_os_error())
 }
 
 /// A program that could not be run or was killed for taking too long.
@@ -86,7 +96,30 @@ pub(crate) fn start(port: u16, path: &Path, log: &str) -> Error {
         let message = "the server did not start: its configuration contains errors";
         return Error::new(Reason::ServerStartFailed, message).with_context(log.trim());
     }
-    output("starting the server", path, log)
+    match (output("starting the server", path, log), last_words(log)) {
+        (error, Some(words)) if error.reason() == Reason::ServerStartFailed => {
+            let message = format!("{}: {words}", error.message());
+            Error::new(Reason::ServerStartFailed, message).with_context(log.trim())
+        }
+        (error, _) => error,
+    }
+}
+
+/// Most characters that are shown of what a server said last.
+const WORDS_MOST: usize = 300;
+
+/// What the postmaster, or a process of its own, said last before it ended. Lines of
+/// sessions, which name their user before the level, are not shown: they say why a client
+/// was turned away.
+fn last_words(log: &str) -> Option<String> {
+    let own = |line: &str| {
+        let (_, words) = line.split_once("] ")?;
+        let words = words
+            .strip_prefix("FATAL:")
+            .or_else(|| words.strip_prefix("PANIC:"))?;
+        Some(words.trim().chars().take(WORDS_MOST).collect())
+    };
+    log.lines().rev().find_map(own)
 }
 
 #[cfg(test)]
@@ -108,5 +141,19 @@ mod tests {
         let taken = start(7000, path, "LOG: could not bind: Address already in use");
         assert_eq!(taken.reason(), Reason::PortTaken);
         assert_eq!(taken.message(), "port 7000 is in use by another process");
+    }
+
+    #[test]
+    fn says_why_a_server_did_not_start() {
+        let log = "2026-11-29 21:51:10.123 UTC [7] LOG:  starting PostgreSQL\n\
+            2026-11-29 21:51:10.124 UTC [7] FATAL:  could not map memory\n\
+            2026-11-29 21:51:10.125 UTC [9] shop@shop FATAL:  the system is starting up\n\
+            stopped waiting\n";
+        let error = start(7000, Path::new("/x"), log);
+        let expected = "starting the server failed: could not map memory";
+        assert_eq!(error.message(), expected);
+        assert!(error.internal_detail().contains("stopped waiting"));
+        let silent = start(7000, Path::new("/x"), "");
+        assert_eq!(silent.message(), "starting the server failed");
     }
 }

@@ -37,6 +37,14 @@ pub(super) fn identity(root: &Directory) -> Result<Uuid> {
     read(root)?.ok_or_else(|| Error::internal("the host id is gone"))
 }
 
+/// What [`identity`] would refuse; nothing is made.
+pub(super) fn examine(root: &Directory) -> Result<()> {
+    match read(root)? {
+        Some(_) => Ok(()),
+        None => refuse_lost(root),
+    }
+}
+
 /// Refuses to make servers those of a host that does not own them.
 fn refuse_lost(root: &Directory) -> Result<()> {
     let servers = root.child(SERVERS)?.map(|servers| servers.names());

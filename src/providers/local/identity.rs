@@ -1,18 +1,36 @@
 //! Which process a data directory belongs to.
 
 use std::{
+    collections::HashMap,
     fs,
+    io::Read,
     os::unix::fs::MetadataExt,
     path::{Path, PathBuf},
 };
+
+use super::{control::Found, directory::Directory, failure, user::RunAs};
+use crate::domain::{Reason, Result};
+
+/// Name of the file, in the data directory.
+pub(crate) const PID_FILE: &str = "postmaster.pid";
+
+/// Most bytes that are read of it.
+const PID_FILE_MOST: u64 = 64 * 1024;
+
+/// Where Linux shows its processes.
+const PROCESSES: &str = "/proc";
 
 /// What `postmaster.pid` says (PostgreSQL's `src/include/utils/pidfile.h`).
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct PidFile {
     /// Process id of the postmaster.
     pub(crate) pid: i32,
-    /// When it started, in seconds since 1970.
-    pub(crate) started: i64,
+    /// When it started, in seconds since 1970; none if that is missing.
+    pub(crate) started: Option<i64>,
+    /// The port that it listens on, if that is there.
+    pub(crate) port: Option<u16>,
+    /// The first address that it listens on, or `*`; empty where it listens on none.
+    pub(crate) listens_on: String,
     /// Key and id of its shared memory, once it has some.
     pub(crate) shared_memory: Option<(u64, u64)>,
     /// Whether it takes connections.
@@ -20,7 +38,7 @@ pub(crate) struct PidFile {
 }
 
 impl PidFile {
-    /// Reads the file; none if it is not one, or was not written to the end yet.
+    /// Reads the file; none if it begins with no process id. What was cut off is missing.
     pub(crate) fn parse(text: &str) -> Option<Self> {
         let line = |index: usize| text.lines().nth(index).map(str::trim);
         // A standalone backend writes its pid negated.
@@ -31,11 +49,82 @@ impl PidFile {
         });
         Some(Self {
             pid,
-            started: line(2)?.parse().ok()?,
+            started: line(2).and_then(|text| text.parse().ok()),
+            port: line(3).and_then(|text| text.parse().ok()),
+            listens_on: line(5).unwrap_or_default().to_owned(),
             shared_memory,
             ready: matches!(line(7), Some("ready" | "standby")),
         })
         .filter(|file| file.pid > 0)
+    }
+
+    /// That of a postmaster whose file says nothing.
+    pub(crate) fn of(pid: i32) -> Self {
+        Self {
+            pid,
+            started: None,
+            port: None,
+            listens_on: String::new(),
+            shared_memory: None,
+            ready: false,
+        }
+    }
+}
+
+/// What is in the place of `postmaster.pid`.
+#[derive(Debug)]
+pub(crate) struct Note {
+    /// What it says, if that can be made out.
+    pub(crate) file: Option<PidFile>,
+    /// Whether PostgreSQL starts if no process is found by it: there is nothing, or a file
+    /// that it can read and removes.
+    passable: bool,
+}
+
+impl Note {
+    /// Reads it in a data directory.
+    ///
+    /// # Errors
+    /// When the file system fails; not for what somebody has put there.
+    pub(crate) fn read(data: &Directory, run_as: RunAs) -> Result<Self> {
+        let blocking = Self {
+            file: None,
+            passable: false,
+        };
+        let blocked = [Reason::DataDirDamaged, Reason::DataDirUnwritable];
+        let opened = match data.file(PID_FILE) {
+            Err(error) if blocked.contains(&error.reason()) => return Ok(blocking),
+            opened => opened?,
+        };
+        let Some(opened) = opened else {
+            return Ok(Self {
+                file: None,
+                passable: true,
+            });
+        };
+        let failed = |error| failure::file(error, &data.path().join(PID_FILE));
+        let facts = opened.metadata().map_err(failed)?;
+        if !facts.is_file() {
+            return Ok(blocking);
+        }
+        let mut bytes = Vec::new();
+        let read = opened.take(PID_FILE_MOST).read_to_end(&mut bytes);
+        read.map_err(failed)?;
+        let file = PidFile::parse(&String::from_utf8_lossy(&bytes));
+        let readable = facts.uid() == run_as.uid() && facts.mode() & 0o400 != 0;
+        Ok(Self {
+            passable: readable && file.is_some(),
+            file,
+        })
+    }
+
+    /// What is found where no process of the server works; `reused` if a process of the
+    /// server's user has the id now that the file names.
+    pub(crate) fn found(self, reused: bool) -> Found {
+        match self.passable && !reused {
+            true => Found::Stopped,
+            false => Found::Blocked(self.file),
+        }
     }
 }
 
@@ -58,7 +147,7 @@ pub(crate) enum Process {
 
 /// What the process `pid` has to do with the directory `data`.
 pub(crate) fn process(pid: i32, data: &Path) -> Process {
-    let directory = PathBuf::from(format!("/proc/{pid}"));
+    let directory = PathBuf::from(format!("{PROCESSES}/{pid}"));
     let Ok(facts) = fs::metadata(&directory) else {
         return Process::Gone;
     };
@@ -75,17 +164,44 @@ pub(crate) fn process(pid: i32, data: &Path) -> Process {
 
 /// The processes of a PostgreSQL server on the directory `data`. Other programs that
 /// have it as working directory, such as a shell, are not among them.
-pub(crate) fn of_server(data: &Path, uid: u32) -> Vec<i32> {
-    let Ok(entries) = fs::read_dir("/proc") else {
-        return Vec::new();
-    };
-    let pids = entries.filter_map(|entry| entry.ok()?.file_name().to_str()?.parse().ok());
-    pids.filter(|pid| is_of_server(*pid, data, uid)).collect()
+///
+/// # Errors
+/// When the processes of this machine cannot be listed: that a server has none must not
+/// be concluded then.
+pub(crate) fn of_server(data: &Path, uid: u32) -> Result<Vec<i32>> {
+    let failed = |error| failure::file(error, Path::new(PROCESSES));
+    let mut pids = Vec::new();
+    for entry in fs::read_dir(PROCESSES).map_err(failed)? {
+        let name = entry.map_err(failed)?.file_name();
+        pids.extend(name.to_str().and_then(|name| name.parse::<i32>().ok()));
+    }
+    pids.retain(|pid| is_of_server(*pid, data, uid));
+    Ok(pids)
+}
+
+/// The postmaster among the processes of a server. A backend that was forked just now has
+/// the command line of its postmaster, which is its parent.
+pub(crate) fn postmaster_among(pids: &[i32], data: &Path) -> Option<i32> {
+    let serving = pids
+        .iter()
+        .filter(|pid| process(**pid, data) == Process::Postmaster);
+    let parents: HashMap<i32, Option<i32>> = serving.map(|pid| (*pid, parent(*pid))).collect();
+    let is_forked =
+        |parent: &Option<i32>| parent.is_some_and(|parent| parents.contains_key(&parent));
+    let found = parents.iter().find(|(_, parent)| !is_forked(parent));
+    found.map(|(pid, _)| *pid)
+}
+
+/// The parent of a process: the second field after its name in parentheses (proc(5)).
+fn parent(pid: i32) -> Option<i32> {
+    let stat = fs::read_to_string(format!("{PROCESSES}/{pid}/stat")).ok()?;
+    let (_, fields) = stat.rsplit_once(')')?;
+    fields.split_whitespace().nth(1)?.parse().ok()
 }
 
 /// Whether a process is one of a PostgreSQL server on the directory `data`.
 pub(crate) fn is_of_server(pid: i32, data: &Path, uid: u32) -> bool {
-    let directory = PathBuf::from(format!("/proc/{pid}"));
+    let directory = PathBuf::from(format!("{PROCESSES}/{pid}"));
     let owned = fs::metadata(&directory).is_ok_and(|facts| facts.uid() == uid);
     let command = fs::read(directory.join("cmdline")).unwrap_or_default();
     owned
@@ -156,7 +272,9 @@ mod tests {
         let file = PidFile::parse(FILE).unwrap();
         let expected = PidFile {
             pid: 25895,
-            started: 1_795_236_321,
+            started: Some(1_795_236_321),
+            port: Some(7777),
+            listens_on: "localhost".into(),
             shared_memory: Some((9_994_243, 29)),
             ready: true,
         };
@@ -164,7 +282,11 @@ mod tests {
         let starting = PidFile::parse("-7\n/data\n12\n7777\n\n").unwrap();
         assert_eq!((starting.pid, starting.ready), (7, false));
         assert_eq!(starting.shared_memory, None);
-        for bad in ["", "x", "1", "1\n/data\n", "0\n/data\n12\n", "\n\n\n"] {
+        for cut in ["7", "7\n", "7\n/da", "-7\n/data\n", "7\n/data\nx\n"] {
+            assert_eq!(PidFile::parse(cut), Some(PidFile::of(7)), "{cut:?}");
+        }
+        let beyond = "99999999999\n/data\n12\n";
+        for bad in ["", "x", "0\n/data\n12\n", "\n\n\n", beyond] {
             assert_eq!(PidFile::parse(bad), None, "{bad:?}");
         }
     }
@@ -193,7 +315,7 @@ mod tests {
         let here = std::env::current_dir().unwrap();
         let uid = rustix::process::geteuid().as_raw();
         let ourselves = std::process::id().cast_signed();
-        assert!(!of_server(&here, uid).contains(&ourselves));
+        assert!(!of_server(&here, uid).unwrap().contains(&ourselves));
     }
 
     #[test]
@@ -220,6 +342,14 @@ mod tests {
             Process::Stranger { uid }
         );
         assert_eq!(process(i32::MAX, &here), Process::Gone);
+    }
+
+    #[test]
+    fn knows_parents() {
+        let pid = std::process::id().cast_signed();
+        let expected = std::os::unix::process::parent_id().cast_signed();
+        assert_eq!(parent(pid), Some(expected));
+        assert_eq!(postmaster_among(&[pid], Path::new("/")), None);
     }
 
     proptest! {

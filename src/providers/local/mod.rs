@@ -30,10 +30,11 @@ mod trash;
 mod user;
 mod value;
 mod verify;
+mod way;
 
 pub use discover::installations;
 pub use orphans::Present;
-pub use server::Local;
+pub use server::{Local, damages};
 pub use settings::{Settings, TlsFiles, default_run_directory};
 pub use trash::{Entry, Trash};
 

@@ -1,7 +1,11 @@
 //! The local provider.
 
 use std::{
-    collections::BTreeMap, fs::DirBuilder, os::unix::fs::DirBuilderExt, path::PathBuf, sync::Arc,
+    collections::BTreeMap,
+    fs::DirBuilder,
+    os::unix::fs::DirBuilderExt,
+    path::{Path, PathBuf},
+    sync::Arc,
     time::Duration,
 };
 
@@ -22,6 +26,7 @@ use super::{
     template, trash,
     user::RunAs,
     verify::FIRST_DATABASE,
+    way::Way,
 };
 use crate::domain::{
     Error, Reason, Result,
@@ -35,6 +40,28 @@ const LOCK: Duration = Duration::from_secs(60);
 
 /// Longest wait for a connection to a server that runs.
 const VERIFY: Duration = Duration::from_secs(5);
+
+/// Directories below the root that belong to the user that servers run as.
+const DIRECTORIES: [&str; 4] = ["servers", "trash", "templates", "catalogues"];
+
+/// The one of lock files, which belongs to Howdah's own user.
+const LOCKS: &str = "locks";
+
+/// What a start would refuse below the root directory, if it is there. Nothing is changed.
+#[must_use]
+pub fn damages(root: &Path) -> Vec<Error> {
+    if !root.is_dir() {
+        return Vec::new();
+    }
+    let root = match Directory::open(root) {
+        Ok(root) => root,
+        Err(error) => return vec![error],
+    };
+    let children = DIRECTORIES.into_iter().chain([LOCKS]);
+    let mut damages: Vec<Error> = children.filter_map(|name| root.child(name).err()).collect();
+    damages.extend(host::examine(&root).err());
+    damages
+}
 
 /// The provider of servers on this machine.
 #[derive(Debug)]
@@ -67,10 +94,10 @@ impl Local {
         settings::check_path(&settings.root)?;
         settings::check_run_directory(&settings.run_directory)?;
         let root = Directory::open(&settings.root)?;
-        for name in ["servers", "trash", "templates", "catalogues"] {
+        for name in DIRECTORIES {
             root.make(name, PRIVATE, run_as)?;
         }
-        root.make("locks", PRIVATE, RunAs::Ourselves)?;
+        root.make(LOCKS, PRIVATE, RunAs::Ourselves)?;
         let configured = settings.engine_directories.clone();
         let discovery = Arc::new(Discovery::new(configured, settings.system_engines, run_as));
         Ok(Self {
@@ -185,6 +212,16 @@ impl Local {
         }
     }
 
+    /// Where clients connect to a server that is started with the present settings.
+    pub(super) fn clients_address(&self, server: &ServerSpec) -> Address {
+        Address {
+            host: self.advertised(),
+            port: server.port,
+            socket_directory: Some(self.socket_directory(server.uid)),
+            tls: self.settings.tls.is_some(),
+        }
+    }
+
     /// Where clients find the servers, if nobody says otherwise.
     fn advertised(&self) -> String {
         self.settings.advertise_host.clone().unwrap_or_else(|| {
@@ -253,7 +290,7 @@ impl Provider for Local {
         let cluster = self.found(server);
         match cluster.look()? {
             Found::Missing => Ok(Presence::Missing),
-            Found::Stopped | Found::Reused(_) | Found::Lingering => {
+            Found::Stopped | Found::Blocked(_) | Found::Lingering => {
                 self.check(server)?;
                 Ok(Presence::Stopped)
             }
@@ -262,14 +299,18 @@ impl Provider for Local {
                 match Box::pin(cluster.verify(deadline)).await {
                     // It ended while it was looked at.
                     Err(_) if cluster.look()? == Found::Stopped => Ok(Presence::Stopped),
-                    verified => verified.map(|()| Presence::Running),
+                    verified => verified.map(|()| match cluster.has_socket() {
+                        true => Presence::Running,
+                        false => Presence::SocketGone,
+                    }),
                 }
             }
         }
     }
 
-    async fn ended(&self, server: &ServerSpec) -> Result<()> {
-        self.found(server).ended().await
+    async fn changed(&self, server: &ServerSpec, from: Presence) -> Result<()> {
+        let had_socket = from != Presence::SocketGone;
+        self.found(server).changed(had_socket).await
     }
 
     fn is_of_hosts(&self) -> bool {
@@ -277,11 +318,14 @@ impl Provider for Local {
     }
 
     fn address(&self, server: &ServerSpec) -> Address {
-        Address {
-            host: self.advertised(),
-            port: self.found(server).port,
-            socket_directory: Some(self.socket_directory(server.uid)),
-            tls: self.settings.tls.is_some(),
+        let for_clients = self.clients_address(server);
+        match self.found(server).way() {
+            Way::Loopback(address) => Address {
+                host: address.to_string(),
+                socket_directory: None,
+                ..for_clients
+            },
+            Way::Socket | Way::None => for_clients,
         }
     }
 

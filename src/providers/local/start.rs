@@ -8,7 +8,8 @@ use super::{
     command::{self, command},
     control::{Cluster, Found},
     directory::{Directory, PRIVATE},
-    failure, identity,
+    failure,
+    identity::{self, PID_FILE},
     lock::Lock,
     log::{Mark, STARTUP},
     settings,
@@ -25,6 +26,9 @@ const PAUSE: Duration = Duration::from_millis(5);
 /// long: backends of a killed server let go of its shared memory within that.
 const RETRY: Duration = Duration::from_millis(100);
 const RETRIES: Duration = Duration::from_secs(10);
+
+/// How many directories in the place of pid files are kept.
+const STALE_MOST: u32 = 10;
 
 /// Longest that `startup.log` grows, in bytes.
 const STARTUP_MOST: u64 = 256 * 1024;
@@ -58,11 +62,11 @@ impl Cluster {
                 Found::Running(_) => match self.attach(begin + limit).await {
                     Ok(true) => return Ok(Started::Before),
                     Ok(false) if waits => continue,
-                    Ok(false) => return Err(self.occupied("")),
+                    Ok(false) => return Err(self.occupied("")?),
                     Err(error) => return Err(error),
                 },
-                found if lingers(&found) => return Err(self.occupied("")),
-                Found::Reused(_) => self.set_aside()?,
+                found if lingers(&found) => return Err(self.occupied("")?),
+                Found::Blocked(_) => self.set_aside()?,
                 Found::Stopped | Found::Lingering => {}
             }
             match self.launch(limit, lock).await? {
@@ -74,7 +78,7 @@ impl Cluster {
                 Launch::Down(log) if patient && in_the_way(&log) => {
                     tokio::time::sleep(RETRY).await;
                 }
-                Launch::Down(log) if in_the_way(&log) => return Err(self.occupied(&log)),
+                Launch::Down(log) if in_the_way(&log) => return Err(self.occupied(&log)?),
                 Launch::Down(log) => return Err(failure::start(self.port, &self.home, &log)),
             }
         }
@@ -90,28 +94,33 @@ impl Cluster {
         }
     }
 
-    /// Moves a pid file out of the way whose pid was reused by another process.
+    /// Moves a pid file of no use out of the way, or what is in its place.
     fn set_aside(&self) -> Result<()> {
         let Some(data) = self.open()? else {
             return Ok(());
         };
+        // A directory that was set aside before is kept: somebody put it there.
+        let mut names = (0..STALE_MOST).map(|number| format!("{PID_FILE}.stale{number}"));
+        let is_free = |name: &String| data.unlink(name).is_ok();
+        let name = names.find(is_free).ok_or_else(|| {
+            let message = format!(
+                "{} is no pid file, and there are too many names beside it: move them away",
+                self.data().join(PID_FILE).display()
+            );
+            Error::new(Reason::DataDirDamaged, message)
+        })?;
         tracing::warn!(
             data = %self.data().display(),
-            "the pid of a server that is gone was reused, its pid file is set aside"
+            to = name,
+            "no process belongs to the server's pid file, it is set aside"
         );
-        data.unlink("postmaster.pid.stale")?;
-        data.rename("postmaster.pid", &data, "postmaster.pid.stale")?;
-        // The socket's own lock file names the same pid.
-        if let Ok(Some(sockets)) = Directory::below(&self.socket_directory) {
-            sockets.unlink(&format!(".s.PGSQL.{}", self.port))?;
-            sockets.unlink(&format!(".s.PGSQL.{}.lock", self.port))?;
-        }
-        Ok(())
+        data.rename(PID_FILE, &data, &name)
     }
 
     /// Lets `pg_ctl` start the server and waits until it is up or has failed.
     async fn launch(&self, limit: Duration, lock: Option<&Lock>) -> Result<Launch> {
-        self.make_socket_directory()?;
+        let sockets = self.make_socket_directory()?;
+        self.clear_socket(&sockets).await?;
         self.shorten_startup_log()?;
         let mark = Mark::here(&self.home);
         let mut child = self.spawn_start(limit, lock)?;
@@ -177,7 +186,7 @@ impl Cluster {
         }
     }
 
-    fn make_socket_directory(&self) -> Result<()> {
+    fn make_socket_directory(&self) -> Result<Directory> {
         let unnamed = || Error::internal("a socket directory has no place");
         let parent = self.socket_directory.parent().ok_or_else(unnamed)?;
         let name = self
@@ -188,17 +197,7 @@ impl Cluster {
             name.ok_or_else(unnamed)?,
             PRIVATE,
             self.run_as,
-        )?;
-        Ok(())
-    }
-
-    fn occupied(&self, log: &str) -> Error {
-        let message = "processes of a former server still use the data directory";
-        Error::new(Reason::ServerUnavailable, message).with_context(format!(
-            "{} {}",
-            self.home.display(),
-            log.trim()
-        ))
+        )
     }
 }
 
@@ -208,8 +207,8 @@ impl Cluster {
 fn lingers(found: &Found) -> bool {
     match found {
         Found::Lingering => true,
-        Found::Reused(file) => file.shared_memory.is_some_and(identity::attached),
-        Found::Missing | Found::Stopped | Found::Running(_) => false,
+        Found::Blocked(Some(file)) => file.shared_memory.is_some_and(identity::attached),
+        Found::Blocked(None) | Found::Missing | Found::Stopped | Found::Running(_) => false,
     }
 }
 

@@ -8,10 +8,11 @@ use super::{
     ADMIN,
     control::{Cluster, Found},
     identity,
+    way::Way,
 };
 use crate::{
     domain::{Error, Reason, Result},
-    pg::{self, Client, Host, Login, Target, Tls},
+    pg::{self, Client, Login, Target, Tls},
 };
 
 /// Database that every server has.
@@ -25,8 +26,9 @@ const TOO_MANY: &str = "53300";
 /// How often a server that does not take connections yet is tried.
 const PAUSE: Duration = Duration::from_millis(10);
 
-/// Longest wait for one connection.
+/// Longest wait for one connection, and the least that it gets however late it is.
 const CONNECT: Duration = Duration::from_secs(5);
+const LEAST_CONNECT: Duration = Duration::from_secs(1);
 
 /// Longest run of one statement.
 const STATEMENT: Duration = Duration::from_secs(60);
@@ -39,8 +41,12 @@ const START_SLACK: std::ops::RangeInclusive<i64> = -5..=600;
 impl Cluster {
     /// Connects as `howdah_admin`.
     pub(crate) async fn connect(&self, database: &str) -> Result<Client, pg::Error> {
+        self.connect_within(database, CONNECT).await
+    }
+
+    async fn connect_within(&self, database: &str, limit: Duration) -> Result<Client, pg::Error> {
         let target = Target {
-            host: Host::Unix(self.socket_directory.clone()),
+            host: self.host(),
             port: self.port,
             tls: Tls::Disable,
         };
@@ -50,7 +56,7 @@ impl Cluster {
             database: database.to_owned(),
         };
         Box::pin(pg::client::administer(
-            &target, &login, "howdah", CONNECT, STATEMENT,
+            &target, &login, "howdah", limit, STATEMENT,
         ))
         .await
     }
@@ -60,7 +66,10 @@ impl Cluster {
     /// database.
     pub(crate) async fn verify(&self, deadline: Instant) -> Result<()> {
         loop {
-            let error = match self.connect(self.database).await {
+            // A server that is frozen takes the connection and does not answer.
+            let left = deadline.saturating_duration_since(Instant::now());
+            let limit = left.clamp(LEAST_CONNECT, CONNECT);
+            let error = match self.connect_within(self.database, limit).await {
                 Ok(client) => return self.examine(&client).await,
                 Err(error) if error.sqlstate() == Some(NO_DATABASE) => {
                     return self.make_database().await;
@@ -83,7 +92,11 @@ impl Cluster {
                 return Err(Error::new(Reason::ServerUnavailable, message).with_source(error));
             }
             if Instant::now() >= deadline {
-                return Err(away().with_source(error));
+                let away = match self.way() {
+                    Way::None => self.unreachable(),
+                    Way::Socket | Way::Loopback(_) => away(),
+                };
+                return Err(away.with_source(error));
             }
             tokio::time::sleep(PAUSE).await;
         }
@@ -126,8 +139,13 @@ impl Cluster {
         // Told by the server itself, so that a clock that was set since does not
         // matter: both times were taken when it started.
         match self.look()? {
-            Found::Running(file) if START_SLACK.contains(&(found.2 - file.started)) => Ok(()),
-            Found::Running(_) => Err(self.mismatch("postmaster.pid is not its own")),
+            Found::Running(file) => match file.started {
+                Some(started) if !START_SLACK.contains(&(found.2 - started)) => {
+                    Err(self.mismatch("postmaster.pid is not its own"))
+                }
+                // Without that time, the process is known by its command line.
+                Some(_) | None => Ok(()),
+            },
             _ => Err(away()),
         }
     }

@@ -15,7 +15,8 @@ const USERS: [(&str, &str, bool); 4] = [
     (
         "sessions",
         "select count(*) from pg_stat_activity where datname = $1
-            and backend_type in ('client backend', 'walsender')",
+            and backend_type in ('client backend', 'walsender')
+            and (usename, application_name) is distinct from ('howdah_admin', 'howdah-look')",
         true,
     ),
     (

@@ -141,8 +141,15 @@ impl Trash {
             return Err(not_in_trash(uid));
         }
         let lock = self.lock(uid).await?;
+        let restored = self.restore_locked(uid, lock.clone()).await;
+        lock.remove()?;
+        restored
+    }
+
+    async fn restore_locked(&self, uid: Uuid, lock: Lock) -> Result<PathBuf> {
         let root = self.settings.root.clone();
         blocking(move || {
+            let _lock = lock;
             let (servers, trash) = (super::open(&root, "servers")?, super::open(&root, "trash")?);
             let kept = sorted(&trash)?;
             let newest = kept
@@ -162,7 +169,6 @@ impl Trash {
             }
             servers.sync()?;
             trash.sync()?;
-            lock.remove()?;
             Ok(place)
         })
         .await
@@ -181,7 +187,7 @@ impl Trash {
     ///
     /// # Errors
     /// SERVER_DATA_NOT_FOUND; SERVER_ON_RECORD when `known` says so; its own errors;
-    /// LOCK_TIMEOUT, SERVER_UNAVAILABLE, DATA_DIR_UNWRITABLE.
+    /// LOCK_TIMEOUT, SERVER_NOT_STOPPED, DATA_DIR_UNWRITABLE.
     pub async fn throw(&self, uid: Uuid, known: impl AsyncFnOnce() -> Result<bool>) -> Result<()> {
         let absent = || {
             let message = format!("there is no data of the server {uid} on this host");
@@ -192,6 +198,17 @@ impl Trash {
             return Err(absent());
         }
         let lock = self.lock(uid).await?;
+        let thrown = self.throw_locked(uid, known, lock.clone()).await;
+        lock.remove()?;
+        thrown
+    }
+
+    async fn throw_locked(
+        &self,
+        uid: Uuid,
+        known: impl AsyncFnOnce() -> Result<bool>,
+        lock: Lock,
+    ) -> Result<()> {
         if known().await? {
             let message = format!(
                 "the server {uid} is on record: `howdah instances delete` removes its instance"
@@ -202,9 +219,9 @@ impl Trash {
         let (root, now) = (self.settings.root.clone(), self.settings.clock.now());
         let sockets = self.sockets(uid);
         blocking(move || {
+            let _lock = lock;
             throw(&root, uid, now)?;
-            remove_sockets(&sockets)?;
-            lock.remove()
+            remove_sockets(&sockets)
         })
         .await
     }

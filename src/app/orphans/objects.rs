@@ -1,0 +1,216 @@
+//! What Howdah has made on the servers of instances and no record knows any more: roles,
+//! databases, publications and slots that are younger than metadata that was restored.
+
+use std::{collections::BTreeSet, time::Duration};
+
+use uuid::Uuid;
+
+use super::super::{App, admin::classify, housekeeping};
+use crate::{
+    domain::{
+        Error, Reason, Result,
+        instance::{Condition, Instance, Status},
+    },
+    pg::{self, Client},
+    store::servers::OnRecord,
+    telemetry::orphans::record,
+};
+
+/// How often servers are searched: it takes a connection to each database.
+const INTERVAL: Duration = Duration::from_secs(300);
+
+/// Longest search of one server.
+const LIMIT: Duration = Duration::from_secs(60);
+
+/// Type of the condition that names what was found.
+const CONDITION: &str = "UnknownObjects";
+
+/// Most objects that the condition names.
+const NAMED: usize = 10;
+
+/// Names of the kinds, as the metric has them.
+const KINDS: [&str; 4] = ["role", "database", "publication", "slot"];
+
+/// What all databases of a server share. The owner's mark makes a database Howdah's.
+const SHARED: &str = "with ours as (select oid, rolname::text as name,
+        substring(shobj_description(oid, 'pg_authid') from '^howdah role ([0-9a-f-]{36})$') as mark
+        from pg_roles)
+    select 'role' as kind, name, mark from ours where mark is not null
+    union all select 'database', datname::text, mark from pg_database join ours on ours.oid = datdba
+        where mark is not null
+    union all select 'slot', slot_name::text,
+        substring(slot_name::text from '^howdah_tmp_([0-9a-f]{32})$')
+        from pg_replication_slots where slot_name ~ '^howdah_tmp_[0-9a-f]{32}$'";
+
+/// What each database has for itself.
+const OWN: &str = "select 'publication', pubname::text || ' in ' || current_database(),
+        substring(pubname::text from '^howdah_tmp_([0-9a-f]{32})')
+    from pg_publication where pubname ~ '^howdah_tmp_[0-9a-f]{32}(_insert)?$'";
+
+const DATABASES: &str = "select datname::text from pg_database where datallowconn
+    and not datistemplate and datname <> 'postgres'";
+
+/// An object on a server that bears a mark of Howdah's.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+struct Marked {
+    kind: String,
+    name: String,
+    mark: Uuid,
+}
+
+impl Marked {
+    fn is_known(&self, known: &OnRecord) -> bool {
+        match self.kind.as_str() {
+            "role" => known.roles.contains(&self.mark),
+            "database" => known.roles.contains(&self.mark) || known.databases.contains(&self.name),
+            _ => known.subscriptions.contains(&self.mark),
+        }
+    }
+}
+
+/// Searches the servers of this host, as long as the process serves.
+pub(in crate::app) async fn run(app: App) {
+    loop {
+        housekeeping::warn("objects without a record", app.search_servers().await);
+        if housekeeping::stops(&app, INTERVAL).await {
+            return;
+        }
+    }
+}
+
+impl App {
+    async fn search_servers(&self) -> Result<()> {
+        let mut found = Vec::new();
+        for instance in self.parts.store.instances_on(self.parts.host).await? {
+            let search = Box::pin(self.unknown_objects(&instance));
+            let searched = tokio::time::timeout(LIMIT, search).await;
+            // A server that is down or does not answer is the supervisor's business.
+            match searched.unwrap_or_else(|_| Err(unanswered())) {
+                Ok(unknown) => {
+                    self.tell_unknown(&instance, &unknown).await?;
+                    found.extend(unknown);
+                }
+                Err(error) => {
+                    let detail = error.internal_detail();
+                    tracing::debug!(instance = %instance.name, %error, detail, "a server is not searched");
+                }
+            }
+        }
+        for kind in KINDS {
+            record(
+                kind,
+                found.iter().filter(|object| object.kind == kind).count(),
+            );
+        }
+        Ok(())
+    }
+
+    /// What bears a mark on an instance's server and is not on record. The record is there
+    /// before the object and after it, so that what is found before and after a look at the
+    /// records and is not among them has none.
+    async fn unknown_objects(&self, instance: &Instance) -> Result<BTreeSet<Marked>> {
+        let mut unknown = self.marked_objects(instance).await?;
+        let known = self.parts.store.on_record(instance.uid).await?;
+        unknown.retain(|object| !object.is_known(&known));
+        if !unknown.is_empty() {
+            let still = self.marked_objects(instance).await?;
+            unknown.retain(|object| still.contains(object));
+        }
+        Ok(unknown)
+    }
+
+    async fn marked_objects(&self, instance: &Instance) -> Result<BTreeSet<Marked>> {
+        let client = self.short_connection(instance, "postgres").await?;
+        let mut found = read(&client, SHARED).await?;
+        let rows = client.query(DATABASES, &[]).await;
+        let names = rows.map_err(|error| classify(pg::Error::from(error)))?;
+        for row in names {
+            let name: String = row.get(0);
+            // It may have been dropped since.
+            match self.short_connection(instance, &name).await {
+                Ok(client) => found.extend(read(&client, OWN).await?),
+                Err(error) if error.reason() == Reason::PostgresqlRefused => {}
+                Err(error) => return Err(error),
+            }
+        }
+        Ok(found)
+    }
+
+    /// Records the condition, where there is something to say or to take back.
+    async fn tell_unknown(&self, instance: &Instance, unknown: &BTreeSet<Marked>) -> Result<()> {
+        let known = instance.conditions.iter().any(|it| it.kind == CONDITION);
+        if unknown.is_empty() && !known {
+            return Ok(());
+        }
+        let (status, reason) = match unknown.is_empty() {
+            true => (Status::False, "ALL_ON_RECORD"),
+            false => (Status::True, "NO_RECORD"),
+        };
+        let condition = Condition {
+            kind: CONDITION.into(),
+            status,
+            reason: reason.into(),
+            message: describe(unknown),
+            time: self.parts.clock.now(),
+        };
+        self.tell(instance.uid, &condition).await
+    }
+}
+
+async fn read(client: &Client, sql: &str) -> Result<BTreeSet<Marked>> {
+    let rows = client.query(sql, &[]).await;
+    let rows = rows.map_err(|error| classify(pg::Error::from(error)))?;
+    let marked = rows.iter().filter_map(|row| {
+        let mark: String = row.get(2);
+        Some(Marked {
+            kind: row.get(0),
+            name: row.get(1),
+            mark: Uuid::try_parse(&mark).ok()?,
+        })
+    });
+    Ok(marked.collect())
+}
+
+fn describe(unknown: &BTreeSet<Marked>) -> String {
+    if unknown.is_empty() {
+        return "everything of Howdah's on the server is on record".to_owned();
+    }
+    let names: Vec<String> = unknown.iter().take(NAMED).map(quoted).collect();
+    let more = match unknown.len().saturating_sub(NAMED) {
+        0 => String::new(),
+        more => format!(" and {more} more"),
+    };
+    let names = names.join(", ");
+    format!("no record knows what Howdah has made on the server: {names}{more}")
+}
+
+fn quoted(object: &Marked) -> String {
+    let shown: String = object.name.escape_debug().collect();
+    format!("{} `{shown}`", object.kind)
+}
+
+fn unanswered() -> Error {
+    let message = "the instance's server does not answer";
+    Error::new(Reason::ServerUnavailable, message)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_condition_stays_short() {
+        let all = |count: u128| -> BTreeSet<Marked> {
+            let marked = (0..count).map(|number| Marked {
+                kind: "role".into(),
+                name: format!("r{number:02}\n"),
+                mark: Uuid::from_u128(number),
+            });
+            marked.collect()
+        };
+        let message = describe(&all(12));
+        assert!(message.contains(r#"role `r00\n`, role"#), "{message}");
+        assert!(message.ends_with("and 2 more"), "{message}");
+        assert!(describe(&all(0)).contains("on record"));
+    }
+}

@@ -1,0 +1,135 @@
+//! The way to a server: its Unix socket, or TCP where the socket is gone.
+//!
+//! A socket lives in a directory that others clean up: a user's runtime directory ends
+//! with the last session, and /tmp is swept. The server runs on and does not notice.
+
+use std::{net::IpAddr, net::Ipv4Addr, net::Ipv6Addr, path::PathBuf, time::Duration};
+
+use tokio::net::UnixStream;
+
+use super::{
+    control::{Cluster, Found},
+    directory::Directory,
+};
+use crate::{
+    domain::{Error, Reason, Result},
+    pg::Host,
+};
+
+/// Longest wait for whoever listens on a socket that a server is about to make.
+const LISTENER: Duration = Duration::from_secs(1);
+
+/// How a server can be reached from this machine.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum Way {
+    /// By its socket.
+    Socket,
+    /// Its socket is gone; by TCP on this loopback address, which it has bound.
+    Loopback(IpAddr),
+    /// Its socket is gone, or was not made yet, and it listens on no loopback address.
+    None,
+}
+
+impl Cluster {
+    /// How the server can be reached now.
+    pub(crate) fn way(&self) -> Way {
+        if self.has_socket() {
+            return Way::Socket;
+        }
+        match self.look() {
+            Ok(Found::Running(file)) if file.port == Some(self.port) => {
+                loopback(&file.listens_on).map_or(Way::None, Way::Loopback)
+            }
+            Ok(_) | Err(_) => Way::None,
+        }
+    }
+
+    /// Where to connect to it.
+    pub(crate) fn host(&self) -> Host {
+        match self.way() {
+            Way::Loopback(address) => Host::Tcp(address.to_string()),
+            Way::Socket | Way::None => Host::Unix(self.socket_directory.clone()),
+        }
+    }
+
+    /// Whether its socket is there, whoever listens on it.
+    pub(crate) fn has_socket(&self) -> bool {
+        self.socket().exists()
+    }
+
+    /// That it cannot be reached for want of its socket.
+    pub(crate) fn unreachable(&self) -> Error {
+        let message = format!(
+            "the server runs, but its Unix socket {} is gone and it does not listen on a loopback \
+             address: a restart of the instance makes the socket anew",
+            self.socket().display()
+        );
+        Error::new(Reason::ServerUnavailable, message)
+    }
+
+    /// Removes the socket of a former server and its lock file, whatever they say:
+    /// PostgreSQL would refuse to start where the lock file is damaged or its process id
+    /// was reused. Only for a server that is down, whose socket nobody else needs.
+    ///
+    /// # Errors
+    /// PORT_TAKEN when somebody listens there, such as a server on a copy of the data;
+    /// DATA_DIR_DAMAGED when a directory is in the place.
+    pub(crate) async fn clear_socket(&self, directory: &Directory) -> Result<()> {
+        let socket = self.socket();
+        let connected = tokio::time::timeout(LISTENER, UnixStream::connect(&socket)).await;
+        // One that a former process began to start is there now.
+        if matches!(self.look()?, Found::Running(_)) {
+            return Ok(());
+        }
+        // One that does not answer is there nevertheless.
+        if !matches!(connected, Ok(Err(_))) {
+            let message = format!(
+                "another process listens on the server's socket {}: stop it, it may be a server \
+                 on a copy of the data",
+                socket.display()
+            );
+            return Err(Error::new(Reason::PortTaken, message));
+        }
+        let name = self.socket_name();
+        directory.unlink(&name)?;
+        directory.unlink(&format!("{name}.lock"))
+    }
+
+    fn socket(&self) -> PathBuf {
+        self.socket_directory.join(self.socket_name())
+    }
+
+    fn socket_name(&self) -> String {
+        format!(".s.PGSQL.{}", self.port)
+    }
+}
+
+/// The loopback address to reach a server on that listens there, or everywhere. Only
+/// those two are open to `howdah_admin`. Others could be bound by another process.
+fn loopback(listens_on: &str) -> Option<IpAddr> {
+    let near = [
+        IpAddr::from(Ipv4Addr::LOCALHOST),
+        IpAddr::from(Ipv6Addr::LOCALHOST),
+    ];
+    match listens_on {
+        "*" | "0.0.0.0" | "localhost" => near.first().copied(),
+        "::" => near.last().copied(),
+        other => other.parse().ok().filter(|address| near.contains(address)),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_what_the_server_has_bound_is_used() {
+        let found = |text| loopback(text).map(|address| address.to_string());
+        assert_eq!(found("*").as_deref(), Some("127.0.0.1"));
+        assert_eq!(found("127.0.0.1").as_deref(), Some("127.0.0.1"));
+        assert_eq!(found("::").as_deref(), Some("::1"));
+        for other in ["", "10.0.0.5", "127.0.0.2", "example.org"] {
+            assert_eq!(found(other), None, "{other}");
+        }
+    }
+}

@@ -1,0 +1,86 @@
+//! What Howdah has made on the servers of instances and no record knows any more.
+
+use howdah::pb::v1::{Condition, GetInstanceRequest, condition::Status};
+
+use super::rig::{Metadata, labelled, serve, superuser};
+use crate::support::howdah::{Howdah, eventually, instance_name};
+
+async fn unknown_objects(howdah: &Howdah) -> Option<Condition> {
+    let request = GetInstanceRequest {
+        name: instance_name("orders"),
+    };
+    let found = howdah.instances().await.get_instance(request).await;
+    let conditions = found.unwrap().into_inner().conditions;
+    let mut conditions = conditions.into_iter();
+    conditions.find(|condition| condition.r#type == "UnknownObjects")
+}
+
+async fn count(howdah: &Howdah, kind: &str) -> Option<u64> {
+    labelled(howdah, "howdah_orphans", &format!("howdah_kind=\"{kind}\"")).await
+}
+
+/// As after a restore of metadata that is older than a database and a subscription.
+#[tokio::test(flavor = "multi_thread")]
+async fn what_no_record_knows_is_named_and_left_alone() {
+    let mut howdah = serve().await;
+    howdah.instance("orders").await;
+    howdah.database("orders", "kept").await;
+    howdah.database("orders", "shop").await;
+    let shop = superuser(&howdah, "orders", "shop").await;
+    let mark = "0123456789abcdef0123456789abcdef";
+    let slot =
+        format!("select pg_create_logical_replication_slot('howdah_tmp_{mark}', 'pgoutput')");
+    let publications = format!(
+        "create publication howdah_tmp_{mark}_insert; create publication howdah_tmp_mine;
+         create role stranger"
+    );
+    for statements in [slot, publications] {
+        shop.batch_execute(&statements).await.unwrap();
+    }
+    let metadata = Metadata::of(&howdah).await;
+    metadata
+        .execute("delete from databases where id = 'shop'")
+        .await;
+    howdah.stop().await;
+    howdah.start("").await;
+    eventually("they are named", async || {
+        let found = unknown_objects(&howdah).await;
+        found.is_some_and(|condition| condition.status() == Status::True)
+    })
+    .await;
+    let condition = unknown_objects(&howdah).await.unwrap();
+    assert_eq!(condition.reason, "NO_RECORD");
+    let expected = format!(
+        "no record knows what Howdah has made on the server: database `shop`, publication \
+         `howdah_tmp_{mark}_insert in shop`, role `shop_user`, slot `howdah_tmp_{mark}`"
+    );
+    assert_eq!(condition.message, expected);
+    for kind in ["database", "publication", "role", "slot"] {
+        eventually("it is counted", async || {
+            count(&howdah, kind).await == Some(1)
+        })
+        .await;
+    }
+    for kind in ["directory", "server"] {
+        assert_eq!(count(&howdah, kind).await, Some(0), "{kind}");
+    }
+
+    // The documented way to remove them.
+    let slot = format!("select pg_drop_replication_slot('howdah_tmp_{mark}')");
+    let publication = format!("drop publication howdah_tmp_{mark}_insert");
+    for statement in [slot, publication] {
+        shop.batch_execute(&statement).await.unwrap();
+    }
+    let client = superuser(&howdah, "orders", "postgres").await;
+    for statement in ["drop database shop with (force)", "drop role shop_user"] {
+        client.batch_execute(statement).await.unwrap();
+    }
+    howdah.stop().await;
+    howdah.start("").await;
+    eventually("it is taken back", async || {
+        let found = unknown_objects(&howdah).await;
+        found.is_some_and(|condition| condition.status() == Status::False)
+    })
+    .await;
+    howdah.database("orders", "shop").await;
+}

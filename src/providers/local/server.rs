@@ -216,7 +216,7 @@ impl Local {
     pub(super) fn clients_address(&self, server: &ServerSpec) -> Address {
         Address {
             host: self.advertised(),
-            port: server.port,
+            port: self.found(server).port,
             socket_directory: Some(self.socket_directory(server.uid)),
             tls: self.settings.tls.is_some(),
         }

@@ -204,7 +204,7 @@ async fn a_lost_pid_file_hides_no_server() {
         ..place.settings()
     });
     let error = hasty.unwrap().stop(&spec).await.unwrap_err();
-    assert_eq!(error.reason(), Reason::ServerUnavailable);
+    assert_eq!(error.reason(), Reason::ServerNotStopped);
     let named = orphans.iter().any(|pid| error.message().contains(pid));
     assert!(named && error.message().contains("kill -QUIT"), "{error:?}");
     let patience = Duration::ZERO;
@@ -291,7 +291,7 @@ async fn no_pid_file_keeps_a_server_down() {
             Some(1) => symlink("/nowhere", &file).unwrap(),
             Some(2) => {
                 fs::write(&file, &first).unwrap();
-                fs::set_permissions(&file, fs::Permissions::from_mode(0)).unwrap();
+                fs::set_permissions(&file, fs::Permissions::from_mode(0o000)).unwrap();
             }
             Some(_) => drop(UnixListener::bind(&file).unwrap()),
         }

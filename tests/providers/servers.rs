@@ -32,7 +32,7 @@ async fn create(local: &Local, spec: &mut ServerSpec) {
 }
 
 async fn text(spec: &ServerSpec, query: &str) -> String {
-    let client = connect(Host::Tcp("127.0.0.1".into()), port(&spec))
+    let client = connect(Host::Tcp("127.0.0.1".into()), port(spec))
         .await
         .unwrap();
     client.query_one(query, &[]).await.unwrap().get(0)

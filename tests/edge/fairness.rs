@@ -153,7 +153,7 @@ async fn half_sent_requests_hold_no_call_place() {
     }))
     .await;
     let attackers = join_all((0..4).map(|_| edge.connect())).await;
-    let _calls = hang(&edge, &attackers.iter().collect::<Vec<_>>(), 200).await;
+    let _calls = hang(&edge, &attackers.iter().collect::<Vec<_>>(), 20).await;
     answered(&edge.connect().await).await;
     answered(&attackers[0]).await;
 }
@@ -307,14 +307,14 @@ async fn calls_of_one_caller_leave_room_for_others() {
 async fn waits_hold_no_call_place_and_have_bounds_of_their_own() {
     let edge = Edge::start(with(Places {
         calls: Limit::of(1),
-        waits: Limit::of(200),
+        waits: Limit::of(40),
         ..Places::default()
     }))
     .await;
     let client = edge.connect().await;
     let waits = |client: &Raw| {
         let channel = client.channel();
-        let calls = (0..100).map(move |_| {
+        let calls = (0..20).map(move |_| {
             let mut operations = OperationsClient::with_origin(channel.clone(), Raw::origin());
             async move {
                 operations
@@ -325,18 +325,18 @@ async fn waits_hold_no_call_place_and_have_bounds_of_their_own() {
         JoinSet::from_iter(calls)
     };
     let first = waits(&client);
-    edge.measured(&["howdah_rpc_active", " 100"]).await;
+    edge.measured(&["howdah_rpc_active", " 20"]).await;
     answered(&client).await;
-    is_over_budget(&wait(&client).await.unwrap_err(), "waits", 100);
+    is_over_budget(&wait(&client).await.unwrap_err(), "waits", 20);
     let other = edge.connect_from(OTHER).await;
     let _second = waits(&other);
-    edge.measured(&["howdah_rpc_active", " 200"]).await;
+    edge.measured(&["howdah_rpc_active", " 40"]).await;
     let third = edge.connect_from(THIRD).await;
     let status = wait(&third).await.unwrap_err();
     assert_eq!(status::reason(&status), Some(Reason::Overloaded));
     answered(&third).await;
     drop((first, client));
-    edge.measured(&["howdah_rpc_active", " 100"]).await;
+    edge.measured(&["howdah_rpc_active", " 20"]).await;
     timeout(Duration::from_millis(50), wait(&third))
         .await
         .unwrap_err();

@@ -41,7 +41,8 @@ create view sealing_keys_idle as
 create table instances (
     uid uuid primary key,
     project text not null references projects,
-    id text not null,
+    -- In the order of the bytes, whatever the collation of the database is.
+    id text collate "C" not null,
     revision bigint not null default 1,
     display_name text not null,
     labels jsonb not null,
@@ -66,7 +67,9 @@ create table instances (
     running boolean not null default true,
     conditions jsonb not null default '[]',
     unique (project, id),
-    check ((delete_time is null) = (purge_time is null))
+    check ((delete_time is null) = (purge_time is null)),
+    -- What the API can say (google.protobuf.Timestamp).
+    check (greatest(create_time, update_time, delete_time, purge_time) < '10000-01-01 UTC' and least(create_time, update_time, delete_time, purge_time) >= '0001-01-01 UTC')
 );
 create index instances_purge on instances (purge_time) where purge_time is not null;
 -- One for each order of the list, with and without the deleted ones.
@@ -132,7 +135,8 @@ create index servers_irregular on servers (instance_uid) where
 create table databases (
     uid uuid primary key,
     instance_uid uuid not null references instances on delete cascade,
-    id text not null,
+    -- In the order of the bytes, whatever the collation of the database is.
+    id text collate "C" not null,
     revision bigint not null default 1,
     display_name text not null,
     labels jsonb not null,
@@ -148,7 +152,9 @@ create table databases (
     connection_limit integer not null,
     deletion_protection boolean not null,
     unique (instance_uid, id),
-    unique (instance_uid, postgresql_name)
+    unique (instance_uid, postgresql_name),
+    -- What the API can say (google.protobuf.Timestamp).
+    check (greatest(create_time, update_time) < '10000-01-01 UTC' and least(create_time, update_time) >= '0001-01-01 UTC')
 );
 create index databases_created on databases (instance_uid, create_time, id);
 create index databases_updated on databases (instance_uid, update_time, id);
@@ -225,7 +231,9 @@ create table operations (
     create_time timestamptz not null default now(),
     end_time timestamptz,
     check ((end_time is null) = (state in ('PENDING', 'RUNNING', 'UNDOING'))),
-    check ((response_type is null) = (response is null))
+    check ((response_type is null) = (response is null)),
+    check (greatest(create_time, end_time) < '10000-01-01 UTC'
+        and least(create_time, end_time) >= '0001-01-01 UTC')
 );
 create unique index operations_one_active on operations (target_uid) where end_time is null;
 create index operations_active_parent on operations (parent_uid) where end_time is null;

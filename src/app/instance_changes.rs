@@ -113,9 +113,7 @@ impl App {
         delete: DeleteInstance,
     ) -> Result<Operation> {
         let everything = delete.force && delete.purge;
-        if everything {
-            accepting.tx.lock_family(&delete.name).await?;
-        }
+        accepting.tx.lock_family(&delete.name).await?;
         let instance = accepting.tx.lock_instance(&delete.name).await?;
         check_etag(&delete.etag, &instance.etag())?;
         let gone = self.host_gone_time(&instance).is_some();

@@ -185,11 +185,11 @@ pub(super) async fn changed(changes: &mut tokio::sync::broadcast::Receiver<Uuid>
 }
 
 fn done_filter(filter: &str) -> Result<Option<bool>> {
-    let words: String = filter.split_whitespace().collect();
-    match words.as_str() {
-        "" => Ok(None),
-        "done=true" => Ok(Some(true)),
-        "done=false" => Ok(Some(false)),
+    let (field, value) = filter.split_once('=').unwrap_or((filter, ""));
+    match (field.trim(), value.trim()) {
+        ("", "") if filter.trim().is_empty() => Ok(None),
+        ("done", "true") => Ok(Some(true)),
+        ("done", "false") => Ok(Some(false)),
         _ => {
             let message = "the filter of operations is `done = true` or `done = false`";
             Err(Error::new(Reason::FilterInvalid, message).with_field("filter"))
@@ -234,6 +234,33 @@ async fn hear(app: &App) -> Error {
                 }
             }
             Err(error) => return error,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_filter_of_operations_is_exact() {
+        for (filter, done) in [
+            ("", None),
+            ("  ", None),
+            ("done=true", Some(true)),
+            (" done =  false ", Some(false)),
+        ] {
+            assert_eq!(done_filter(filter).unwrap(), done, "{filter:?}");
+        }
+        for filter in [
+            "do ne=tr ue",
+            "done",
+            "=",
+            "done = tr ue",
+            "done = true = true",
+        ] {
+            let refusal = done_filter(filter).unwrap_err();
+            assert_eq!(refusal.reason(), Reason::FilterInvalid, "{filter:?}");
         }
     }
 }

@@ -176,8 +176,9 @@ impl Store {
         })
     }
 
-    /// Gives a claim back: the operation is due again after `seconds`. With an error,
-    /// the try counts as failed.
+    /// Gives a claim back: the operation is due again after `seconds`, or at once when it
+    /// is to be cancelled. With an error, the try counts as failed. A claim that was lost is
+    /// let go.
     ///
     /// # Errors
     /// METADATA_UNAVAILABLE.
@@ -188,9 +189,10 @@ impl Store {
         seconds: f64,
         error: Option<&Failure>,
     ) -> Result<()> {
-        sqlx::query!(
+        let released = sqlx::query!(
             "update operations set lease_until = null, worker = null,
-                run_time = now() + make_interval(secs => $3),
+                run_time = case when cancel_requested and cancellable and state <> 'UNDOING'
+                    then now() else now() + make_interval(secs => $3) end,
                 failures = failures + case when $4::jsonb is null then 0 else 1 end,
                 last_error = coalesce($4, last_error)
              where id = $1 and token = $2 and end_time is null",
@@ -202,22 +204,25 @@ impl Store {
         .execute(&self.pool)
         .named("lease.release_operation")
         .await?;
-        Ok(())
+        match released.rows_affected() {
+            0 => self.let_go(id, token).await,
+            _ => Ok(()),
+        }
     }
 
-    /// Says that a worker does nothing more for a claim that it has lost, so that what
+    /// Says that a worker does nothing more for a claim that was given up, so that what
     /// waits for it can begin. For a claim that another worker has, nothing changes.
     ///
     /// # Errors
     /// METADATA_UNAVAILABLE.
-    pub async fn let_go(&self, id: Uuid, worker: Uuid) -> Result<()> {
+    pub async fn let_go(&self, id: Uuid, token: i64) -> Result<()> {
         sqlx::query!(
             "with left_alone as (
                 update operations set lease_until = null, worker = null
-                where id = $1 and worker = $2 and end_time is not null returning id)
+                where id = $1 and token = $2 + 1 and end_time is not null returning id)
              select pg_notify($3, id::text) from left_alone",
             id,
-            worker,
+            token,
             CHANNEL,
         )
         .fetch_all(&self.pool)

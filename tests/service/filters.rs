@@ -279,9 +279,7 @@ const DATABASE_FIELDS: [&str; 8] = [
 
 /// Records instances that nothing runs, each with a server.
 async fn record_instances(metadata: &Metadata, rows: &[Row]) {
-    let mut sql = String::from(
-        "insert into hosts (id, name) values ('00000000-0000-0000-0000-000000000001', 'gone');",
-    );
+    let mut sql = String::new();
     for row in rows {
         let (id, display_name) = (quote_literal(&row.id), quote_literal(&row.display_name));
         sql += &format!(
@@ -291,10 +289,9 @@ async fn record_instances(metadata: &Metadata, rows: &[Row]) {
              values (gen_random_uuid(), 'default', {id}, {display_name}, {},
                 '{{}}', '{}', '{}', '{}', '{{\"work_mem\": \"4MB\"}}', {}, false, false)
              returning uid)
-             insert into servers (uid, instance_uid, number, provider, version, host,
+             insert into servers (uid, instance_uid, number, provider, version,
                 system_identifier, address, admin_password)
-             select gen_random_uuid(), uid, 1, 'local', '15.18',
-                '00000000-0000-0000-0000-000000000001', '7351231231231231231',
+             select gen_random_uuid(), uid, 1, 'elsewhere', '15.18', '7351231231231231231',
                 '{{\"host\": \"h\", \"port\": 5432, \"socket_directory\": null}}', key.head
              from made, (select '\\x01'::bytea || set_byte('\\x00', 0, length(key_id))
                 || key_id::bytea as head from sealing_keys limit 1) key;",

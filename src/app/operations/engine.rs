@@ -113,7 +113,7 @@ async fn work(app: App, claim: Claim, until: Instant, permit: OwnedSemaphorePerm
         () = lease.lost.cancelled() => {
             tracing::warn!(operation = %id, "lease lost");
             // It runs out by itself if this fails.
-            let _ = app.parts.store.let_go(id, app.parts.worker).await;
+            let _ = app.parts.store.let_go(id, token).await;
         }
         () = lease.expired() => tracing::warn!(operation = %id, "lease expired"),
         () = app.stopping.cancelled() => {
@@ -488,12 +488,7 @@ async fn failed(
     );
     if error.reason() == Reason::ResourceBusy && error.resource().is_none() {
         // The token is not the newest any more.
-        let _ = context
-            .app
-            .parts
-            .store
-            .let_go(claim.id, context.app.parts.worker)
-            .await;
+        let _ = context.app.parts.store.let_go(claim.id, claim.token).await;
         return Next::Leave;
     }
     let undoing = claim.state == State::Undoing;

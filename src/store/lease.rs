@@ -219,7 +219,7 @@ impl Store {
         sqlx::query!(
             "with left_alone as (
                 update operations set lease_until = null, worker = null
-                where id = $1 and token = $2 + 1 and end_time is not null returning id)
+                where id = $1 and token - 1 = $2 and end_time is not null returning id)
              select pg_notify($3, id::text) from left_alone",
             id,
             token,

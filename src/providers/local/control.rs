@@ -12,6 +12,7 @@ use tokio::{
 use super::{
     Points,
     directory::Directory,
+    failure,
     identity::{self, Note, PidFile, Process},
     user::RunAs,
 };
@@ -186,7 +187,7 @@ impl Cluster {
                     failpoint::hit(self.points.stop_signalled);
                     let ended = tokio::time::timeout_at(deadline, process.readable()).await;
                     if let Ok(Err(error)) = ended {
-                        return Err(Error::internal("cannot watch a process").with_source(error));
+                        return Err(failure::watch(error));
                     }
                 }
                 Found::Lingering => tokio::time::sleep(PAUSE).await,
@@ -256,9 +257,7 @@ impl Cluster {
             while self.has_socket() == had_socket {
                 let ended = tokio::time::timeout(SOCKET_LOOK, process.readable()).await;
                 if let Ok(ended) = ended {
-                    return ended.map(|_| ()).map_err(|error| {
-                        Error::internal("cannot watch a process").with_source(error)
-                    });
+                    return ended.map(|_| ()).map_err(failure::watch);
                 }
             }
             return Ok(());
@@ -274,9 +273,7 @@ impl Cluster {
         let handle = match pidfd_open(pid, PidfdFlags::empty()) {
             Ok(handle) => handle,
             Err(rustix::io::Errno::SRCH) => return Ok(None),
-            Err(error) => {
-                return Err(Error::internal("cannot watch a process").with_source(error));
-            }
+            Err(error) => return Err(failure::watch(error.into())),
         };
         // The pid may have been reused before the handle was there.
         if identity::process(file.pid, &self.data()) != Process::Postmaster {
@@ -287,9 +284,7 @@ impl Cluster {
             reason = "the replacement is unsafe; the handle is owned, and closed with it"
         )]
         let watched = AsyncFd::with_interest(handle, Interest::READABLE);
-        watched
-            .map(Some)
-            .map_err(|error| Error::internal("cannot watch a process").with_source(error))
+        watched.map(Some).map_err(failure::watch)
     }
 
     /// What is there is not what should be.

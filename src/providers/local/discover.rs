@@ -3,10 +3,10 @@
 use std::{
     collections::{BTreeMap, HashMap},
     env, fs,
-    os::unix::fs::PermissionsExt,
+    os::unix::fs::{MetadataExt, PermissionsExt},
     path::{Path, PathBuf},
     sync::{Mutex, PoisonError},
-    time::{Duration, SystemTime},
+    time::Duration,
 };
 
 use futures::future::join_all;
@@ -15,6 +15,7 @@ use super::{
     NAME,
     command::{self, command},
     directory::blocking,
+    failure,
     user::RunAs,
 };
 use crate::domain::{
@@ -37,11 +38,23 @@ const USUAL: &[(&str, &str)] = &[
     ("/usr/local", "pgsql"),
 ];
 
-/// What was found, as long as the program there stays the same.
+/// What programs have said, and what was read of them, as long as their files stay the
+/// same. A program that failed is asked again: it may have lacked a process or time.
 #[derive(Debug, Default)]
 struct Known {
-    engines: HashMap<PathBuf, (SystemTime, Option<Engine>)>,
-    configs: HashMap<PathBuf, (SystemTime, Option<PathBuf>)>,
+    said: HashMap<(PathBuf, Arguments), (Stamp, String)>,
+    linked: HashMap<PathBuf, (Stamp, Features)>,
+}
+
+/// Arguments that a program is asked with.
+type Arguments = &'static [&'static str];
+
+/// Tells a file from what it was before. The time of its last change is that of this
+/// machine: a package brings the time of its contents along.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Stamp {
+    inode: u64,
+    changed: (i64, i64),
 }
 
 /// A client program that was found.
@@ -112,7 +125,7 @@ impl Discovery {
     }
 
     async fn client(&self, program: PathBuf) -> Option<ClientProgram> {
-        let version = version(&said(&program, &["--version"], self.run_as).await?)?;
+        let version = version(&self.said(&program, &["--version"]).await?)?;
         Some(ClientProgram { version, program })
     }
 
@@ -135,16 +148,66 @@ impl Discovery {
 
     /// What lies in a directory of programs.
     pub(crate) async fn engine(&self, directory: &Path) -> Option<Engine> {
-        let modified = modified(&directory.join("postgres"))?;
-        if let Some((then, engine)) = self.lock().engines.get(directory)
-            && *then == modified
-        {
-            return engine.clone();
+        let postgres = directory.join("postgres");
+        let version = version(&self.said(&postgres, &["--version"]).await?)?;
+        let config = directory.join("pg_config");
+        let told = if runnable(&config) {
+            self.said(&config, &["--sharedir", "--configure"]).await
+        } else {
+            None
+        };
+        let told = told.unwrap_or_default();
+        let (share, options) = told.split_once('\n').unwrap_or_default();
+        let features = self.features(options, postgres).await;
+        let (directory, share) = (directory.to_owned(), share.to_owned());
+        let read = blocking(move || {
+            Ok(Engine {
+                provider: NAME,
+                version,
+                tls: features.tls,
+                icu: features.icu,
+                extensions: extensions(&directory, &share, version),
+                tools: tools(&directory),
+                directory,
+            })
+        });
+        read.await.ok()
+    }
+
+    /// From the options of its build, or else, where those were not recorded, from the
+    /// names of the libraries that it is linked with.
+    async fn features(&self, options: &str, postgres: PathBuf) -> Features {
+        if let Some(features) = Features::of_build(options) {
+            return features;
         }
-        let engine = probe(directory, self.run_as).await;
-        let remembered = (modified, engine.clone());
-        self.lock().engines.insert(directory.to_owned(), remembered);
-        engine
+        let stamp = Stamp::of(&postgres);
+        if let Some((then, features)) = self.lock().linked.get(&postgres)
+            && Some(*then) == stamp
+        {
+            return *features;
+        }
+        let program = postgres.clone();
+        let Ok(features) = blocking(move || Features::linked(&program)).await else {
+            return Features::default();
+        };
+        if let Some(stamp) = stamp {
+            self.lock().linked.insert(postgres, (stamp, features));
+        }
+        features
+    }
+
+    /// What a program says about itself, if it does.
+    async fn said(&self, program: &Path, arguments: Arguments) -> Option<String> {
+        let stamp = Stamp::of(program)?;
+        let key = (program.to_owned(), arguments);
+        if let Some((then, text)) = self.lock().said.get(&key)
+            && *then == stamp
+        {
+            return Some(text.clone());
+        }
+        let text = ask(program, arguments, self.run_as).await?;
+        self.lock().said.insert(key, (stamp, text.clone()));
+        Some(text)
     }
 
     fn places(&self) -> Vec<PathBuf> {
@@ -161,17 +224,8 @@ impl Discovery {
             .filter(|directory| directory.is_absolute())
             .map(|directory| directory.join("pg_config"))
             .find(|program| runnable(program))?;
-        let modified = modified(&program)?;
-        if let Some((then, told)) = self.lock().configs.get(&program)
-            && *then == modified
-        {
-            return told.clone();
-        }
-        let told = said(&program, &["--bindir"], self.run_as).await;
-        let told = told.map(|text| PathBuf::from(text.trim()));
-        let remembered = (modified, told.clone());
-        self.lock().configs.insert(program, remembered);
-        told
+        let told = self.said(&program, &["--bindir"]).await?;
+        Some(PathBuf::from(told.trim()))
     }
 
     fn lock(&self) -> std::sync::MutexGuard<'_, Known> {
@@ -192,12 +246,18 @@ fn usual() -> Vec<PathBuf> {
     places
 }
 
-fn modified(program: &Path) -> Option<SystemTime> {
-    fs::metadata(program).ok()?.modified().ok()
+impl Stamp {
+    fn of(file: &Path) -> Option<Self> {
+        let facts = fs::metadata(file).ok()?;
+        Some(Self {
+            inode: facts.ino(),
+            changed: (facts.ctime(), facts.ctime_nsec()),
+        })
+    }
 }
 
-/// What a program says about itself, if it does.
-async fn said(program: &Path, arguments: &[&str], run_as: RunAs) -> Option<String> {
+/// Asks a program about itself.
+async fn ask(program: &Path, arguments: Arguments, run_as: RunAs) -> Option<String> {
     let mut asked = command(program, run_as);
     let done = command::run(asked.args(arguments), LIMIT, command::OUTPUT).await;
     match done {
@@ -211,29 +271,6 @@ async fn said(program: &Path, arguments: &[&str], run_as: RunAs) -> Option<Strin
             None
         }
     }
-}
-
-async fn probe(directory: &Path, run_as: RunAs) -> Option<Engine> {
-    let postgres = directory.join("postgres");
-    let version = version(&said(&postgres, &["--version"], run_as).await?)?;
-    let config = directory.join("pg_config");
-    let told = if runnable(&config) {
-        said(&config, &["--sharedir", "--configure"], run_as).await
-    } else {
-        None
-    };
-    let told = told.unwrap_or_default();
-    let (share, options) = told.split_once('\n').unwrap_or_default();
-    let features = features(options, postgres).await;
-    Some(Engine {
-        provider: NAME,
-        version,
-        directory: directory.to_owned(),
-        tls: features.tls,
-        icu: features.icu,
-        extensions: extensions(directory, share, version),
-        tools: tools(directory),
-    })
 }
 
 /// Reads what `postgres --version` prints: `postgres (PostgreSQL) 15.18 (Debian ...)`.
@@ -258,34 +295,30 @@ pub(crate) fn number(text: &str) -> Option<Version> {
 }
 
 /// What a server was built with.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 struct Features {
     tls: bool,
     icu: bool,
 }
 
-/// From the options of its build, or else, where those were not recorded, from the
-/// names of the libraries that it is linked with.
-async fn features(options: &str, postgres: PathBuf) -> Features {
-    if options.contains("--") {
-        return Features {
+impl Features {
+    /// From the options of a build, if they were recorded.
+    fn of_build(options: &str) -> Option<Self> {
+        options.contains("--").then(|| Self {
             tls: options.contains("--with-openssl") || options.contains("--with-ssl"),
             icu: !options.contains("--without-icu")
                 && (options.contains("--with-icu") || options.contains("ICU_")),
-        };
+        })
     }
-    let read = blocking(move || {
-        let program = fs::read(&postgres).unwrap_or_default();
-        Ok(Features {
+
+    /// From the names of the libraries that `postgres` is linked with.
+    fn linked(postgres: &Path) -> Result<Self> {
+        let program = fs::read(postgres).map_err(|error| failure::file(error, postgres))?;
+        Ok(Self {
             tls: holds(&program, b"libssl") || holds(&program, b"SSL_CTX_new"),
             icu: holds(&program, b"libicu") || holds(&program, b"ucol_open"),
         })
-    });
-    let neither = Features {
-        tls: false,
-        icu: false,
-    };
-    read.await.unwrap_or(neither)
+    }
 }
 
 fn holds(bytes: &[u8], needle: &[u8]) -> bool {
@@ -350,14 +383,72 @@ mod tests {
         assert_eq!(read("something else"), None);
     }
 
-    #[tokio::test]
-    async fn reads_features_from_the_build_options() {
-        let of = |options: &'static str| features(options, PathBuf::from("/nonexistent"));
-        let both = of("'--with-openssl' '--with-icu'").await;
+    #[test]
+    fn reads_features_from_the_build_options() {
+        let of = |options| Features::of_build(options);
+        let both = of("'--with-openssl' '--with-icu'").unwrap();
         assert!(both.tls && both.icu);
-        let none = of("'--prefix=/usr' '--without-icu'").await;
+        let none = of("'--prefix=/usr' '--without-icu'").unwrap();
         assert!(!none.tls && !none.icu);
-        let unknown = of("").await;
-        assert!(!unknown.tls && !unknown.icu);
+        assert_eq!(of(""), None);
+    }
+
+    fn script(place: &Path, name: &str, text: &str) {
+        let file = place.join(name);
+        fs::write(&file, format!("#!/bin/sh\n{text}\n")).unwrap();
+        fs::set_permissions(&file, fs::Permissions::from_mode(0o755)).unwrap();
+    }
+
+    /// A look that has found what `wanted` says. A script cannot be run while a process
+    /// that was forked meanwhile has it open.
+    async fn found(
+        discovery: &Discovery,
+        place: &Path,
+        wanted: impl Fn(&Engine) -> bool,
+    ) -> Engine {
+        for _ in 0..200 {
+            match discovery.engine(place).await {
+                Some(engine) if wanted(&engine) => return engine,
+                _ => tokio::time::sleep(Duration::from_millis(10)).await,
+            }
+        }
+        panic!("it was not found");
+    }
+
+    #[tokio::test]
+    async fn a_program_that_failed_is_asked_again_and_one_that_answered_is_not() {
+        let place = tempfile::tempdir().unwrap();
+        let path = place.path();
+        let discovery = Discovery::new(Vec::new(), false, RunAs::Ourselves);
+        // Each fails as long as the file is missing that it needs.
+        let fails = |needs: &str| format!("cd {} && cat {needs} || exit 1", path.display());
+        let asked = "echo asked >> asked";
+        script(path, "postgres", &format!("{}; {asked}", fails("version")));
+        script(path, "pg_config", &fails("config"));
+        assert_eq!(discovery.engine(path).await, None);
+        fs::write(path.join("version"), "postgres (PostgreSQL) 17.2\n").unwrap();
+        let engine = found(&discovery, path, |_| true).await;
+        assert_eq!((engine.version.major, engine.tls), (17, false));
+        let share = path.join("share");
+        let config = format!("{}\n'--with-openssl'\n", share.display());
+        fs::write(path.join("config"), config).unwrap();
+        found(&discovery, path, |engine| engine.tls).await;
+        // What lies beside the programs is looked at each time.
+        assert!(!engine.usable() && engine.extensions.is_empty());
+        fs::create_dir_all(share.join("extension")).unwrap();
+        fs::write(share.join("extension/hstore.control"), "").unwrap();
+        for tool in ["initdb", "pg_ctl"] {
+            script(path, tool, "exit 0");
+        }
+        let engine = discovery.engine(path).await.unwrap();
+        assert!(engine.usable(), "{engine:?}");
+        assert_eq!(engine.extensions, ["hstore"]);
+        let asked = fs::read_to_string(path.join("asked")).unwrap();
+        assert_eq!(asked, "asked\n");
+        // Another file in the place of the program is asked.
+        fs::write(path.join("version"), "postgres (PostgreSQL) 17.3\n").unwrap();
+        fs::remove_file(path.join("postgres")).unwrap();
+        script(path, "postgres", &fails("version"));
+        found(&discovery, path, |engine| engine.version.minor == 3).await;
     }
 }

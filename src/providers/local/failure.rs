@@ -20,6 +20,7 @@ pub(crate) fn file(error: io::Error, path: &Path) -> Error {
             Reason::DataDirUnwritable,
             format!("{shown} cannot be written: {error}"),
         ),
+        _ if is_shortage(&error) => return shortage(error, format!("cannot use {shown} now")),
         _ if is_in_the_way(&error) => (
             Reason::DataDirDamaged,
             format!("something else is in the place of {shown}: {error}"),
@@ -44,8 +45,39 @@ pub(crate) fn in_the_way(path: &Path) -> Error {
 
 /// A directory, a symbolic link or a socket where a file is wanted, and the like.
 fn is_in_the_way(error: &io::Error) -> bool {
-    let raw = [Errno::LOOP, Errno::NXIO].map(|errno| Some(errno.raw_os_error()));
-    error.kind() == io::ErrorKind::IsADirectory || raw.contains(&error.raw_os_error())
+    error.kind() == io::ErrorKind::IsADirectory || is(error, Errno::LOOP) || is(error, Errno::NXIO)
+}
+
+/// What another process may give back in a moment: handles, processes, memory, or the
+/// file of a program that is being written.
+const SHORT: [Errno; 5] = [
+    Errno::MFILE,
+    Errno::NFILE,
+    Errno::AGAIN,
+    Errno::NOMEM,
+    Errno::TXTBSY,
+];
+
+fn is_shortage(error: &io::Error) -> bool {
+    SHORT.iter().any(|short| is(error, *short))
+}
+
+fn is(error: &io::Error, errno: Errno) -> bool {
+    error.raw_os_error() == Some(errno.raw_os_error())
+}
+
+/// That this machine is short of something for the moment.
+fn shortage(error: io::Error, what: String) -> Error {
+    Error::new(Reason::ServerUnavailable, format!("{what}: {error}")).with_source(error)
+}
+
+/// A process that cannot be watched.
+pub(crate) fn watch(error: io::Error) -> Error {
+    let what = "cannot watch a process";
+    match is_shortage(&error) {
+        true => shortage(error, what.to_owned()),
+        false => Error::internal(what).with_source(error),
+    }
 }
 
 /// A program that could not be run or was killed for taking too long.
@@ -65,12 +97,26 @@ pub(crate) fn program(error: io::Error, program: &Path) -> Error {
             format!("{shown} cannot be run by the user that servers run as"),
         )
         .with_source(error),
+        _ if is_shortage(&error) => shortage(error, format!("cannot run {shown} now")),
         _ => Error::internal(format!("cannot run {shown}")).with_source(error),
     }
 }
 
 /// A program that ended badly: `what` could not be done, `output` says why.
 pub(crate) fn output(what: &str, path: &Path, output: &str) -> Error {
+    let short = SHORT.map(|errno| io::Error::from(errno).to_string());
+    // What the system says, without the number that Rust adds.
+    let words = |text: &String| text.split(" (os error").next().unwrap_or(text).to_owned();
+    match short.iter().map(words).find(|words| output.contains(words)) {
+        Some(words) => {
+            let message = format!("{what} is not possible now: {words}");
+            Error::new(Reason::ServerUnavailable, message).with_context(output.trim())
+        }
+        None => failed(what, path, output),
+    }
+}
+
+fn failed(what: &str, path: &Path, output: &str) -> Error {
     let shown = path.display();
     let (reason, message) = if output.contains("No space left on device") {
         (Reason::DiskFull, format!("no space is left for {shown}"))
@@ -96,7 +142,8 @@ pub(crate) fn start(port: u16, path: &Path, log: &str) -> Error {
         let message = "the server did not start: its configuration contains errors";
         return Error::new(Reason::ServerStartFailed, message).with_context(log.trim());
     }
-    match (output("starting the server", path, log), last_words(log)) {
+    // A shortage that one of its sessions met is not why it did not start.
+    match (failed("starting the server", path, log), last_words(log)) {
         (error, Some(words)) if error.reason() == Reason::ServerStartFailed => {
             let message = format!("{}: {words}", error.message());
             Error::new(Reason::ServerStartFailed, message).with_context(log.trim())
@@ -141,6 +188,25 @@ mod tests {
         let taken = start(7000, path, "LOG: could not bind: Address already in use");
         assert_eq!(taken.reason(), Reason::PortTaken);
         assert_eq!(taken.message(), "port 7000 is in use by another process");
+    }
+
+    #[test]
+    fn a_shortage_may_pass() {
+        let path = Path::new("/x");
+        for errno in SHORT {
+            let error = || io::Error::from(errno);
+            for told in [file(error(), path), program(error(), path), watch(error())] {
+                assert!(told.retryable(), "{told:?}");
+                assert!(told.message().contains("os error"), "{told:?}");
+            }
+        }
+        let fork = "initdb: error: could not fork: Resource temporarily unavailable";
+        assert!(output("initdb", path, fork).retryable());
+        let log = "2026-11-29 21:51:10.124 UTC [7] FATAL:  could not map anonymous shared \
+                   memory: Cannot allocate memory\n";
+        let start = start(7000, path, log);
+        assert_eq!(start.reason(), Reason::ServerStartFailed);
+        assert_eq!(watch(Errno::BADF.into()).reason(), Reason::Internal);
     }
 
     #[test]

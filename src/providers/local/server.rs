@@ -10,6 +10,7 @@ use std::{
 };
 
 use async_trait::async_trait;
+use tokio::time::Instant;
 use uuid::Uuid;
 
 use super::{
@@ -23,7 +24,8 @@ use super::{
     lock::Lock,
     orphans,
     settings::{self, Settings},
-    template, trash,
+    template,
+    trash::Emptying,
     user::RunAs,
     verify::FIRST_DATABASE,
     way::Way,
@@ -71,6 +73,7 @@ pub struct Local {
     host: Uuid,
     discovery: Arc<Discovery>,
     catalogues: Catalogues,
+    emptying: Arc<Emptying>,
 }
 
 impl Local {
@@ -103,6 +106,7 @@ impl Local {
         Ok(Self {
             host: host::identity(&root)?,
             catalogues: Catalogues::default(),
+            emptying: Arc::default(),
             settings,
             run_as,
             discovery,
@@ -295,7 +299,7 @@ impl Provider for Local {
                 Ok(Presence::Stopped)
             }
             Found::Running(_) => {
-                let deadline = tokio::time::Instant::now() + VERIFY;
+                let deadline = Instant::now() + VERIFY;
                 match Box::pin(cluster.verify(deadline)).await {
                     // It ended while it was looked at.
                     Err(_) if cluster.look()? == Found::Stopped => Ok(Presence::Stopped),
@@ -336,7 +340,8 @@ impl Provider for Local {
 
     async fn empty_trash(&self) -> Result<()> {
         let root = self.settings.root.clone();
-        let before = self.settings.clock.now() - self.settings.trash_retention;
-        blocking(move || trash::empty(&root, before)).await
+        let (now, kept) = (self.settings.clock.now(), self.settings.trash_retention);
+        let emptying = self.emptying.clone();
+        blocking(move || emptying.empty(&root, now, kept, Instant::now())).await
     }
 }

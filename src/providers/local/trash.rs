@@ -8,9 +8,15 @@
 mod commands;
 mod entry;
 
-use std::path::Path;
+use std::{
+    collections::HashMap,
+    path::Path,
+    sync::{Mutex, PoisonError},
+    time::Duration,
+};
 
 use chrono::{DateTime, Utc};
+use tokio::time::Instant;
 use uuid::Uuid;
 
 pub use self::commands::{Entry, Trash};
@@ -57,16 +63,56 @@ pub(super) fn remove_sockets(sockets: &Path) -> Result<()> {
     }
 }
 
-/// Deletes what was thrown away before that time.
-pub(super) fn empty(root: &Path, before: DateTime<Utc>) -> Result<()> {
-    delete_where(root, |name| {
-        let due = name.deleting || name.time <= before;
-        if due {
+/// Longest that an entry has to stay due before it is deleted. A clock that is wrong
+/// after a boot is set right within that, and what it made due is kept.
+const PROOF: Duration = Duration::from_secs(60 * 60);
+
+/// Deletes what has been in the trash for its time. The host's clock says when that is,
+/// and may have jumped: an entry goes when the clock has called it due for a while.
+#[derive(Debug, Default)]
+pub(super) struct Emptying {
+    due: Mutex<HashMap<Name, Instant>>,
+}
+
+impl Emptying {
+    /// Deletes what was thrown away longer than `retention` before `now` and was due
+    /// already in a call that is [`PROOF`] ago, or `retention` if that is less.
+    pub(super) fn empty(
+        &self,
+        root: &Path,
+        now: DateTime<Utc>,
+        retention: Duration,
+        at: Instant,
+    ) -> Result<()> {
+        let trash = open(root, "trash")?;
+        let (before, proof) = (now - retention, retention.min(PROOF));
+        let names = names(&trash)?.into_iter();
+        let names: Vec<Name> = names
+            .filter(|name| name.deleting || name.time <= before)
+            .collect();
+        for name in self.proven(&names, at, proof) {
             tracing::info!(directory = %name, "data in the trash is deleted");
             failpoint::hit("local.trash.before_delete");
+            delete_entry(&trash, &name)?;
         }
-        due
-    })
+        Ok(())
+    }
+
+    /// Those of the entries that are due which have been so for long enough. What is not
+    /// due any more, or is gone, is forgotten.
+    fn proven(&self, names: &[Name], at: Instant, proof: Duration) -> Vec<Name> {
+        let mut due = self.due.lock().unwrap_or_else(PoisonError::into_inner);
+        due.retain(|name, _| names.contains(name));
+        let mut is_proven = |name: &Name| {
+            let since = due.entry(*name).or_insert_with(|| {
+                tracing::info!(directory = %name, ?proof, "data in the trash is due");
+                at
+            });
+            name.deleting || at.saturating_duration_since(*since) >= proof
+        };
+        let names = names.iter().copied();
+        names.filter(|name| is_proven(name)).collect()
+    }
 }
 
 /// Deletes the entries that `wanted` holds for.
@@ -133,10 +179,40 @@ mod tests {
         throw(root, server, at(100)).unwrap();
         throw(root, server, at(101)).unwrap();
         assert_eq!(listed(root, "servers"), [""; 0]);
+        let (emptying, start) = (Emptying::default(), Instant::now());
+        let empty = |root, now| emptying.empty(root, now, Duration::ZERO, start);
         empty(root, at(99)).unwrap();
         assert_eq!(listed(root, "trash"), [&format!("{server}.100"), "keep"]);
         empty(root, at(100)).unwrap();
         assert_eq!(listed(root, "trash"), ["keep"]);
+    }
+
+    #[test]
+    fn a_clock_that_jumps_and_is_set_right_deletes_nothing() {
+        let place = tempfile::tempdir().unwrap();
+        let (root, server) = (place.path(), Uuid::from_u128(7));
+        std::fs::create_dir_all(root.join("trash")).unwrap();
+        home(root, server);
+        throw(root, server, at(100)).unwrap();
+        let (emptying, start) = (Emptying::default(), Instant::now());
+        let week = Duration::from_secs(7 * 24 * 60 * 60);
+        let due = 100 + 7 * 24 * 60 * 60;
+        let mut passed = Duration::ZERO;
+        let mut empty = |clock, more| {
+            passed += more;
+            emptying
+                .empty(root, at(clock), week, start + passed)
+                .unwrap();
+            listed(root, "trash").len()
+        };
+        let (nearly, second) = (PROOF - Duration::from_secs(1), Duration::from_secs(1));
+        assert_eq!(empty(due + 9999, Duration::ZERO), 1);
+        assert_eq!(empty(due + 9999, nearly), 1);
+        // Set right: what was seen before does not count.
+        assert_eq!(empty(200, second), 1);
+        assert_eq!(empty(due, second), 1);
+        assert_eq!(empty(due, nearly), 1);
+        assert_eq!(empty(due, second), 0);
     }
 
     #[test]

@@ -9,7 +9,7 @@ use uuid::Uuid;
 const DELETING: &str = "deleting";
 
 /// The name of an entry: `{uid}.{seconds}`, and `.deleting` behind it.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub(super) struct Name {
     /// The server.
     pub(super) server: Uuid,

@@ -234,13 +234,18 @@ impl App {
 /// Refuses work on a server that does not run.
 pub(super) fn ready(instance: &Instance) -> Result<()> {
     match instance.state {
-        instance::State::Ready => Ok(()),
+        instance::State::Ready if !instance.is_down() => Ok(()),
         _ => Err(refuse_unready(instance)),
     }
 }
 
 fn refuse_unready(instance: &Instance) -> Error {
-    let message = format!("the instance is {}, not READY", instance.state.as_str());
+    let message = match instance.state {
+        instance::State::Ready => {
+            "the instance's server is down; it is started again after a pause".to_owned()
+        }
+        state => format!("the instance is {}, not READY", state.as_str()),
+    };
     Error::new(Reason::InstanceNotReady, message).with_resource(instance.name.to_string())
 }
 

@@ -158,6 +158,9 @@ impl App {
                 .tx
                 .set_instance_state(instance.uid, State::Deleting, false)
                 .await?;
+            let message = "the instance is being deleted";
+            self.not_available(&mut accepting.tx, instance.uid, "DELETING", message)
+                .await?;
         }
         let keep_seconds = self.parts.settings.purge_delay.as_secs_f64();
         let parameters = match instance.delete_time {
@@ -259,6 +262,9 @@ impl App {
             }
             Change::Undelete => accepting.tx.mark_instance_undeleted(uid).await?,
         }
+        let (reason, message) = to.unavailable();
+        self.not_available(&mut accepting.tx, uid, reason, message)
+            .await?;
         accepting.enqueue(to.plan(), target, Value::Null).await
     }
 }
@@ -284,9 +290,18 @@ impl Change {
 
     fn nothing_to_do(self, instance: &Instance) -> bool {
         match self {
-            Self::Start => instance.state == State::Ready,
+            Self::Start => instance.state == State::Ready && !instance.is_down(),
             Self::Stop => instance.state == State::Stopped,
             Self::Restart | Self::Undelete => false,
+        }
+    }
+
+    /// Why the server is not available from now on, as one word and for people.
+    fn unavailable(self) -> (&'static str, &'static str) {
+        match self {
+            Self::Start | Self::Undelete => ("STARTING", "the server is being started"),
+            Self::Stop => ("STOPPING", "the server is being stopped"),
+            Self::Restart => ("RESTARTING", "the server is being stopped and started"),
         }
     }
 

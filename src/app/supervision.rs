@@ -14,10 +14,13 @@ use uuid::Uuid;
 
 use self::pace::{Paces, Pause};
 use super::{App, mutation::Target, operations};
-use crate::domain::{
-    Error, Result,
-    instance::{Condition, Instance, State, Status},
-    provider::Presence,
+use crate::{
+    domain::{
+        Error, Result,
+        instance::{Condition, Instance, State, Status},
+        provider::Presence,
+    },
+    store::Tx,
 };
 
 /// How often it is looked for servers that nobody watches.
@@ -41,6 +44,11 @@ impl Watched {
 
     fn remove(&self, uid: Uuid) {
         self.uids().remove(&uid);
+    }
+
+    /// Its next recovery is the first one.
+    pub(in crate::app) fn forget(&self, uid: Uuid) {
+        self.paces().forget(uid);
     }
 
     fn uids(&self) -> MutexGuard<'_, HashSet<Uuid>> {
@@ -118,15 +126,21 @@ impl App {
         reason: &str,
         message: &str,
     ) -> Result<()> {
-        let condition = Condition {
-            kind: "Available".into(),
-            status,
-            reason: reason.into(),
-            message: message.into(),
-            // Replaced by the database's time.
-            time: self.parts.clock.now(),
-        };
+        let condition = Condition::available(status, reason, message, self.parts.clock.now());
         self.tell(uid, &condition).await
+    }
+
+    /// Records that a server does not take connections, or will not in a moment.
+    pub(super) async fn not_available(
+        &self,
+        tx: &mut Tx,
+        uid: Uuid,
+        reason: &str,
+        message: &str,
+    ) -> Result<()> {
+        let time = self.parts.clock.now();
+        let condition = Condition::available(Status::False, reason, message, time);
+        tx.set_instance_condition(uid, &condition).await
     }
 
     /// Records a condition of an instance that is at rest and meant to run, if it is
@@ -154,7 +168,7 @@ impl App {
                 return Ok(());
             };
             if !meant_to_run(&instance) {
-                self.watched.paces().forget(uid);
+                self.watched.forget(uid);
                 return Ok(());
             }
             let server = self.server_spec(&instance, 0).await?;
@@ -177,8 +191,8 @@ impl App {
     async fn is_up(&self, instance: &Instance, presence: Presence) -> Result<()> {
         self.watched.paces().up(instance.uid, Instant::now());
         let outdated = |condition: &Condition| {
-            condition.kind == "Available"
-                && (condition.status == Status::Unknown || condition.reason == SOCKET_GONE)
+            condition.is_available()
+                && (condition.status != Status::True || condition.reason == SOCKET_GONE)
         };
         if presence == Presence::SocketGone {
             tracing::warn!(instance = %instance.name, "the Unix socket of a server is gone");
@@ -200,6 +214,10 @@ impl App {
 
     /// Starts a server again, at once or after a pause.
     async fn recover_or_pause(&self, instance: &Instance) -> Result<()> {
+        // An operation is at work: whether the server stays up is seen after it.
+        if instance.reconciling {
+            return Ok(());
+        }
         let pause = self.watched.paces().down(instance.uid, Instant::now());
         match pause {
             Pause::Over => self.recover(instance).await,
@@ -242,6 +260,12 @@ impl App {
             .tx
             .set_instance_state(now.uid, State::Starting, true)
             .await?;
+        // Why the last try has failed is better to know.
+        if now.state != State::Failed || !now.is_down() {
+            let message = "the server's process has ended; it is being started again";
+            self.not_available(&mut accepting.tx, now.uid, "SERVER_ENDED", message)
+                .await?;
+        }
         tracing::warn!(instance = %now.name, "a server has ended, it is started again");
         let target = Target::of(&now)?;
         accepting

@@ -134,6 +134,17 @@ impl Instance {
             .find(|server| server.number == self.active_server);
         active.ok_or_else(|| Error::internal(format!("instance {} has no active server", self.uid)))
     }
+
+    /// Whether its server is known not to take connections: `Available` is FALSE. A server
+    /// that waits to be started again leaves the instance READY.
+    #[must_use]
+    pub fn is_down(&self) -> bool {
+        let available = self
+            .conditions
+            .iter()
+            .find(|condition| condition.is_available());
+        available.is_some_and(|condition| condition.status == Status::False)
+    }
 }
 
 /// The etag of a record in its present revision.
@@ -199,6 +210,9 @@ pub enum Status {
     Unknown,
 }
 
+/// Type of the condition that tells whether the server takes connections.
+const AVAILABLE: &str = "Available";
+
 /// An observation about a resource; one per type is kept.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Condition {
@@ -216,6 +230,24 @@ pub struct Condition {
 }
 
 impl Condition {
+    /// Whether a server takes connections, as seen at `time`.
+    #[must_use]
+    pub fn available(status: Status, reason: &str, message: &str, time: DateTime<Utc>) -> Self {
+        Self {
+            kind: AVAILABLE.to_owned(),
+            status,
+            reason: reason.to_owned(),
+            message: message.to_owned(),
+            time,
+        }
+    }
+
+    /// Whether it tells that the server takes connections, or that it does not.
+    #[must_use]
+    pub fn is_available(&self) -> bool {
+        self.kind == AVAILABLE
+    }
+
     /// Whether it says the same, whenever it did.
     #[must_use]
     pub fn says(&self, other: &Self) -> bool {

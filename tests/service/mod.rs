@@ -1,5 +1,6 @@
 //! The service as users meet it: the real program, called over its API.
 
+mod availability;
 mod cancel;
 mod cancellation;
 mod command_line;

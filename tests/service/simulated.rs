@@ -27,28 +27,38 @@ use crate::support::{
 };
 
 /// A world with a real PostgreSQL, which all of its servers are.
-struct World {
+pub(super) struct World {
     directory: TempDir,
     real: Server,
 }
 
 impl World {
-    fn new() -> Self {
+    /// With these settings of its PostgreSQL.
+    pub(super) fn new(settings: &[(&str, &str)]) -> Self {
         Self {
             directory: tempfile::tempdir().unwrap(),
-            real: Server::start(15, &[]),
+            real: Server::start(15, settings),
         }
     }
 
     /// Lets its servers be so from now on.
-    fn is(&self, how: &Value) {
+    pub(super) fn is(&self, how: &Value) {
+        self.write(how, self.real.tcp(Tls::Disable).port);
+    }
+
+    /// Its servers run, and take no connections.
+    pub(super) fn is_out_of_reach(&self) {
+        self.write(&json!({}), 1);
+    }
+
+    fn write(&self, how: &Value, port: u16) {
         let target = self.real.tcp(Tls::Disable);
         let Host::Tcp(host) = &target.host else {
             panic!("not over TCP: {target:?}");
         };
         let mut world = how.clone();
         world["postgresql"] = json!({
-            "host": host, "port": target.port, "user": SUPERUSER, "password": PASSWORD,
+            "host": host, "port": port, "user": SUPERUSER, "password": PASSWORD,
             "version": "15.0",
         });
         let unfinished = self.directory.path().join("world.json.new");
@@ -63,19 +73,44 @@ impl World {
         paths.filter(server).collect()
     }
 
-    /// The only server ends.
-    fn kill(&self) {
+    /// The only server.
+    fn server(&self) -> (PathBuf, Value) {
         let servers = self.servers();
         assert_eq!(servers.len(), 1);
-        let mut server: Value = serde_json::from_slice(&fs::read(&servers[0]).unwrap()).unwrap();
-        assert_eq!(server["running"], true);
-        server["running"] = json!(false);
-        let unfinished = self.directory.path().join("killed.new");
-        fs::write(&unfinished, server.to_string()).unwrap();
-        fs::rename(unfinished, &servers[0]).unwrap();
+        let server = serde_json::from_slice(&fs::read(&servers[0]).unwrap()).unwrap();
+        (servers[0].clone(), server)
     }
 
-    async fn options(&self) -> Options {
+    /// Whether the only server runs.
+    pub(super) fn runs(&self) -> bool {
+        self.server().1["running"] == true
+    }
+
+    fn let_run(&self, running: bool) {
+        let (place, mut server) = self.server();
+        assert_eq!(server["running"], !running);
+        server["running"] = json!(running);
+        let unfinished = self.directory.path().join("changed.new");
+        fs::write(&unfinished, server.to_string()).unwrap();
+        fs::rename(unfinished, place).unwrap();
+    }
+
+    /// The only server ends.
+    pub(super) fn kill(&self) {
+        self.let_run(false);
+    }
+
+    /// The only server comes up by itself.
+    pub(super) fn revive(&self) {
+        self.let_run(true);
+    }
+
+    /// What its PostgreSQL has logged.
+    pub(super) fn log(&self) -> String {
+        self.real.log()
+    }
+
+    pub(super) async fn options(&self) -> Options {
         Options::external()
             .await
             .with(
@@ -121,6 +156,18 @@ async fn purge(howdah: &Howdah) {
     succeeded::<()>(&done);
 }
 
+/// Has no transaction commit with an instance that is available though it is not READY.
+const HONEST: &str = r#"
+    create function be_honest() returns trigger language plpgsql as $$ begin
+        if exists (select from instances where uid = new.uid and state <> 'READY'
+            and conditions @> '[{"type": "Available", "status": "TRUE"}]') then
+            raise exception 'available, and not READY';
+        end if;
+        return null;
+    end $$;
+    create constraint trigger be_honest after insert or update on instances
+        deferrable initially deferred for each row execute function be_honest()"#;
+
 /// Each operation of the catalogue, each time with a failure and three waits.
 async fn live_a_life(howdah: &Howdah, world: &World) {
     let made = howdah.instance("orders").await;
@@ -140,13 +187,7 @@ async fn live_a_life(howdah: &Howdah, world: &World) {
         State::Ready
     );
     world.kill();
-    eventually("it is recovered", async || {
-        let servers = world.servers();
-        fs::read_to_string(&servers[0])
-            .unwrap()
-            .contains("\"running\":true")
-    })
-    .await;
+    eventually("it is recovered", async || world.runs()).await;
     is(howdah, State::Ready).await;
     let request = DeleteDatabaseRequest {
         name: format!("{}/databases/shop", instance_name("orders")),
@@ -168,16 +209,17 @@ async fn live_a_life(howdah: &Howdah, world: &World) {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn servers_may_take_their_time_and_fail_for_a_while() {
-    let world = World::new();
+    let world = World::new(&[]);
     world.is(&json!({ "looks": 3, "failures": 2 }));
     let howdah = Howdah::serve(world.options().await).await;
+    Metadata::of(&howdah).await.execute(HONEST).await;
     live_a_life(&howdah, &world).await;
 }
 
 /// What fails for good is taken back, and its id is free.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_broken_world_fails_a_creation_for_good() {
-    let world = World::new();
+    let world = World::new(&[]);
     world.is(&json!({ "broken": true }));
     let howdah = Howdah::serve(world.options().await).await;
     let create = create_instance("orders", Instance::default());
@@ -194,7 +236,7 @@ async fn a_broken_world_fails_a_creation_for_good() {
 /// The process is killed around each effect, wait and commit of a creation and of a purge.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_wait_survives_each_crash() {
-    let world = World::new();
+    let world = World::new(&[]);
     world.is(&json!({ "looks": 1 }));
     let mut howdah = Howdah::new(world.options().await);
     let of_creation = [
@@ -229,7 +271,7 @@ async fn a_wait_survives_each_crash() {
 /// them can be cancelled at once.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_crowd_that_waits_holds_nobody_up() {
-    let world = World::new();
+    let world = World::new(&[]);
     world.is(&json!({}));
     let many = world
         .options()

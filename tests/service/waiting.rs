@@ -122,9 +122,14 @@ async fn a_frozen_server_is_waited_for_within_limits() {
     let tried_again = "operations where kind = 'instance.start' and failures > 0";
     assert_eq!(metadata.count(tried_again).await, 0);
 
-    for pid in &frozen {
+    // The postmaster last: it ends the others.
+    for pid in frozen.iter().rev() {
         signal(*pid, "CONT");
     }
+    // The wish to have it run outlives the start that was given up.
+    let running = "instances i where state = 'READY' and not exists
+        (select from operations o where o.target_uid = i.uid and o.end_time is null)";
+    eventually("it runs", async || metadata.count(running).await == 1).await;
     let accepted = howdah.instances().await.stop_instance(stop).await;
     let stopped: Instance = succeeded(&howdah.wait(accepted.unwrap().get_ref()).await);
     assert_eq!(stopped.state(), State::Stopped);

@@ -7,6 +7,7 @@
 use super::{
     super::admin::{execute, fetch, role_identity},
     context::Context,
+    delete_database::drop_in_time,
     plan::{self, End, Plan, Step, commit, nothing},
 };
 use crate::{
@@ -211,8 +212,7 @@ async fn drop_database(context: &Context) -> Result<End> {
     let role = context.app.parts.store.owner_role(database.uid).await?;
     let client = connect(context).await?;
     if owns_database(&client, &database, &role).await? == Some(true) {
-        let name = quote_identifier(database.postgresql_name.as_str());
-        execute(&client, &format!("drop database {name} with (force)")).await?;
+        drop_in_time(&client, &database, true).await?;
     }
     Ok(nothing())
 }

@@ -3,6 +3,8 @@
 mod elsewhere;
 mod usage;
 
+use std::time::Duration;
+
 use serde::{Deserialize, Serialize};
 
 use self::elsewhere::Elsewhere;
@@ -17,9 +19,11 @@ use crate::{
         Error, Reason, Result,
         database::{Database, State},
         operation::{Failure, Outcome},
+        provider::Wait,
     },
     failpoint,
-    pg::sql::quote_identifier,
+    pg::{Client, sql::quote_identifier},
+    store::{Tx, lease::Claim},
 };
 
 /// Longest run of a drop. It waits for every session of the server, also for one that is
@@ -56,16 +60,38 @@ pub(crate) const PLAN: Plan = Plan {
         },
     ],
     outcome: |_, _| Box::pin(std::future::ready(Ok(Outcome::Empty))),
-    // A refused deletion leaves the database as it was. Past the first step it is gone,
-    // and a drop that was broken off may have left a half of it: it can be deleted again.
-    abandon: |tx, claim, why| {
-        let state = match claim.position {
-            0 if was_refused(why) => State::Ready,
-            _ => State::Failed,
-        };
-        Box::pin(tx.set_database_state(claim.target_uid, state))
-    },
+    abandon: |tx, claim, why| Box::pin(abandon(tx, claim, why)),
 };
+
+/// A deletion that was refused, or never came to its drop, leaves the database as it was.
+/// Past the first step it is gone, and a drop that was broken off may have left a half of
+/// it: it can be deleted again.
+async fn abandon(tx: &mut Tx, claim: &Claim, why: &Failure) -> Result<()> {
+    let whole = claim.position == 0 && (was_refused(why) || !has_begun(tx, claim).await?);
+    let state = if whole { State::Ready } else { State::Failed };
+    tx.set_database_state(claim.target_uid, state).await
+}
+
+/// Records that DROP DATABASE is about to be sent, for [`has_begun`].
+async fn begin(context: &Context) -> Result<()> {
+    let claim = &context.claim;
+    let mut tx = context.app.parts.store.begin().await?;
+    tx.check_token(claim.id, claim.token).await?;
+    let wait = Wait {
+        at_most: Duration::ZERO,
+        percent: 50,
+        waits_for: "the server to drop the database",
+    };
+    tx.show_wait(claim.id, claim.position, &wait).await?;
+    tx.commit().await
+}
+
+/// Whether any try has sent DROP DATABASE: the stage has got further than nothing.
+async fn has_begun(tx: &mut Tx, claim: &Claim) -> Result<bool> {
+    let operation = tx.operation(claim.id).await?;
+    let stage = operation.stages.first();
+    Ok(stage.is_none_or(|stage| stage.progress_percent > 0))
+}
 
 /// Whether the last try was refused before it began to drop anything.
 fn was_refused(why: &Failure) -> bool {
@@ -98,16 +124,19 @@ async fn drop_database(context: &Context) -> Result<End> {
         usage::end(context, &client, &database).await?;
         elsewhere.drop_owned(context).await?;
     }
-    execute(&client, DROP_LIMIT).await?;
-    let force = if parameters.force {
-        " with (force)"
-    } else {
-        ""
-    };
-    let drop = format!("drop database {}{force}", quote_identifier(name));
-    execute(&client, &drop).await?;
+    begin(context).await?;
+    drop_in_time(&client, &database, parameters.force).await?;
     failpoint::hit("database.delete.database.after_sql");
     Ok(nothing())
+}
+
+/// Drops a database within [`DROP_LIMIT`], the sessions that use it too with `force`.
+pub(super) async fn drop_in_time(client: &Client, database: &Database, force: bool) -> Result<()> {
+    // Beside DROP DATABASE, which takes no transaction.
+    execute(client, DROP_LIMIT).await?;
+    let force = if force { " with (force)" } else { "" };
+    let name = quote_identifier(database.postgresql_name.as_str());
+    execute(client, &format!("drop database {name}{force}")).await
 }
 
 /// What Howdah made has become somebody else's: it stays, and so does the record.

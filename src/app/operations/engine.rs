@@ -426,11 +426,12 @@ async fn conclude(
     let claim = &context.claim;
     let mut tx = context.app.parts.store.begin().await?;
     tx.check_token(claim.id, claim.token).await?;
+    // First, while the stage shows how far it has got.
+    (plan.abandon)(&mut tx, claim, why).await?;
     if claim.state != State::Undoing {
         tx.set_stage(claim.id, claim.position, StageState::Failed)
             .await?;
     }
-    (plan.abandon)(&mut tx, claim, why).await?;
     tx.fail_operation(claim.id, state, why).await?;
     tx.commit().await?;
     tracing::warn!(

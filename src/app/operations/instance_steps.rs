@@ -13,7 +13,6 @@ use super::{
 use crate::{
     domain::{
         Error, Reason, Result,
-        clock::Clock,
         instance::{Condition, State, Status},
         operation::{Failure, Outcome},
         provider::{Disposal, Goal, Next, ServerSpec},
@@ -38,6 +37,13 @@ const LITTLE_PATIENCE: Duration = Duration::from_secs(10);
 
 /// The rest of a step, after the server has reached its goal.
 type AndThen = for<'a> fn(&'a Context, &'a ServerSpec) -> BoxFuture<'a, Result<End>>;
+
+/// As [`pursue`], by the wish of a user: how often the server was recovered before does not
+/// matter any more.
+async fn pursue_anew(context: &Context, goal: Goal, then: AndThen) -> Result<End> {
+    context.app.watched.forget(context.claim.target_uid);
+    pursue(context, goal, then).await
+}
 
 /// Brings the server to a goal, look by look, and then goes on.
 async fn pursue(context: &Context, goal: Goal, then: AndThen) -> Result<End> {
@@ -67,7 +73,7 @@ async fn pursue(context: &Context, goal: Goal, then: AndThen) -> Result<End> {
 
 /// Has the server run, with the settings on record; it is READY then.
 pub(super) async fn run(context: &Context) -> Result<End> {
-    pursue(context, Goal::Running, |context, server| {
+    pursue_anew(context, Goal::Running, |context, server| {
         Box::pin(ready(context, server.uid, None))
     })
     .await
@@ -96,13 +102,13 @@ pub(super) async fn run_first(context: &Context) -> Result<End> {
 pub(super) async fn recover(context: &Context) -> Result<End> {
     // That it runs already is what a try that was cut off has left.
     pursue(context, Goal::Running, |context, server| {
-        let happened = condition(
-            context,
-            "ServerRestarted",
-            Status::True,
-            "SERVER_ENDED",
-            "the server's process had ended and was started again",
-        );
+        let happened = Condition {
+            kind: "ServerRestarted".into(),
+            status: Status::True,
+            reason: "SERVER_ENDED".into(),
+            message: "the server's process had ended and was started again".into(),
+            time: context.app.parts.clock.now(),
+        };
         Box::pin(ready(context, server.uid, Some(happened)))
     })
     .await
@@ -116,13 +122,8 @@ async fn ready(context: &Context, server: Uuid, happened: Option<Condition>) -> 
     let version = client.server_version().split(' ').next();
     let version: Option<Version> = version.and_then(|version| version.parse().ok());
     drop(client);
-    let available = condition(
-        context,
-        "Available",
-        Status::True,
-        "SERVER_RUNNING",
-        "the server takes connections",
-    );
+    let message = "the server takes connections";
+    let available = available(context, Status::True, "SERVER_RUNNING", message);
     Ok(commit(move |tx| {
         Box::pin(async move {
             tx.mark_server_started(server, version).await?;
@@ -138,27 +139,33 @@ async fn ready(context: &Context, server: Uuid, happened: Option<Condition>) -> 
 
 /// Stops the server.
 pub(super) async fn stop(context: &Context) -> Result<End> {
-    pursue(context, Goal::Stopped, |_, _| done()).await
+    pursue_anew(context, Goal::Stopped, |_, _| done()).await
 }
 
 /// Stops a server whose data goes too.
 pub(super) async fn stop_at_any_cost(context: &Context) -> Result<End> {
     let patience = LITTLE_PATIENCE;
-    pursue(context, Goal::StoppedAtAnyCost { patience }, |_, _| done()).await
+    pursue_anew(context, Goal::StoppedAtAnyCost { patience }, |_, _| done()).await
 }
 
 /// Stops the server of an instance that is deleted; its data is kept for a while.
 pub(super) async fn stop_and_keep(context: &Context) -> Result<End> {
     let patience = PATIENCE;
-    pursue(
+    pursue_anew(
         context,
         Goal::StoppedAtAnyCost { patience },
         |context, _| {
             Box::pin(async move {
                 let parameters: DeleteInstanceParameters = context.parameters()?;
                 let uid = context.claim.target_uid;
+                let status = Status::False;
+                let available = available(context, status, "DELETED", "the instance was deleted");
                 Ok(commit(move |tx| {
-                    Box::pin(tx.mark_instance_deleted(uid, parameters.keep_seconds))
+                    Box::pin(async move {
+                        tx.mark_instance_deleted(uid, parameters.keep_seconds)
+                            .await?;
+                        tx.set_instance_condition(uid, &available).await
+                    })
                 }))
             })
         },
@@ -168,7 +175,7 @@ pub(super) async fn stop_and_keep(context: &Context) -> Result<End> {
 
 /// Stops the server for good: it is STOPPED then.
 pub(super) async fn stop_and_stay(context: &Context) -> Result<End> {
-    pursue(context, Goal::Stopped, |context, _| {
+    pursue_anew(context, Goal::Stopped, |context, _| {
         Box::pin(stopped(context))
     })
     .await
@@ -176,13 +183,8 @@ pub(super) async fn stop_and_stay(context: &Context) -> Result<End> {
 
 async fn stopped(context: &Context) -> Result<End> {
     let uid = context.claim.target_uid;
-    let available = condition(
-        context,
-        "Available",
-        Status::False,
-        "STOPPED",
-        "the instance was stopped",
-    );
+    let message = "the instance was stopped";
+    let available = available(context, Status::False, "STOPPED", message);
     std::future::ready(()).await;
     Ok(commit(move |tx| {
         Box::pin(async move {
@@ -244,36 +246,44 @@ pub(super) async fn mark_down(tx: &mut Tx, claim: &Claim, why: &Failure) -> Resu
     fail(tx, claim, why, true).await
 }
 
+/// Reasons of a start that fails while the server is up, or may still come up.
+const PERHAPS_UP: [Reason; 4] = [
+    Reason::ServerUnavailable,
+    Reason::LockTimeout,
+    Reason::RightMissing,
+    Reason::PostgresqlRefused,
+];
+
+/// Marks an instance FAILED that was to be started. One whose server may be up stays meant
+/// to run, so that the supervisor makes it READY; any other is left alone.
+pub(super) async fn mark_not_started(tx: &mut Tx, claim: &Claim, why: &Failure) -> Result<()> {
+    let perhaps_up = PERHAPS_UP
+        .iter()
+        .any(|reason| reason.as_str() == why.reason);
+    fail(tx, claim, why, perhaps_up).await
+}
+
+/// Marks an instance FAILED that was to be stopped and started. One that did not stop is
+/// still meant to run: it may be up, or end later.
+pub(super) async fn mark_not_restarted(tx: &mut Tx, claim: &Claim, why: &Failure) -> Result<()> {
+    match claim.position {
+        0 => mark_down(tx, claim, why).await,
+        _ => mark_not_started(tx, claim, why).await,
+    }
+}
+
 async fn fail(tx: &mut Tx, claim: &Claim, why: &Failure, running: bool) -> Result<()> {
     let uid = claim.target_uid;
     let Some(instance) = tx.lock_instance_by_uid(uid).await? else {
         return Ok(());
     };
-    let available = Condition {
-        kind: "Available".into(),
-        status: Status::False,
-        reason: why.reason.clone(),
-        message: why.message.clone(),
-        // Replaced by the database's time.
-        time: instance.update_time,
-    };
+    // Its time is replaced by the database's.
+    let time = instance.update_time;
+    let available = Condition::available(Status::False, &why.reason, &why.message, time);
     tx.set_instance_state(uid, State::Failed, running).await?;
     tx.set_instance_condition(uid, &available).await
 }
 
-fn condition(
-    context: &Context,
-    kind: &str,
-    status: Status,
-    reason: &str,
-    message: &str,
-) -> Condition {
-    let clock: &dyn Clock = context.app.parts.clock.as_ref();
-    Condition {
-        kind: kind.into(),
-        status,
-        reason: reason.into(),
-        message: message.into(),
-        time: clock.now(),
-    }
+fn available(context: &Context, status: Status, reason: &str, message: &str) -> Condition {
+    Condition::available(status, reason, message, context.app.parts.clock.now())
 }

@@ -29,7 +29,7 @@ pub(crate) const START_PLAN: Plan = Plan {
     tries: plan::TRIES,
     steps: &[START],
     outcome: |tx, uid| Box::pin(steps::instance(tx, uid)),
-    abandon: |tx, claim, why| Box::pin(steps::mark_failed(tx, claim, why)),
+    abandon: |tx, claim, why| Box::pin(steps::mark_not_started(tx, claim, why)),
 };
 
 pub(crate) const STOP_PLAN: Plan = Plan {
@@ -54,7 +54,7 @@ pub(crate) const RESTART_PLAN: Plan = Plan {
     tries: plan::TRIES,
     steps: &[STOP, START],
     outcome: |tx, uid| Box::pin(steps::instance(tx, uid)),
-    abandon: |tx, claim, why| Box::pin(steps::mark_failed(tx, claim, why)),
+    abandon: |tx, claim, why| Box::pin(steps::mark_not_restarted(tx, claim, why)),
 };
 
 /// Enqueued by the supervisor when a server's process has ended by itself.
@@ -84,5 +84,5 @@ pub(crate) const UNDELETE_PLAN: Plan = Plan {
     tries: plan::TRIES,
     steps: &[START],
     outcome: |tx, uid| Box::pin(steps::instance(tx, uid)),
-    abandon: |tx, claim, why| Box::pin(steps::mark_failed(tx, claim, why)),
+    abandon: |tx, claim, why| Box::pin(steps::mark_not_started(tx, claim, why)),
 };

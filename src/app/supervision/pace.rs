@@ -44,7 +44,11 @@ impl Paces {
     /// A server is up.
     pub(super) fn up(&mut self, uid: Uuid, now: Instant) {
         if let Some(pace) = self.0.get_mut(&uid) {
-            pace.up.get_or_insert(now);
+            match pace.down.take() {
+                // It came up by itself, or was down only while it was being started.
+                Some(_) => pace.up = Some(now),
+                None => _ = pace.up.get_or_insert(now),
+            }
         }
     }
 
@@ -129,6 +133,25 @@ mod tests {
         assert_eq!(pauses(Some(SECOND)), growing);
         assert_eq!(pauses(Some(STAYED_UP)), growing);
         assert_eq!(pauses(Some(STAYED_UP + SECOND)), [0; 0]);
+    }
+
+    /// A look during a recovery finds the server down; its end comes days later.
+    #[test]
+    fn what_is_seen_during_a_recovery_is_forgotten_when_the_server_is_up() {
+        let (mut paces, uid, now) = (Paces::default(), Uuid::nil(), Instant::now());
+        paces.recovers(uid);
+        assert_eq!(paces.down(uid, now), Pause::Begins(FIRST));
+        paces.up(uid, now + SECOND);
+        let ends = now + 3 * 86_400 * SECOND;
+        assert_eq!(paces.down(uid, ends), Pause::Over);
+        paces.recovers(uid);
+        assert_eq!(paces.down(uid, ends), Pause::Begins(FIRST), "the first one");
+        // The time that it was down is not counted as time up.
+        paces.up(uid, ends);
+        assert_eq!(paces.down(uid, ends), Pause::Begins(FIRST));
+        let later = ends + 2 * STAYED_UP;
+        paces.up(uid, later);
+        assert_eq!(paces.down(uid, later + SECOND), Pause::Begins(FIRST));
     }
 
     #[test]

@@ -4,12 +4,13 @@
 mod pace;
 
 use std::{
-    collections::HashSet,
-    sync::{Mutex, MutexGuard, PoisonError},
+    collections::{HashMap, hash_map::Entry},
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
     time::{Duration, Instant},
 };
 
 use serde_json::Value;
+use tokio::sync::Notify;
 use uuid::Uuid;
 
 use self::pace::{Paces, Pause};
@@ -33,13 +34,24 @@ const SOCKET_GONE: &str = "SOCKET_GONE";
 /// recovered lately.
 #[derive(Debug, Default)]
 pub(crate) struct Watched {
-    uids: Mutex<HashSet<Uuid>>,
+    /// Each wakes its watcher.
+    uids: Mutex<HashMap<Uuid, Arc<Notify>>>,
     paces: Mutex<Paces>,
 }
 
 impl Watched {
-    fn insert(&self, uid: Uuid) -> bool {
-        self.uids().insert(uid)
+    /// What wakes the new watcher, unless there is one.
+    fn insert(&self, uid: Uuid) -> Option<Arc<Notify>> {
+        match self.uids().entry(uid) {
+            Entry::Occupied(_) => None,
+            Entry::Vacant(free) => Some(Arc::clone(free.insert(Arc::default()))),
+        }
+    }
+
+    fn wake(&self, uid: Uuid) {
+        if let Some(wake) = self.uids().get(&uid) {
+            wake.notify_one();
+        }
     }
 
     fn remove(&self, uid: Uuid) {
@@ -51,7 +63,7 @@ impl Watched {
         self.paces().forget(uid);
     }
 
-    fn uids(&self) -> MutexGuard<'_, HashSet<Uuid>> {
+    fn uids(&self) -> MutexGuard<'_, HashMap<Uuid, Arc<Notify>>> {
         self.uids.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
@@ -78,6 +90,10 @@ pub(super) async fn run(app: App) {
         match app.parts.store.instances_on(app.parts.host).await {
             Ok(instances) => {
                 for instance in instances {
+                    // Its server may be up, and its watcher wait for the end.
+                    if instance.state == State::Failed && !instance.reconciling {
+                        app.watched.wake(instance.uid);
+                    }
                     app.look_after(instance.uid);
                 }
             }
@@ -93,15 +109,15 @@ pub(super) async fn run(app: App) {
 impl App {
     /// Watches an instance's server, unless it is being watched.
     pub(super) fn look_after(&self, uid: Uuid) {
-        if !self.watched.insert(uid) {
+        let Some(wake) = self.watched.insert(uid) else {
             return;
-        }
+        };
         let app = self.clone();
         self.tasks.spawn(async move {
             let _watching = Watching { app: &app, uid };
             tokio::select! {
                 () = app.stopping.cancelled() => {}
-                watched = app.watch(uid) => if let Err(error) = watched {
+                watched = app.watch(uid, &wake) => if let Err(error) = watched {
                     let detail = error.internal_detail();
                     tracing::warn!(instance = %uid, %error, detail, "a server is not watched");
                 }
@@ -162,7 +178,7 @@ impl App {
 
     /// Returns when the server is not meant to run any more, when it is down and a pause
     /// has to pass, or when a recovery was asked for; the next scan watches it again.
-    async fn watch(&self, uid: Uuid) -> Result<()> {
+    async fn watch(&self, uid: Uuid, wake: &Notify) -> Result<()> {
         loop {
             let Some(instance) = self.parts.store.instance_by_uid(uid).await? else {
                 return Ok(());
@@ -184,7 +200,10 @@ impl App {
                 return self.recover_or_pause(&instance).await;
             }
             self.is_up(&instance, presence).await?;
-            provider.changed(&server, presence).await?;
+            tokio::select! {
+                changed = provider.changed(&server, presence) => changed?,
+                () = wake.notified() => {}
+            }
         }
     }
 

@@ -4,8 +4,8 @@
 use howdah::pb::{
     google::longrunning::{CancelOperationRequest, Operation},
     v1::{
-        DeleteDatabaseRequest, GetInstanceRequest, Instance, StartInstanceRequest,
-        StopInstanceRequest, condition, instance::State,
+        DeleteDatabaseRequest, GetInstanceRequest, Instance, RestartInstanceRequest,
+        StartInstanceRequest, StopInstanceRequest, condition, instance::State,
     },
 };
 use serde_json::json;
@@ -87,6 +87,13 @@ async fn a_start_that_fails_is_pursued_where_the_server_may_be_up() {
     howdah.instance("orders").await;
     let metadata = Metadata::of(&howdah).await;
 
+    // One that does not stop runs on, or ends later.
+    world.is(&json!({ "broken": true }));
+    let restart = accept!(howdah, restart_instance, RestartInstanceRequest);
+    ends_with(&howdah, &restart, "SERVER_START_FAILED").await;
+    is_well(&howdah).await;
+
+    world.is(&json!({}));
     let stop = accept!(howdah, stop_instance, StopInstanceRequest);
     assert!(is_success(&howdah.wait(&stop).await));
     world.is(&json!({ "broken": true }));

@@ -37,7 +37,7 @@ impl Local {
         server: &ServerSpec,
         since: Duration,
     ) -> Result<Advance> {
-        let runs = matches!(self.found(server).look()?, Found::Running(_));
+        let runs = matches!(self.found(server).look().await?, Found::Running(_));
         // What its settings in force are shows at the next start.
         let address = (!runs).then(|| self.clients_address(server));
         let moved = address.is_some() && address != server.address;
@@ -70,7 +70,7 @@ impl Local {
                 percent: 50,
                 waits_for: "its start",
             })),
-            Err(error) if self.is_starting(server, &error) => {
+            Err(error) if self.is_starting(server, &error).await => {
                 tracing::info!(server = %server.uid, %error, "a server is still starting");
                 Ok(Advance::later(Wait {
                     at_most: PAUSE,
@@ -83,9 +83,9 @@ impl Local {
     }
 
     /// Whether a start that did not come to its end goes on.
-    fn is_starting(&self, server: &ServerSpec, error: &Error) -> bool {
+    async fn is_starting(&self, server: &ServerSpec, error: &Error) -> bool {
         let cluster = self.found(server);
-        let goes_on = match cluster.look() {
+        let goes_on = match cluster.look().await {
             // One that is ready and cannot be reached waits for nothing.
             Ok(Found::Running(file)) => !file.ready || cluster.way() != Way::None,
             Ok(_) | Err(_) => false,
@@ -123,7 +123,7 @@ impl Local {
     /// # Errors
     /// SERVER_NOT_STOPPED when it does not stop in time.
     pub async fn stop(&self, server: &ServerSpec) -> Result<()> {
-        if self.found(server).look()? == Found::Missing {
+        if self.found(server).look().await? == Found::Missing {
             return Ok(());
         }
         let _lock = self.lock(&server.uid.to_string()).await?;
@@ -164,7 +164,7 @@ impl Local {
         limit: Duration,
         since: Duration,
     ) -> Result<Advance> {
-        if self.found(server).look()? == Found::Missing {
+        if self.found(server).look().await? == Found::Missing {
             return Ok(Advance::done());
         }
         let _lock = self.lock(&server.uid.to_string()).await?;

@@ -1,6 +1,10 @@
 //! One server, whoever owns it: looking what is there, stopping, watching.
 
-use std::{os::fd::OwnedFd, path::PathBuf, time::Duration};
+use std::{
+    os::fd::OwnedFd,
+    path::{Path, PathBuf},
+    time::Duration,
+};
 
 use rustix::process::{Pid, PidfdFlags, Signal, pidfd_open, pidfd_send_signal};
 use secrecy::SecretString;
@@ -11,7 +15,7 @@ use tokio::{
 
 use super::{
     Points,
-    directory::Directory,
+    directory::{Directory, blocking},
     failure,
     identity::{self, Note, PidFile, Process},
     user::RunAs,
@@ -86,44 +90,41 @@ impl Cluster {
     }
 
     /// Looks what is there, without a connection.
-    pub(crate) fn look(&self) -> Result<Found> {
-        let Some(data) = self.open()? else {
-            return Ok(Found::Missing);
-        };
-        let note = Note::read(&data, self.run_as)?;
-        let Some(file) = &note.file else {
-            return self.unless_at_work(note.found(false));
-        };
-        match identity::process(file.pid, &self.data()) {
-            Process::Postmaster => Ok(Found::Running(file.clone())),
-            Process::Inside => Ok(Found::Lingering),
-            // PostgreSQL takes what it may send no signal to for gone.
-            Process::Stranger { uid } if uid == self.run_as.uid() => {
-                self.unless_at_work(note.found(true))
-            }
-            Process::Stranger { .. } | Process::Gone => self.unless_at_work(note.found(false)),
-        }
+    pub(crate) async fn look(&self) -> Result<Found> {
+        let (home, run_as) = (self.home.clone(), self.run_as);
+        blocking(move || look(&home, run_as)).await
     }
 
-    /// What is found where `postmaster.pid` names no process of the server. The file may
-    /// have been removed or damaged under a server that runs; PostgreSQL looks at it each
-    /// minute, and ends then.
-    fn unless_at_work(&self, found: Found) -> Result<Found> {
+    /// The same on this thread, where nothing can be waited for.
+    pub(crate) fn look_here(&self) -> Result<Found> {
+        look(&self.home, self.run_as)
+    }
+
+    /// Whether the server runs and takes connections, by its `postmaster.pid` alone.
+    pub(crate) async fn is_ready(&self) -> Result<bool> {
+        let (home, run_as) = (self.home.clone(), self.run_as);
+        blocking(move || {
+            let Some(data) = open(&home)? else {
+                return Ok(false);
+            };
+            let file = Note::read(&data, run_as)?.file;
+            Ok(file.is_some_and(|file| {
+                let process = || identity::process(file.pid, &home.join(DATA));
+                file.ready && process() == Process::Postmaster
+            }))
+        })
+        .await
+    }
+
+    /// The processes that work in the data directory.
+    async fn at_work(&self) -> Result<Vec<i32>> {
         let (data, uid) = (self.data(), self.run_as.uid());
-        let at_work = identity::of_server(&data, uid)?;
-        if at_work.is_empty() {
-            return Ok(found);
-        }
-        let postmaster = identity::postmaster_among(&at_work, &data);
-        Ok(postmaster.map_or(Found::Lingering, |pid| Found::Running(PidFile::of(pid))))
+        blocking(move || identity::of_server(&data, uid)).await
     }
 
     /// Opens the data directory, if it is there.
     pub(crate) fn open(&self) -> Result<Option<Directory>> {
-        match self.open_home()? {
-            Some(home) => home.child(DATA),
-            None => Ok(None),
-        }
+        open(&self.home)
     }
 
     /// Opens the directory that holds data and logs, if it is there.
@@ -142,7 +143,7 @@ impl Cluster {
         let fast = (Signal::INT, patience);
         for (signal, limit) in std::iter::once(fast).chain(ESCALATION) {
             // No postmaster is known that a signal could be sent to.
-            if signal != Signal::INT && self.look()? == Found::Lingering {
+            if signal != Signal::INT && self.look().await? == Found::Lingering {
                 break;
             }
             match self.stop_by(signal, limit).await {
@@ -160,7 +161,7 @@ impl Cluster {
     /// frozen when theirs ended do not notice.
     async fn clear(&self) -> Result<()> {
         for _ in 0..CLEAR_TRIES {
-            let at_work = identity::of_server(&self.data(), self.run_as.uid())?;
+            let at_work = self.at_work().await?;
             if at_work.is_empty() {
                 return Ok(());
             }
@@ -175,7 +176,7 @@ impl Cluster {
     async fn stop_by(&self, signal: Signal, limit: Duration) -> Result<()> {
         let deadline = Instant::now() + limit;
         loop {
-            match self.look()? {
+            match self.look().await? {
                 Found::Missing | Found::Stopped | Found::Blocked(_) => return Ok(()),
                 Found::Running(file) => {
                     let Some(process) = self.watch(&file)? else {
@@ -193,20 +194,20 @@ impl Cluster {
                 Found::Lingering => tokio::time::sleep(PAUSE).await,
             }
             if Instant::now() >= deadline {
-                return Err(self.not_stopped()?);
+                return Err(self.not_stopped().await?);
             }
         }
     }
 
     /// That a server did not stop, and what can be done about it.
-    fn not_stopped(&self) -> Result<Error> {
-        let message = match self.look()? {
+    async fn not_stopped(&self) -> Result<Error> {
+        let message = match self.look().await? {
             Found::Running(file) => format!(
                 "the server did not stop in time: it is frozen or still writes its data; `kill \
                  -QUIT {}` ends it as a crash would",
                 file.pid
             ),
-            Found::Lingering => self.occupied("")?.message().to_owned(),
+            Found::Lingering => self.occupied("").await?.message().to_owned(),
             Found::Missing | Found::Stopped | Found::Blocked(_) => {
                 "the server did not stop in time".to_owned()
             }
@@ -216,8 +217,8 @@ impl Cluster {
 
     /// That processes work in the data directory without a postmaster, and what can be
     /// done about them.
-    pub(crate) fn occupied(&self, log: &str) -> Result<Error> {
-        let at_work = identity::of_server(&self.data(), self.run_as.uid())?;
+    pub(crate) async fn occupied(&self, log: &str) -> Result<Error> {
+        let at_work = self.at_work().await?;
         let pids: Vec<String> = at_work.iter().map(ToString::to_string).collect();
         let message = match pids.as_slice() {
             [] => "something of a former server still uses its shared memory".to_owned(),
@@ -250,7 +251,7 @@ impl Cluster {
     /// Returns when the running server's process has ended, or when its socket was there
     /// and is not any more, or the other way round; at once if it does not run.
     pub(crate) async fn changed(&self, had_socket: bool) -> Result<()> {
-        while let Found::Running(file) = self.look()? {
+        while let Found::Running(file) = self.look().await? {
             let Some(process) = self.watch(&file)? else {
                 continue;
             };
@@ -292,4 +293,43 @@ impl Cluster {
         let message = format!("what is found is not the server on record: {why}");
         Error::new(Reason::ServerMismatch, message).with_context(self.home.display().to_string())
     }
+}
+
+fn open(home: &Path) -> Result<Option<Directory>> {
+    match Directory::below(home)? {
+        Some(home) => home.child(DATA),
+        None => Ok(None),
+    }
+}
+
+fn look(home: &Path, run_as: RunAs) -> Result<Found> {
+    let Some(opened) = open(home)? else {
+        return Ok(Found::Missing);
+    };
+    let (data, uid) = (home.join(DATA), run_as.uid());
+    let note = Note::read(&opened, run_as)?;
+    let Some(file) = &note.file else {
+        return unless_at_work(note.found(false), &data, uid);
+    };
+    match identity::process(file.pid, &data) {
+        Process::Postmaster => Ok(Found::Running(file.clone())),
+        Process::Inside => Ok(Found::Lingering),
+        // PostgreSQL takes what it may send no signal to for gone.
+        Process::Stranger { uid: its } if its == uid => {
+            unless_at_work(note.found(true), &data, uid)
+        }
+        Process::Stranger { .. } | Process::Gone => unless_at_work(note.found(false), &data, uid),
+    }
+}
+
+/// What is found where `postmaster.pid` names no process of the server. The file may
+/// have been removed or damaged under a server that runs; PostgreSQL looks at it each
+/// minute, and ends then.
+fn unless_at_work(found: Found, data: &Path, uid: u32) -> Result<Found> {
+    let at_work = identity::of_server(data, uid)?;
+    if at_work.is_empty() {
+        return Ok(found);
+    }
+    let postmaster = identity::postmaster_among(&at_work, data);
+    Ok(postmaster.map_or(Found::Lingering, |pid| Found::Running(PidFile::of(pid))))
 }

@@ -246,7 +246,7 @@ impl Embedded {
             password::replace(&cluster, &plan, &directory, made).await?;
         }
         stop_without_socket(&cluster).await?;
-        let ran = matches!(cluster.look()?, Found::Running(_));
+        let ran = matches!(cluster.look().await?, Found::Running(_));
         if !ran {
             configure(&place, &cluster, programs.version).await?;
         }
@@ -291,7 +291,7 @@ impl Embedded {
         let password = password::read(&directory)?;
         let password = password.ok_or_else(|| password::lost(&place))?;
         let cluster = cluster(options, &place, &programs, run_as, &password);
-        if !matches!(cluster.look()?, Found::Running(_)) {
+        if !matches!(cluster.look().await?, Found::Running(_)) {
             return Ok(None);
         }
         if let Err(error) = cluster.verify(Instant::now() + LIMIT).await {
@@ -352,7 +352,7 @@ impl Embedded {
 /// Stops a metadata server whose socket was removed, its only way in: the start that comes
 /// next makes the socket anew.
 async fn stop_without_socket(cluster: &Cluster) -> Result<()> {
-    match cluster.look()? {
+    match cluster.look().await? {
         // Before it is ready, the socket may still be to come.
         Found::Running(file) if file.ready && !cluster.has_socket() => {
             tracing::warn!("the socket of the metadata server is gone, the server is restarted");

@@ -292,7 +292,7 @@ impl Provider for Local {
 
     async fn inspect(&self, server: &ServerSpec) -> Result<Presence> {
         let cluster = self.found(server);
-        match cluster.look()? {
+        match cluster.look().await? {
             Found::Missing => Ok(Presence::Missing),
             Found::Stopped | Found::Blocked(_) | Found::Lingering => {
                 self.check(server)?;
@@ -302,7 +302,7 @@ impl Provider for Local {
                 let deadline = Instant::now() + VERIFY;
                 match Box::pin(cluster.verify(deadline)).await {
                     // It ended while it was looked at.
-                    Err(_) if cluster.look()? == Found::Stopped => Ok(Presence::Stopped),
+                    Err(_) if cluster.look().await? == Found::Stopped => Ok(Presence::Stopped),
                     verified => verified.map(|()| match cluster.has_socket() {
                         true => Presence::Running,
                         false => Presence::SocketGone,

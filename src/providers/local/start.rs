@@ -52,7 +52,7 @@ impl Cluster {
         loop {
             let patient = begin.elapsed() < RETRIES;
             let waits = begin.elapsed() < limit;
-            let found = self.look()?;
+            let found = self.look().await?;
             if lingers(&found) && patient {
                 tokio::time::sleep(RETRY).await;
                 continue;
@@ -62,10 +62,10 @@ impl Cluster {
                 Found::Running(_) => match self.attach(begin + limit).await {
                     Ok(true) => return Ok(Started::Before),
                     Ok(false) if waits => continue,
-                    Ok(false) => return Err(self.occupied("")?),
+                    Ok(false) => return Err(self.occupied("").await?),
                     Err(error) => return Err(error),
                 },
-                found if lingers(&found) => return Err(self.occupied("")?),
+                found if lingers(&found) => return Err(self.occupied("").await?),
                 Found::Blocked(_) => self.set_aside()?,
                 Found::Stopped | Found::Lingering => {}
             }
@@ -78,7 +78,7 @@ impl Cluster {
                 Launch::Down(log) if patient && in_the_way(&log) => {
                     tokio::time::sleep(RETRY).await;
                 }
-                Launch::Down(log) if in_the_way(&log) => return Err(self.occupied(&log)?),
+                Launch::Down(log) if in_the_way(&log) => return Err(self.occupied(&log).await?),
                 Launch::Down(log) => return Err(failure::start(self.port, &self.home, &log)),
             }
         }
@@ -89,7 +89,7 @@ impl Cluster {
     pub(crate) async fn attach(&self, deadline: Instant) -> Result<bool> {
         match self.verify(deadline).await {
             Ok(()) => Ok(true),
-            Err(_) if !matches!(self.look()?, Found::Running(_)) => Ok(false),
+            Err(_) if !matches!(self.look().await?, Found::Running(_)) => Ok(false),
             Err(error) => Err(error),
         }
     }
@@ -134,7 +134,7 @@ impl Cluster {
         if ended.status.success() {
             return Ok(Launch::Up);
         }
-        if let Found::Running(_) = self.look()? {
+        if let Found::Running(_) = self.look().await? {
             let message = "the server is still starting";
             return Err(Error::new(Reason::ServerUnavailable, message).with_context(mark.since()));
         }
@@ -177,9 +177,8 @@ impl Cluster {
 
     async fn until_ready(&self) {
         loop {
-            if let Ok(Found::Running(file)) = self.look()
-                && file.ready
-            {
+            // Where the file names no process, all of them would be looked at.
+            if self.is_ready().await.is_ok_and(|ready| ready) {
                 return;
             }
             tokio::time::sleep(PAUSE).await;

@@ -87,7 +87,7 @@ impl Cluster {
             if !error.is_connection() {
                 return Err(away().with_source(error));
             }
-            if !matches!(self.look()?, Found::Running(_)) {
+            if !matches!(self.look().await?, Found::Running(_)) {
                 let message = "the server has ended while it started";
                 return Err(Error::new(Reason::ServerUnavailable, message).with_source(error));
             }
@@ -138,7 +138,7 @@ impl Cluster {
         }
         // Told by the server itself, so that a clock that was set since does not
         // matter: both times were taken when it started.
-        match self.look()? {
+        match self.look().await? {
             Found::Running(file) => match file.started {
                 Some(started) if !START_SLACK.contains(&(found.2 - started)) => {
                     Err(self.mismatch("postmaster.pid is not its own"))

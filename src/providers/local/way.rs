@@ -36,7 +36,7 @@ impl Cluster {
         if self.has_socket() {
             return Way::Socket;
         }
-        match self.look() {
+        match self.look_here() {
             Ok(Found::Running(file)) if file.port == Some(self.port) => {
                 loopback(&file.listens_on).map_or(Way::None, Way::Loopback)
             }
@@ -78,7 +78,7 @@ impl Cluster {
         let socket = self.socket();
         let connected = tokio::time::timeout(LISTENER, UnixStream::connect(&socket)).await;
         // One that a former process began to start is there now.
-        if matches!(self.look()?, Found::Running(_)) {
+        if matches!(self.look().await?, Found::Running(_)) {
             return Ok(());
         }
         // One that does not answer is there nevertheless.

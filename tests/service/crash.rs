@@ -46,7 +46,9 @@ async fn crash(kind: &str, variant: &str) {
 /// The trash is emptied by the housekeeping, outside of any operation.
 #[tokio::test(flavor = "multi_thread")]
 async fn emptying_the_trash_is_crashed() {
-    let mut howdah = Howdah::new(Options::external().await);
+    // What is due is deleted at once.
+    let options = Options::external().await;
+    let mut howdah = Howdah::new(options.with("HOWDAH_LOCAL_TRASH_RETENTION", "0s"));
     let due = howdah
         .data_dir()
         .join("local/trash/6f1c8b86-6f56-4b0c-a1a4-2f2d3a3f0a11.1000");

@@ -79,7 +79,7 @@ impl Query {
     }
 
     /// The page of what was read. What the metadata took for a match is looked at again:
-    /// it cannot tell which records this release is able to read, and a record may have
+    /// it does not know which records this release is able to read, and a record may have
     /// changed since it was found.
     pub(super) fn page<T: Listed>(&self, part: Part<T>) -> Result<Page<T>> {
         let mut items = part.records;

@@ -210,7 +210,7 @@ pub enum Status {
     Unknown,
 }
 
-/// Type of the condition that tells whether the server takes connections.
+/// Type of the condition whether the server takes connections.
 const AVAILABLE: &str = "Available";
 
 /// An observation about a resource; one per type is kept.
@@ -242,7 +242,7 @@ impl Condition {
         }
     }
 
-    /// Whether it tells that the server takes connections, or that it does not.
+    /// Whether it says that the server takes connections, or that it does not.
     #[must_use]
     pub fn is_available(&self) -> bool {
         self.kind == AVAILABLE

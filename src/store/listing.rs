@@ -30,7 +30,7 @@ pub struct Slice<'a> {
     pub after: Option<&'a Place>,
     /// How many at most.
     pub limit: usize,
-    /// Those that match, and those of which the metadata cannot tell.
+    /// Those that match, and those that the metadata database cannot decide.
     pub filter: &'a Filter,
     /// Also deleted ones.
     pub show_deleted: bool,
@@ -183,7 +183,7 @@ pub(super) async fn find(
     Ok(part)
 }
 
-/// The statement answers one record more than asked for, which tells that there is one.
+/// The statement answers one record more than asked for, to know whether there is a next page.
 /// Where a filter finds fewer among the records that it looks at, the last of those
 /// follows without an identity, if there are as many: all of one snapshot, so that
 /// nothing is passed over that is recorded or goes meanwhile.

@@ -1,4 +1,4 @@
-//! Thousands of calls that last keep nobody from being answered.
+//! Other callers are answered beside thousands of calls that last.
 
 use bytes::Bytes;
 use futures::{StreamExt as _, stream};

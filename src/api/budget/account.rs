@@ -124,7 +124,7 @@ pub(in crate::api) struct Account {
 }
 
 impl Account {
-    /// Whom it is for. None for a proxy, which stands for many.
+    /// The caller. None for a proxy, behind which there are many.
     pub(in crate::api) fn bounded(&self) -> Option<&Key> {
         (!self.exempt).then_some(&self.key)
     }

@@ -252,7 +252,7 @@ impl Budgets {
     }
 }
 
-/// What a caller is told that has its share.
+/// The error of a caller that has used up its share.
 fn exhausted(caller: &Caller, limit: &'static str, most: usize) -> Error {
     let message = format!("this caller uses all that one caller may: {most} {limit}");
     Error::new(Reason::BudgetExhausted, message)

@@ -1,7 +1,7 @@
 //! Admission: a call takes its place among those under way, or is refused at once, which
 //! is cheaper for everybody than a queue that grows.
 //!
-//! Its request has arrived as a whole: nobody holds a place by sending slowly. A unary
+//! Its request has arrived as a whole: a slow sender holds no place. A unary
 //! call gives its place back when its answer begins. A stream keeps it to its end; its
 //! handler may keep it for longer, for what the stream leaves behind.
 

@@ -85,7 +85,7 @@ impl Note {
     /// Reads it in a data directory.
     ///
     /// # Errors
-    /// When the file system fails; not for what somebody has put there.
+    /// When the file system fails; not for foreign files.
     pub(crate) fn read(data: &Directory, run_as: RunAs) -> Result<Self> {
         let blocking = Self {
             file: None,

@@ -99,7 +99,7 @@ impl Cluster {
         let Some(data) = self.open()? else {
             return Ok(());
         };
-        // A directory that was set aside before is kept: somebody put it there.
+        // A directory that was set aside before is kept: a person put it there.
         let mut names = (0..STALE_MOST).map(|number| format!("{PID_FILE}.stale{number}"));
         let is_free = |name: &String| data.unlink(name).is_ok();
         let name = names.find(is_free).ok_or_else(|| {

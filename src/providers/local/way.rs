@@ -69,10 +69,10 @@ impl Cluster {
 
     /// Removes the socket of a former server and its lock file, whatever they say:
     /// PostgreSQL would refuse to start where the lock file is damaged or its process id
-    /// was reused. Only for a server that is down, whose socket nobody else needs.
+    /// was reused. Only for a server that is down, whose socket is of no use.
     ///
     /// # Errors
-    /// PORT_TAKEN when somebody listens there, such as a server on a copy of the data;
+    /// PORT_TAKEN when a process listens there, such as a server on a copy of the data;
     /// DATA_DIR_DAMAGED when a directory is in the place.
     pub(crate) async fn clear_socket(&self, directory: &Directory) -> Result<()> {
         let socket = self.socket();

@@ -18,6 +18,7 @@ use super::{
 use crate::domain::{
     Error, Reason, Result,
     instance::{Condition, Instance, Server, State},
+    list::{Place, SortBy},
     name::{Id, InstanceName, ProjectName},
     provider::Placement,
     recorded::{Recorded, Unreadable},
@@ -144,6 +145,9 @@ impl Store {
         project: &ProjectName,
         slice: Slice<'_>,
     ) -> Result<Part<Recorded<Instance>>> {
+        if slice.is_plain_beginning() {
+            return self.first_instances(project, slice).await;
+        }
         let parent = Parent::Project(project.project.as_str());
         let found = find(&self.pool, "instances.find", &INSTANCES, parent, slice).await?;
         let records = select_instances!(
@@ -157,6 +161,52 @@ impl Store {
             Recorded::Whole(instance) => instance.uid,
             Recorded::Unreadable(unreadable) => unreadable.uid,
         }))
+    }
+
+    /// The beginning of a list without a filter, which most calls ask for: one statement
+    /// takes half of the time of two.
+    async fn first_instances(
+        &self,
+        project: &ProjectName,
+        slice: Slice<'_>,
+    ) -> Result<Part<Recorded<Instance>>> {
+        let (project, more) = (project.project.as_str(), slice.one_more()?);
+        macro_rules! first {
+            ($inner:literal, $outer:literal) => {
+                select_instances!(
+                    "where i.uid in (select p.uid from instances p
+                        where p.project = $1 and p.delete_time is null order by "
+                    $inner " limit $2) order by " $outer ", s.number",
+                    project,
+                    more,
+                )
+                .fetch_all(&self.pool)
+                .named("instances.list")
+                .await?
+            };
+        }
+        let records = match (slice.order.by, slice.order.descending) {
+            (SortBy::Id, false) => first!("p.id", "i.id"),
+            (SortBy::Id, true) => first!("p.id desc", "i.id desc"),
+            (SortBy::CreateTime, false) => first!("p.create_time, p.id", "i.create_time, i.id"),
+            (SortBy::CreateTime, true) => first!(
+                "p.create_time desc, p.id desc",
+                "i.create_time desc, i.id desc"
+            ),
+            (SortBy::UpdateTime, false) => first!("p.update_time, p.id", "i.update_time, i.id"),
+            (SortBy::UpdateTime, true) => first!(
+                "p.update_time desc, p.id desc",
+                "i.update_time desc, i.id desc"
+            ),
+        };
+        let mut records = grouped(records);
+        let goes_on = records.len() > slice.limit;
+        records.truncate(slice.limit);
+        let last = records.last().filter(|_| goes_on);
+        Ok(Part {
+            next: last.map(|last| place(last, slice.order.by)),
+            records,
+        })
     }
 
     /// The instances whose active server is on this host or on none, and meant to run;
@@ -331,6 +381,24 @@ async fn by_name(
 fn not_found(name: &InstanceName) -> Error {
     Error::new(Reason::InstanceNotFound, "the instance does not exist")
         .with_resource(name.to_string())
+}
+
+/// Where an instance is in a list of that order.
+fn place(instance: &Recorded<Instance>, by: SortBy) -> Place {
+    let (id, created, updated) = match instance {
+        Recorded::Whole(whole) => (
+            whole.name.instance.to_string(),
+            whole.create_time,
+            whole.update_time,
+        ),
+        Recorded::Unreadable(it) => (it.id.clone(), it.create_time, it.update_time),
+    };
+    let time = match by {
+        SortBy::Id => DateTime::UNIX_EPOCH,
+        SortBy::CreateTime => created,
+        SortBy::UpdateTime => updated,
+    };
+    Place { time, id }
 }
 
 /// The instance of these records, if there is one.

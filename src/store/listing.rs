@@ -36,6 +36,19 @@ pub struct Slice<'a> {
     pub show_deleted: bool,
 }
 
+impl Slice<'_> {
+    /// Whether it is the beginning of a list without a filter and without deleted records.
+    pub(super) fn is_plain_beginning(&self) -> bool {
+        self.filter.is_empty() && self.after.is_none() && !self.show_deleted
+    }
+
+    /// One more than asked for, to know whether the list goes on.
+    pub(super) fn one_more(&self) -> Result<i64> {
+        let limit = i64::try_from(self.limit).map_err(|_| Error::internal("page size"))?;
+        Ok(limit.saturating_add(1))
+    }
+}
+
 /// A part of a list.
 #[derive(Clone, Debug)]
 pub struct Part<T> {
@@ -192,7 +205,7 @@ fn statement(
     parent: Parent<'_>,
     slice: Slice<'_>,
 ) -> Result<QueryBuilder<Postgres>> {
-    let more = i64::try_from(slice.limit).map_err(|_| Error::internal("page size"))? + 1;
+    let more = slice.one_more()?;
     let time = match slice.order.by {
         SortBy::Id => "'epoch'::timestamptz",
         SortBy::CreateTime => "p.create_time",

@@ -63,8 +63,6 @@ create table instances (
     deletion_protection boolean not null,
     epoch bigint not null default 1,
     active_server integer not null default 1,
-    -- Whether its server is meant to run: what the supervisor goes by.
-    running boolean not null default true,
     conditions jsonb not null default '[]',
     unique (project, id),
     check ((delete_time is null) = (purge_time is null)),
@@ -109,6 +107,8 @@ create table servers (
     -- PostgreSQL's, as decimal text: it does not fit a bigint.
     system_identifier text,
     started boolean not null default false,
+    -- What is to become of it: the supervisor starts a server that is to run and does not.
+    wanted text not null default 'RUNNING' check (wanted in ('RUNNING', 'STOPPED', 'GONE')),
     -- Where clients connect, written before the server is started with it.
     address jsonb,
     -- Password of howdah_admin, sealed.
@@ -124,6 +124,7 @@ create table servers (
 create index servers_sealing_key on servers (sealing_key);
 create index servers_irregular on servers (instance_uid) where
     version !~ '^[1-9][0-9]{1,3}\.[0-9]{1,4}$'
+    or wanted <> all ('{RUNNING,STOPPED,GONE}')
     or system_identifier !~ '^[0-9]{1,19}$'
     or address is not null and (jsonb_typeof(address -> 'host') = 'string'
         and jsonb_typeof(address -> 'port') = 'number'
@@ -188,6 +189,12 @@ create table roles (
 create index roles_database on roles (database_uid);
 create index roles_sealing_key on roles (sealing_key);
 
+-- How long a step rests at which so many workers in a row have died: one that ends its
+-- process must not keep the process from serving.
+create function pause_after(deaths integer) returns interval immutable parallel safe
+    language sql return make_interval(secs => case when deaths < 5 then 0
+        else least(power(2, least(deaths, 20) - 4), 300) end);
+
 create table operations (
     id uuid primary key,
     project text not null references projects,
@@ -210,6 +217,8 @@ create table operations (
     token bigint not null default 0,
     worker uuid,
     lease_until timestamptz,
+    -- Workers in a row that have died at this step.
+    deaths integer not null default 0,
     run_time timestamptz not null default now(),
     -- Since when its step waits for something outside, from look to look.
     waiting_since timestamptz,
@@ -267,7 +276,8 @@ create index operations_given_up_instance on operations (coalesce(parent_uid, ta
 -- it comes after it. With `offset 0` the family is looked up
 -- by its index; without it, the planner may read all open operations at once instead.
 create view operations_in_turn as
-    select o.id, o.kind, o.plan_version, o.state, o.worker, o.lease_until, o.run_time, o.place,
+    select o.id, o.kind, o.plan_version, o.state, o.worker, o.run_time, o.place,
+        o.lease_until + pause_after(o.deaths + 1) as free_time,
         coalesce(o.parent_uid, o.target_uid) as instance_uid
     from operations o where o.end_time is null
     and not exists (select from operations_given_up g

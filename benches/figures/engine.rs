@@ -119,13 +119,13 @@ fn instances() -> String {
             .collect();
         sql += &format!(
             "insert into instances (uid, project, id, display_name, labels, annotations, state,
-                wanted_version, parameters, ephemeral, deletion_protection, running)
+                wanted_version, parameters, ephemeral, deletion_protection)
              values ('{instance}', 'default', 'i{number}', '', '{{}}', '{{}}', 'READY', '15',
-                '{{}}', false, false, false);
+                '{{}}', false, false);
              insert into servers (uid, instance_uid, number, provider, version, host, port,
-                started, admin_password)
+                started, wanted, admin_password)
              select '{server}', '{instance}', 1, 'simulated', '15.0', id, 20000 + {number}, true,
-                '\\x{password}' from hosts;"
+                'STOPPED', '\\x{password}' from hosts;"
         );
     }
     sql

@@ -63,16 +63,16 @@ async fn record(client: &pg::Client, from: i32, upto: i32) {
             on conflict do nothing;
          insert into instances (uid, project, id, display_name, labels, annotations,
             create_time, update_time, state, wanted_version, parameters, ephemeral,
-            deletion_protection, running)
+            deletion_protection)
          select gen_random_uuid(), 'default', 'i' || md5(n::text), 'Number ' || n,
             jsonb_build_object('team', 'team-' || n % 100), '{{}}',
             now() - n * 7919 % {upto} * interval '1 min', now() - n * interval '1 s',
             case n % 5000 when 7 then 'FAILED' else 'STOPPED' end, '15',
-            '{{\"work_mem\": \"4MB\"}}', n % 2 = 0, false, false
+            '{{\"work_mem\": \"4MB\"}}', n % 2 = 0, false
          from generate_series({from}, {upto}) n;
          insert into servers (uid, instance_uid, number, provider, version,
-            system_identifier, address, admin_password)
-         select gen_random_uuid(), i.uid, 1, 'elsewhere', '15.18', '7351231231231231231',
+            wanted, system_identifier, address, admin_password)
+         select gen_random_uuid(), i.uid, 1, 'elsewhere', '15.18', 'STOPPED', '7351231231231231231',
             '{{\"host\": \"127.0.0.1\", \"port\": 5432, \"socket_directory\": null}}', key.head
          from instances i left join servers s on s.instance_uid = i.uid,
             (select '\\x01'::bytea || set_byte('\\x00', 0, length(key_id)) || key_id::bytea

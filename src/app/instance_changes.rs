@@ -11,7 +11,7 @@ use super::{
 use crate::{
     domain::{
         Error, Reason, Result,
-        instance::{Instance, State, check_etag},
+        instance::{Instance, ServerGoal, State, check_etag},
         name::InstanceName,
         operation::{Operation, Outcome},
     },
@@ -153,10 +153,15 @@ impl App {
         } else {
             &operations::DELETE_INSTANCE
         };
+        let goal = match delete.purge {
+            true => ServerGoal::Gone,
+            false => ServerGoal::Stopped,
+        };
+        accepting.tx.want(instance.uid, goal).await?;
         if instance.delete_time.is_none() {
             accepting
                 .tx
-                .set_instance_state(instance.uid, State::Deleting, false)
+                .set_instance_state(instance.uid, State::Deleting)
                 .await?;
             let message = "the instance is being deleted";
             self.not_available(&mut accepting.tx, instance.uid, "DELETING", message)
@@ -251,17 +256,22 @@ impl App {
             Change::Start | Change::Restart => {
                 accepting
                     .tx
-                    .set_instance_state(uid, State::Starting, true)
-                    .await?;
+                    .set_instance_state(uid, State::Starting)
+                    .await?
             }
             Change::Stop => {
                 accepting
                     .tx
-                    .set_instance_state(uid, State::Stopping, false)
+                    .set_instance_state(uid, State::Stopping)
                     .await?
             }
             Change::Undelete => accepting.tx.mark_instance_undeleted(uid).await?,
         }
+        let goal = match to {
+            Change::Start | Change::Restart | Change::Undelete => ServerGoal::Running,
+            Change::Stop => ServerGoal::Stopped,
+        };
+        accepting.tx.want(uid, goal).await?;
         let (reason, message) = to.unavailable();
         self.not_available(&mut accepting.tx, uid, reason, message)
             .await?;

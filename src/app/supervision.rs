@@ -9,16 +9,19 @@ use std::{
     time::{Duration, Instant},
 };
 
-use serde_json::Value;
 use tokio::sync::Notify;
 use uuid::Uuid;
 
 use self::pace::{Paces, Pause};
-use super::{App, mutation::Target, operations};
+use super::{
+    App,
+    mutation::{Target, parameters},
+    operations::{self, RecoverParameters},
+};
 use crate::{
     domain::{
         Error, Result,
-        instance::{Condition, Instance, State, Status},
+        instance::{Condition, Instance, Server, ServerGoal, State, Status},
         provider::Presence,
     },
     store::Tx,
@@ -197,7 +200,7 @@ impl App {
             let up = matches!(presence, Presence::Running | Presence::SocketGone);
             // One that came up after its recovery was given up is to be READY again.
             if !up || instance.state == State::Failed {
-                return self.recover_or_pause(&instance).await;
+                return self.recover_or_pause(&instance, up).await;
             }
             self.is_up(&instance, presence).await?;
             tokio::select! {
@@ -231,15 +234,15 @@ impl App {
         Ok(())
     }
 
-    /// Starts a server again, at once or after a pause.
-    async fn recover_or_pause(&self, instance: &Instance) -> Result<()> {
+    /// Brings an instance back to READY, at once or after a pause.
+    async fn recover_or_pause(&self, instance: &Instance, up: bool) -> Result<()> {
         // An operation is at work: whether the server stays up is seen after it.
         if instance.reconciling {
             return Ok(());
         }
         let pause = self.watched.paces().down(instance.uid, Instant::now());
         match pause {
-            Pause::Over => self.recover(instance).await,
+            Pause::Over => self.recover(instance, up).await,
             Pause::GoesOn => Ok(()),
             Pause::Begins(pause) => {
                 let seconds = pause.as_secs();
@@ -266,7 +269,7 @@ impl App {
     /// Asks for the server to be started again, unless an operation is at work on the
     /// instance. Operations on its databases are no reason to wait: they cannot go on
     /// without the server.
-    async fn recover(&self, instance: &Instance) -> Result<()> {
+    async fn recover(&self, instance: &Instance, up: bool) -> Result<()> {
         let mut accepting = self.own("recover").await?;
         let Some(now) = accepting.tx.lock_instance_by_uid(instance.uid).await? else {
             return Ok(());
@@ -277,7 +280,7 @@ impl App {
         }
         accepting
             .tx
-            .set_instance_state(now.uid, State::Starting, true)
+            .set_instance_state(now.uid, State::Starting)
             .await?;
         // Why the last try has failed is better to know.
         if now.state != State::Failed || !now.is_down() {
@@ -285,10 +288,16 @@ impl App {
             self.not_available(&mut accepting.tx, now.uid, "SERVER_ENDED", message)
                 .await?;
         }
-        tracing::warn!(instance = %now.name, "a server has ended, it is started again");
+        match up {
+            true => tracing::info!(instance = %now.name, "a server has come up after all"),
+            false => {
+                tracing::warn!(instance = %now.name, "a server has ended, it is started again")
+            }
+        }
         let target = Target::of(&now)?;
+        let recovery = parameters(RecoverParameters { ended: !up })?;
         accepting
-            .enqueue(&operations::RECOVER_INSTANCE, target, Value::Null)
+            .enqueue(&operations::RECOVER_INSTANCE, target, recovery)
             .await?;
         self.watched.paces().recovers(now.uid);
         Ok(())
@@ -296,7 +305,6 @@ impl App {
 }
 
 fn meant_to_run(instance: &Instance) -> bool {
-    instance.running
-        && instance.delete_time.is_none()
-        && instance.active().is_ok_and(|server| server.started)
+    let to_run = |server: &Server| server.started && server.wanted == ServerGoal::Running;
+    instance.delete_time.is_none() && instance.active().is_ok_and(to_run)
 }

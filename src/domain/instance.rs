@@ -44,6 +44,18 @@ macro_rules! states {
 pub(crate) use states;
 
 states! {
+    /// What is to become of a server.
+    ServerGoal {
+        /// It is to run; if it does not, it is started again.
+        Running = "RUNNING",
+        /// It is to stay stopped, with its data.
+        Stopped = "STOPPED",
+        /// It is to go with its data.
+        Gone = "GONE",
+    }
+}
+
+states! {
     /// Where an instance stands.
     State {
         /// Being made.
@@ -110,8 +122,6 @@ pub struct Instance {
     pub servers: Vec<Server>,
     /// Where clients connect, once it has started.
     pub endpoint: Option<Address>,
-    /// Whether its server is meant to run.
-    pub running: bool,
     /// What drifted, failed or happened.
     pub conditions: Vec<Condition>,
 }
@@ -183,6 +193,8 @@ pub struct Server {
     pub system_identifier: Option<u64>,
     /// Whether it has ever been started.
     pub started: bool,
+    /// What is to become of it.
+    pub wanted: ServerGoal,
     /// Where clients connect, as it was started last.
     pub address: Option<Address>,
     /// Since when its host has been silent for so long that nothing is to be expected

@@ -10,22 +10,16 @@ use crate::domain::{
 };
 
 impl Tx {
-    /// Sets the state of an instance and whether its server is meant to run.
+    /// Sets the state of an instance.
     ///
     /// # Errors
     /// METADATA_UNAVAILABLE.
-    pub async fn set_instance_state(
-        &mut self,
-        uid: Uuid,
-        state: State,
-        running: bool,
-    ) -> Result<()> {
+    pub async fn set_instance_state(&mut self, uid: Uuid, state: State) -> Result<()> {
         sqlx::query!(
-            "update instances set state = $2, running = $3, revision = revision + 1,
-                update_time = now() where uid = $1",
+            "update instances set state = $2, revision = revision + 1, update_time = now()
+             where uid = $1",
             uid,
             state.as_str(),
-            running,
         )
         .execute(self.connection())
         .named("instances.set_instance_state")
@@ -40,7 +34,7 @@ impl Tx {
     pub async fn mark_instance_deleted(&mut self, uid: Uuid, seconds: f64) -> Result<()> {
         self.give_up_family(uid, Family::Children).await?;
         sqlx::query!(
-            "update instances set state = 'DELETED', running = false, delete_time = now(),
+            "update instances set state = 'DELETED', delete_time = now(),
                 purge_time = now() + make_interval(secs => $2), revision = revision + 1,
                 update_time = now() where uid = $1",
             uid,
@@ -93,7 +87,7 @@ impl Tx {
     /// METADATA_UNAVAILABLE.
     pub async fn mark_instance_undeleted(&mut self, uid: Uuid) -> Result<()> {
         sqlx::query!(
-            "update instances set state = 'STARTING', running = true, delete_time = null,
+            "update instances set state = 'STARTING', delete_time = null,
                 purge_time = null, purge_requested = false, revision = revision + 1,
                 update_time = now() where uid = $1",
             uid,

@@ -17,7 +17,7 @@ use super::{
 };
 use crate::domain::{
     Error, Reason, Result,
-    instance::{Condition, Instance, Server, State},
+    instance::{Condition, Instance, Server, ServerGoal, State},
     list::{Place, SortBy},
     name::{Id, InstanceName, ProjectName},
     provider::Placement,
@@ -45,7 +45,6 @@ struct Record {
     deletion_protection: bool,
     epoch: i64,
     active_server: i32,
-    running: bool,
     conditions: String,
     reconciling: bool,
     server_uid: Option<Uuid>,
@@ -56,6 +55,7 @@ struct Record {
     port: Option<i32>,
     system_identifier: Option<String>,
     started: Option<bool>,
+    wanted: Option<String>,
     address: Option<String>,
     host_gone_time: Option<DateTime<Utc>>,
 }
@@ -72,12 +72,13 @@ macro_rules! select_instances {
                 i.create_time, i.update_time, i.delete_time, i.purge_time, i.state,
                 i.wanted_version, i.parameters::text as "parameters!",
                 i.pending_restart, i.ephemeral, i.deletion_protection, i.epoch,
-                i.active_server, i.running, i.conditions::text as "conditions!",
+                i.active_server, i.conditions::text as "conditions!",
                 exists (select from operations o where o.target_uid = i.uid
                     and o.end_time is null) as "reconciling!",
                 s.uid as "server_uid?", s.number as "number?", s.provider as "provider?",
                 s.version as "version?", s.host as "host?", s.port as "port?",
                 s.system_identifier as "system_identifier?", s.started as "started?",
+                s.wanted as "wanted?",
                 s.address::text as "address?",
                 g.since as "host_gone_time?"
             from instances i left join servers s on s.instance_uid = i.uid
@@ -216,9 +217,9 @@ impl Store {
     /// METADATA_UNAVAILABLE.
     pub async fn instances_on(&self, host: Uuid) -> Result<Vec<Instance>> {
         let records = select_instances!(
-            "where i.running and i.delete_time is null and exists (select from servers a
+            "where i.delete_time is null and exists (select from servers a
                 where a.instance_uid = i.uid and a.number = i.active_server
-                and (a.host = $1 or a.host is null) and a.started) order by i.uid, s.number",
+                and a.wanted = 'RUNNING' and (a.host = $1 or a.host is null) and a.started) order by i.uid, s.number",
             host
         )
         .fetch_all(&self.pool)
@@ -459,7 +460,6 @@ impl Record {
             epoch: self.epoch,
             active_server: self.active_server,
             endpoint: None,
-            running: self.running,
             conditions: conditions(&self.conditions)?,
         })
     }
@@ -491,6 +491,7 @@ impl Record {
         };
         let identifier = self.system_identifier.take().map(|text| text.parse());
         let version = self.version.take().unwrap_or_default();
+        let wanted = self.wanted.take().unwrap_or_default();
         let address = self.address.take().map(|text| json("address", &text));
         Ok(Some(Server {
             uid,
@@ -500,6 +501,7 @@ impl Record {
             placement: self.placement()?,
             system_identifier: identifier.transpose().map_err(|_| "system_identifier")?,
             started: self.started.unwrap_or_default(),
+            wanted: ServerGoal::parse(&wanted).map_err(|_| "wanted")?,
             address: address.transpose()?,
             host_gone_time: self.host_gone_time,
         }))

@@ -112,13 +112,14 @@ impl Store {
         let row = sqlx::query_as!(
             ClaimRow,
             r#"update operations o set worker = $1, token = token + 1,
+                deaths = deaths + case when worker is null then 0 else 1 end,
                 lease_until = now() + make_interval(secs => $4),
                 state = case when state = 'PENDING' then 'RUNNING' else state end
              where id = (select next.id
                 from unnest(array['00000000-0000-0000-0000-000000000000', $2::uuid]) as p (place)
                 cross join lateral (select d.id, d.run_time from operations_in_turn d
                     where d.place = p.place and d.run_time <= now()
-                    and (d.lease_until is null or d.lease_until < now())
+                    and (d.free_time is null or d.free_time < now())
                     and d.state in ('PENDING', 'RUNNING', 'UNDOING')
                     and d.kind || '@' || d.plan_version = any($3)
                     and d.instance_uid <> all (array(select h.instance_uid from operations_held h
@@ -190,7 +191,7 @@ impl Store {
         error: Option<&Failure>,
     ) -> Result<()> {
         let released = sqlx::query!(
-            "update operations set lease_until = null, worker = null,
+            "update operations set lease_until = null, worker = null, deaths = 0,
                 run_time = case when cancel_requested and cancellable and state <> 'UNDOING'
                     then now() else now() + make_interval(secs => $3) end,
                 failures = failures + case when $4::jsonb is null then 0 else 1 end,
@@ -231,13 +232,16 @@ impl Store {
         Ok(())
     }
 
-    /// Gives back everything that a worker of that identity held: it has died.
+    /// Gives back everything that a worker of that identity held: it has died. What several
+    /// have died of is due after a pause.
     ///
     /// # Errors
     /// METADATA_UNAVAILABLE.
     pub async fn release_worker(&self, worker: Uuid) -> Result<u64> {
         let released = sqlx::query!(
-            "update operations set lease_until = null, worker = null where worker = $1",
+            "update operations set lease_until = null, worker = null, deaths = deaths + 1,
+                run_time = greatest(run_time, now() + pause_after(deaths + 1))
+             where worker = $1",
             worker,
         )
         .execute(&self.pool)
@@ -265,7 +269,7 @@ impl Store {
                         and d.kind || '@' || d.plan_version = any($2)
                         and d.instance_uid <> all (array(select instance_uid from full_ones))
                         order by d.run_time limit 1) next),
-                (select min(greatest(d.run_time, d.lease_until)) from operations_in_turn d
+                (select min(greatest(d.run_time, d.free_time)) from operations_in_turn d
                     where d.worker is not null and d.place in (select place from places)
                     and d.state in ('PENDING', 'RUNNING', 'UNDOING')
                     and d.kind || '@' || d.plan_version = any($2)
@@ -313,7 +317,7 @@ impl Tx {
     pub async fn let_wait(&mut self, id: Uuid, seconds: f64) -> Result<()> {
         sqlx::query!(
             "update operations set lease_until = null, worker = null, last_error = null,
-                waiting_since = coalesce(waiting_since, now()),
+                deaths = 0, waiting_since = coalesce(waiting_since, now()),
                 run_time = case when cancel_requested and cancellable and state <> 'UNDOING'
                     then now() else now() + make_interval(secs => $2) end
              where id = $1",
@@ -332,7 +336,7 @@ impl Tx {
     /// METADATA_UNAVAILABLE.
     pub async fn move_operation(&mut self, id: Uuid, position: i32) -> Result<()> {
         sqlx::query!(
-            "update operations set position = $2, failures = 0, last_error = null,
+            "update operations set position = $2, failures = 0, deaths = 0, last_error = null,
                 waiting_since = null where id = $1",
             id,
             position,
@@ -349,8 +353,8 @@ impl Tx {
     /// METADATA_UNAVAILABLE.
     pub async fn undo_operation(&mut self, id: Uuid, position: i32, why: &Failure) -> Result<()> {
         sqlx::query!(
-            "update operations set state = 'UNDOING', position = $2, failures = 0, failure = $3,
-                waiting_since = null
+            "update operations set state = 'UNDOING', position = $2, failures = 0, deaths = 0,
+                failure = $3, waiting_since = null
              where id = $1",
             id,
             position,

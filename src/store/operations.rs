@@ -29,6 +29,7 @@ struct Record {
     verb: String,
     state: String,
     failures: i32,
+    deaths: i32,
     cancellable: bool,
     cancel_requested: bool,
     last_error: Option<String>,
@@ -68,7 +69,7 @@ macro_rules! select_operations {
     ($($tail:literal)* $(, $argument:expr)* $(,)?) => {
         sqlx::query_as!(
             Record,
-            r#"select o.id, o.project, o.target, o.verb, o.state, o.failures,
+            r#"select o.id, o.project, o.target, o.verb, o.state, o.failures, o.deaths,
                 (o.cancellable and o.end_time is null and o.state <> 'UNDOING') as "cancellable!",
                 o.cancel_requested,
                 o.last_error::text as "last_error", o.failure::text as "failure",
@@ -476,6 +477,7 @@ impl Record {
         let failure = read("failure", self.failure);
         let last_error = read("last_error", self.last_error).filter(|_| !ended);
         let response = response.map(|(type_url, value)| Response { type_url, value });
+        let deaths = deadly(self.deaths).filter(|_| !ended);
         let unknown = lost.map(|column| unknown(id, column));
         Ok(Operation {
             name: OperationName {
@@ -491,11 +493,25 @@ impl Record {
             cancellable: self.cancellable && state.is_some(),
             cancel_requested: self.cancel_requested,
             attempt: self.failures.saturating_add(1),
-            last_error: last_error.or_else(|| unknown.clone().filter(|_| !ended)),
+            last_error: deaths
+                .or(last_error)
+                .or_else(|| unknown.clone().filter(|_| !ended)),
             failure: failure.or_else(|| unknown.filter(|_| ended && response.is_none())),
             response,
         })
     }
+}
+
+/// What is told of a step at which so many workers in a row have died, as the table
+/// `operations` counts them, so that the next one waits.
+fn deadly(deaths: i32) -> Option<Failure> {
+    (deaths >= 5).then(|| Failure {
+        reason: Reason::Internal.as_str().to_owned(),
+        message: format!(
+            "processes that worked on this step have ended {deaths} times in a row; it is tried \
+             again after a pause"
+        ),
+    })
 }
 
 /// That a column of an operation cannot be read, which is logged the first time.

@@ -6,6 +6,7 @@ use uuid::Uuid;
 use super::{Store, Tx, fault::Measured, sealing};
 use crate::domain::{
     Error, Reason, Result,
+    instance::ServerGoal,
     provider::{Learnt, Placement},
     version::Version,
 };
@@ -166,6 +167,23 @@ impl Tx {
         )
         .execute(self.connection())
         .named("servers.learn")
+        .await?;
+        Ok(())
+    }
+
+    /// Records what is to become of the active server of an instance.
+    ///
+    /// # Errors
+    /// METADATA_UNAVAILABLE.
+    pub async fn want(&mut self, instance: Uuid, goal: ServerGoal) -> Result<()> {
+        sqlx::query!(
+            "update servers s set wanted = $2 from instances i
+             where i.uid = $1 and s.instance_uid = i.uid and s.number = i.active_server",
+            instance,
+            goal.as_str(),
+        )
+        .execute(self.connection())
+        .named("servers.want")
         .await?;
         Ok(())
     }

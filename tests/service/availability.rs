@@ -92,6 +92,12 @@ async fn a_start_that_fails_is_pursued_where_the_server_may_be_up() {
     let restart = accept!(howdah, restart_instance, RestartInstanceRequest);
     ends_with(&howdah, &restart, "SERVER_START_FAILED").await;
     is_well(&howdah).await;
+    // No process has ended.
+    let conditions = instance(&howdah).await.conditions;
+    let restarted = conditions
+        .iter()
+        .any(|told| told.r#type == "ServerRestarted");
+    assert!(!restarted, "{conditions:?}");
 
     world.is(&json!({}));
     let stop = accept!(howdah, stop_instance, StopInstanceRequest);
@@ -99,7 +105,8 @@ async fn a_start_that_fails_is_pursued_where_the_server_may_be_up() {
     world.is(&json!({ "broken": true }));
     let start = accept!(howdah, start_instance, StartInstanceRequest);
     ends_with(&howdah, &start, "SERVER_START_FAILED").await;
-    let given_up = "instances where state = 'FAILED' and not running";
+    let given_up = "instances i join servers s on s.instance_uid = i.uid
+        where i.state = 'FAILED' and s.wanted = 'STOPPED'";
     assert_eq!(metadata.count(given_up).await, 1);
 
     world.is(&json!({ "failures": 1_000_000 }));

@@ -179,7 +179,8 @@ async fn an_undo_that_does_not_end_is_not_in_the_way() {
                  response = null,
                  required_host = (select id from hosts where name = 'another')
              where target like '%/billing';
-             update instances set state = 'FAILED', running = false",
+             update instances set state = 'FAILED';
+             update servers set wanted = 'STOPPED'",
         )
         .await;
     let request = StartInstanceRequest {

@@ -162,11 +162,13 @@ fn comparisons(
     states: &'static [&'static str],
 ) -> BoxedStrategy<Comparison> {
     let texts = || {
-        let odd = select(vec!["a\0", "\0", "ab\0c", "none", "i07", "d07", "pd07"]);
+        let odd = select(vec!["a\0", "\0", "ab\0c", "none", "i007", "d007", "pd007"]);
         let texts = prop_oneof![select(TEXTS.to_vec()), select(VERSIONS.to_vec()), odd];
         texts.prop_map(|text| Value::Text(text.to_owned()))
     };
-    let ids = (0..ROWS).prop_map(|number| Value::Text(format!("i{number:03}")));
+    let ids = |letters: &'static str| {
+        (0..ROWS).prop_map(move |number| Value::Text(format!("{letters}{number:03}")))
+    };
     let operand_times = (times(), select(vec![0, 1, 999]));
     let operand_times = operand_times
         .prop_map(|((seconds, nanoseconds), more)| Value::Time((seconds, nanoseconds + more)));
@@ -179,7 +181,9 @@ fn comparisons(
                 .boxed(),
             "ephemeral" => any::<bool>().prop_map(Value::Bool).boxed(),
             "create_time" => prop_oneof![4 => operand_times.clone(), 1 => leap.clone()].boxed(),
-            "instance_id" => prop_oneof![ids.clone(), texts()].boxed(),
+            "instance_id" => prop_oneof![ids("i"), texts()].boxed(),
+            "database_id" => prop_oneof![ids("d"), texts()].boxed(),
+            "postgresql_name" => prop_oneof![ids("pd"), texts()].boxed(),
             _ => texts().boxed(),
         };
         (Just(field), operand)
@@ -231,7 +235,7 @@ async fn collate(metadata: &Metadata) {
 }
 
 /// What other releases may write in place of what this one knows.
-const BROKEN_INSTANCES: [&str; 12] = [
+const BROKEN_INSTANCES: [&str; 13] = [
     "update instances set state = 'PAUSED'",
     "update instances set wanted_version = 'next'",
     "update instances set wanted_version = '15.'",
@@ -242,6 +246,7 @@ const BROKEN_INSTANCES: [&str; 12] = [
     r#"update instances set parameters = '{"work_mem": {"value": 1}}'"#,
     r#"update instances set conditions = '"none"'"#,
     "update servers set version = 'x'",
+    "update servers set wanted = 'PAUSED'",
     "update servers set system_identifier = '-1'",
     r#"update servers set address = '{"host": "h", "port": 70000}'"#,
 ];
@@ -285,13 +290,14 @@ async fn record_instances(metadata: &Metadata, rows: &[Row]) {
         sql += &format!(
             "with made as (insert into instances (uid, project, id, display_name, labels,
                 annotations, create_time, state, wanted_version, parameters, ephemeral,
-                deletion_protection, running)
+                deletion_protection)
              values (gen_random_uuid(), 'default', {id}, {display_name}, {},
-                '{{}}', '{}', '{}', '{}', '{{\"work_mem\": \"4MB\"}}', {}, false, false)
+                '{{}}', '{}', '{}', '{}', '{{\"work_mem\": \"4MB\"}}', {}, false)
              returning uid)
              insert into servers (uid, instance_uid, number, provider, version,
-                system_identifier, address, admin_password)
-             select gen_random_uuid(), uid, 1, 'elsewhere', '15.18', '7351231231231231231',
+                wanted, system_identifier, address, admin_password)
+             select gen_random_uuid(), uid, 1, 'elsewhere', '15.18', 'STOPPED',
+                '7351231231231231231',
                 '{{\"host\": \"h\", \"port\": 5432, \"socket_directory\": null}}', key.head
              from made, (select '\\x01'::bytea || set_byte('\\x00', 0, length(key_id))
                 || key_id::bytea as head from sealing_keys limit 1) key;",
@@ -429,9 +435,7 @@ async fn filters_of_instances_are_what_the_model_says() {
     let strategy = rows(&INSTANCE_STATES, &["", "15", "15.18", "16"]);
     for broken in [&[][..], &BROKEN_INSTANCES] {
         let rows = made(runner, 'i', &strategy, broken);
-        metadata
-            .execute("delete from instances; delete from hosts where name = 'gone'")
-            .await;
+        metadata.execute("delete from instances").await;
         record_instances(&metadata, &rows).await;
         compare(runner, &howdah, false, &rows).await;
     }
@@ -446,9 +450,9 @@ async fn filters_of_databases_are_what_the_model_says() {
     metadata
         .execute(
             "insert into instances (uid, project, id, display_name, labels, annotations, state,
-                wanted_version, parameters, ephemeral, deletion_protection, running)
+                wanted_version, parameters, ephemeral, deletion_protection)
              values (gen_random_uuid(), 'default', 'home', '', '{}', '{}', 'STOPPED', '15', '{}',
-                false, false, false)",
+                false, false)",
         )
         .await;
     let runner = &mut TestRunner::new(Config::default());
@@ -471,11 +475,11 @@ async fn a_filter_looks_at_a_bounded_number_of_rows() {
         .execute(
             "insert into instances (uid, project, id, display_name, labels, annotations,
                 create_time, update_time, state, wanted_version, parameters, ephemeral,
-                deletion_protection, running)
+                deletion_protection)
              select gen_random_uuid(), 'default', 'i' || lpad(n::text, 5, '0'),
                 case when n in (5000, 19999) then 'rare' else 'common' end, '{}', '{}',
                 now() - n * interval '1 s', now() + n * interval '1 s', 'STOPPED', '15', '{}',
-                false, false, false from generate_series(0, 19999) n;
+                false, false from generate_series(0, 19999) n;
              analyze instances",
         )
         .await;

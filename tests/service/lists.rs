@@ -16,14 +16,13 @@ pub(super) async fn insert_instances(metadata: &Metadata, count: u32) {
     let sql = format!(
         "insert into instances (uid, project, id, display_name, labels, annotations,
             create_time, update_time, delete_time, purge_time, state, wanted_version,
-            parameters, ephemeral, deletion_protection, running)
+            parameters, ephemeral, deletion_protection)
          select gen_random_uuid(), 'default', 'i' || lpad(n::text, 3, '0'), 'Number ' || n,
             jsonb_build_object('team', case n % 2 when 0 then 'a' else 'b' end), '{{}}',
             '2026-01-01 12:00:00Z'::timestamptz - n * interval '1 min',
             '2026-02-01 12:00:00Z'::timestamptz + n / 10 * interval '1 min',
             case n % 3 when 2 then now() end, case n % 3 when 2 then now() + interval '1 d' end,
-            case n % 3 when 2 then 'DELETED' else 'STOPPED' end, '15', '{{}}', n % 2 = 0, false,
-            false
+            case n % 3 when 2 then 'DELETED' else 'STOPPED' end, '15', '{{}}', n % 2 = 0, false
          from generate_series(0, {count} - 1) n"
     );
     metadata.execute(&sql).await;

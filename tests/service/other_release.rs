@@ -313,7 +313,8 @@ async fn an_operation_answers_what_was_answered_at_its_end() {
     // The resource goes on; a field is added that this release does not know.
     metadata
         .execute(
-            r"update instances set state = 'STOPPED', display_name = 'changed', running = false;
+            r"update instances set state = 'STOPPED', display_name = 'changed';
+            update servers set wanted = 'STOPPED';
             update operations set state = 'DONE_LATER', response = response || '\xf23e0178'
                 where kind = 'instance.create'"
                 .trim_start(),

@@ -1,10 +1,13 @@
 //! Panics of steps and of background tasks: counted, logged, and bounded.
 
-use howdah::pb::v1::GetDatabaseRequest;
+use howdah::pb::v1::{Database, GetDatabaseRequest, OperationMetadata, database};
+use prost::Message as _;
 use tonic::Code::{Internal, NotFound};
 
-use super::rig::{counter, failure, refused};
-use crate::support::howdah::{Howdah, Options, create_database, eventually, instance_name};
+use super::rig::{Metadata, counter, failure, refused};
+use crate::support::howdah::{
+    Howdah, Options, create_database, eventually, instance_name, succeeded,
+};
 
 async fn serve(failpoints: &str) -> Howdah {
     let mut howdah = Howdah::new(Options::external().await);
@@ -47,6 +50,37 @@ async fn a_step_that_panics_for_a_while_is_done_in_the_end() {
     howdah.instance("orders").await;
     howdah.database("orders", "shop").await;
     assert_eq!(counter(&howdah, "howdah_panics").await, 3);
+}
+
+/// A step that ends its process again and again leaves it time to serve.
+#[tokio::test]
+async fn a_step_that_ends_its_process_rests() {
+    let deadly = "database.create.role.before_effect=return";
+    let mut howdah = serve(deadly).await;
+    howdah.instance("orders").await;
+    let request = create_database("orders", "shop");
+    let accepted = howdah.databases().await.create_database(request).await;
+    let operation = accepted.unwrap().into_inner();
+    assert!(!howdah.ended().await.success());
+    howdah.spawn(deadly);
+    assert!(!howdah.ended().await.success());
+    // As if there had been more of them.
+    let metadata = Metadata::of(&howdah).await;
+    assert_eq!(metadata.count("operations where deaths = 1").await, 1);
+    metadata.execute("update operations set deaths = 8").await;
+    howdah.start(deadly).await;
+    let resting = howdah.operation(&operation.name).await;
+    let resting = OperationMetadata::decode(resting.metadata.unwrap().value.as_slice()).unwrap();
+    let message = resting.last_error;
+    assert!(message.contains("have ended 9 times"), "{message}");
+    howdah.instance("stock").await;
+    howdah.stop().await;
+    metadata
+        .execute("update operations set run_time = now()")
+        .await;
+    howdah.start("").await;
+    let done: Database = succeeded(&howdah.wait(&operation).await);
+    assert_eq!(done.state(), database::State::Ready);
 }
 
 #[tokio::test]

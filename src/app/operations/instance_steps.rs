@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use futures::future::BoxFuture;
+use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
 use super::{
@@ -13,7 +14,7 @@ use super::{
 use crate::{
     domain::{
         Error, Reason, Result,
-        instance::{Condition, State, Status},
+        instance::{Condition, ServerGoal, State, Status},
         operation::{Failure, Outcome},
         provider::{Disposal, Goal, Next, ServerSpec},
         version::Version,
@@ -98,18 +99,28 @@ pub(super) async fn run_first(context: &Context) -> Result<End> {
     }
 }
 
-/// Has the server run again after it died, which stays visible as a condition.
+/// What a recovery is asked for with.
+#[derive(Debug, Serialize, Deserialize)]
+pub(in crate::app) struct RecoverParameters {
+    /// Whether the server's process has ended; else it came up after its start was given up.
+    pub(in crate::app) ended: bool,
+}
+
+/// Has the server run again after it died, which stays visible as a condition. It may run
+/// already: a try that was cut off started it, or it came up by itself.
 pub(super) async fn recover(context: &Context) -> Result<End> {
-    // That it runs already is what a try that was cut off has left.
     pursue(context, Goal::Running, |context, server| {
-        let happened = Condition {
-            kind: "ServerRestarted".into(),
-            status: Status::True,
-            reason: "SERVER_ENDED".into(),
-            message: "the server's process had ended and was started again".into(),
-            time: context.app.parts.clock.now(),
-        };
-        Box::pin(ready(context, server.uid, Some(happened)))
+        Box::pin(async move {
+            let recovery: RecoverParameters = context.parameters()?;
+            let happened = || Condition {
+                kind: "ServerRestarted".into(),
+                status: Status::True,
+                reason: "SERVER_ENDED".into(),
+                message: "the server's process had ended and was started again".into(),
+                time: context.app.parts.clock.now(),
+            };
+            ready(context, server.uid, recovery.ended.then(happened)).await
+        })
     })
     .await
 }
@@ -127,7 +138,7 @@ async fn ready(context: &Context, server: Uuid, happened: Option<Condition>) -> 
     Ok(commit(move |tx| {
         Box::pin(async move {
             tx.mark_server_started(server, version).await?;
-            tx.set_instance_state(uid, State::Ready, true).await?;
+            tx.set_instance_state(uid, State::Ready).await?;
             tx.set_instance_condition(uid, &available).await?;
             if let Some(happened) = happened {
                 tx.set_instance_condition(uid, &happened).await?;
@@ -188,7 +199,7 @@ async fn stopped(context: &Context) -> Result<End> {
     std::future::ready(()).await;
     Ok(commit(move |tx| {
         Box::pin(async move {
-            tx.set_instance_state(uid, State::Stopped, false).await?;
+            tx.set_instance_state(uid, State::Stopped).await?;
             tx.set_instance_condition(uid, &available).await
         })
     }))
@@ -235,15 +246,18 @@ pub(super) async fn instance(tx: &mut Tx, uid: Uuid) -> Result<Outcome> {
     Ok(Outcome::Instance(Box::new(found)))
 }
 
-/// Marks an instance FAILED: its server is not what it should be, and is left alone.
+/// Marks an instance FAILED. What is to become of its server stays as it was: one that is
+/// to run is tried again after a pause by the supervisor, any other is left alone.
 pub(super) async fn mark_failed(tx: &mut Tx, claim: &Claim, why: &Failure) -> Result<()> {
-    fail(tx, claim, why, false).await
-}
-
-/// Marks an instance FAILED whose server did not come up again. It is still meant to
-/// run: the supervisor tries again after a pause.
-pub(super) async fn mark_down(tx: &mut Tx, claim: &Claim, why: &Failure) -> Result<()> {
-    fail(tx, claim, why, true).await
+    let uid = claim.target_uid;
+    let Some(instance) = tx.lock_instance_by_uid(uid).await? else {
+        return Ok(());
+    };
+    // Its time is replaced by the database's.
+    let time = instance.update_time;
+    let available = Condition::available(Status::False, &why.reason, &why.message, time);
+    tx.set_instance_state(uid, State::Failed).await?;
+    tx.set_instance_condition(uid, &available).await
 }
 
 /// Reasons of a start that fails while the server is up, or may still come up.
@@ -254,34 +268,26 @@ const PERHAPS_UP: [Reason; 4] = [
     Reason::PostgresqlRefused,
 ];
 
-/// Marks an instance FAILED that was to be started. One whose server may be up stays meant
-/// to run, so that the supervisor makes it READY; any other is left alone.
+/// Marks an instance FAILED that was to be started. A server that may be up is still to
+/// run, so that the supervisor makes the instance READY; any other is left alone.
 pub(super) async fn mark_not_started(tx: &mut Tx, claim: &Claim, why: &Failure) -> Result<()> {
     let perhaps_up = PERHAPS_UP
         .iter()
         .any(|reason| reason.as_str() == why.reason);
-    fail(tx, claim, why, perhaps_up).await
-}
-
-/// Marks an instance FAILED that was to be stopped and started. One that did not stop is
-/// still meant to run: it may be up, or end later.
-pub(super) async fn mark_not_restarted(tx: &mut Tx, claim: &Claim, why: &Failure) -> Result<()> {
-    match claim.position {
-        0 => mark_down(tx, claim, why).await,
-        _ => mark_not_started(tx, claim, why).await,
+    mark_failed(tx, claim, why).await?;
+    match perhaps_up {
+        true => Ok(()),
+        false => tx.want(claim.target_uid, ServerGoal::Stopped).await,
     }
 }
 
-async fn fail(tx: &mut Tx, claim: &Claim, why: &Failure, running: bool) -> Result<()> {
-    let uid = claim.target_uid;
-    let Some(instance) = tx.lock_instance_by_uid(uid).await? else {
-        return Ok(());
-    };
-    // Its time is replaced by the database's.
-    let time = instance.update_time;
-    let available = Condition::available(Status::False, &why.reason, &why.message, time);
-    tx.set_instance_state(uid, State::Failed, running).await?;
-    tx.set_instance_condition(uid, &available).await
+/// Marks an instance FAILED that was to be stopped and started. A server that did not stop
+/// is still to run: it may be up, or end later.
+pub(super) async fn mark_not_restarted(tx: &mut Tx, claim: &Claim, why: &Failure) -> Result<()> {
+    match claim.position {
+        0 => mark_failed(tx, claim, why).await,
+        _ => mark_not_started(tx, claim, why).await,
+    }
 }
 
 fn available(context: &Context, status: Status, reason: &str, message: &str) -> Condition {

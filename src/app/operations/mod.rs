@@ -28,5 +28,6 @@ pub use catalog::{PlanPoints, points};
 pub(crate) use delete_database::DeleteDatabaseParameters;
 pub(crate) use delete_instance::DeleteInstanceParameters;
 pub(crate) use engine::dispatch;
+pub(in crate::app) use instance_steps::RecoverParameters;
 pub(crate) use plan::Plan;
 pub(crate) use purge_instance::PurgeInstanceParameters;

@@ -73,7 +73,7 @@ pub(crate) const RECOVER_PLAN: Plan = Plan {
         failpoints: steps::RUN_POINTS,
     }],
     outcome: |tx, uid| Box::pin(steps::instance(tx, uid)),
-    abandon: |tx, claim, why| Box::pin(steps::mark_down(tx, claim, why)),
+    abandon: |tx, claim, why| Box::pin(steps::mark_failed(tx, claim, why)),
 };
 
 pub(crate) const UNDELETE_PLAN: Plan = Plan {

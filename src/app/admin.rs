@@ -1,7 +1,8 @@
 //! Howdah's own way into a user's server: SQL as `howdah_admin`.
 
-use std::{sync::Arc, time::Duration};
+use std::{ops::Deref, sync::Arc, time::Duration};
 
+use tokio_postgres::Row;
 use uuid::Uuid;
 
 use super::App;
@@ -24,9 +25,15 @@ const CONNECT_LIMIT: Duration = Duration::from_secs(10);
 /// Longest run of one statement: of CREATE DATABASE on a slow disk, say.
 const STATEMENT_LIMIT: Duration = Duration::from_secs(600);
 
-/// Longest wait for the answer to a statement: a server that is frozen does not end its
-/// statements.
+/// Longest wait for the answer to a statement that its server should have ended.
 const ANSWER_LIMIT: Duration = Duration::from_secs(STATEMENT_LIMIT.as_secs() + 5);
+
+/// How often it is asked, while a statement is under way, whether its server is there. One
+/// that is frozen ends no statement.
+const SIGN_OF_LIFE: Duration = Duration::from_secs(5);
+
+/// Signs of life that may be missing in a row before the server is given up.
+const MISSING_SIGNS: u32 = 2;
 
 /// Longest wait for what a former worker's statement still holds.
 const FORMER_LIMIT: Duration = Duration::from_secs(30);
@@ -45,13 +52,6 @@ const END_FORMER: &str = "select count(pg_terminate_backend(pid)) from (
 /// Application name of connections for a short look.
 const SHORT: &str = "howdah-look";
 
-async fn log_in(access: &AdminAccess, name: &str) -> Result<Client> {
-    let (target, login) = (&access.target, &access.login);
-    pg::client::administer(target, login, name, CONNECT_LIMIT, STATEMENT_LIMIT)
-        .await
-        .map_err(classify)
-}
-
 /// Writes nothing where nothing is to be done.
 const CLOSE_TO_PUBLIC: &str = "do $$ declare name text; begin
     for name in select datname from pg_database where datname in ('postgres', 'template1')
@@ -63,6 +63,65 @@ const CLOSE_TO_PUBLIC: &str = "do $$ declare name text; begin
 pub(super) struct AdminAccess {
     pub(super) target: Target,
     pub(super) login: Login,
+}
+
+impl AdminAccess {
+    async fn log_in(&self, name: &str) -> std::result::Result<Client, pg::Error> {
+        let (target, login) = (&self.target, &self.login);
+        pg::client::administer(target, login, name, CONNECT_LIMIT, STATEMENT_LIMIT).await
+    }
+
+    async fn session(self, name: &str) -> Result<Session> {
+        let client = self.log_in(name).await.map_err(classify)?;
+        Ok(Session {
+            client,
+            access: self,
+        })
+    }
+}
+
+/// A connection to a server as `howdah_admin`.
+pub(super) struct Session {
+    client: Client,
+    access: AdminAccess,
+}
+
+impl Deref for Session {
+    type Target = Client;
+
+    fn deref(&self) -> &Client {
+        &self.client
+    }
+}
+
+impl Session {
+    /// The answer of the server. When none comes the caller fails, and its connection is
+    /// closed as it is dropped.
+    async fn answer<T>(
+        &self,
+        asked: impl Future<Output = std::result::Result<T, tokio_postgres::Error>>,
+    ) -> Result<T> {
+        let answered = tokio::select! {
+            biased;
+            answered = asked => answered.map_err(pg::Error::from),
+            () = self.is_silent() => Err(pg::Error::Timeout),
+            () = tokio::time::sleep(ANSWER_LIMIT) => Err(pg::Error::Timeout),
+        };
+        answered.map_err(classify)
+    }
+
+    /// Returns when the server takes no connections any more, or answers none.
+    async fn is_silent(&self) {
+        let mut missing = 0;
+        while missing < MISSING_SIGNS {
+            tokio::time::sleep(SIGN_OF_LIFE).await;
+            missing = match self.access.log_in(SHORT).await {
+                Err(error) if error.server().is_none() => missing + 1,
+                // Refused or not, it has answered.
+                _ => 0,
+            };
+        }
+    }
 }
 
 impl App {
@@ -161,9 +220,9 @@ impl App {
         &self,
         instance: &Instance,
         database: &str,
-    ) -> Result<Client> {
+    ) -> Result<Session> {
         let access = self.admin_access(instance, database).await?;
-        log_in(&access, "howdah").await
+        access.session("howdah").await
     }
 
     /// As [`App::admin_connection`], for a short look: it does not count as use of the
@@ -172,15 +231,15 @@ impl App {
         &self,
         instance: &Instance,
         database: &str,
-    ) -> Result<Client> {
+    ) -> Result<Session> {
         let access = self.admin_access(instance, database).await?;
-        log_in(&access, SHORT).await
+        access.session(SHORT).await
     }
 
     /// Revokes CONNECT on `postgres` and `template1` from PUBLIC: an open transaction of a
     /// database owner in them would block CREATE DATABASE and DROP DATABASE. Returns the
     /// connection to `postgres` that it used.
-    pub(super) async fn close_to_public(&self, instance: &Instance) -> Result<Client> {
+    pub(super) async fn close_to_public(&self, instance: &Instance) -> Result<Session> {
         let client = self.admin_connection(instance, "postgres").await?;
         execute(&client, CLOSE_TO_PUBLIC).await?;
         Ok(client)
@@ -196,13 +255,13 @@ impl App {
         instance: &Instance,
         database: &str,
         claim: &Claim,
-    ) -> Result<Client> {
+    ) -> Result<Session> {
         let access = self.admin_access(instance, database).await?;
         let ((resource, _), (_, operation)) =
             (claim.target_uid.as_u64_pair(), claim.id.as_u64_pair());
         let (key, operation) = (format!("{resource:016x}"), format!("{operation:016x}"));
         let name = format!("howdah-claim {key} {operation} {}", claim.token);
-        let client = log_in(&access, &name).await?;
+        let client = access.session(&name).await?;
         let former = fetch(&client, END_FORMER, &[&key, &operation, &claim.token]).await?;
         let former: i64 = former.unwrap_or_default();
         if former > 0 {
@@ -223,7 +282,7 @@ impl App {
         &self,
         instance: &Instance,
         database: &str,
-    ) -> Result<Client> {
+    ) -> Result<Session> {
         let client = self.admin_connection(instance, database).await?;
         let limit = format!("set lock_timeout = '{}s'", LOCK_LIMIT.as_secs());
         execute(&client, &limit).await?;
@@ -242,34 +301,27 @@ pub(super) fn role_identity(role: Uuid) -> String {
 }
 
 /// Runs statements whose results do not matter.
-pub(super) async fn execute(client: &Client, sql: &str) -> Result<()> {
-    answer(ANSWER_LIMIT, client.batch_execute(sql)).await
+pub(super) async fn execute(session: &Session, sql: &str) -> Result<()> {
+    session.answer(session.batch_execute(sql)).await
+}
+
+/// All rows of a query.
+pub(super) async fn rows(session: &Session, sql: &str) -> Result<Vec<Row>> {
+    session.answer(session.query(sql, &[])).await
 }
 
 /// The first column of the only row, or none without a row.
 pub(super) async fn fetch<T>(
-    client: &Client,
+    session: &Session,
     sql: &str,
     parameters: &[&(dyn tokio_postgres::types::ToSql + Sync)],
 ) -> Result<Option<T>>
 where
     T: for<'a> tokio_postgres::types::FromSql<'a>,
 {
-    let row = answer(ANSWER_LIMIT, client.query_opt(sql, parameters)).await?;
+    let row = session.answer(session.query_opt(sql, parameters)).await?;
     let value = row.map(|row| row.try_get(0)).transpose();
     value.map_err(|error| Error::internal("column of a query").with_source(error))
-}
-
-/// The answer of a server. When none comes the caller fails, and its connection is closed
-/// as it is dropped.
-async fn answer<T>(
-    limit: Duration,
-    asked: impl Future<Output = std::result::Result<T, tokio_postgres::Error>>,
-) -> Result<T> {
-    let answered = tokio::time::timeout(limit, asked).await;
-    answered
-        .map_err(|_| classify(pg::Error::Timeout))?
-        .map_err(|error| classify(pg::Error::from(error)))
 }
 
 /// What an error of a user's server means.
@@ -324,13 +376,6 @@ mod tests {
             ..pg::ServerError::default()
         };
         classify(pg::Error::Server(Box::new(server))).reason()
-    }
-
-    #[tokio::test]
-    async fn a_server_that_does_not_answer_is_given_up() {
-        let never = std::future::pending();
-        let error = answer::<()>(Duration::from_millis(1), never).await;
-        assert_eq!(error.unwrap_err().reason(), Reason::ServerUnavailable);
     }
 
     #[test]

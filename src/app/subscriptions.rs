@@ -13,7 +13,7 @@ use uuid::Uuid;
 
 use super::{
     App,
-    admin::{execute, fetch},
+    admin::{Session, execute, fetch},
     databases::ready,
     shutting_down,
 };
@@ -21,7 +21,7 @@ use crate::{
     domain::{
         Error, Reason, Result, instance::Instance, name::InstanceName, postgres::PostgresName,
     },
-    pg::{self, Client, sql::quote_identifier},
+    pg::{self, sql::quote_identifier},
     store::subscriptions::Subscription as Record,
     streams::{ChangeBatch, Feed, Opening, Request, Source},
 };
@@ -288,7 +288,7 @@ fn told(ended: Result<()>) {
 
 /// Waits until the sessions of a subscription are gone, and ends those that do not go
 /// by themselves. One that still runs could make what is about to be removed.
-async fn end_sessions(client: &Client, record: &Record) -> Result<()> {
+async fn end_sessions(client: &Session, record: &Record) -> Result<()> {
     // Names are written out: the database's owner chooses its search path.
     let theirs = "from pg_catalog.pg_stat_activity where usename = current_user
         and (application_name = $1 or pid in (select active_pid

@@ -5,7 +5,7 @@
 //! owner.
 
 use super::{
-    super::admin::{execute, fetch, role_identity},
+    super::admin::{Session, execute, fetch, role_identity},
     context::Context,
     delete_database::drop_in_time,
     plan::{self, End, Plan, Step, commit, nothing},
@@ -18,7 +18,7 @@ use crate::{
     },
     failpoint,
     pg::{
-        Client, scram,
+        scram,
         sql::{quote_identifier, quote_literal},
     },
     store::{Tx, roles::OwnerRole},
@@ -63,7 +63,7 @@ pub(crate) const PLAN: Plan = Plan {
 };
 
 /// A connection that waits for what a former try still does.
-pub(super) async fn connect(context: &Context) -> Result<Client> {
+pub(super) async fn connect(context: &Context) -> Result<Session> {
     let instance = context.instance().await?;
     context
         .app
@@ -77,7 +77,7 @@ pub(super) fn mark(role: &OwnerRole) -> String {
 }
 
 /// Whether the role is there, and ours.
-pub(super) async fn owns_role(client: &Client, role: &OwnerRole) -> Result<Option<bool>> {
+pub(super) async fn owns_role(client: &Session, role: &OwnerRole) -> Result<Option<bool>> {
     let comment: Option<Option<String>> = fetch(
         client,
         "select shobj_description(oid, 'pg_authid') from pg_roles where rolname = $1",
@@ -89,7 +89,7 @@ pub(super) async fn owns_role(client: &Client, role: &OwnerRole) -> Result<Optio
 
 /// Whether the database is there, and ours.
 pub(super) async fn owns_database(
-    client: &Client,
+    client: &Session,
     database: &Database,
     role: &OwnerRole,
 ) -> Result<Option<bool>> {

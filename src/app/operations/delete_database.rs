@@ -9,7 +9,7 @@ use serde::{Deserialize, Serialize};
 
 use self::elsewhere::Elsewhere;
 use super::{
-    super::admin::execute,
+    super::admin::{Session, execute},
     context::Context,
     create_database::{connect, owns_database, owns_role},
     plan::{self, End, Plan, Step, commit, nothing},
@@ -22,7 +22,7 @@ use crate::{
         provider::Wait,
     },
     failpoint,
-    pg::{Client, sql::quote_identifier},
+    pg::sql::quote_identifier,
     store::{Tx, lease::Claim},
 };
 
@@ -131,7 +131,7 @@ async fn drop_database(context: &Context) -> Result<End> {
 }
 
 /// Drops a database within [`DROP_LIMIT`], the sessions that use it too with `force`.
-pub(super) async fn drop_in_time(client: &Client, database: &Database, force: bool) -> Result<()> {
+pub(super) async fn drop_in_time(client: &Session, database: &Database, force: bool) -> Result<()> {
     // Beside DROP DATABASE, which takes no transaction.
     execute(client, DROP_LIMIT).await?;
     let force = if force { " with (force)" } else { "" };

@@ -5,13 +5,16 @@ use std::{collections::BTreeSet, time::Duration};
 
 use uuid::Uuid;
 
-use super::super::{App, admin::classify, housekeeping};
+use super::super::{
+    App,
+    admin::{Session, rows},
+    housekeeping,
+};
 use crate::{
     domain::{
         Error, Reason, Result,
         instance::{Condition, Instance, Status},
     },
-    pg::{self, Client},
     store::servers::OnRecord,
     telemetry::orphans::record,
 };
@@ -122,9 +125,7 @@ impl App {
     async fn marked_objects(&self, instance: &Instance) -> Result<BTreeSet<Marked>> {
         let client = self.short_connection(instance, "postgres").await?;
         let mut found = read(&client, SHARED).await?;
-        let rows = client.query(DATABASES, &[]).await;
-        let names = rows.map_err(|error| classify(pg::Error::from(error)))?;
-        for row in names {
+        for row in rows(&client, DATABASES).await? {
             let name: String = row.get(0);
             // It may have been dropped since.
             match self.short_connection(instance, &name).await {
@@ -157,9 +158,8 @@ impl App {
     }
 }
 
-async fn read(client: &Client, sql: &str) -> Result<BTreeSet<Marked>> {
-    let rows = client.query(sql, &[]).await;
-    let rows = rows.map_err(|error| classify(pg::Error::from(error)))?;
+async fn read(client: &Session, sql: &str) -> Result<BTreeSet<Marked>> {
+    let rows = rows(client, sql).await?;
     let marked = rows.iter().filter_map(|row| {
         let mark: String = row.get(2);
         Some(Marked {

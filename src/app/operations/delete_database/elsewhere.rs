@@ -1,12 +1,12 @@
 //! What a database's owner role has outside of its database.
 
 use super::super::{
-    super::admin::{execute, fetch},
+    super::admin::{Session, execute, fetch},
     context::Context,
 };
 use crate::{
     domain::{Error, Reason, Result, database::Database},
-    pg::{Client, sql::quote_identifier},
+    pg::sql::quote_identifier,
 };
 
 /// What depends on the role, but for its own database and what is in it. Objects of one
@@ -32,7 +32,7 @@ pub(super) struct Elsewhere {
 }
 
 impl Elsewhere {
-    pub(super) async fn of(client: &Client, role: &str, database: &str) -> Result<Self> {
+    pub(super) async fn of(client: &Session, role: &str, database: &str) -> Result<Self> {
         let parameters: [&(dyn tokio_postgres::types::ToSql + Sync); 2] = [&role, &database];
         let told = format!(
             "select string_agg(format('%s (%s objects)', place, number), ', ' order by place)

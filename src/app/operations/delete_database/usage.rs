@@ -1,12 +1,12 @@
 //! Who uses a database that is to be dropped.
 
 use super::super::{
-    super::admin::{execute, fetch},
+    super::admin::{Session, execute, fetch},
     context::Context,
 };
 use crate::{
     domain::{Error, Reason, Result, database::Database},
-    pg::{Client, sql::quote_literal},
+    pg::sql::quote_literal,
 };
 
 /// What uses a database: what it is called, how it is counted, and whether `force` ends
@@ -38,7 +38,7 @@ const USERS: [(&str, &str, bool); 4] = [
 ];
 
 /// Refuses to drop what is used, and names by what.
-pub(super) async fn refuse(client: &Client, database: &Database, force: bool) -> Result<()> {
+pub(super) async fn refuse(client: &Session, database: &Database, force: bool) -> Result<()> {
     let mut users = Vec::new();
     for (what, count, ended_by_force) in USERS {
         if force && ended_by_force {
@@ -59,7 +59,7 @@ pub(super) async fn refuse(client: &Client, database: &Database, force: bool) ->
 }
 
 /// Ends what stops even a forced drop: active slots and prepared transactions.
-pub(super) async fn end(context: &Context, client: &Client, database: &Database) -> Result<()> {
+pub(super) async fn end(context: &Context, client: &Session, database: &Database) -> Result<()> {
     let name = database.postgresql_name.as_str();
     let ended = "select count(pg_terminate_backend(active_pid, 2000)) from pg_replication_slots
          where database = $1 and active_pid is not null";

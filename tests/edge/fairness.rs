@@ -29,6 +29,7 @@ use tonic_types::StatusExt as _;
 use super::harness::{BOUND, Edge, Raw, Setup};
 
 const GET: &str = "/howdah.v1.DatabaseService/GetDatabase";
+const CHECK: &str = "/grpc.health.v1.Health/Check";
 const OTHER: [u8; 4] = [127, 0, 0, 2];
 const THIRD: [u8; 4] = [127, 0, 0, 3];
 
@@ -226,6 +227,12 @@ async fn bytes_on_their_way_are_bounded_for_connections_callers_and_all() {
     let status = send(&third, unfinished(vec![])).await;
     assert_eq!(status.code(), Code::Unavailable);
     assert_eq!(status::reason(&status), Some(Reason::Overloaded));
+    // A probe may arrive in two parts, and is answered.
+    let late = stream::once(tokio::time::sleep(Duration::from_millis(50)))
+        .map(|()| Ok::<_, Status>(Frame::data(head(0))));
+    let mut probe = request(StreamBody::new(late));
+    *probe.uri_mut() = format!("http://localhost{CHECK}").parse().unwrap();
+    assert_eq!(send(&third, probe).await.code(), Code::Ok);
     for scope in ["connection", "caller", "process"] {
         let scope = format!("howdah_scope=\"{scope}\"");
         let limit = "howdah_limit=\"unfinished_bytes\"";

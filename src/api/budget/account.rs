@@ -17,7 +17,10 @@ use crate::{
     domain::principal::Principal,
 };
 
-use super::{CLASSES, Class, take};
+use super::{
+    CLASSES, Class, take,
+    unfinished::{Purse, UnfinishedBytes},
+};
 
 /// Bits of an IPv6 address that name a network. A single machine has a /64 to choose
 /// its addresses from (RFC 4291, section 2.5.4).
@@ -30,13 +33,19 @@ pub(in crate::api) enum Key {
     Principal(Principal),
     /// All that come from there and say nothing of themselves.
     Network(IpNet),
+    /// A proxy, which speaks for callers that say nothing of themselves.
+    Proxy(IpAddr),
 }
 
 impl Key {
-    fn of(peer: &Peer) -> Self {
-        match (principal::identify(peer), peer.address) {
-            (Principal::Anonymous, Address::Tcp(address)) => Self::Network(network(address.ip())),
-            (principal, _) => Self::Principal(principal),
+    fn of(peer: &Peer, proxies: &[IpNet]) -> Self {
+        let address = match (principal::identify(peer), peer.address) {
+            (Principal::Anonymous, Address::Tcp(address)) => address.ip(),
+            (principal, _) => return Self::Principal(principal),
+        };
+        match is_within(address, proxies) {
+            true => Self::Proxy(address.to_canonical()),
+            false => Self::Network(network(address)),
         }
     }
 }
@@ -47,6 +56,7 @@ impl fmt::Display for Key {
             Self::Principal(principal) => principal.fmt(formatter),
             Self::Network(IpNet::V4(network)) => write!(formatter, "anonymous@{}", network.addr()),
             Self::Network(IpNet::V6(network)) => write!(formatter, "anonymous@{network}"),
+            Self::Proxy(address) => write!(formatter, "proxy@{address}"),
         }
     }
 }
@@ -88,20 +98,15 @@ impl Accounts {
 
     /// The account of a connection's other side, the same for all of its connections.
     pub(super) fn of(&self, peer: &Peer) -> Arc<Account> {
-        let key = Key::of(peer);
-        let exempt = match (&key, peer.address) {
-            (Key::Network(_), Address::Tcp(address)) => is_within(address.ip(), &self.proxies),
-            _ => false,
-        };
+        let key = Key::of(peer, &self.proxies);
         let mut open = lock(&self.open);
         if let Some(account) = open.get(&key).and_then(Weak::upgrade) {
             return account;
         }
         let account = Arc::new(Account {
             key: key.clone(),
-            exempt,
             used: Default::default(),
-            unfinished: AtomicUsize::new(0),
+            unfinished: UnfinishedBytes::default(),
             open: Arc::clone(&self.open),
         });
         open.insert(key, Arc::downgrade(&account));
@@ -117,16 +122,15 @@ fn lock(open: &Open) -> MutexGuard<'_, HashMap<Key, Weak<Account>>> {
 #[derive(Debug)]
 pub(in crate::api) struct Account {
     key: Key,
-    exempt: bool,
     used: [AtomicUsize; CLASSES],
-    unfinished: AtomicUsize,
+    unfinished: UnfinishedBytes,
     open: Arc<Open>,
 }
 
 impl Account {
     /// The caller. None for a proxy, behind which there are many.
     pub(in crate::api) fn bounded(&self) -> Option<&Key> {
-        (!self.exempt).then_some(&self.key)
+        (!self.is_exempt()).then_some(&self.key)
     }
 
     /// Takes a place if there are fewer than `most`.
@@ -139,16 +143,20 @@ impl Account {
     }
 
     /// Takes bytes of unfinished requests if that makes no more than `most`.
-    pub(super) fn take_unfinished(&self, bytes: usize, most: usize) -> bool {
-        take(&self.unfinished, bytes, self.bound(most))
+    pub(super) fn take_unfinished(&self, purse: Purse, bytes: usize, most: usize) -> bool {
+        take(purse.count(&self.unfinished), bytes, self.bound(most))
     }
 
-    pub(super) fn give_back_unfinished(&self, bytes: usize) {
-        self.unfinished.fetch_sub(bytes, Relaxed);
+    pub(super) fn give_back_unfinished(&self, purse: Purse, bytes: usize) {
+        purse.count(&self.unfinished).fetch_sub(bytes, Relaxed);
+    }
+
+    const fn is_exempt(&self) -> bool {
+        matches!(self.key, Key::Proxy(_))
     }
 
     const fn bound(&self, most: usize) -> usize {
-        if self.exempt { usize::MAX } else { most }
+        if self.is_exempt() { usize::MAX } else { most }
     }
 }
 
@@ -205,6 +213,19 @@ mod tests {
         assert!(!same(&known("192.0.2.1", "a"), &peer("192.0.2.1")));
         assert!(accounts.of(&peer("10.1.2.3")).bounded().is_none());
         assert!(accounts.of(&known("10.1.2.3", "a")).bounded().is_some());
+    }
+
+    #[test]
+    fn a_proxy_is_exempt_and_its_neighbours_are_not() {
+        let accounts = || Accounts::new(&["2001:db8::1/128".parse().unwrap()]);
+        let is_bounded = |account: &Account| account.bounded().is_some();
+        let (one, other) = (peer("2001:db8::1"), peer("2001:db8::2"));
+        let open = accounts();
+        let (proxy, neighbour) = (open.of(&one), open.of(&other));
+        assert!(!is_bounded(&proxy) && is_bounded(&neighbour));
+        let open = accounts();
+        let (neighbour, proxy) = (open.of(&other), open.of(&one));
+        assert!(!is_bounded(&proxy) && is_bounded(&neighbour));
     }
 
     #[test]

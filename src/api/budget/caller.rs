@@ -1,15 +1,13 @@
 //! The other side of a connection, as its calls see it.
 
-use std::sync::{
-    Arc,
-    atomic::{AtomicUsize, Ordering::Relaxed},
-};
+use std::sync::{Arc, atomic::Ordering::Relaxed};
 
 use crate::auth::Peer;
 
 use super::{
     account::{Account, Accounts},
     take,
+    unfinished::{Purse, UnfinishedBytes},
 };
 
 /// Who is at the other end of a connection, and what its calls use. In the extensions of
@@ -20,7 +18,7 @@ pub(in crate::api) struct Caller {
     pub(in crate::api) peer: Peer,
     account: Arc<Account>,
     /// Bytes of unfinished requests of this connection.
-    unfinished: AtomicUsize,
+    unfinished: UnfinishedBytes,
 }
 
 impl Caller {
@@ -28,7 +26,7 @@ impl Caller {
         Self {
             account: accounts.of(&peer),
             peer,
-            unfinished: AtomicUsize::new(0),
+            unfinished: UnfinishedBytes::default(),
         }
     }
 
@@ -38,11 +36,11 @@ impl Caller {
     }
 
     /// Takes bytes of unfinished requests if this connection then has no more than `most`.
-    pub(super) fn take_unfinished(&self, bytes: usize, most: usize) -> bool {
-        take(&self.unfinished, bytes, most)
+    pub(super) fn take_unfinished(&self, purse: Purse, bytes: usize, most: usize) -> bool {
+        take(purse.count(&self.unfinished), bytes, most)
     }
 
-    pub(super) fn give_back_unfinished(&self, bytes: usize) {
-        self.unfinished.fetch_sub(bytes, Relaxed);
+    pub(super) fn give_back_unfinished(&self, purse: Purse, bytes: usize) {
+        purse.count(&self.unfinished).fetch_sub(bytes, Relaxed);
     }
 }

@@ -31,6 +31,7 @@ use crate::{
     telemetry::names,
 };
 
+use self::unfinished::UnfinishedBytes;
 use super::method::Method;
 
 pub(super) use account::{Accounts, Key};
@@ -54,7 +55,7 @@ pub(super) enum Class {
 const CLASSES: usize = 4;
 
 impl Class {
-    /// The class of a method's calls. None for what a probe asks, which always passes: a
+    /// The class of a method's calls. None for what a probe asks, which takes no place: a
     /// server under load is not to be taken for dead.
     pub(super) fn of(method: &Method) -> Option<Self> {
         match (method.is_public(), method.streaming) {
@@ -203,7 +204,7 @@ impl Refusals {
 pub(super) struct Budgets {
     limits: Places,
     used: [AtomicUsize; CLASSES],
-    unfinished: AtomicUsize,
+    unfinished: UnfinishedBytes,
     refusals: Refusals,
 }
 
@@ -212,7 +213,7 @@ impl Budgets {
         Self {
             limits,
             used: Default::default(),
-            unfinished: AtomicUsize::new(0),
+            unfinished: UnfinishedBytes::default(),
             refusals: Refusals::new(meter),
         }
     }

@@ -1,13 +1,19 @@
 //! The memory of requests that have not arrived as a whole.
 
 use std::{
-    sync::{Arc, atomic::Ordering::Relaxed},
+    sync::{
+        Arc,
+        atomic::{AtomicUsize, Ordering::Relaxed},
+    },
     time::Duration,
 };
 
-use crate::domain::{Error, Reason, Result};
+use crate::{
+    api::method::Method,
+    domain::{Error, Reason, Result},
+};
 
-use super::{Budgets, Caller, Scope, exhausted, take};
+use super::{Budgets, Caller, Class, Scope, exhausted, take};
 
 /// What a request counts at least while it is on its way: its headers, its task, and the
 /// part of the connection's read buffer that its first bytes keep.
@@ -16,23 +22,69 @@ pub(in crate::api) const LEAST: usize = 16 * 1024;
 /// As metrics and errors name it.
 const NAME: &str = "unfinished_bytes";
 
-/// A request that is on its way has arrived soon, or is ended.
+/// Most bytes of unfinished probes, whose messages are small.
+const PROBES: usize = 4 * 1024 * 1024;
+
+/// Unfinished requests arrive or time out within seconds.
 const RETRY_DELAY: Duration = Duration::from_secs(1);
+
+/// Which bytes a request counts: those of probes are apart, so that a probe is answered
+/// whatever other requests are on their way.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(in crate::api) enum Purse {
+    /// Of all other methods.
+    Calls,
+    /// Of methods that anybody may call, which take no place: `Check` of health.
+    Probes,
+}
+
+/// Bytes of unfinished requests, by purse.
+pub(super) type UnfinishedBytes = [AtomicUsize; 2];
+
+impl Purse {
+    pub(in crate::api) fn of(method: Option<&Method>) -> Self {
+        match method {
+            Some(method) if Class::of(method).is_none() => Self::Probes,
+            _ => Self::Calls,
+        }
+    }
+
+    pub(super) const fn count(self, [calls, probes]: &UnfinishedBytes) -> &AtomicUsize {
+        match self {
+            Self::Calls => calls,
+            Self::Probes => probes,
+        }
+    }
+
+    /// Most bytes of all callers; of one caller half of that, of a connection a quarter.
+    const fn most(self, calls: usize) -> usize {
+        match self {
+            Self::Calls => calls,
+            Self::Probes => PROBES,
+        }
+    }
+}
 
 /// Bytes that one unfinished request is counted with. Dropping it gives them back.
 #[derive(Debug)]
 pub(in crate::api) struct Unfinished {
     budgets: Arc<Budgets>,
     caller: Option<Arc<Caller>>,
+    purse: Purse,
     bytes: usize,
 }
 
 impl Unfinished {
     /// A request that counts nothing yet.
-    pub(in crate::api) fn new(budgets: &Arc<Budgets>, caller: Option<&Arc<Caller>>) -> Self {
+    pub(in crate::api) fn new(
+        budgets: &Arc<Budgets>,
+        caller: Option<&Arc<Caller>>,
+        purse: Purse,
+    ) -> Self {
         Self {
             budgets: Arc::clone(budgets),
             caller: caller.cloned(),
+            purse,
             bytes: 0,
         }
     }
@@ -42,6 +94,7 @@ impl Unfinished {
         Self {
             budgets: Arc::clone(&self.budgets),
             caller: self.caller.clone(),
+            purse: self.purse,
             bytes: std::mem::take(&mut self.bytes),
         }
     }
@@ -63,44 +116,50 @@ impl Unfinished {
 
     /// Takes from all three, or from none and answers whose bound it is.
     fn take_bytes(&self, bytes: usize) -> Result<(), Scope> {
-        let all = self.budgets.limits.unfinished_bytes;
+        let (purse, most) = (self.purse, |scope| self.most(scope));
         if let Some(caller) = &self.caller {
-            if !caller.take_unfinished(bytes, all / 4) {
+            if !caller.take_unfinished(purse, bytes, most(Scope::Connection)) {
                 return Err(Scope::Connection);
             }
-            if !caller.account().take_unfinished(bytes, all / 2) {
-                caller.give_back_unfinished(bytes);
+            let account = caller.account();
+            if !account.take_unfinished(purse, bytes, most(Scope::Caller)) {
+                caller.give_back_unfinished(purse, bytes);
                 return Err(Scope::Caller);
             }
         }
-        if take(&self.budgets.unfinished, bytes, all) {
+        let all = purse.count(&self.budgets.unfinished);
+        if take(all, bytes, most(Scope::Process)) {
             return Ok(());
         }
         self.give_back_callers(bytes);
         Err(Scope::Process)
     }
 
+    fn most(&self, scope: Scope) -> usize {
+        let all = self.purse.most(self.budgets.limits.unfinished_bytes);
+        match scope {
+            Scope::Process => all,
+            Scope::Caller | Scope::Address => all / 2,
+            Scope::Connection => all / 4,
+        }
+    }
+
     fn refusal(&self, scope: Scope) -> Error {
         self.budgets.refusals.count(NAME, scope);
-        let all = self.budgets.limits.unfinished_bytes;
-        let most = match scope {
-            Scope::Caller => all / 2,
-            _ => all / 4,
-        };
         match (scope, &self.caller) {
             (Scope::Process, _) | (_, None) => {
                 let message = "too many requests are on their way";
                 Error::new(Reason::Overloaded, message)
             }
-            (_, Some(caller)) => exhausted(caller, NAME, most),
+            (_, Some(caller)) => exhausted(caller, NAME, self.most(scope)),
         }
         .with_retry_after(RETRY_DELAY)
     }
 
     fn give_back_callers(&self, bytes: usize) {
         if let Some(caller) = &self.caller {
-            caller.give_back_unfinished(bytes);
-            caller.account().give_back_unfinished(bytes);
+            caller.give_back_unfinished(self.purse, bytes);
+            caller.account().give_back_unfinished(self.purse, bytes);
         }
     }
 }
@@ -109,7 +168,8 @@ impl Drop for Unfinished {
     fn drop(&mut self) {
         if self.bytes > 0 {
             self.give_back_callers(self.bytes);
-            self.budgets.unfinished.fetch_sub(self.bytes, Relaxed);
+            let all = self.purse.count(&self.budgets.unfinished);
+            all.fetch_sub(self.bytes, Relaxed);
         }
     }
 }

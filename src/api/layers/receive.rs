@@ -26,7 +26,7 @@ use tower::{BoxError, Layer, Service};
 use crate::{
     api::budget::{
         Budgets, Caller,
-        unfinished::{LEAST, Unfinished},
+        unfinished::{LEAST, Purse, Unfinished},
     },
     domain::{Error, Reason},
 };
@@ -88,9 +88,11 @@ where
     }
 
     fn call(&mut self, request: Request<B>) -> Self::Future {
-        let streams = method_of(&request).is_some_and(|method| method.client_streaming);
+        let method = method_of(&request).map(Arc::as_ref);
+        let streams = method.is_some_and(|method| method.client_streaming);
         let caller = request.extensions().get::<Arc<Caller>>();
-        let mut unfinished = Unfinished::new(&self.layer.budgets, caller);
+        let purse = Purse::of(method);
+        let mut unfinished = Unfinished::new(&self.layer.budgets, caller, purse);
         if streams {
             return match unfinished.hold(self.layer.bounds.window) {
                 Err(refusal) => Receiving::refused(refusal),

@@ -39,7 +39,9 @@ tools: prerequisites
 prerequisites:
 	@tools/prerequisites.sh test
 
-# Everything but the long tables, which are `make soak`.
+# Everything but the long tables, which are `make soak`. Tests mostly wait, for servers
+# and for time to pass: two for each processor.
+test: export RUST_TEST_THREADS ?= $(shell echo $$((2 * $$(nproc))))
 test: prerequisites
 	@tools/install.sh grpcurl python postgres
 	$(CARGO) test --locked $(FEATURES) -- --skip soak::

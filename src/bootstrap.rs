@@ -81,6 +81,7 @@ pub async fn serve(config: Config) -> anyhow::Result<()> {
     let instance_id = SystemSource::default().uuid()?;
     let settings = telemetry_settings(&config, instance_id);
     let telemetry = telemetry::init(&settings).context("telemetry")?;
+    telemetry::panics::log_panics();
     let served = run(&config, &telemetry).await;
     telemetry.shutdown(TELEMETRY_STOP).await;
     Ok(served?)

@@ -19,7 +19,7 @@ struct Instruments {
 
 static INSTRUMENTS: OnceLock<Instruments> = OnceLock::new();
 
-/// Makes the instruments, and takes the place of the hook that prints panics.
+/// Makes the instruments.
 pub(super) fn install(meter: &Meter) {
     let panics = meter
         .u64_counter(names::PANICS)
@@ -32,6 +32,10 @@ pub(super) fn install(meter: &Meter) {
         .with_description("Background tasks that ended and were started again.")
         .build();
     let _ = INSTRUMENTS.set(Instruments { panics, restarts });
+}
+
+/// Logs and counts panics from now on, in the place of the hook that prints them.
+pub fn log_panics() {
     set_hook(Box::new(note));
 }
 

@@ -78,8 +78,8 @@ create index instances_live_created on instances (project, create_time, id)
     where delete_time is null;
 create index instances_live_updated on instances (project, update_time, id)
     where delete_time is null;
--- What a release that knows this form may be unable to read; filters ask for it in these
--- very words.
+-- Rows that this release may fail to parse. The condition must equal `irregular` in
+-- `src/store/listing.rs`, or the index is not used.
 create index instances_irregular on instances (uid) where
     id !~ '^[a-z]([a-z0-9-]{0,61}[a-z0-9])?$'
     or state <> all ('{CREATING,READY,STOPPED,STARTING,STOPPING,DELETING,DELETED,FAILED}')

@@ -49,7 +49,7 @@ const END_FORMER: &str = "select count(pg_terminate_backend(pid)) from (
         where usename = 'howdah_admin' and application_name ~ '^howdah-claim [0-9a-f]{16} [0-9a-f]{16} [0-9]{1,15}$'
     ) claims where word[2] = $1 and (word[3] <> $2 or word[4]::bigint < $3)";
 
-/// Application name of connections for a short look.
+/// Application name of connections for a short look. `delete_database::usage` has it too.
 const SHORT: &str = "howdah-look";
 
 /// Writes nothing where nothing is to be done.
@@ -148,8 +148,8 @@ impl App {
         })
     }
 
-    /// The instance with what is not in its record: where clients connect, and whether
-    /// its host is there.
+    /// The instance with its endpoint, from the record of its active server, and with the
+    /// condition of a host that is gone.
     pub(super) fn located(&self, mut instance: Instance) -> Instance {
         if let Some(time) = self.host_gone_time(&instance) {
             let condition = Condition {

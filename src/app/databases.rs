@@ -27,7 +27,7 @@ use crate::{
     store::{databases::NewDatabase, roles::NewRole},
 };
 
-const FIELDS: Fields = &[
+pub(super) const FIELDS: Fields = &[
     ("database_id", Type::Text),
     (
         "state",

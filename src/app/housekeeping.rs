@@ -106,8 +106,13 @@ impl App {
         let versions: Vec<Version> = usable.map(|engine| engine.version).collect();
         let store = &self.parts.store;
         store.set_host_versions(self.parts.host, &versions).await?;
-        for instance in store.instances_on(self.parts.host).await? {
-            let running = instance.active()?.version;
+        for instance in store.instances_to_watch(self.parts.host).await? {
+            let active = instance.active()?;
+            // The installations of this host are nothing to a server that is not on it.
+            if active.host().is_none() {
+                continue;
+            }
+            let running = active.version;
             let same_major = Wanted {
                 major: Some(running.major),
                 minor: None,
@@ -129,7 +134,7 @@ impl App {
                     message,
                     time: self.parts.clock.now(),
                 };
-                self.tell(instance.uid, &condition).await?;
+                self.record_condition(instance.uid, &condition).await?;
             }
         }
         Ok(())

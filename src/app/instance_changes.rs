@@ -164,7 +164,7 @@ impl App {
                 .set_instance_state(instance.uid, State::Deleting)
                 .await?;
             let message = "the instance is being deleted";
-            self.not_available(&mut accepting.tx, instance.uid, "DELETING", message)
+            self.set_unavailable(&mut accepting.tx, instance.uid, "DELETING", message)
                 .await?;
         }
         let keep_seconds = self.parts.settings.purge_delay.as_secs_f64();
@@ -273,7 +273,7 @@ impl App {
         };
         accepting.tx.want(uid, goal).await?;
         let (reason, message) = to.unavailable();
-        self.not_available(&mut accepting.tx, uid, reason, message)
+        self.set_unavailable(&mut accepting.tx, uid, reason, message)
             .await?;
         accepting.enqueue(to.plan(), target, Value::Null).await
     }

@@ -27,7 +27,7 @@ use crate::{
     store::{Tx, instances::NewInstance, lease::Claim, servers::NewServer},
 };
 
-const FIELDS: Fields = &[
+pub(super) const FIELDS: Fields = &[
     ("instance_id", Type::Text),
     (
         "state",

@@ -159,12 +159,12 @@ impl App {
 
     /// Tells those who wait here that an operation has changed.
     pub(super) fn announce(&self, operation: Uuid) {
-        // Nobody waits: nobody to tell.
+        // It fails where no waiter is registered.
         let _ = self.changed.send(operation);
     }
 
-    /// What an operation answers from now on, with the instance's endpoint as it is known
-    /// here and now.
+    /// What an operation answers from now on, with the instance's endpoint filled in from the
+    /// record of its active server.
     pub(super) fn response(&self, outcome: Outcome) -> Result<Response> {
         (self.parts.encode)(match outcome {
             Outcome::Instance(instance) => Outcome::Instance(Box::new(self.located(*instance))),

@@ -17,12 +17,12 @@ use crate::{
 /// How often it is looked for them.
 const INTERVAL: Duration = Duration::from_secs(30);
 
-/// Logs each change, as long as the process serves.
+/// Counts them and logs each change, as long as the process serves.
 pub(super) async fn run(app: App) {
     let mut known = BTreeSet::new();
     loop {
         match app.orphans().await {
-            Ok(found) => log(&mut known, found),
+            Ok(found) => report(&mut known, found),
             failed => housekeeping::warn("servers without a record", failed),
         }
         if housekeeping::stops(&app, INTERVAL).await {
@@ -31,7 +31,7 @@ pub(super) async fn run(app: App) {
     }
 }
 
-fn log(known: &mut BTreeSet<Present>, found: BTreeSet<Present>) {
+fn report(known: &mut BTreeSet<Present>, found: BTreeSet<Present>) {
     for Present { uid, running } in found.difference(known) {
         tracing::warn!(
             server = %uid,

@@ -131,3 +131,16 @@ fn value(item: &impl Listed, name: &str) -> Value {
         label.map_or(Value::Missing, |label| Value::Text(label.clone()))
     })
 }
+
+#[cfg(test)]
+mod tests {
+    use super::super::{databases, instances};
+    use crate::store::listing;
+
+    #[test]
+    fn each_field_of_a_filter_has_a_column() {
+        let names = [instances::FIELDS, databases::FIELDS]
+            .map(|fields| fields.iter().map(|(name, _)| *name).collect::<Vec<_>>());
+        assert_eq!(names, listing::fields());
+    }
+}

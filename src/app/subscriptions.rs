@@ -78,7 +78,8 @@ impl Open {
     }
 }
 
-/// The place of a subscription among the open streams, whoever counts them.
+/// The edge's permit for an open stream. Held until the slot and the publications are
+/// removed.
 pub type Place = Arc<dyn Send + Sync>;
 
 /// The changes that a subscriber gets. Dropping it ends the subscription.
@@ -262,13 +263,13 @@ fn sqlstate(error: &Error) -> Option<&str> {
 pub(super) async fn run(app: App) {
     let renewing = async {
         loop {
-            told(app.renew_subscriptions().await);
+            log_failure(app.renew_subscriptions().await);
             tokio::time::sleep(INTERVAL).await;
         }
     };
     let sweeping = async {
         loop {
-            told(app.sweep_subscriptions().await);
+            log_failure(app.sweep_subscriptions().await);
             tokio::time::sleep(INTERVAL).await;
         }
     };
@@ -280,7 +281,7 @@ pub(super) async fn run(app: App) {
     }
 }
 
-fn told(ended: Result<()>) {
+fn log_failure(ended: Result<()>) {
     if let Err(error) = ended {
         tracing::warn!(%error, detail = error.internal_detail(), "cannot look after subscriptions");
     }

@@ -37,28 +37,28 @@ const SOCKET_GONE: &str = "SOCKET_GONE";
 /// recovered lately.
 #[derive(Debug, Default)]
 pub(crate) struct Watched {
-    /// Each wakes its watcher.
-    uids: Mutex<HashMap<Uuid, Arc<Notify>>>,
+    /// What wakes the watcher of each instance.
+    watchers: Mutex<HashMap<Uuid, Arc<Notify>>>,
     paces: Mutex<Paces>,
 }
 
 impl Watched {
     /// What wakes the new watcher, unless there is one.
     fn insert(&self, uid: Uuid) -> Option<Arc<Notify>> {
-        match self.uids().entry(uid) {
+        match self.watchers().entry(uid) {
             Entry::Occupied(_) => None,
             Entry::Vacant(free) => Some(Arc::clone(free.insert(Arc::default()))),
         }
     }
 
     fn wake(&self, uid: Uuid) {
-        if let Some(wake) = self.uids().get(&uid) {
+        if let Some(wake) = self.watchers().get(&uid) {
             wake.notify_one();
         }
     }
 
     fn remove(&self, uid: Uuid) {
-        self.uids().remove(&uid);
+        self.watchers().remove(&uid);
     }
 
     /// Its next recovery is the first one.
@@ -66,8 +66,8 @@ impl Watched {
         self.paces().forget(uid);
     }
 
-    fn uids(&self) -> MutexGuard<'_, HashMap<Uuid, Arc<Notify>>> {
-        self.uids.lock().unwrap_or_else(PoisonError::into_inner)
+    fn watchers(&self) -> MutexGuard<'_, HashMap<Uuid, Arc<Notify>>> {
+        self.watchers.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn paces(&self) -> MutexGuard<'_, Paces> {
@@ -90,7 +90,7 @@ impl Drop for Watching<'_> {
 /// Adopts the servers of this host, and again whenever one has no watcher.
 pub(super) async fn run(app: App) {
     loop {
-        match app.parts.store.instances_on(app.parts.host).await {
+        match app.parts.store.instances_to_watch(app.parts.host).await {
             Ok(instances) => {
                 for instance in instances {
                     // Its server may be up, and its watcher wait for the end.
@@ -131,14 +131,14 @@ impl App {
     /// A server that cannot be taken for the one on record, or looked at, is no secret.
     async fn cannot_watch(&self, uid: Uuid, error: &Error) {
         let reason = error.reason();
-        let told = self.available(uid, Status::Unknown, reason.as_str(), error.message());
+        let told = self.record_available(uid, Status::Unknown, reason.as_str(), error.message());
         if let Err(error) = told.await {
             tracing::warn!(instance = %uid, %error, "cannot record a condition");
         }
     }
 
     /// Records whether a server is available, if that is news.
-    async fn available(
+    async fn record_available(
         &self,
         uid: Uuid,
         status: Status,
@@ -146,11 +146,11 @@ impl App {
         message: &str,
     ) -> Result<()> {
         let condition = Condition::available(status, reason, message, self.parts.clock.now());
-        self.tell(uid, &condition).await
+        self.record_condition(uid, &condition).await
     }
 
     /// Records that a server does not take connections, or will not in a moment.
-    pub(super) async fn not_available(
+    pub(super) async fn set_unavailable(
         &self,
         tx: &mut Tx,
         uid: Uuid,
@@ -164,7 +164,7 @@ impl App {
 
     /// Records a condition of an instance that is at rest and meant to run, if it is
     /// news: otherwise an operation knows better.
-    pub(super) async fn tell(&self, uid: Uuid, condition: &Condition) -> Result<()> {
+    pub(super) async fn record_condition(&self, uid: Uuid, condition: &Condition) -> Result<()> {
         let mut tx = self.parts.store.begin().await?;
         let Some(now) = tx.lock_instance_by_uid(uid).await? else {
             return Ok(());
@@ -220,11 +220,11 @@ impl App {
             tracing::warn!(instance = %instance.name, "the Unix socket of a server is gone");
             let message = "the server takes connections by TCP, but its Unix socket is gone: a \
                  restart of the instance makes it anew";
-            self.available(instance.uid, Status::True, SOCKET_GONE, message)
+            self.record_available(instance.uid, Status::True, SOCKET_GONE, message)
                 .await?;
         } else if instance.conditions.iter().any(outdated) {
             let message = "the server takes connections";
-            self.available(instance.uid, Status::True, "SERVER_RUNNING", message)
+            self.record_available(instance.uid, Status::True, "SERVER_RUNNING", message)
                 .await?;
         }
         // A server of a former release, or one whose owner opened it again.
@@ -262,7 +262,7 @@ impl App {
             return Ok(());
         }
         let message = "the server's process ends again and again; it is started after a pause";
-        self.available(instance.uid, Status::False, "SERVER_ENDED", message)
+        self.record_available(instance.uid, Status::False, "SERVER_ENDED", message)
             .await
     }
 
@@ -285,7 +285,7 @@ impl App {
         // Why the last try has failed is better to know.
         if now.state != State::Failed || !now.is_down() {
             let message = "the server's process has ended; it is being started again";
-            self.not_available(&mut accepting.tx, now.uid, "SERVER_ENDED", message)
+            self.set_unavailable(&mut accepting.tx, now.uid, "SERVER_ENDED", message)
                 .await?;
         }
         match up {

@@ -172,7 +172,8 @@ pub struct Address {
     pub host: String,
     /// TCP port.
     pub port: u16,
-    /// Directory of the Unix socket, the way Howdah itself takes on the same host.
+    /// Directory of the Unix socket, which Howdah itself uses on the same host while it is
+    /// there.
     pub socket_directory: Option<PathBuf>,
     /// Whether it speaks TLS.
     #[serde(default)]
@@ -206,15 +207,16 @@ pub trait Provider: Send + Sync {
     /// again when it is called the next time.
     ///
     /// # Errors
-    /// PORT_TAKEN when another port is to be reserved; SERVER_UNAVAILABLE when the goal
-    /// was not reached in time.
+    /// PORT_TAKEN when another port is to be reserved; SERVER_NOT_STOPPED when the server
+    /// did not stop in time; SERVER_UNAVAILABLE when it cannot be reached, which is tried
+    /// again.
     async fn advance(&self, server: &ServerSpec, goal: Goal, since: Duration) -> Result<Advance>;
 
     /// Looks how far the server is, and that it is the one on record.
     async fn inspect(&self, server: &ServerSpec) -> Result<Presence>;
 
-    /// Returns when another look would find a server otherwise that was found running, or
-    /// with `from`: above all when its process has ended.
+    /// Returns when the server is not in the state `from` any more, above all when its
+    /// process has ended. It may return early.
     async fn changed(&self, server: &ServerSpec, from: Presence) -> Result<()>;
 
     /// Whether its servers live on hosts, each with a [`Placement`]. Those of another

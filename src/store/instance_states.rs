@@ -46,8 +46,8 @@ impl Tx {
         Ok(())
     }
 
-    /// Puts off the purge of a deleted instance, in seconds from now: for at least that
-    /// long, or exactly so where a user asked for it, who does not have to ask again.
+    /// Sets the next purge of a deleted instance to `seconds` from now. If it was not
+    /// requested, a later purge time is kept. A request is remembered.
     ///
     /// # Errors
     /// METADATA_UNAVAILABLE.

@@ -215,7 +215,7 @@ impl Store {
     ///
     /// # Errors
     /// METADATA_UNAVAILABLE.
-    pub async fn instances_on(&self, host: Uuid) -> Result<Vec<Instance>> {
+    pub async fn instances_to_watch(&self, host: Uuid) -> Result<Vec<Instance>> {
         let records = select_instances!(
             "where i.delete_time is null and exists (select from servers a
                 where a.instance_uid = i.uid and a.number = i.active_server
@@ -223,7 +223,7 @@ impl Store {
             host
         )
         .fetch_all(&self.pool)
-        .named("instances.instances_on")
+        .named("instances.instances_to_watch")
         .await?;
         Ok(readable(records))
     }

@@ -217,6 +217,7 @@ impl Store {
     /// # Errors
     /// METADATA_UNAVAILABLE.
     pub async fn let_go(&self, id: Uuid, token: i64) -> Result<()> {
+        // Giving the operation up has raised its token by one: see `give_up_family`.
         sqlx::query!(
             "with left_alone as (
                 update operations set lease_until = null, worker = null

@@ -1,9 +1,18 @@
 //! What Howdah has made on the servers of instances and no record knows any more.
 
+use std::{
+    fs,
+    os::unix::{fs::MetadataExt as _, process::CommandExt as _},
+    process::Command,
+};
+
 use howdah::pb::v1::{Condition, GetInstanceRequest, condition::Status};
 
 use super::rig::{Metadata, labelled, serve, superuser};
-use crate::support::howdah::{Howdah, eventually, instance_name};
+use crate::support::{
+    howdah::{Howdah, eventually, instance_name},
+    postgres::server,
+};
 
 async fn unknown_objects(howdah: &Howdah) -> Option<Condition> {
     let request = GetInstanceRequest {
@@ -17,6 +26,47 @@ async fn unknown_objects(howdah: &Howdah) -> Option<Condition> {
 
 async fn count(howdah: &Howdah, kind: &str) -> Option<u64> {
     labelled(howdah, "howdah_orphans", &format!("howdah_kind=\"{kind}\"")).await
+}
+
+/// Runs the lines of `docs/servers.md`, those of PostgreSQL as the user of the servers.
+fn remove_as_documented(howdah: &Howdah, mark: &str) {
+    let page = include_str!("../../docs/servers.md");
+    let (_, script) = page.split_once("```sh\nhowdah instances stop").unwrap();
+    let (script, _) = script.split_once("```").unwrap();
+    let homes = howdah.data_dir().join("local/servers");
+    let home = fs::read_dir(&homes).unwrap().next().unwrap().unwrap();
+    let script = format!("howdah instances stop{script}")
+        .replace(
+            "drop publication howdah_tmp_...",
+            &format!("drop publication howdah_tmp_{mark}_insert"),
+        )
+        .replace("howdah_tmp_...", &format!("howdah_tmp_{mark}"));
+    for line in script.lines().filter(|line| !line.starts_with("cd ")) {
+        let mut command = Command::new("sh");
+        command.args(["-c", &format!("set -e; {line}")]);
+        match line.strip_prefix("howdah ") {
+            Some(rest) => {
+                command = Command::new(env!("CARGO_BIN_EXE_howdah"));
+                command
+                    .args(rest.split(' '))
+                    .env("HOWDAH_ENDPOINT", howdah.endpoint());
+            }
+            None => {
+                let data = fs::metadata(home.path().join("data")).unwrap();
+                let path = format!("{}:/usr/bin:/bin", server(15).bin.display());
+                command
+                    .current_dir(home.path())
+                    .env("PATH", path)
+                    .uid(data.uid());
+            }
+        }
+        let done = command.output().unwrap();
+        let told = String::from_utf8_lossy(&done.stderr).into_owned();
+        assert!(
+            done.status.success() && !told.contains("ERROR"),
+            "{line}: {told}"
+        );
+    }
 }
 
 /// As after a restore of metadata that is older than a database and a subscription.
@@ -65,16 +115,8 @@ async fn what_no_record_knows_is_named_and_left_alone() {
         assert_eq!(count(&howdah, kind).await, Some(0), "{kind}");
     }
 
-    // The documented way to remove them.
-    let slot = format!("select pg_drop_replication_slot('howdah_tmp_{mark}')");
-    let publication = format!("drop publication howdah_tmp_{mark}_insert");
-    for statement in [slot, publication] {
-        shop.batch_execute(&statement).await.unwrap();
-    }
-    let client = superuser(&howdah, "orders", "postgres").await;
-    for statement in ["drop database shop with (force)", "drop role shop_user"] {
-        client.batch_execute(statement).await.unwrap();
-    }
+    drop(shop);
+    remove_as_documented(&howdah, mark);
     howdah.stop().await;
     howdah.start("").await;
     eventually("it is taken back", async || {

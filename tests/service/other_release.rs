@@ -21,6 +21,7 @@ use crate::support::howdah::{Howdah, PROJECT, eventually, instance_name, succeed
 /// What a later release would do with a migration.
 pub(super) const FORGET_CHECKS: &str =
     "alter table instances drop constraint instances_state_check;
+    alter table servers drop constraint servers_wanted_check;
     alter table databases drop constraint databases_state_check;
     alter table operations drop constraint operations_state_check;
     alter table operations drop constraint operations_check;

@@ -123,7 +123,8 @@ pub struct Places {
     /// Unary calls that wait for their answer. Each holds memory, and beyond some point
     /// they only wait for database connections.
     pub calls: Limit,
-    /// Calls that wait for an operation. Each holds memory, and is quiet.
+    /// Calls that wait for an operation. Each holds memory, and takes part in a shared read
+    /// every 2 s.
     pub waits: Limit,
     /// Open streams. Each of changes holds three connections to a server.
     pub streams: Limit,

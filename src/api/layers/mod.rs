@@ -15,7 +15,8 @@
 //! 13. [`audit`]: mutations and secrets are written down.
 //!
 //! The layers are always ready and hold no locks; their futures and bodies are
-//! concrete types, so that a call costs no allocation in them.
+//! concrete types, so that a unary call whose request is one frame costs no allocation in
+//! them.
 
 pub(super) mod admit;
 mod answer;

@@ -67,13 +67,13 @@ pub(crate) const PLAN: Plan = Plan {
 /// Past the first step it is gone, and a drop that was broken off may have left a half of
 /// it: it can be deleted again.
 async fn abandon(tx: &mut Tx, claim: &Claim, why: &Failure) -> Result<()> {
-    let whole = claim.position == 0 && (was_refused(why) || !has_begun(tx, claim).await?);
+    let whole = claim.position == 0 && (was_refused(why) || !drop_was_sent(tx, claim).await?);
     let state = if whole { State::Ready } else { State::Failed };
     tx.set_database_state(claim.target_uid, state).await
 }
 
-/// Records that DROP DATABASE is about to be sent, for [`has_begun`].
-async fn begin(context: &Context) -> Result<()> {
+/// Records that DROP DATABASE is about to be sent, for [`drop_was_sent`].
+async fn record_drop_sent(context: &Context) -> Result<()> {
     let claim = &context.claim;
     let mut tx = context.app.parts.store.begin().await?;
     tx.check_token(claim.id, claim.token).await?;
@@ -86,8 +86,8 @@ async fn begin(context: &Context) -> Result<()> {
     tx.commit().await
 }
 
-/// Whether any try has sent DROP DATABASE: the stage has got further than nothing.
-async fn has_begun(tx: &mut Tx, claim: &Claim) -> Result<bool> {
+/// Whether any try has sent DROP DATABASE: its stage has a percentage then.
+async fn drop_was_sent(tx: &mut Tx, claim: &Claim) -> Result<bool> {
     let operation = tx.operation(claim.id).await?;
     let stage = operation.stages.first();
     Ok(stage.is_none_or(|stage| stage.progress_percent > 0))
@@ -124,7 +124,7 @@ async fn drop_database(context: &Context) -> Result<End> {
         usage::end(context, &client, &database).await?;
         elsewhere.drop_owned(context).await?;
     }
-    begin(context).await?;
+    record_drop_sent(context).await?;
     drop_in_time(&client, &database, parameters.force).await?;
     failpoint::hit("database.delete.database.after_sql");
     Ok(nothing())
@@ -132,7 +132,7 @@ async fn drop_database(context: &Context) -> Result<End> {
 
 /// Drops a database within [`DROP_LIMIT`], the sessions that use it too with `force`.
 pub(super) async fn drop_in_time(client: &Session, database: &Database, force: bool) -> Result<()> {
-    // Beside DROP DATABASE, which takes no transaction.
+    // For the session: DROP DATABASE takes no transaction, so `set local` would do nothing.
     execute(client, DROP_LIMIT).await?;
     let force = if force { " with (force)" } else { "" };
     let name = quote_identifier(database.postgresql_name.as_str());

@@ -308,7 +308,7 @@ async fn advance(context: &Context, plan: &'static Plan, lease: &Lease) -> Resul
     })))
 }
 
-/// More tries would not help where an hour has not.
+/// Whether the step has waited longer than [`LONGEST_WAIT`]: it is not tried again then.
 fn has_waited_enough(claim: &Claim) -> bool {
     claim.waited > LONGEST_WAIT
 }
@@ -426,7 +426,7 @@ async fn conclude(
     let claim = &context.claim;
     let mut tx = context.app.parts.store.begin().await?;
     tx.check_token(claim.id, claim.token).await?;
-    // First, while the stage shows how far it has got.
+    // Before `set_stage`, which clears the progress that `abandon` may read.
     (plan.abandon)(&mut tx, claim, why).await?;
     if claim.state != State::Undoing {
         tx.set_stage(claim.id, claim.position, StageState::Failed)

@@ -84,7 +84,7 @@ pub(super) async fn run(context: &Context) -> Result<End> {
 pub(super) async fn run_first(context: &Context) -> Result<End> {
     let server = context.server().await?;
     if server.system_identifier.is_none() {
-        // Known by heart where the creation was accepted on this host.
+        // Cached where this process accepted the creation.
         let provider = context.app.provider_of(&server.provider)?;
         provider
             .check_parameters(server.version, &server.parameters)

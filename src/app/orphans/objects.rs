@@ -1,7 +1,10 @@
 //! What Howdah has made on the servers of instances and no record knows any more: roles,
 //! databases, publications and slots that are younger than metadata that was restored.
 
-use std::{collections::BTreeSet, time::Duration};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    time::Duration,
+};
 
 use uuid::Uuid;
 
@@ -61,6 +64,9 @@ struct Marked {
     mark: Uuid,
 }
 
+/// What no record knows on the server of each instance.
+type Found = BTreeMap<Uuid, BTreeSet<Marked>>;
+
 impl Marked {
     fn is_known(&self, known: &OnRecord) -> bool {
         match self.kind.as_str() {
@@ -73,8 +79,10 @@ impl Marked {
 
 /// Searches the servers of this host, as long as the process serves.
 pub(in crate::app) async fn run(app: App) {
+    let mut found = Found::new();
     loop {
-        housekeeping::warn("objects without a record", app.search_servers().await);
+        let searched = app.search_servers(&mut found).await;
+        housekeeping::warn("objects without a record", searched);
         if housekeeping::stops(&app, INTERVAL).await {
             return;
         }
@@ -82,16 +90,20 @@ pub(in crate::app) async fn run(app: App) {
 }
 
 impl App {
-    async fn search_servers(&self) -> Result<()> {
-        let mut found = Vec::new();
-        for instance in self.parts.store.instances_on(self.parts.host).await? {
+    /// Searches each server. For one that cannot be searched, what was found there last
+    /// stays.
+    async fn search_servers(&self, found: &mut Found) -> Result<()> {
+        let instances = self.parts.store.instances_to_watch(self.parts.host).await?;
+        let there: BTreeSet<Uuid> = instances.iter().map(|instance| instance.uid).collect();
+        found.retain(|instance, _| there.contains(instance));
+        for instance in instances {
             let search = Box::pin(self.unknown_objects(&instance));
             let searched = tokio::time::timeout(LIMIT, search).await;
             // A server that is down or does not answer is the supervisor's business.
             match searched.unwrap_or_else(|_| Err(unanswered())) {
                 Ok(unknown) => {
-                    self.tell_unknown(&instance, &unknown).await?;
-                    found.extend(unknown);
+                    self.record_unknown(&instance, &unknown).await?;
+                    found.insert(instance.uid, unknown);
                 }
                 Err(error) => {
                     let detail = error.internal_detail();
@@ -100,17 +112,15 @@ impl App {
             }
         }
         for kind in KINDS {
-            record(
-                kind,
-                found.iter().filter(|object| object.kind == kind).count(),
-            );
+            let all = found.values().flatten();
+            record(kind, all.filter(|object| object.kind == kind).count());
         }
         Ok(())
     }
 
-    /// What bears a mark on an instance's server and is not on record. The record is there
-    /// before the object and after it, so that what is found before and after a look at the
-    /// records and is not among them has none.
+    /// What bears a mark on an instance's server and is not on record. An object is recorded
+    /// before it is made and until it is dropped. So one that exists before and after the
+    /// records were read, and is not among them, has none.
     async fn unknown_objects(&self, instance: &Instance) -> Result<BTreeSet<Marked>> {
         let mut unknown = self.marked_objects(instance).await?;
         let known = self.parts.store.on_record(instance.uid).await?;
@@ -138,7 +148,7 @@ impl App {
     }
 
     /// Records the condition, where there is something to say or to take back.
-    async fn tell_unknown(&self, instance: &Instance, unknown: &BTreeSet<Marked>) -> Result<()> {
+    async fn record_unknown(&self, instance: &Instance, unknown: &BTreeSet<Marked>) -> Result<()> {
         let known = instance.conditions.iter().any(|it| it.kind == CONDITION);
         if unknown.is_empty() && !known {
             return Ok(());
@@ -154,7 +164,7 @@ impl App {
             message: describe(unknown),
             time: self.parts.clock.now(),
         };
-        self.tell(instance.uid, &condition).await
+        self.record_condition(instance.uid, &condition).await
     }
 }
 

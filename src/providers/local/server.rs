@@ -153,7 +153,7 @@ impl Local {
             programs,
             home: self.servers().join(server.uid.to_string()),
             socket_directory: self.socket_directory(server.uid),
-            // The catalogue has one for each local server.
+            // The table `servers` requires a port for local servers.
             port: server.placement.map_or(0, |placement| placement.port),
             password: server.admin_password.clone(),
             database: FIRST_DATABASE,

@@ -101,8 +101,8 @@ impl Cluster {
         };
         // A directory that was set aside before is kept: a person put it there.
         let mut names = (0..STALE_MOST).map(|number| format!("{PID_FILE}.stale{number}"));
-        let is_free = |name: &String| data.unlink(name).is_ok();
-        let name = names.find(is_free).ok_or_else(|| {
+        let make_free = |name: &String| data.unlink(name).is_ok();
+        let name = names.find(make_free).ok_or_else(|| {
             let message = format!(
                 "{} is no pid file, and there are too many names beside it: move them away",
                 self.data().join(PID_FILE).display()

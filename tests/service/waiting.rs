@@ -1,16 +1,20 @@
 //! Steps that wait for something outside.
 
+use std::time::{Duration, Instant};
+
 use howdah::pb::v1::{
-    Instance, OperationMetadata, StartInstanceRequest, StopInstanceRequest, instance::State,
-    operation_metadata::stage,
+    Database, Instance, OperationMetadata, StartInstanceRequest, StopInstanceRequest, database,
+    instance::State, operation_metadata::stage,
 };
 use prost::Message as _;
 
 use super::{
     fairness::{freeze, with_a_statement_under_way},
-    rig::{Metadata, failure, serve},
+    rig::{Metadata, failure, serve, superuser},
 };
-use crate::support::howdah::{Howdah, Options, eventually, instance_name, signal, succeeded};
+use crate::support::howdah::{
+    Howdah, Options, create_database, eventually, instance_name, signal, succeeded,
+};
 
 async fn stages(howdah: &Howdah, name: &str) -> Vec<howdah::pb::v1::operation_metadata::Stage> {
     let operation = howdah.operation(name).await;
@@ -133,4 +137,37 @@ async fn a_frozen_server_is_waited_for_within_limits() {
     let accepted = howdah.instances().await.stop_instance(stop).await;
     let stopped: Instance = succeeded(&howdah.wait(accepted.unwrap().get_ref()).await);
     assert_eq!(stopped.state(), State::Stopped);
+}
+
+/// A frozen server ends no statement: the worker is free within a minute, and the step is
+/// tried again.
+pub(crate) async fn a_statement_on_a_frozen_server_is_given_up() {
+    let mut howdah = Howdah::new(Options::external().await);
+    let pause = "database.create.role.in_transaction=1*sleep(3000)->off";
+    howdah.start(pause).await;
+    howdah.instance("orders").await;
+    let server = superuser(&howdah, "orders", "postgres").await;
+    let request = create_database("orders", "shop");
+    let accepted = howdah.databases().await.create_database(request).await;
+    eventually("it is between two statements", async || {
+        let idle = "select count(*) from pg_stat_activity where state = 'idle in transaction'";
+        server.query_one(idle, &[]).await.unwrap().get::<_, i64>(0) == 1
+    })
+    .await;
+    let frozen = freeze(&howdah);
+    let begun = Instant::now();
+    let metadata = Metadata::of(&howdah).await;
+    let given_up = "operations where failures = 1 and worker is null and end_time is null";
+    while metadata.count(given_up).await == 0 {
+        assert!(
+            begun.elapsed() < Duration::from_secs(60),
+            "its worker is held"
+        );
+        tokio::time::sleep(Duration::from_millis(100)).await;
+    }
+    for pid in frozen.iter().rev() {
+        signal(*pid, "CONT");
+    }
+    let done: Database = succeeded(&howdah.wait(accepted.unwrap().get_ref()).await);
+    assert_eq!(done.state(), database::State::Ready);
 }

@@ -2,7 +2,7 @@
 
 use std::time::{Duration, Instant};
 
-use crate::service::{clients_leave, metadata_goes_away_for};
+use crate::service::{self, clients_leave, metadata_goes_away_for};
 
 /// As long as a failover of the metadata database takes.
 #[tokio::test]
@@ -21,4 +21,9 @@ async fn clients_leave_at_random() {
             return;
         }
     }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_statement_on_a_frozen_server_is_given_up() {
+    service::a_statement_on_a_frozen_server_is_given_up().await;
 }

@@ -1,6 +1,8 @@
 //! How a mutation is accepted: the resource's new state, the operation and the
 //! record of the request commit in one transaction.
 
+use std::sync::Arc;
+
 use serde::Serialize;
 use serde_json::Value;
 use uuid::Uuid;
@@ -16,6 +18,14 @@ use crate::{
     },
     store::{Tx, operations::NewOperation, requests::RequestKey},
 };
+
+/// Something that a call holds until what it has begun has ended.
+pub type Held = Arc<dyn Send + Sync>;
+
+tokio::task_local! {
+    /// What the present call holds.
+    pub static HELD: Held;
+}
 
 /// Who asks for a mutation, and how it is known again.
 #[derive(Clone, Debug)]
@@ -96,12 +106,17 @@ impl App {
         store.begin().await?.operation(former).await.map(Some)
     }
 
-    /// Runs a task to its end, whatever becomes of the caller.
+    /// Runs a task to its end, whatever becomes of the caller. It keeps what the call holds.
     pub(super) async fn detached<T: Send + 'static>(
         &self,
         work: impl Future<Output = Result<T>> + Send + 'static,
     ) -> Result<T> {
         let span = tracing::Span::current();
+        let held = HELD.try_with(Held::clone).ok();
+        let work = async move {
+            let _held = held;
+            work.await
+        };
         let task = self
             .tasks
             .spawn(tracing::Instrument::instrument(work, span));

@@ -30,6 +30,7 @@ use super::harness::{BOUND, Edge, Raw, Setup};
 
 const GET: &str = "/howdah.v1.DatabaseService/GetDatabase";
 const CHECK: &str = "/grpc.health.v1.Health/Check";
+const REFLECT: &str = "/grpc.reflection.v1.ServerReflection/ServerReflectionInfo";
 const OTHER: [u8; 4] = [127, 0, 0, 2];
 const THIRD: [u8; 4] = [127, 0, 0, 3];
 
@@ -242,6 +243,45 @@ async fn bytes_on_their_way_are_bounded_for_connections_callers_and_all() {
     drop((clients, others, calls, theirs));
     edge.measured(&["howdah_rpc_active", " 0"]).await;
     let _again = hang(&edge, &[&third], 4).await;
+}
+
+/// Streams last, and are no reason to refuse requests that arrive within seconds.
+#[tokio::test]
+async fn open_streams_leave_room_for_requests() {
+    const WINDOW: usize = 256 * 1024;
+    let edge = Edge::start(with(Places {
+        unfinished_bytes: 4 * WINDOW,
+        ..Places::default()
+    }))
+    .await;
+    let clients = [
+        edge.connect().await,
+        edge.connect().await,
+        edge.connect_from(OTHER).await,
+        edge.connect_from(OTHER).await,
+    ];
+    let mut streams = JoinSet::new();
+    let reflect = || {
+        let mut stream = unfinished(vec![]);
+        *stream.uri_mut() = format!("http://localhost{REFLECT}").parse().unwrap();
+        stream
+    };
+    for client in &clients {
+        let mut sender = client.sender.clone();
+        streams.spawn(async move { sender.send_request(reflect()).await });
+    }
+    edge.measured(&["howdah_rpc_active", " 4"]).await;
+    let third = edge.connect_from(THIRD).await;
+    let status = send(&third, reflect()).await;
+    assert_eq!(status::reason(&status), Some(Reason::Overloaded));
+    let message = named("shop").encode_to_vec();
+    let parts = [head(message.len()), Bytes::from(message)];
+    let parts = stream::iter(parts).then(|data| async {
+        tokio::time::sleep(Duration::from_millis(20)).await;
+        Ok::<_, Status>(Frame::data(data))
+    });
+    let status = send(&third, request(StreamBody::new(Box::pin(parts)))).await;
+    assert_eq!(status.code(), Code::Ok, "{status:?}");
 }
 
 #[tokio::test]

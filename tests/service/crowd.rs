@@ -1,20 +1,26 @@
 //! Other callers are answered beside thousands of calls that last.
 
+use std::time::Duration;
+
 use bytes::Bytes;
 use futures::{StreamExt as _, stream};
-use howdah::pb::{
-    google::longrunning::{WaitOperationRequest, operations_client::OperationsClient},
-    v1::{GetInstanceRequest, Instance},
+use howdah::{
+    api::status,
+    domain::Reason,
+    pb::{
+        google::longrunning::{WaitOperationRequest, operations_client::OperationsClient},
+        v1::{GetInstanceRequest, Instance, StopInstanceRequest},
+    },
 };
 use http_body::Frame;
 use http_body_util::StreamBody;
 use hyper::client::conn::http2;
 use hyper_util::rt::{TokioExecutor, TokioIo};
 use tokio::{net::TcpStream, task::JoinSet, time::timeout};
-use tonic::Status;
+use tonic::{Code, Status};
 
 use super::rig::{Metadata, counter, queries, serve};
-use crate::support::howdah::{Howdah, LIMIT, create_instance, eventually, instance_name};
+use crate::support::howdah::{Howdah, LIMIT, Options, create_instance, eventually, instance_name};
 
 const HALF_SENT: usize = 800;
 
@@ -108,4 +114,40 @@ async fn calls_are_answered_while_thousands_wait() {
     let queries = queries(&howdah, "operations.by_id").await;
     // They share them: one by one they would take all connections to the metadata.
     assert!(queries < WAITS as u64, "{queries}");
+}
+
+/// What changes something goes on without its caller, and keeps its place meanwhile.
+#[tokio::test(flavor = "multi_thread")]
+async fn calls_that_their_callers_have_left_keep_their_places() {
+    const PLACES: usize = 4;
+    let options = Options::external()
+        .await
+        .with("HOWDAH_SERVER_MAX_IN_FLIGHT", "4")
+        .with("HOWDAH_SERVER_MAX_IN_FLIGHT_PER_CALLER", "4");
+    let howdah = Howdah::serve(options).await;
+    howdah.instance("orders").await;
+    let metadata = Metadata::of(&howdah).await;
+    let lock = "begin; select from instances for update";
+    metadata.execute(lock).await;
+    let mut instances = howdah.instances().await;
+    for _ in 0..PLACES {
+        let name = instance_name("orders");
+        let mut request = tonic::Request::new(StopInstanceRequest {
+            name,
+            ..StopInstanceRequest::default()
+        });
+        request.set_timeout(Duration::from_millis(50));
+        let status = instances.stop_instance(request).await.unwrap_err();
+        let left = [Code::DeadlineExceeded, Code::Cancelled];
+        assert!(left.contains(&status.code()), "{status:?}");
+    }
+    let name = instance_name("orders");
+    let get = GetInstanceRequest { name };
+    let status = instances.get_instance(get.clone()).await.unwrap_err();
+    assert_eq!(status::reason(&status), Some(Reason::BudgetExhausted));
+    metadata.execute("rollback").await;
+    eventually("the places are free", async || {
+        instances.clone().get_instance(get.clone()).await.is_ok()
+    })
+    .await;
 }

@@ -28,30 +28,34 @@ const PROBES: usize = 4 * 1024 * 1024;
 /// Unfinished requests arrive or time out within seconds.
 const RETRY_DELAY: Duration = Duration::from_secs(1);
 
-/// Which bytes a request counts: those of probes are apart, so that a probe is answered
-/// whatever other requests are on their way.
+/// Which bytes a request counts. Those of probes are apart, so that a probe is answered
+/// whatever other requests are on their way; and those of streams, which last for long.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(in crate::api) enum Purse {
     /// Of all other methods.
     Calls,
+    /// Of methods to which the caller sends a stream.
+    Streams,
     /// Of methods that anybody may call, which take no place: `Check` of health.
     Probes,
 }
 
 /// Bytes of unfinished requests, by purse.
-pub(super) type UnfinishedBytes = [AtomicUsize; 2];
+pub(super) type UnfinishedBytes = [AtomicUsize; 3];
 
 impl Purse {
     pub(in crate::api) fn of(method: Option<&Method>) -> Self {
         match method {
+            Some(method) if method.client_streaming => Self::Streams,
             Some(method) if Class::of(method).is_none() => Self::Probes,
             _ => Self::Calls,
         }
     }
 
-    pub(super) const fn count(self, [calls, probes]: &UnfinishedBytes) -> &AtomicUsize {
+    pub(super) const fn count(self, [calls, streams, probes]: &UnfinishedBytes) -> &AtomicUsize {
         match self {
             Self::Calls => calls,
+            Self::Streams => streams,
             Self::Probes => probes,
         }
     }
@@ -59,7 +63,7 @@ impl Purse {
     /// Most bytes of all callers; of one caller half of that, of a connection a quarter.
     const fn most(self, calls: usize) -> usize {
         match self {
-            Self::Calls => calls,
+            Self::Calls | Self::Streams => calls,
             Self::Probes => PROBES,
         }
     }

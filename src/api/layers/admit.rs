@@ -1,9 +1,10 @@
 //! Admission: a call takes its place among those under way, or is refused at once, which
 //! is cheaper for everybody than a queue that grows.
 //!
-//! Its request has arrived as a whole: a slow sender holds no place. A unary
-//! call gives its place back when its answer begins. A stream keeps it to its end; its
-//! handler may keep it for longer, for what the stream leaves behind.
+//! Its request has arrived as a whole: a slow sender holds no place. A read gives its place
+//! back when its answer begins. What changes something goes on when its caller has left, and
+//! keeps the place until it has ended. A stream keeps it to its end; its handler may keep it
+//! for longer, for what the stream leaves behind.
 
 use std::{
     convert::Infallible,
@@ -17,7 +18,13 @@ use http_body::Body;
 use pin_project_lite::pin_project;
 use tower::{Layer, Service};
 
-use crate::api::budget::{Budgets, Caller, Class, Place};
+use crate::{
+    api::{
+        budget::{Budgets, Caller, Class, Place},
+        method::Effect,
+    },
+    app::{HELD, Held},
+};
 
 use super::{
     Response,
@@ -65,8 +72,10 @@ where
             return Passing::through(Placed::new(self.inner.call(request), Hold::Nothing));
         };
         let caller = request.extensions().get::<Arc<Caller>>();
+        let reads = method_of(&request).is_some_and(|method| method.effect == Effect::Read);
         let hold = match (self.budgets.admit(class, caller), class) {
             (Err(refusal), _) => return Passing::refused(refusal),
+            (Ok(place), Class::Call) if !reads => Hold::UntilDone(Arc::new(place)),
             (Ok(place), Class::Call | Class::Wait) => Hold::UntilAnswered(place),
             (Ok(place), Class::Stream | Class::Probe) => {
                 let place = Arc::new(place);
@@ -85,6 +94,8 @@ enum Hold {
     Nothing,
     /// Until its answer begins.
     UntilAnswered(Place),
+    /// Until its answer begins and what it has begun has ended.
+    UntilDone(Arc<Place>),
     /// Until its answer has ended.
     ToTheEnd(Arc<Place>),
 }
@@ -110,7 +121,14 @@ impl<F: Future<Output = Result<Response, Infallible>>> Future for Placed<F> {
 
     fn poll(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<F::Output> {
         let this = self.project();
-        let Ok(response) = ready!(this.future.poll(context));
+        let polled = match this.hold {
+            Hold::UntilDone(place) => {
+                let held: Held = Arc::clone(place) as Held;
+                HELD.sync_scope(held, || this.future.poll(context))
+            }
+            _ => this.future.poll(context),
+        };
+        let Ok(response) = ready!(polled);
         Poll::Ready(Ok(match std::mem::replace(this.hold, Hold::Nothing) {
             Hold::ToTheEnd(place) if !response.body().is_end_stream() => {
                 response.map(|body| tonic::body::Body::new(Watched::new(body, Kept(place))))
@@ -119,7 +137,7 @@ impl<F: Future<Output = Result<Response, Infallible>>> Future for Placed<F> {
                 drop(place);
                 response
             }
-            Hold::ToTheEnd(_) | Hold::Nothing => response,
+            Hold::ToTheEnd(_) | Hold::UntilDone(_) | Hold::Nothing => response,
         }))
     }
 }

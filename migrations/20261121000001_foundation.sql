@@ -12,7 +12,10 @@ create table hosts (
     name text not null,
     seen_time timestamptz not null default now(),
     -- Versions of PostgreSQL that servers can be made of there.
-    versions text[] not null default '{}'
+    versions text[] not null default '{}',
+    -- Ports that its servers are given, as the newest process there is configured.
+    first_port integer not null default 1 check (first_port between 1 and 65535),
+    last_port integer not null default 65535 check (last_port between 1 and 65535)
 );
 
 -- Hosts that have been silent for so long that nothing is to be expected of them.

@@ -34,7 +34,11 @@ pub(super) async fn show_life(app: App) {
         let seen = app
             .parts
             .store
-            .see_host(app.parts.host, &app.parts.host_name)
+            .see_host(
+                app.parts.host,
+                &app.parts.host_name,
+                &app.parts.settings.ports,
+            )
             .await;
         warn("signs of life", seen);
         warn("sign of life of the key", key.show(&app).await);
@@ -79,12 +83,8 @@ pub(super) fn warn<T>(what: &'static str, done: Result<T>) {
 impl App {
     /// What fails does not keep the rest from being done.
     async fn keep_house(&self) {
-        let settings = &self.parts.settings;
         let store = &self.parts.store;
-        let kept = settings.idempotency_retention.as_secs_f64();
-        warn("requests", store.forget_requests(kept).await);
-        let kept = settings.retention.as_secs_f64();
-        warn("operations", store.forget_operations(kept).await);
+        warn("requests and operations", self.forget().await);
         match store.instances_to_purge().await {
             Ok(instances) => {
                 for instance in instances {
@@ -96,6 +96,16 @@ impl App {
         for provider in self.parts.providers.all() {
             warn("trash", provider.empty_trash().await);
         }
+    }
+
+    /// Forgets what is kept for long enough, a bounded number of rows at a time.
+    async fn forget(&self) -> Result<()> {
+        let (store, settings) = (&self.parts.store, &self.parts.settings);
+        let kept = settings.idempotency_retention.as_secs_f64();
+        while store.forget_requests(kept).await? > 0 {}
+        let kept = settings.retention.as_secs_f64();
+        while store.forget_operations(kept).await? > 0 {}
+        Ok(())
     }
 
     /// Tells other hosts which versions this one has, and users of its servers whether

@@ -135,6 +135,7 @@ impl App {
             };
             tx.give_up_family(instance.uid, which).await?;
         }
+        tx.give_up_start(instance.uid).await?;
         tx.refuse_busy(instance.uid).await?;
         self.refuse_kept(&mut accepting, &instance, &delete).await?;
         // What is only being taken back on its databases goes with the instance.
@@ -240,11 +241,17 @@ impl App {
         change: ChangeInstance,
         to: Change,
     ) -> Result<Operation> {
+        if to.takes_the_place_of_a_start() {
+            accepting.tx.lock_start(&change.name).await?;
+        }
         let instance = accepting.tx.lock_instance(&change.name).await?;
         check_etag(&change.etag, &instance.etag())?;
         to.refuse_deleted(&instance)?;
         self.refuse_gone(&instance)?;
         let uid = instance.uid;
+        if to.takes_the_place_of_a_start() {
+            accepting.tx.give_up_start(uid).await?;
+        }
         // Work on its databases is no reason: what has failed may wait for this very start.
         accepting.tx.refuse_busy(uid).await?;
         let target = Target::of(&instance)?;
@@ -296,6 +303,11 @@ impl Change {
             Self::Restart => &operations::RESTART_INSTANCE,
             Self::Undelete => &operations::UNDELETE_INSTANCE,
         }
+    }
+
+    /// Whether it ends a recovery, which may wait for a long time, or a start that waits.
+    const fn takes_the_place_of_a_start(self) -> bool {
+        matches!(self, Self::Stop | Self::Restart)
     }
 
     fn nothing_to_do(self, instance: &Instance) -> bool {

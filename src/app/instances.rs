@@ -24,7 +24,12 @@ use crate::{
         recorded::Recorded,
         version::{Version, Wanted},
     },
-    store::{Tx, instances::NewInstance, lease::Claim, servers::NewServer},
+    store::{
+        Tx,
+        instances::NewInstance,
+        lease::Claim,
+        servers::{NewServer, Ports},
+    },
 };
 
 pub(super) const FIELDS: Fields = &[
@@ -189,25 +194,25 @@ impl App {
                 Error::new(Reason::HostUnavailable, message).with_field("instance.local.host")
             );
         }
-        let reserved = tx.lock_ports(host).await?;
-        let port = self.free_port(host, &reserved)?;
+        let ports = tx.lock_ports(host).await?;
+        let port = self.free_port(host, &ports)?;
         Ok(Placement { host, port })
     }
 
-    /// A port of the range that is not reserved on the host, nor taken by another program
+    /// A port of the host's range that is not reserved on the host, nor taken by another program
     /// if it is this host. The search begins anywhere, so that two programs seldom meet.
-    fn free_port(&self, host: Uuid, reserved: &[u16]) -> Result<u16> {
-        let range = &self.parts.settings.ports;
-        let ports = usize::from(range.end() - range.start()) + 1;
+    fn free_port(&self, host: Uuid, ports: &Ports) -> Result<u16> {
+        let range = &ports.range;
+        let count = usize::from(range.end().saturating_sub(*range.start())) + 1;
         let mut random = [0; 8];
         self.parts.random.fill(&mut random)?;
-        let begin = usize::from_le_bytes(random) % ports;
-        let rotated = range.clone().cycle().skip(begin).take(ports);
+        let begin = usize::from_le_bytes(random) % count;
+        let rotated = range.clone().cycle().skip(begin).take(count);
         let bindable = |port: &u16| {
             host != self.parts.host || std::net::TcpListener::bind(("127.0.0.1", *port)).is_ok()
         };
         let mut free = rotated
-            .filter(|port| !reserved.contains(port))
+            .filter(|port| !ports.reserved.contains(port))
             .filter(bindable);
         free.next().ok_or_else(|| {
             let message = format!("no port from {} to {} is free", range.start(), range.end());
@@ -222,8 +227,8 @@ impl App {
         tx.check_token(claim.id, claim.token).await?;
         let unplaced = || Error::internal("a server without a place has no port");
         let host = server.placement.ok_or_else(unplaced)?.host;
-        let reserved = tx.lock_ports(host).await?;
-        let port = self.free_port(host, &reserved)?;
+        let ports = tx.lock_ports(host).await?;
+        let port = self.free_port(host, &ports)?;
         tx.set_port(server.uid, port).await?;
         tx.commit().await
     }

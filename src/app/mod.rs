@@ -27,7 +27,7 @@ pub use databases::{CreateDatabase, DeleteDatabase};
 pub use instance_changes::{ChangeInstance, DeleteInstance};
 pub use instances::CreateInstance;
 pub use longrunning::{ListOperations, shutting_down};
-pub use mutation::Mutation;
+pub use mutation::{HELD, Held, Mutation};
 pub use pages::{List, Page};
 pub use subscriptions::{Changes, Place};
 
@@ -151,7 +151,11 @@ impl App {
     pub async fn take_over(&self) -> Result<()> {
         self.parts
             .store
-            .see_host(self.parts.host, &self.parts.host_name)
+            .see_host(
+                self.parts.host,
+                &self.parts.host_name,
+                &self.parts.settings.ports,
+            )
             .await?;
         self.parts.store.release_worker(self.parts.worker).await?;
         self.parts

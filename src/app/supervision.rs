@@ -30,6 +30,9 @@ use crate::{
 /// How often it is looked for servers that nobody watches.
 const SCAN: Duration = Duration::from_secs(5);
 
+/// How often a server is looked at whose process is there: it may be frozen.
+const INSPECTION: Duration = Duration::from_secs(30);
+
 /// Reason of the condition `Available` of a server that is reached by TCP alone.
 const SOCKET_GONE: &str = "SOCKET_GONE";
 
@@ -206,6 +209,7 @@ impl App {
             tokio::select! {
                 changed = provider.changed(&server, presence) => changed?,
                 () = wake.notified() => {}
+                () = tokio::time::sleep(INSPECTION) => {}
             }
         }
     }

@@ -152,8 +152,9 @@ impl Store {
         let parent = Parent::Project(project.project.as_str());
         let found = find(&self.pool, "instances.find", &INSTANCES, parent, slice).await?;
         let records = select_instances!(
-            "where i.uid = any($1) order by i.uid, s.number",
-            &found.records
+            "where i.uid = any($1) and ($2 or i.delete_time is null) order by i.uid, s.number",
+            &found.records,
+            slice.show_deleted
         )
         .fetch_all(&self.pool)
         .named("instances.list")

@@ -320,6 +320,58 @@ impl Tx {
         Ok(())
     }
 
+    /// Locks the start of an instance's server that another wish may take the place of.
+    ///
+    /// # Errors
+    /// METADATA_UNAVAILABLE.
+    pub async fn lock_start(&mut self, name: &InstanceName) -> Result<()> {
+        sqlx::query!(
+            "select o.id from operations o join instances i on i.uid = o.target_uid
+             where i.project = $1 and i.id = $2 and o.end_time is null
+                and o.kind in ('instance.recover', 'instance.start', 'instance.restart')
+             for no key update of o",
+            name.project.as_str(),
+            name.instance.as_str(),
+        )
+        .fetch_all(self.connection())
+        .named("operations.lock_start")
+        .await?;
+        Ok(())
+    }
+
+    /// Ends the recovery of an instance's server, or a start that waits for it: a user
+    /// wants something else. As with [`Tx::give_up_family`] nothing else begins before its
+    /// worker has noticed.
+    ///
+    /// # Errors
+    /// METADATA_UNAVAILABLE.
+    pub async fn give_up_start(&mut self, instance: Uuid) -> Result<()> {
+        let why = Failure {
+            reason: Reason::OperationCancelled.as_str().to_owned(),
+            message: "another call on the instance has taken its place".to_owned(),
+        };
+        sqlx::query!(
+            "with ended as (
+                update operations set state = 'CANCELLED', end_time = clock_timestamp(),
+                    token = token + 1, failure = $2
+                where target_uid = $1 and end_time is null and (kind = 'instance.recover'
+                    or kind in ('instance.start', 'instance.restart')
+                        and waiting_since is not null)
+                returning id),
+             stages as (
+                update operation_stages s set state = 'FAILED', end_time = clock_timestamp()
+                from ended where s.operation_id = ended.id and s.state = 'RUNNING')
+             select pg_notify($3, id::text) from ended",
+            instance,
+            Json(why) as _,
+            CHANNEL,
+        )
+        .fetch_all(self.connection())
+        .named("operations.give_up_start")
+        .await?;
+        Ok(())
+    }
+
     /// Refuses when a worker has begun to remove the instance with its data.
     ///
     /// # Errors

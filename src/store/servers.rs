@@ -1,5 +1,7 @@
 //! Servers of instances, and the ports reserved for them.
 
+use std::ops::RangeInclusive;
+
 use sqlx::types::Json;
 use uuid::Uuid;
 
@@ -28,6 +30,15 @@ pub struct NewServer {
     pub placement: Option<Placement>,
     /// Password of `howdah_admin`, sealed.
     pub admin_password: Vec<u8>,
+}
+
+/// The ports of a host.
+#[derive(Clone, Debug)]
+pub struct Ports {
+    /// Those that its servers are given.
+    pub range: RangeInclusive<u16>,
+    /// Those that servers have, of the range or not.
+    pub reserved: Vec<u16>,
 }
 
 /// What an instance's server may have of Howdah's making.
@@ -114,17 +125,23 @@ impl Tx {
         .map_err(sealing::refused)
     }
 
-    /// Ports that are reserved on a host. Until the transaction ends nobody else
+    /// The ports that servers of a host are given. Until the transaction ends nobody else
     /// reserves one there.
     ///
     /// # Errors
     /// HOST_NOT_FOUND; METADATA_UNAVAILABLE.
-    pub async fn lock_ports(&mut self, host: Uuid) -> Result<Vec<u16>> {
-        sqlx::query!("select id from hosts where id = $1 for no key update", host)
-            .fetch_optional(self.connection())
-            .named("servers.lock_ports")
-            .await?
-            .ok_or_else(super::hosts::not_found)?;
+    pub async fn lock_ports(&mut self, host: Uuid) -> Result<Ports> {
+        let range = sqlx::query!(
+            "select first_port, last_port from hosts where id = $1 for no key update",
+            host,
+        )
+        .fetch_optional(self.connection())
+        .named("servers.lock_ports")
+        .await?
+        .ok_or_else(super::hosts::not_found)?;
+        let broken = |_| Error::internal("ports of a host");
+        let first = u16::try_from(range.first_port).map_err(broken)?;
+        let last = u16::try_from(range.last_port).map_err(broken)?;
         let ports = sqlx::query_scalar!(
             r#"select port as "port!" from servers where host = $1 and port is not null"#,
             host,
@@ -132,10 +149,11 @@ impl Tx {
         .fetch_all(self.connection())
         .named("servers.lock_ports")
         .await?;
-        Ok(ports
-            .into_iter()
-            .filter_map(|port| u16::try_from(port).ok())
-            .collect())
+        let ports = ports.into_iter();
+        Ok(Ports {
+            range: first..=last,
+            reserved: ports.filter_map(|port| port.try_into().ok()).collect(),
+        })
     }
 
     /// Gives a server another port, which [`Tx::lock_ports`] showed to be free.

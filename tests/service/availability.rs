@@ -216,3 +216,33 @@ async fn the_drop_that_takes_a_creation_back_has_a_limit() {
     let last = before.rsplit("statement: ").nth(1).unwrap_or_default();
     assert!(last.contains("statement_timeout = '30s'"), "{last}");
 }
+
+/// A recovery may wait for an hour: a user's wish takes its place.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_stop_takes_the_place_of_a_recovery_that_waits() {
+    let world = World::new(&[]);
+    world.is(&json!({}));
+    let howdah = Howdah::serve(world.options().await).await;
+    howdah.instance("orders").await;
+    let metadata = Metadata::of(&howdah).await;
+    world.is(&json!({ "looks": 1_000_000 }));
+    world.kill();
+    let waits = "operations where kind = 'instance.recover' and waiting_since is not null
+        and end_time is null";
+    eventually("the recovery waits", async || {
+        metadata.count(waits).await == 1
+    })
+    .await;
+    let stop = accept!(howdah, stop_instance, StopInstanceRequest);
+    assert!(is_success(&howdah.wait(&stop).await));
+    assert_eq!(instance(&howdah).await.state(), State::Stopped);
+    let given_up = "operations where kind = 'instance.recover' and state = 'CANCELLED'";
+    assert_eq!(metadata.count(given_up).await, 1);
+    // So does another start that waits.
+    let start = accept!(howdah, start_instance, StartInstanceRequest);
+    let waits = "operations where waiting_since is not null and end_time is null";
+    eventually("the start waits", async || metadata.count(waits).await == 1).await;
+    let stop = accept!(howdah, stop_instance, StopInstanceRequest);
+    assert!(is_success(&howdah.wait(&stop).await));
+    ends_with(&howdah, &start, "OPERATION_CANCELLED").await;
+}

@@ -32,6 +32,7 @@ mod validate_only;
 mod waiting;
 
 pub(crate) use self::{
-    cancellation::clients_leave, input::goes_away_for as metadata_goes_away_for,
-    waiting::a_statement_on_a_frozen_server_is_given_up,
+    cancellation::clients_leave,
+    input::goes_away_for as metadata_goes_away_for,
+    waiting::{a_frozen_server_is_not_available, a_statement_on_a_frozen_server_is_given_up},
 };

@@ -171,3 +171,27 @@ pub(crate) async fn a_statement_on_a_frozen_server_is_given_up() {
     let done: Database = succeeded(&howdah.wait(accepted.unwrap().get_ref()).await);
     assert_eq!(done.state(), database::State::Ready);
 }
+
+/// Nobody is told that a frozen server takes connections.
+pub(crate) async fn a_frozen_server_is_not_available() {
+    let howdah = serve().await;
+    howdah.instance("orders").await;
+    let metadata = Metadata::of(&howdah).await;
+    let status = async |status: &str| {
+        let told = format!(
+            r#"instances where conditions @> '[{{"type": "Available", "status": "{status}"}}]'"#
+        );
+        let begun = Instant::now();
+        while metadata.count(&told).await == 0 {
+            assert!(begun.elapsed() < Duration::from_secs(60), "not {status}");
+            tokio::time::sleep(Duration::from_millis(200)).await;
+        }
+    };
+    status("TRUE").await;
+    let frozen = freeze(&howdah);
+    status("UNKNOWN").await;
+    for pid in frozen.iter().rev() {
+        signal(*pid, "CONT");
+    }
+    status("TRUE").await;
+}

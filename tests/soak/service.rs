@@ -27,3 +27,8 @@ async fn clients_leave_at_random() {
 async fn a_statement_on_a_frozen_server_is_given_up() {
     service::a_statement_on_a_frozen_server_is_given_up().await;
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_frozen_server_is_not_available() {
+    service::a_frozen_server_is_not_available().await;
+}

@@ -9,7 +9,11 @@ use super::{
     plan::{self, End, Plan, Step},
 };
 use crate::{
-    domain::{Result, operation::Outcome, provider::Disposal},
+    domain::{
+        Result,
+        operation::{Failure, Outcome},
+        provider::Disposal,
+    },
     store::{Tx, lease::Claim},
 };
 
@@ -47,8 +51,18 @@ pub(crate) const REMOVE_PLAN: Plan = Plan {
         },
     ],
     outcome: |_, _| Box::pin(std::future::ready(Ok(Outcome::Empty))),
-    abandon: |tx, claim, why| Box::pin(steps::mark_failed(tx, claim, why)),
+    abandon: |tx, claim, why| Box::pin(keep_purging(tx, claim, why)),
 };
+
+/// An instance whose data is partly gone is deleted: the purge goes on by itself.
+async fn keep_purging(tx: &mut Tx, claim: &Claim, why: &Failure) -> Result<()> {
+    if claim.position == 0 {
+        return steps::mark_failed(tx, claim, why).await;
+    }
+    let uid = claim.target_uid;
+    tx.mark_instance_deleted(uid, PURGE_PAUSE).await?;
+    tx.delay_purge(uid, PURGE_PAUSE, true).await
+}
 
 /// For a deleted instance: its time has come, or somebody asked for it.
 pub(crate) const PURGE_PLAN: Plan = Plan {

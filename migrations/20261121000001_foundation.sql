@@ -220,8 +220,9 @@ create table operations (
     token bigint not null default 0,
     worker uuid,
     lease_until timestamptz,
-    -- Workers in a row that have died at this step.
+    -- Workers in a row that have died at this step, and when the last one was found dead.
     deaths integer not null default 0,
+    death_time timestamptz,
     run_time timestamptz not null default now(),
     -- Since when its step waits for something outside, from look to look.
     waiting_since timestamptz,
@@ -250,6 +251,8 @@ create table operations (
 create unique index operations_one_active on operations (target_uid) where end_time is null;
 create index operations_active_parent on operations (parent_uid) where end_time is null;
 create index operations_due on operations (place, run_time) where end_time is null;
+create index operations_deadly on operations (kind, position)
+    where end_time is null and deaths >= 5;
 create index operations_worker on operations (worker) where worker is not null;
 create index operations_listed on operations (project, create_time, id) where not hidden;
 create index operations_listed_open on operations (project, create_time, id)
@@ -285,6 +288,11 @@ create view operations_in_turn as
     from operations o where o.end_time is null
     and not exists (select from operations_given_up g
         where g.instance_uid = coalesce(o.parent_uid, o.target_uid))
+    -- Others at a step that ends its process wait for the one that rests there.
+    and not exists (select from operations d
+        where d.end_time is null and d.deaths >= 5 and d.kind = o.kind
+        and d.position = o.position and d.id <> o.id
+        and d.death_time + pause_after(d.deaths) > now())
     and not (o.after_children and o.create_time > now() - interval '60 seconds'
         and exists (select from operations c
         where c.parent_uid = o.target_uid and c.end_time is null

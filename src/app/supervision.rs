@@ -230,6 +230,9 @@ impl App {
             let message = "the server takes connections";
             self.record_available(instance.uid, Status::True, "SERVER_RUNNING", message)
                 .await?;
+            let mut tx = self.parts.store.begin().await?;
+            tx.wake_children(instance.uid).await?;
+            tx.commit().await?;
         }
         // A server of a former release, or one whose owner opened it again.
         if let Err(error) = self.close_to_public(instance).await {

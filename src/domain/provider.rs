@@ -82,7 +82,7 @@ pub struct Advance {
 }
 
 /// What became known of a server. What is none stays as it is on record.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Learnt {
     /// PostgreSQL's system identifier.
     pub system_identifier: Option<u64>,

@@ -317,6 +317,18 @@ impl Tx {
         single(records)
     }
 
+    /// The instance of that identity as this transaction has left it.
+    ///
+    /// # Errors
+    /// RECORD_UNREADABLE; METADATA_UNAVAILABLE.
+    pub async fn instance_by_uid(&mut self, uid: Uuid) -> Result<Option<Instance>> {
+        let records = select_instances!("where i.uid = $1 order by s.number", uid)
+            .fetch_all(self.connection())
+            .named("instances.instance_by_uid")
+            .await?;
+        single(records)
+    }
+
     /// Records a new instance, in state CREATING.
     ///
     /// # Errors

@@ -16,6 +16,7 @@ use super::{
 use crate::domain::{
     Error, Reason, Result,
     operation::{Failure, Response, State},
+    provider::Wait,
 };
 
 /// Seconds before an operation that this release cannot read is looked at again.
@@ -113,6 +114,7 @@ impl Store {
             ClaimRow,
             r#"update operations o set worker = $1, token = token + 1,
                 deaths = deaths + case when worker is null then 0 else 1 end,
+                death_time = case when worker is null then death_time else now() end,
                 lease_until = now() + make_interval(secs => $4),
                 state = case when state = 'PENDING' then 'RUNNING' else state end
              where id = (select next.id
@@ -233,6 +235,26 @@ impl Store {
         Ok(())
     }
 
+    /// Puts off the operations on an instance's children that no worker has, but for one:
+    /// its server does not answer, and each look at it would take a worker for seconds.
+    ///
+    /// # Errors
+    /// METADATA_UNAVAILABLE.
+    pub async fn rest_children(&self, instance: Uuid, but: Uuid, seconds: f64) -> Result<()> {
+        sqlx::query!(
+            "update operations set run_time = greatest(run_time, now() + make_interval(secs => $3))
+             where parent_uid = $1 and id <> $2 and end_time is null and worker is null
+                and not cancel_requested",
+            instance,
+            but,
+            seconds,
+        )
+        .execute(&self.pool)
+        .named("lease.rest_children")
+        .await?;
+        Ok(())
+    }
+
     /// Gives back everything that a worker of that identity held: it has died. What several
     /// have died of is due after a pause.
     ///
@@ -241,6 +263,7 @@ impl Store {
     pub async fn release_worker(&self, worker: Uuid) -> Result<u64> {
         let released = sqlx::query!(
             "update operations set lease_until = null, worker = null, deaths = deaths + 1,
+                death_time = now(),
                 run_time = greatest(run_time, now() + pause_after(deaths + 1))
              where worker = $1",
             worker,
@@ -302,31 +325,57 @@ impl Tx {
         .fetch_optional(self.connection())
         .named("lease.check_token")
         .await?;
-        held.map(|_| ()).ok_or_else(|| {
-            Error::new(
-                Reason::ResourceBusy,
-                "another worker has taken the operation over",
-            )
-        })
+        held.map(|_| ()).ok_or_else(taken_over)
     }
 
-    /// Gives a claim back whose step waits for something outside: it is looked at again
-    /// after `seconds`, or at once when it is to be cancelled.
+    /// Records what a step waits for outside, and gives its claim back: it is looked at
+    /// again after the pause, or at once when it is to be cancelled. No notification is sent: who waits for the operation goes on waiting.
+    ///
+    /// One statement, since many operations may wait for long.
+    ///
+    /// # Errors
+    /// RESOURCE_BUSY when another worker has taken over; METADATA_UNAVAILABLE.
+    pub async fn let_wait(&mut self, claim: &Claim, wait: &Wait) -> Result<()> {
+        let held = sqlx::query!(
+            "with held as (
+                update operations set lease_until = null, worker = null, last_error = null,
+                    deaths = 0, waiting_since = coalesce(waiting_since, now()),
+                    run_time = case when cancel_requested and cancellable and state <> 'UNDOING'
+                        then now() else now() + make_interval(secs => $5) end
+                where id = $1 and token = $2 and end_time is null returning id),
+             shown as (
+                update operation_stages s set progress_percent = $6, waits_for = $4 from held
+                where s.operation_id = held.id and s.position = $3
+                and (s.progress_percent, s.waits_for) is distinct from ($6, $4))
+             select id from held",
+            claim.id,
+            claim.token,
+            claim.position,
+            wait.waits_for,
+            wait.at_most.as_secs_f64(),
+            wait.percent.clamp(0, 99),
+        )
+        .fetch_optional(self.connection())
+        .named("lease.let_wait")
+        .await?;
+        held.map(|_| ()).ok_or_else(taken_over)
+    }
+
+    /// Has the operations on an instance's children looked at now: its server is up.
     ///
     /// # Errors
     /// METADATA_UNAVAILABLE.
-    pub async fn let_wait(&mut self, id: Uuid, seconds: f64) -> Result<()> {
+    pub async fn wake_children(&mut self, instance: Uuid) -> Result<()> {
         sqlx::query!(
-            "update operations set lease_until = null, worker = null, last_error = null,
-                deaths = 0, waiting_since = coalesce(waiting_since, now()),
-                run_time = case when cancel_requested and cancellable and state <> 'UNDOING'
-                    then now() else now() + make_interval(secs => $2) end
-             where id = $1",
-            id,
-            seconds,
+            "with woken as (update operations set run_time = now()
+                where parent_uid = $1 and end_time is null and worker is null
+                and run_time > now() returning id)
+             select pg_notify($2, id::text) from woken limit 1",
+            instance,
+            CHANNEL,
         )
-        .execute(self.connection())
-        .named("lease.let_wait")
+        .fetch_all(self.connection())
+        .named("lease.wake_children")
         .await?;
         Ok(())
     }
@@ -403,6 +452,11 @@ impl Tx {
         .await?;
         self.tell_operation(id).await
     }
+}
+
+fn taken_over() -> Error {
+    let message = "another worker has taken the operation over";
+    Error::new(Reason::ResourceBusy, message)
 }
 
 /// A time that has passed by the database's clock, never less than nothing; just above

@@ -2,17 +2,24 @@
 
 use std::{
     fs,
-    sync::atomic::{AtomicUsize, Ordering},
+    sync::{
+        Arc,
+        atomic::{AtomicBool, AtomicUsize, Ordering},
+    },
 };
 
 use howdah::{
     pb::{
         google::longrunning::Operation,
-        v1::{DeleteInstanceRequest, Instance, StopInstanceRequest, instance::State},
+        v1::{
+            DeleteInstanceRequest, Instance, StartInstanceRequest, StopInstanceRequest,
+            instance::State,
+        },
     },
     pg,
 };
 use rustix::process::{Pid, Signal, kill_process};
+use tokio::task::JoinSet;
 use tonic::Code;
 
 use super::rig::{Metadata, failure, refused, serve, superuser};
@@ -298,4 +305,56 @@ async fn force_overtakes_what_has_not_begun() {
         (Code::FailedPrecondition, "INSTANCE_DELETED")
     );
     assert!(howdah.servers().is_empty());
+}
+
+/// Calls that look at an instance, and steps that change it, lock in one order.
+#[tokio::test(flavor = "multi_thread")]
+async fn calls_and_steps_do_not_lock_each_other_out() {
+    let howdah = serve().await;
+    howdah.instance("orders").await;
+    let done = Arc::new(AtomicBool::new(false));
+    let mut callers = JoinSet::new();
+    for _ in 0..6 {
+        let mut databases = howdah.databases().await;
+        let done = Arc::clone(&done);
+        callers.spawn(async move {
+            while !done.load(Ordering::Relaxed) {
+                let mut request = create_database("orders", "shop");
+                request.validate_only = true;
+                // Refused while the instance is on its way.
+                let _ = databases.create_database(request).await;
+            }
+        });
+    }
+    for _ in 0..3 {
+        for state in [State::Stopped, State::Ready] {
+            let name = instance_name("orders");
+            let mut instances = howdah.instances().await;
+            let accepted = match state {
+                State::Stopped => {
+                    let request = StopInstanceRequest {
+                        name,
+                        ..Default::default()
+                    };
+                    instances.stop_instance(request).await
+                }
+                _ => {
+                    let request = StartInstanceRequest {
+                        name,
+                        ..Default::default()
+                    };
+                    instances.start_instance(request).await
+                }
+            };
+            let done: Instance = succeeded(&howdah.wait(accepted.unwrap().get_ref()).await);
+            assert_eq!(done.state(), state);
+        }
+    }
+    done.store(true, Ordering::Relaxed);
+    callers.join_all().await;
+    let log = howdah.log();
+    assert!(!log.contains("40P01") && !log.contains("deadlock"), "{log}");
+    let metadata = Metadata::of(&howdah).await;
+    let deadlocks = "pg_stat_database where datname = current_database() and deadlocks > 0";
+    assert_eq!(metadata.count(deadlocks).await, 0);
 }

@@ -1,15 +1,18 @@
 //! Steps that wait for something outside.
 
-use std::time::{Duration, Instant};
+use std::{
+    fs,
+    time::{Duration, Instant},
+};
 
 use howdah::pb::v1::{
-    Database, Instance, OperationMetadata, StartInstanceRequest, StopInstanceRequest, database,
-    instance::State, operation_metadata::stage,
+    Database, GetInstanceRequest, Instance, OperationMetadata, StartInstanceRequest,
+    StopInstanceRequest, database, instance::State, operation_metadata::stage,
 };
 use prost::Message as _;
 
 use super::{
-    fairness::{freeze, with_a_statement_under_way},
+    fairness::{freeze, processes, with_a_statement_under_way},
     rig::{Metadata, failure, serve, superuser},
 };
 use crate::support::howdah::{
@@ -194,4 +197,72 @@ pub(crate) async fn a_frozen_server_is_not_available() {
         signal(*pid, "CONT");
     }
     status("TRUE").await;
+}
+
+/// However much waits for frozen servers, others are worked on.
+pub(crate) async fn frozen_servers_leave_workers_for_others() {
+    const EACH: usize = 20;
+    let howdah = serve().await;
+    howdah.instance("well").await;
+    for id in ["one", "two"] {
+        howdah.instance(id).await;
+    }
+    let frozen = freeze_but(&howdah, "well").await;
+    assert!(frozen.len() > 4);
+    for id in ["one", "two"] {
+        for number in 0..EACH {
+            let request = create_database(id, &format!("d{number}"));
+            howdah
+                .databases()
+                .await
+                .create_database(request)
+                .await
+                .unwrap();
+        }
+    }
+    for number in 0..5 {
+        let begun = Instant::now();
+        howdah.database("well", &format!("d{number}")).await;
+        // Each look at a frozen server takes a worker for 10 s, two at a time at most.
+        assert!(
+            begun.elapsed() < Duration::from_secs(25),
+            "{:?}",
+            begun.elapsed()
+        );
+    }
+    for pid in frozen.iter().rev() {
+        signal(*pid, "CONT");
+    }
+    let metadata = Metadata::of(&howdah).await;
+    let begun = Instant::now();
+    while metadata.count("operations where end_time is null").await > 0 {
+        assert!(
+            begun.elapsed() < Duration::from_secs(90),
+            "they do not go on"
+        );
+        tokio::time::sleep(Duration::from_millis(200)).await;
+    }
+    let made = metadata.count("databases where state = 'READY'").await;
+    assert_eq!(usize::try_from(made).unwrap(), 2 * EACH + 5);
+}
+
+/// Freezes all servers but that of one instance.
+async fn freeze_but(howdah: &Howdah, kept: &str) -> Vec<u32> {
+    let request = GetInstanceRequest {
+        name: instance_name(kept),
+    };
+    let found = howdah.instances().await.get_instance(request).await;
+    let uid = found.unwrap().into_inner().servers[0].uid.clone();
+    let is_kept = |pid: &u32| {
+        let place = fs::read_link(format!("/proc/{pid}/cwd")).unwrap_or_default();
+        place.to_string_lossy().contains(&uid)
+    };
+    let frozen: Vec<u32> = processes(howdah)
+        .into_iter()
+        .filter(|pid| !is_kept(pid))
+        .collect();
+    for pid in &frozen {
+        signal(*pid, "STOP");
+    }
+    frozen
 }

@@ -32,3 +32,8 @@ async fn a_statement_on_a_frozen_server_is_given_up() {
 async fn a_frozen_server_is_not_available() {
     service::a_frozen_server_is_not_available().await;
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn frozen_servers_leave_workers_for_others() {
+    service::frozen_servers_leave_workers_for_others().await;
+}

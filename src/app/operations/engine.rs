@@ -38,6 +38,10 @@ const MIN_SLEEP: Duration = Duration::from_millis(20);
 /// Pause before an operation is looked at again whose resource this release cannot read.
 const UNREADABLE_PAUSE: Duration = Duration::from_secs(30);
 
+/// Seconds for which the other operations on a server's databases rest when it does not
+/// answer one of them.
+const SILENT_PAUSE: f64 = 30.0;
+
 /// How long a worker may take from its last commit to its end.
 const LAST_WORDS: Duration = Duration::from_secs(3600);
 
@@ -115,7 +119,10 @@ async fn work(app: App, claim: Claim, until: Instant, permit: OwnedSemaphorePerm
             // It runs out by itself if this fails.
             let _ = app.parts.store.let_go(id, token).await;
         }
-        () = lease.expired() => tracing::warn!(operation = %id, "lease expired"),
+        () = lease.expired() => {
+            tracing::warn!(operation = %id, "lease expired");
+            let _ = app.parts.store.let_go(id, token).await;
+        }
         () = app.stopping.cancelled() => {
             let _ = app.parts.store.release_operation(id, token, 0.0, None).await;
         }
@@ -327,17 +334,21 @@ async fn wait_outside(
     context: &Context,
     plan: &Plan,
     step: &Step,
-    work: Commit,
+    work: Option<Commit>,
     wait: &Wait,
 ) -> Result<Next> {
     let claim = &context.claim;
     kill_point(plan, step, "before_wait");
     let mut tx = context.app.parts.store.begin().await?;
-    tx.check_token(claim.id, claim.token).await?;
-    work(&mut tx).await?;
-    tx.show_wait(claim.id, claim.position, wait).await?;
-    if !wait.at_most.is_zero() {
-        tx.let_wait(claim.id, wait.at_most.as_secs_f64()).await?;
+    if work.is_some() || wait.at_most.is_zero() {
+        tx.check_token(claim.id, claim.token).await?;
+    }
+    if let Some(work) = work {
+        work(&mut tx).await?;
+    }
+    match wait.at_most.is_zero() {
+        true => tx.show_wait(claim.id, claim.position, wait).await?,
+        false => tx.let_wait(claim, wait).await?,
     }
     tx.commit().await?;
     kill_point(plan, step, "after_wait");
@@ -506,7 +517,13 @@ async fn failed(
             tokio::time::sleep(pause).await;
             Next::Go(Box::new(claim.clone()))
         }
-        Verdict::Retry(delay) => put_off(context, delay, &error).await,
+        Verdict::Retry(delay) => {
+            if let (Reason::ServerUnavailable, Some(instance)) = (error.reason(), claim.parent_uid)
+            {
+                rest_siblings(context, instance).await;
+            }
+            put_off(context, delay, &error).await
+        }
         // What was begun must not be left half taken back.
         Verdict::GiveUp if undoing => put_off(context, delay(claim.attempt), &error).await,
         Verdict::GiveUp => {
@@ -516,6 +533,15 @@ async fn failed(
                 Err(error) => put_off(context, OUTAGE_PAUSE, &error).await,
             }
         }
+    }
+}
+
+/// Puts off what else waits for a server that does not answer.
+async fn rest_siblings(context: &Context, instance: uuid::Uuid) {
+    let store = &context.app.parts.store;
+    let rested = store.rest_children(instance, context.claim.id, SILENT_PAUSE);
+    if let Err(error) = rested.await {
+        tracing::warn!(%error, "cannot put off the operations of a silent server");
     }
 }
 

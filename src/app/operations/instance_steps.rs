@@ -9,14 +9,14 @@ use uuid::Uuid;
 use super::{
     context::Context,
     delete_instance::DeleteInstanceParameters,
-    plan::{End, commit, nothing},
+    plan::{Commit, End, commit, nothing},
 };
 use crate::{
     domain::{
         Error, Reason, Result,
         instance::{Condition, ServerGoal, State, Status},
         operation::{Failure, Outcome},
-        provider::{Disposal, Goal, Next, ServerSpec},
+        provider::{Disposal, Goal, Learnt, Next, ServerSpec},
         version::Version,
     },
     store::{Tx, lease::Claim},
@@ -56,10 +56,12 @@ async fn pursue(context: &Context, goal: Goal, then: AndThen) -> Result<End> {
     let learnt = advance.learnt;
     let uid = server.uid;
     match advance.next {
-        Next::Later(wait) => Ok(End::Later(
-            Box::new(move |tx| Box::pin(async move { tx.learn(uid, &learnt).await })),
-            wait,
-        )),
+        Next::Later(wait) if learnt == Learnt::default() => Ok(End::Later(None, wait)),
+        Next::Later(wait) => {
+            let learn: Commit =
+                Box::new(move |tx| Box::pin(async move { tx.learn(uid, &learnt).await }));
+            Ok(End::Later(Some(learn), wait))
+        }
         Next::Done => match then(context, &server).await? {
             End::Done(work) => Ok(commit(move |tx| {
                 Box::pin(async move {
@@ -143,7 +145,7 @@ async fn ready(context: &Context, server: Uuid, happened: Option<Condition>) -> 
             if let Some(happened) = happened {
                 tx.set_instance_condition(uid, &happened).await?;
             }
-            Ok(())
+            tx.wake_children(uid).await
         })
     }))
 }
@@ -237,9 +239,10 @@ pub(super) async fn remove(context: &Context, disposal: Disposal) -> Result<End>
     .await
 }
 
-/// The instance as it is in the last commit.
+/// The instance as it is in the last commit, which has changed its row: a turn at the
+/// instance cannot be waited for any more, since others wait for the row in their turn.
 pub(super) async fn instance(tx: &mut Tx, uid: Uuid) -> Result<Outcome> {
-    let found = tx.lock_instance_by_uid(uid).await?;
+    let found = tx.instance_by_uid(uid).await?;
     let mut found = found.ok_or_else(|| Error::internal(format!("instance {uid} is gone")))?;
     // The operation ends with the commit that this picture is taken in.
     found.reconciling = false;

@@ -25,8 +25,9 @@ pub(crate) type Commit = Box<dyn for<'a> FnOnce(&'a mut Tx) -> BoxFuture<'a, Res
 pub(crate) enum End {
     /// It is done with that commit, which happens once.
     Done(Commit),
-    /// It waits for something outside. What became known commits, and the worker is free.
-    Later(Commit, Wait),
+    /// It waits for something outside. What became known commits, if anything did, and the
+    /// worker is free.
+    Later(Option<Commit>, Wait),
 }
 
 /// The work of a step: an effect outside the metadata, which may run twice.

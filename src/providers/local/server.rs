@@ -38,7 +38,7 @@ use crate::domain::{
 };
 
 /// Longest wait for another process that works on the same server.
-const LOCK: Duration = Duration::from_secs(60);
+const LOCK: Duration = Duration::from_secs(5);
 
 /// Longest wait for a connection to a server that runs.
 const VERIFY: Duration = Duration::from_secs(5);

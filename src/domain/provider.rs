@@ -72,6 +72,56 @@ pub enum Goal {
     Gone(Disposal),
 }
 
+/// The goals as the plans of operations name them. They are finer than [`Goal`] where a
+/// provider has more to do, or less.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum GoalKind {
+    /// [`Goal::Running`], of a server that is not made yet.
+    Made,
+    /// [`Goal::Running`], of a server that was there before.
+    Running,
+    /// Stopped, in order or at any cost.
+    Stopped,
+    /// [`Goal::Gone`], of a server that is stopped.
+    Gone,
+    /// [`Goal::Gone`], of a server that may run, because its creation is taken back.
+    Discarded,
+}
+
+impl GoalKind {
+    /// Whether a step of this kind may pursue the goal.
+    #[must_use]
+    pub const fn is_of(self, goal: &Goal) -> bool {
+        match goal {
+            Goal::Running => matches!(self, Self::Made | Self::Running),
+            Goal::Stopped | Goal::StoppedAtAnyCost { .. } => matches!(self, Self::Stopped),
+            Goal::Gone(_) => matches!(self, Self::Gone | Self::Discarded),
+        }
+    }
+}
+
+/// What a provider passes on the way to a goal, when nothing goes wrong.
+#[derive(Clone, Copy, Debug)]
+pub struct Passed {
+    /// Its failpoints.
+    pub points: &'static [&'static str],
+    /// Whether it answers [`Next::Later`]; the simulated one in a world where each goal
+    /// takes a look more.
+    pub waits: bool,
+}
+
+/// The failpoints of a provider. The crash table of the tests is made from them and from
+/// the plans of operations.
+#[derive(Clone, Copy, Debug)]
+pub struct Failpoints {
+    /// Name of the provider.
+    pub provider: &'static str,
+    /// All of them.
+    pub all: &'static [&'static str],
+    /// Those on the way to a goal.
+    pub towards: fn(GoalKind) -> Passed,
+}
+
 /// How far a look has brought a server.
 #[derive(Clone, Debug)]
 pub struct Advance {

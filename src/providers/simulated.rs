@@ -22,8 +22,8 @@ use crate::{
         Error, Reason, Result,
         engine::{Engine, REQUIRED_TOOLS},
         provider::{
-            ADMIN, Address, Advance, Goal, Learnt, Next, Presence, Present, Provider, ServerSpec,
-            Wait,
+            ADMIN, Address, Advance, Goal, GoalKind, Learnt, Next, Passed, Presence, Present,
+            Provider, ServerSpec, Wait,
         },
         version::Version,
     },
@@ -31,13 +31,27 @@ use crate::{
     pg::{self, Host, Login, Target, Tls, sql::quote_literal},
 };
 
-const NAME: &str = "simulated";
+/// Name of the provider, as in `Server.provider`.
+pub const NAME: &str = "simulated";
 
-/// Parameter of an instance that overrides [`World::looks`] for its server.
+/// Parameter of an instance that overrides [`World::looks`] for its server, until that is
+/// removed.
 const LOOKS: &str = "simulated.looks";
 
 /// Failpoint after each effect, before its result is returned.
 const POINT: &str = "simulated.after_effect";
+
+/// All points at which a test can kill the process.
+pub const FAILPOINTS: &[&str] = &[POINT];
+
+/// Points on the way to a goal, in a world where each takes a look more.
+#[must_use]
+pub const fn towards(_: GoalKind) -> Passed {
+    Passed {
+        points: FAILPOINTS,
+        waits: true,
+    }
+}
 
 /// Pause between two looks; of servers whose number of looks is a parameter, which are
 /// many at once, a longer one.
@@ -133,11 +147,10 @@ impl Simulated {
         Ok(())
     }
 
-    /// One look at a server that is not at its goal yet.
-    fn look(&self, spec: &ServerSpec, server: &mut Server) -> Result<Option<Wait>> {
-        let (world, uid) = (self.world()?, spec.uid);
-        let own = spec.parameters.get(LOOKS);
-        let own: Option<u32> = own.and_then(|looks| looks.parse().ok());
+    /// One look at a server that is not at its goal yet. It has perhaps a number of looks
+    /// of its own.
+    fn look(&self, uid: Uuid, server: &mut Server, own: Option<u32>) -> Result<Option<Wait>> {
+        let world = self.world()?;
         let looks = own.unwrap_or(world.looks);
         if world.broken {
             let message = "the simulated server is broken";
@@ -165,7 +178,7 @@ impl Simulated {
     async fn run(&self, spec: &ServerSpec) -> Result<Advance> {
         let mut server = self.server(spec.uid)?.unwrap_or_default();
         if !server.running {
-            if let Some(wait) = self.look(spec, &mut server)? {
+            if let Some(wait) = self.look(spec.uid, &mut server, own_looks(spec))? {
                 return Ok(Advance::later(wait));
             }
             server.identifier = Some(self.let_in(spec).await?);
@@ -220,7 +233,7 @@ impl Simulated {
             return Ok(Advance::done());
         };
         if server.running {
-            if let Some(wait) = self.look(spec, &mut server)? {
+            if let Some(wait) = self.look(spec.uid, &mut server, own_looks(spec))? {
                 return Ok(Advance::later(wait));
             }
             server.running = false;
@@ -230,6 +243,12 @@ impl Simulated {
     }
 
     fn remove(&self, spec: &ServerSpec) -> Result<Advance> {
+        let Some(mut server) = self.server(spec.uid)? else {
+            return Ok(Advance::done());
+        };
+        if let Some(wait) = self.look(spec.uid, &mut server, None)? {
+            return Ok(Advance::later(wait));
+        }
         match fs::remove_file(self.place(spec.uid)) {
             Err(error) if error.kind() != ErrorKind::NotFound => Err(failed(&error)),
             _ => {
@@ -312,6 +331,10 @@ impl Provider for Simulated {
     async fn empty_trash(&self) -> Result<()> {
         Ok(())
     }
+}
+
+fn own_looks(spec: &ServerSpec) -> Option<u32> {
+    spec.parameters.get(LOOKS)?.parse().ok()
 }
 
 fn read<T: DeserializeOwned>(path: &Path) -> Result<Option<T>> {

@@ -1,46 +1,55 @@
 //! A few rows of the crash table, for every run of the tests: before and after each
-//! commit. The whole table is `soak::crash`.
+//! commit, and around each wait. The whole table is `soak::crash`.
 
-use howdah::app::operations::points;
+use howdah::{
+    app::operations::points,
+    providers::{FAILPOINTS, local, simulated},
+};
 
 use crate::{
-    soak::crash::{Crash, Table, rows},
+    soak::crash::{
+        Table,
+        rows::{Crash, rows},
+    },
     support::howdah::{Howdah, Options, eventually},
 };
 
 #[tokio::test(flavor = "multi_thread")]
 async fn creating_an_instance_is_crashed() {
-    crash("instance.create", "(ephemeral)").await;
+    crash(local::NAME, "instance.create", "(ephemeral)", "_commit").await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn creating_a_database_is_crashed() {
-    crash("database.create", "").await;
+    crash(local::NAME, "database.create", "", "_commit").await;
 }
 
-async fn crash(kind: &str, variant: &str) {
-    let plans = points();
+#[tokio::test(flavor = "multi_thread")]
+async fn waits_are_crashed() {
+    crash(simulated::NAME, "instance.create", "", "_wait").await;
+    crash(simulated::NAME, "instance.remove", "", "_wait").await;
+}
+
+async fn crash(provider: &str, kind: &str, variant: &str, place: &str) {
+    let mut providers = FAILPOINTS.iter();
+    let provider = providers.find(|of| of.provider == provider).unwrap();
+    let plans = points(provider);
     let plan = plans.iter().find(|plan| plan.kind == kind).unwrap();
     let around = |crash: &Crash| match crash {
-        Crash::Forward(point) => point.ends_with("_commit"),
+        Crash::Forward(point) => point.ends_with(place),
         _ => false,
     };
     let mut table = Table::default();
     let mut done = 0;
-    for row in rows(plan) {
+    for row in rows(provider, plan) {
         if around(&row.crash) && row.scenario.variant.contains(variant) {
             table.run(&row).await;
             done += 1;
         }
     }
-    assert_eq!(
-        done,
-        2 * plan
-            .forward
-            .iter()
-            .filter(|at| at.ends_with("after_commit"))
-            .count()
-    );
+    let steps = plan.forward.iter();
+    let steps = steps.filter(|at| at.ends_with("after_commit")).count();
+    assert_eq!(done, 2 * steps);
 }
 
 /// The trash is emptied by the housekeeping, outside of any operation.

@@ -34,6 +34,7 @@ mod waiting;
 pub(crate) use self::{
     cancellation::clients_leave,
     input::goes_away_for as metadata_goes_away_for,
+    simulated::World as SimulatedWorld,
     waiting::{
         a_frozen_server_is_not_available, a_statement_on_a_frozen_server_is_given_up,
         frozen_servers_leave_workers_for_others,

@@ -9,13 +9,13 @@ use std::{
 
 use howdah::{
     pb::{
-        google::longrunning::{CancelOperationRequest, Operation},
+        google::longrunning::CancelOperationRequest,
         v1::{
             DeleteDatabaseRequest, DeleteInstanceRequest, Instance, RestartInstanceRequest,
             StartInstanceRequest, StopInstanceRequest, UndeleteInstanceRequest, instance::State,
         },
     },
-    pg::{Host, Tls},
+    pg::{self, Host, Tls},
 };
 use serde_json::{Value, json};
 use tempfile::TempDir;
@@ -27,14 +27,14 @@ use crate::support::{
 };
 
 /// A world with a real PostgreSQL, which all of its servers are.
-pub(super) struct World {
+pub(crate) struct World {
     directory: TempDir,
     real: Server,
 }
 
 impl World {
     /// With these settings of its PostgreSQL.
-    pub(super) fn new(settings: &[(&str, &str)]) -> Self {
+    pub(crate) fn new(settings: &[(&str, &str)]) -> Self {
         Self {
             directory: tempfile::tempdir().unwrap(),
             real: Server::start(15, settings),
@@ -42,7 +42,7 @@ impl World {
     }
 
     /// Lets its servers be so from now on.
-    pub(super) fn is(&self, how: &Value) {
+    pub(crate) fn is(&self, how: &Value) {
         self.write(how, self.real.tcp(Tls::Disable).port);
     }
 
@@ -66,11 +66,23 @@ impl World {
         fs::rename(unfinished, self.directory.path().join("world.json")).unwrap();
     }
 
-    fn servers(&self) -> Vec<PathBuf> {
+    /// Files of its servers.
+    pub(crate) fn servers(&self) -> Vec<PathBuf> {
         let entries = fs::read_dir(self.directory.path()).unwrap();
         let paths = entries.map(|entry| entry.unwrap().path());
         let server = |path: &PathBuf| path.file_name().unwrap() != "world.json";
         paths.filter(server).collect()
+    }
+
+    /// What its servers are like now.
+    pub(crate) fn states(&self) -> Vec<Value> {
+        let read = |path: &PathBuf| serde_json::from_slice(&fs::read(path).unwrap()).unwrap();
+        self.servers().iter().map(read).collect()
+    }
+
+    /// A connection to its PostgreSQL.
+    pub(crate) async fn superuser(&self) -> pg::Client {
+        self.real.client("postgres").await
     }
 
     /// The only server.
@@ -96,7 +108,7 @@ impl World {
     }
 
     /// The only server ends.
-    pub(super) fn kill(&self) {
+    pub(crate) fn kill(&self) {
         self.let_run(false);
     }
 
@@ -110,7 +122,7 @@ impl World {
         self.real.log()
     }
 
-    pub(super) async fn options(&self) -> Options {
+    pub(crate) async fn options(&self) -> Options {
         Options::external()
             .await
             .with(
@@ -231,40 +243,6 @@ async fn a_broken_world_fails_a_creation_for_good() {
     assert!(error.message.contains("broken"), "{error:?}");
     world.is(&json!({}));
     howdah.instance("orders").await;
-}
-
-/// The process is killed around each effect, wait and commit of a creation and of a purge.
-#[tokio::test(flavor = "multi_thread")]
-async fn a_wait_survives_each_crash() {
-    let world = World::new(&[]);
-    world.is(&json!({ "looks": 1 }));
-    let mut howdah = Howdah::new(world.options().await);
-    let of_creation = [
-        "before_effect",
-        "before_wait",
-        "after_wait",
-        "before_commit",
-        "after_commit",
-    ];
-    let mut points: Vec<String> = of_creation
-        .iter()
-        .map(|point| format!("instance.create.start.{point}"))
-        .collect();
-    points.push("simulated.after_effect".into());
-    for point in points {
-        howdah.start(&format!("{point}=return")).await;
-        let create = create_instance("orders", Instance::default());
-        let accepted = howdah.instances().await.create_instance(create).await;
-        let operation: Operation = accepted.unwrap().into_inner();
-        assert!(!howdah.ended().await.success(), "{point} was not reached");
-        howdah.start("").await;
-        let made: Instance = succeeded(&howdah.wait(&operation).await);
-        assert_eq!(made.state(), State::Ready, "{point}");
-        assert_eq!(world.servers().len(), 1, "{point}");
-        purge(&howdah).await;
-        assert_eq!(world.servers().len(), 0, "{point}");
-        howdah.stop().await;
-    }
 }
 
 /// Two hundred operations that wait take nothing from one that does not, and each of

@@ -1,9 +1,11 @@
 //! Every kind of long operation there is.
 
 use super::{
-    create_database, create_instance, delete_database, delete_instance, plan::Plan, purge_instance,
-    run_instance,
+    create_database, create_instance, delete_database, delete_instance,
+    plan::{Plan, Step},
+    purge_instance, run_instance,
 };
+use crate::domain::provider::{Failpoints, Passed};
 
 pub(crate) static CREATE_INSTANCE: Plan = create_instance::PLAN;
 pub(crate) static START_INSTANCE: Plan = run_instance::START_PLAN;
@@ -50,7 +52,8 @@ fn among(plans: &[&'static Plan], kind: &str, version: i32) -> Option<&'static P
 pub struct PlanPoints {
     /// Kind of the operation.
     pub kind: &'static str,
-    /// Points on the way forward: around each effect and commit, and within each effect.
+    /// Points on the way forward: around each effect, wait and commit, and within each
+    /// effect.
     pub forward: Vec<String>,
     /// Points on the way back; empty when there is none.
     pub backward: Vec<String>,
@@ -58,37 +61,79 @@ pub struct PlanPoints {
     pub cancellable: bool,
 }
 
-/// Every point of every plan, so that a crash test can leave none out.
+impl PlanPoints {
+    /// All points, each with whether it is on the way back.
+    pub fn all(&self) -> impl Iterator<Item = (bool, &String)> {
+        let forward = self.forward.iter().map(|point| (false, point));
+        forward.chain(self.backward.iter().map(|point| (true, point)))
+    }
+}
+
+/// Every point of every plan, with the servers of a provider, so that a crash test can leave
+/// none out.
 #[must_use]
-pub fn points() -> Vec<PlanPoints> {
-    let of = |plan: &&Plan| {
-        let at = |place: &str| -> Vec<String> {
-            plan.steps
-                .iter()
-                .map(|step| format!("{}.{}.{place}", plan.kind, step.name))
-                .collect()
-        };
-        let within = plan
-            .steps
-            .iter()
-            .flat_map(|step| step.failpoints.iter().map(|p| (*p).into()));
-        let mut forward = at("before_effect");
-        forward.extend(at("before_commit"));
-        forward.extend(at("after_commit"));
-        forward.extend(within);
-        let mut backward = Vec::new();
-        if plan.cancellable() {
-            backward.extend(at("before_undo_commit"));
-            backward.extend(at("after_undo_commit"));
+pub fn points(provider: &Failpoints) -> Vec<PlanPoints> {
+    ALL.iter().map(|plan| points_of(plan, provider)).collect()
+}
+
+fn points_of(plan: &Plan, provider: &Failpoints) -> PlanPoints {
+    let towards = provider.towards;
+    let (mut forward, mut backward) = (Points::of(plan), Points::of(plan));
+    for step in plan.steps {
+        forward.around(step, &["before_effect", "before_commit", "after_commit"]);
+        forward.add(step.failpoints);
+        forward.pursue(step, step.goal.map(towards));
+    }
+    if plan.cancellable() {
+        for step in plan.steps {
+            backward.around(step, &["before_undo_commit", "after_undo_commit"]);
+            backward.pursue(step, step.undo_goal.map(towards));
         }
-        PlanPoints {
+    }
+    PlanPoints {
+        kind: plan.kind,
+        forward: forward.points,
+        backward: backward.points,
+        cancellable: plan.cancellable(),
+    }
+}
+
+/// Points of a plan, each once: two of its steps may pass the same point of a provider.
+struct Points {
+    kind: &'static str,
+    points: Vec<String>,
+}
+
+impl Points {
+    const fn of(plan: &Plan) -> Self {
+        Self {
             kind: plan.kind,
-            forward,
-            backward,
-            cancellable: plan.cancellable(),
+            points: Vec::new(),
         }
-    };
-    ALL.iter().map(of).collect()
+    }
+
+    fn add(&mut self, points: &[&str]) {
+        for point in points {
+            if !self.points.iter().any(|known| known == point) {
+                self.points.push((*point).to_owned());
+            }
+        }
+    }
+
+    /// Adds the engine's points at these places of a step.
+    fn around(&mut self, step: &Step, places: &[&str]) {
+        for place in places {
+            self.add(&[&format!("{}.{}.{place}", self.kind, step.name)]);
+        }
+    }
+
+    fn pursue(&mut self, step: &Step, passed: Option<Passed>) {
+        let Some(passed) = passed else { return };
+        if passed.waits {
+            self.around(step, &["before_wait", "after_wait"]);
+        }
+        self.add(passed.points);
+    }
 }
 
 #[cfg(test)]

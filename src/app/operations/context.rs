@@ -2,7 +2,7 @@
 
 use serde::de::DeserializeOwned;
 
-use super::super::App;
+use super::{super::App, catalog, plan::Step};
 use crate::{
     domain::{Error, Result, database::Database, instance::Instance, provider::ServerSpec},
     store::lease::Claim,
@@ -17,6 +17,11 @@ pub(crate) struct Context {
 }
 
 impl Context {
+    /// The step that it is at.
+    pub(super) fn step(&self) -> Option<&'static Step> {
+        catalog::find(&self.claim.kind, self.claim.plan_version)?.step(self.claim.position)
+    }
+
     /// What the operation was accepted with.
     pub(crate) fn parameters<T: DeserializeOwned>(&self) -> Result<T> {
         serde_json::from_value(self.claim.parameters.clone())

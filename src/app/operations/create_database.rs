@@ -37,6 +37,8 @@ pub(crate) const PLAN: Plan = Plan {
             title: "Create the owner role",
             act: |context| Box::pin(create_role(context)),
             undo: Some(|context| Box::pin(drop_role(context))),
+            goal: None,
+            undo_goal: None,
             failpoints: &[
                 "database.create.role.in_transaction",
                 "database.create.role.after_sql",
@@ -47,6 +49,8 @@ pub(crate) const PLAN: Plan = Plan {
             title: "Create the database",
             act: |context| Box::pin(create_database(context)),
             undo: Some(|context| Box::pin(drop_database(context))),
+            goal: None,
+            undo_goal: None,
             failpoints: &["database.create.database.after_sql"],
         },
         Step {
@@ -54,6 +58,8 @@ pub(crate) const PLAN: Plan = Plan {
             title: "Close the database to PUBLIC",
             act: |context| Box::pin(restrict(context)),
             undo: Some(|_| Box::pin(async { Ok(nothing()) })),
+            goal: None,
+            undo_goal: None,
             failpoints: &["database.create.privileges.after_sql"],
         },
     ],

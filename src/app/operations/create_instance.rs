@@ -4,6 +4,7 @@ use super::{
     instance_steps as steps,
     plan::{self, Plan, Step},
 };
+use crate::domain::provider::GoalKind;
 
 pub(crate) const PLAN: Plan = Plan {
     kind: "instance.create",
@@ -16,17 +17,9 @@ pub(crate) const PLAN: Plan = Plan {
         title: "Make and start the server",
         act: |context| Box::pin(steps::run_first(context)),
         undo: Some(|context| Box::pin(steps::discard(context))),
-        failpoints: &[
-            "local.initialize.spawned",
-            "local.initialize.after_initdb",
-            "local.initialize.after_rename",
-            "instance.create.start.before_wait",
-            "instance.create.start.after_wait",
-            "local.configure.before_rename",
-            "local.configure.after_rename",
-            "local.start.after_spawn",
-            "local.start.after_start",
-        ],
+        goal: Some(GoalKind::Made),
+        undo_goal: Some(GoalKind::Discarded),
+        failpoints: &[],
     }],
     outcome: |tx, uid| Box::pin(steps::instance(tx, uid)),
     // Everything was taken back: the id is free again.

@@ -49,6 +49,8 @@ pub(crate) const PLAN: Plan = Plan {
             title: "Drop the database",
             act: |context| Box::pin(drop_database(context)),
             undo: None,
+            goal: None,
+            undo_goal: None,
             failpoints: &["database.delete.database.after_sql"],
         },
         Step {
@@ -56,6 +58,8 @@ pub(crate) const PLAN: Plan = Plan {
             title: "Drop the owner role",
             act: |context| Box::pin(drop_role(context)),
             undo: None,
+            goal: None,
+            undo_goal: None,
             failpoints: &["database.delete.role.after_sql"],
         },
     ],

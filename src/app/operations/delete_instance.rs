@@ -6,6 +6,7 @@ use super::{
     instance_steps as steps,
     plan::{self, Plan, Step},
 };
+use crate::domain::provider::GoalKind;
 
 /// What the operation is accepted with.
 #[derive(Clone, Copy, Debug, Serialize, Deserialize)]
@@ -25,7 +26,9 @@ pub(crate) const PLAN: Plan = Plan {
         title: "Stop the server",
         act: |context| Box::pin(steps::stop_and_keep(context)),
         undo: None,
-        failpoints: &["local.stop.after_spawn"],
+        goal: Some(GoalKind::Stopped),
+        undo_goal: None,
+        failpoints: &[],
     }],
     outcome: |tx, uid| Box::pin(steps::instance(tx, uid)),
     abandon: |tx, claim, why| Box::pin(steps::mark_failed(tx, claim, why)),

@@ -252,12 +252,6 @@ async fn carry_out(app: &App, claim: Claim, lease: &Lease) {
     }
 }
 
-fn step(plan: &'static Plan, position: i32) -> Option<&'static Step> {
-    usize::try_from(position)
-        .ok()
-        .and_then(|position| plan.steps.get(position))
-}
-
 /// Does the step that is next.
 async fn advance(context: &Context, plan: &'static Plan, lease: &Lease) -> Result<Next> {
     let claim = &context.claim;
@@ -268,7 +262,8 @@ async fn advance(context: &Context, plan: &'static Plan, lease: &Lease) -> Resul
         ));
         return turn_round(context, plan, &why).await;
     }
-    let current = step(plan, claim.position)
+    let current = plan
+        .step(claim.position)
         .ok_or_else(|| Error::internal(format!("{} has no step {}", claim.kind, claim.position)))?;
     if claim.waited.is_zero() {
         mark_running(context).await?;
@@ -288,7 +283,7 @@ async fn advance(context: &Context, plan: &'static Plan, lease: &Lease) -> Resul
     tx.set_stage(claim.id, claim.position, StageState::Succeeded)
         .await?;
     let next = claim.position + 1;
-    let done = step(plan, next).is_none();
+    let done = plan.step(next).is_none();
     if done {
         let outcome = (plan.outcome)(&mut tx, claim.target_uid).await?;
         let response = context.app.response(outcome)?;
@@ -386,7 +381,7 @@ async fn cancel_requested(context: &Context, lease: &Lease) -> Result<bool> {
 /// Takes the step back that is next, and ends the operation after the first one.
 async fn take_back(context: &Context, plan: &'static Plan) -> Result<Next> {
     let claim = &context.claim;
-    let Some(current) = step(plan, claim.position) else {
+    let Some(current) = plan.step(claim.position) else {
         return end(context, plan).await;
     };
     let undo = current
@@ -492,7 +487,7 @@ async fn failed(
         return release(context, UNREADABLE_PAUSE, None).await;
     }
     tracing::warn!(
-        step = step(plan, claim.position).map(|step| step.name),
+        step = plan.step(claim.position).map(|step| step.name),
         attempt = claim.attempt,
         error = %error,
         detail = error.internal_detail(),

@@ -15,20 +15,12 @@ use crate::{
     domain::{
         Error, Reason, Result,
         instance::{Condition, ServerGoal, State, Status},
-        operation::{Failure, Outcome},
+        operation::{self, Failure, Outcome},
         provider::{Disposal, Goal, Learnt, Next, ServerSpec},
         version::Version,
     },
     store::{Tx, lease::Claim},
 };
-
-/// Points in the middle of [`run`].
-pub(super) const RUN_POINTS: &[&str] = &[
-    "local.configure.before_rename",
-    "local.configure.after_rename",
-    "local.start.after_spawn",
-    "local.start.after_start",
-];
 
 /// How long the server of a deleted instance may take to stop in order: its data is kept.
 const PATIENCE: Duration = Duration::from_secs(60);
@@ -48,6 +40,7 @@ async fn pursue_anew(context: &Context, goal: Goal, then: AndThen) -> Result<End
 
 /// Brings the server to a goal, look by look, and then goes on.
 async fn pursue(context: &Context, goal: Goal, then: AndThen) -> Result<End> {
+    refuse_unnamed(context, &goal)?;
     let server = context.server().await?;
     let provider = context.app.provider_of(&server.provider)?;
     let advance = provider
@@ -71,6 +64,22 @@ async fn pursue(context: &Context, goal: Goal, then: AndThen) -> Result<End> {
             })),
             waits => Ok(waits),
         },
+    }
+}
+
+/// Refuses a goal that the step does not name in its plan: the crash table would have no
+/// rows for it.
+fn refuse_unnamed(context: &Context, goal: &Goal) -> Result<()> {
+    let named = context.step().and_then(|step| match context.claim.state {
+        operation::State::Undoing => step.undo_goal,
+        _ => step.goal,
+    });
+    match named {
+        Some(named) if named.is_of(goal) => Ok(()),
+        _ => Err(Error::internal(format!(
+            "a step of {} pursues {goal:?}, and names {named:?}",
+            context.claim.kind
+        ))),
     }
 }
 

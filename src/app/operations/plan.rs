@@ -10,7 +10,7 @@ use crate::{
     domain::{
         Result,
         operation::{Failure, Outcome},
-        provider::Wait,
+        provider::{GoalKind, Wait},
     },
     store::{Tx, lease::Claim},
 };
@@ -68,7 +68,12 @@ pub(crate) struct Step {
     pub(crate) act: Act,
     /// Takes it back, also when it was done in part or not at all.
     pub(crate) undo: Option<Act>,
-    /// Points in the middle of its effect at which a test can kill the process.
+    /// The goal that `act` has the provider pursue, if its effect is on the server itself.
+    /// The crash table knows by it which points and waits of a provider the step passes.
+    pub(crate) goal: Option<GoalKind>,
+    /// The same of `undo`.
+    pub(crate) undo_goal: Option<GoalKind>,
+    /// Points of its own in the middle of its effect at which a test can kill the process.
     pub(crate) failpoints: &'static [&'static str],
 }
 
@@ -76,6 +81,11 @@ impl Plan {
     /// Kind and version, as workers claim by.
     pub(crate) fn key(&self) -> String {
         format!("{}@{}", self.kind, self.version)
+    }
+
+    /// The step at that position.
+    pub(crate) fn step(&self, position: i32) -> Option<&'static Step> {
+        self.steps.get(usize::try_from(position).ok()?)
     }
 
     /// Whether every step can be taken back.

@@ -4,13 +4,16 @@ use super::{
     instance_steps as steps,
     plan::{self, Plan, Step},
 };
+use crate::domain::provider::GoalKind;
 
 const START: Step = Step {
     name: "start",
     title: "Start the server",
     act: |context| Box::pin(steps::run(context)),
     undo: None,
-    failpoints: steps::RUN_POINTS,
+    goal: Some(GoalKind::Running),
+    undo_goal: None,
+    failpoints: &[],
 };
 
 const STOP: Step = Step {
@@ -18,7 +21,9 @@ const STOP: Step = Step {
     title: "Stop the server",
     act: |context| Box::pin(steps::stop(context)),
     undo: None,
-    failpoints: &["local.stop.after_spawn"],
+    goal: Some(GoalKind::Stopped),
+    undo_goal: None,
+    failpoints: &[],
 };
 
 pub(crate) const START_PLAN: Plan = Plan {
@@ -70,7 +75,9 @@ pub(crate) const RECOVER_PLAN: Plan = Plan {
         title: "Start the server again",
         act: |context| Box::pin(steps::recover(context)),
         undo: None,
-        failpoints: steps::RUN_POINTS,
+        goal: Some(GoalKind::Running),
+        undo_goal: None,
+        failpoints: &[],
     }],
     outcome: |tx, uid| Box::pin(steps::instance(tx, uid)),
     abandon: |tx, claim, why| Box::pin(steps::mark_failed(tx, claim, why)),

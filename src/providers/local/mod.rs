@@ -42,6 +42,7 @@ pub use trash::{Entry, Trash};
 pub const NAME: &str = "local";
 
 pub use crate::domain::provider::ADMIN;
+use crate::domain::provider::{GoalKind, Passed};
 
 /// Points in the middle of the effects at which a test can kill the process.
 pub const FAILPOINTS: &[&str] = &[
@@ -60,6 +61,37 @@ pub const FAILPOINTS: &[&str] = &[
     TEMPLATE.after_initdb,
     TEMPLATE.after_rename,
 ];
+
+/// Points on the way to a goal, of a durable server. An ephemeral one is cloned instead of
+/// initialised.
+#[must_use]
+pub const fn towards(goal: GoalKind) -> Passed {
+    let points: &[&str] = match goal {
+        GoalKind::Made => &[
+            SERVER.spawned,
+            SERVER.after_initdb,
+            SERVER.after_rename,
+            SERVER.before_configure,
+            "local.configure.after_rename",
+            SERVER.start_spawned,
+            SERVER.started,
+        ],
+        GoalKind::Running => &[
+            SERVER.before_configure,
+            "local.configure.after_rename",
+            SERVER.start_spawned,
+            SERVER.started,
+        ],
+        GoalKind::Stopped => &[SERVER.stop_signalled],
+        GoalKind::Gone => &["local.remove.after_rename"],
+        GoalKind::Discarded => &[SERVER.stop_signalled, "local.remove.after_rename"],
+    };
+    Passed {
+        points,
+        // Its system identifier is on record before it is started.
+        waits: matches!(goal, GoalKind::Made),
+    }
+}
 
 /// The same points in the life of the embedded metadata server.
 pub const EMBEDDED_FAILPOINTS: &[&str] = &[

@@ -23,6 +23,8 @@ pub struct Picture {
     history: Vec<String>,
     running: usize,
     server: Vec<String>,
+    /// The same of all that is simulated, whether it runs or not.
+    simulated: Vec<String>,
     shop: String,
 }
 
@@ -37,10 +39,14 @@ impl Picture {
             stages: stages(operation),
             instance: instance.as_ref().map_or_else(|| "none".into(), describe),
             history: history(world, subject).await,
-            running: world.howdah.servers().len(),
+            running: world.running(),
             server: match &subject.keeper {
                 Some(keeper) if running => inside(keeper).await,
                 _ => Vec::new(),
+            },
+            simulated: match &world.simulated {
+                Some(simulated) => simulated.picture().await,
+                None => Vec::new(),
             },
             shop: shop(world, subject).await,
         }
@@ -110,6 +116,10 @@ async fn inside(keeper: &Connection) -> Vec<String> {
         one::<i64>(&client, idle).await == 0
     })
     .await;
+    roles_and_databases(&client).await
+}
+
+pub async fn roles_and_databases(client: &pg::Client) -> Vec<String> {
     let sql = "select 'role ' || rolname || ' '
             || coalesce(split_part(shobj_description(oid, 'pg_authid'), ' ', 2), '')
             from pg_roles where rolname !~ '^pg_'
@@ -143,13 +153,25 @@ where
 /// Sees that there is nothing but the server `uid`, if one is named: no process, no
 /// file, no row, no lock, no session.
 pub async fn nothing_leaked(world: &World, uid: Option<&str>, running: bool) {
+    let expected: Vec<String> = uid.into_iter().map(str::to_owned).collect();
+    match &world.simulated {
+        None => nothing_local_leaked(world, &expected, running).await,
+        Some(simulated) => {
+            nothing_local_leaked(world, &[], false).await;
+            assert_eq!(simulated.uids(), expected, "the simulated world");
+            assert_eq!(simulated.running(), usize::from(running));
+        }
+    }
+    metadata(world, expected.len()).await;
+}
+
+async fn nothing_local_leaked(world: &World, expected: &[String], running: bool) {
     let howdah = &world.howdah;
     eventually("only the server runs", async || {
         howdah.processes().len() == usize::from(running) + 1
     })
     .await;
     assert_eq!(howdah.servers().len(), usize::from(running));
-    let expected: Vec<String> = uid.into_iter().map(str::to_owned).collect();
     assert_eq!(howdah.local("servers"), expected, "local/servers");
     for name in howdah.local("locks") {
         let known = expected.contains(&name) || name.starts_with("template-");
@@ -161,8 +183,7 @@ pub async fn nothing_leaked(world: &World, uid: Option<&str>, running: bool) {
     }
     // Everything that is removed here is ephemeral, purged or taken back.
     assert_eq!(howdah.local("trash"), [""; 0], "local/trash");
-    sockets(world, &expected);
-    metadata(world, expected.len()).await;
+    sockets(world, expected);
 }
 
 /// Directories of sockets are those of the server that is there, at most.

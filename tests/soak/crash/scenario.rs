@@ -1,5 +1,10 @@
 //! How each kind of operation is brought about.
 
+use howdah::{
+    app::operations::points,
+    providers::{FAILPOINTS, local},
+};
+
 /// Something that is done to an instance of its own.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Act {
@@ -23,7 +28,8 @@ pub enum Act {
     Purge,
     /// Kills its server, as a crash would.
     KillServer,
-    /// Edits the settings that Howdah owns, so that they have to be written again.
+    /// Edits the settings that Howdah owns, so that they have to be written again. Only a
+    /// local server has such a file.
     EditSettings,
     /// Creates it on another host, which is gone then.
     CreateElsewhere,
@@ -41,6 +47,38 @@ pub struct Scenario {
     pub more: &'static [&'static str],
     /// Points of the plan that only another variant passes.
     pub without: &'static [&'static str],
+}
+
+impl Scenario {
+    /// Why it says nothing of servers of that provider, if so.
+    pub fn left_out(&self, provider: &str) -> Option<&'static str> {
+        if provider == local::NAME {
+            return None;
+        }
+        if self.prepare.contains(&Act::CreateElsewhere) {
+            return Some("its servers are on no host that could be gone");
+        }
+        // It is there for points of the local provider.
+        let is_local = |point: &&str| local::FAILPOINTS.contains(point);
+        let is_for_local = !self.more.is_empty() && self.more.iter().all(is_local);
+        is_for_local.then_some("its servers are not made from templates")
+    }
+
+    /// What is done before, to a server of that provider.
+    pub fn acts(&self, provider: &str) -> Vec<Act> {
+        let acts = self.prepare.iter().copied();
+        acts.filter(|act| provider == local::NAME || *act != Act::EditSettings)
+            .collect()
+    }
+
+    /// The point at which all its effects are there.
+    pub fn last_commit(&self) -> String {
+        let plans = points(&FAILPOINTS[0]);
+        let plan = plans.iter().find(|plan| plan.kind == self.kind).unwrap();
+        let mut forward = plan.forward.iter().rev();
+        let last = forward.find(|point| point.ends_with(".before_commit"));
+        last.unwrap().clone()
+    }
 }
 
 /// Points of the local provider that have a test of their own.

@@ -14,11 +14,12 @@ use howdah::{
         },
     },
     pg::{self, Host, Login, Target, Tls},
+    providers::{local, simulated},
 };
 use tonic::{Code, Status, transport::Channel};
 use uuid::Uuid;
 
-use super::scenario::Act;
+use super::{scenario::Act, simulated::Simulated};
 use crate::support::{
     howdah::{
         Howdah, LIMIT, Options, create_database, create_instance, eventually, instance_name,
@@ -27,11 +28,14 @@ use crate::support::{
     postgres::server,
 };
 
-/// A Howdah with its metadata on the run's shared server.
+/// A Howdah with its metadata on the run's shared server, whose servers are all of one
+/// provider.
 pub struct World {
     pub howdah: Howdah,
     /// A connection to the metadata.
     pub metadata: pg::Client,
+    /// Where its servers are, if they are simulated.
+    pub simulated: Option<Simulated>,
     /// A host that is gone.
     other: Option<Howdah>,
     next: u32,
@@ -45,13 +49,38 @@ pub struct Subject {
 }
 
 impl World {
+    /// Whose servers are local.
     pub async fn new() -> Self {
-        let options = Options::external().await;
+        Self::with(Options::external().await, None).await
+    }
+
+    /// Whose servers are of that provider.
+    pub async fn of(provider: &str) -> Self {
+        match provider {
+            local::NAME => Self::new().await,
+            simulated::NAME => {
+                let simulated = Simulated::new().await;
+                Self::with(simulated.options().await, Some(simulated)).await
+            }
+            other => panic!("there is no world of {other}"),
+        }
+    }
+
+    /// Which its servers are of.
+    pub fn provider(&self) -> &'static str {
+        match &self.simulated {
+            None => local::NAME,
+            Some(_) => simulated::NAME,
+        }
+    }
+
+    async fn with(options: Options, simulated: Option<Simulated>) -> Self {
         let metadata = metadata(&options).await;
         let howdah = Howdah::serve(options).await;
         Self {
             howdah,
             metadata,
+            simulated,
             other: None,
             next: 0,
         }
@@ -249,8 +278,19 @@ impl World {
         self.other = Some(other);
     }
 
+    /// How many servers run.
+    pub fn running(&self) -> usize {
+        match &self.simulated {
+            None => self.howdah.servers().len(),
+            Some(simulated) => simulated.running(),
+        }
+    }
+
     /// Kills the instance's server.
     pub fn kill_server(&self) {
+        if let Some(simulated) = &self.simulated {
+            simulated.kill();
+        }
         for pid in self.howdah.servers() {
             signal(pid, "KILL");
         }
@@ -291,6 +331,9 @@ impl World {
             let purge = self.ask(subject, Act::Purge, &request_id()).await.unwrap();
             let done = self.howdah.wait(&purge).await;
             succeeded::<()>(&done);
+        }
+        if let Some(simulated) = &self.simulated {
+            simulated.clean_up().await;
         }
     }
 

@@ -14,7 +14,7 @@ use crate::support::{
     postgres::LIMIT,
 };
 
-async fn client(access: &Access) -> pg::Client {
+pub(super) async fn client(access: &Access) -> pg::Client {
     let target = Target {
         host: Host::Unix(access.socket_directory.clone()),
         port: access.port,

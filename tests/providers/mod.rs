@@ -4,5 +4,6 @@
 mod crash;
 mod embedded;
 mod parameters;
+mod run_directory;
 mod servers;
 mod trouble;

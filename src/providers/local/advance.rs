@@ -10,7 +10,7 @@ use super::{
     control::{DATA, Found},
     directory::{Directory, blocking},
     server::Local,
-    template, trash,
+    sockets, template, trash,
     way::Way,
 };
 use crate::{
@@ -38,6 +38,9 @@ impl Local {
         since: Duration,
     ) -> Result<Advance> {
         let runs = matches!(self.found(server).look().await?, Found::Running(_));
+        if !runs {
+            self.choose_sockets(server.uid).await?;
+        }
         // What its settings in force are shows at the next start.
         let address = (!runs).then(|| self.clients_address(server));
         let moved = address.is_some() && address != server.address;
@@ -264,14 +267,14 @@ impl Local {
         // Someone may have started it again since it was stopped.
         self.found(server).stop_at_any_cost(NO_PATIENCE).await?;
         let root = self.settings.root.clone();
-        let sockets = self.socket_directory(server.uid);
+        let run_directory = self.settings.run_directory.clone();
         let (uid, now) = (server.uid, self.settings.clock.now());
         blocking(move || {
             match disposal {
                 Disposal::Trash => trash::throw(&root, uid, now)?,
                 Disposal::Delete => trash::delete(&root, uid, now)?,
             }
-            trash::remove_sockets(&sockets)?;
+            sockets::remove(&run_directory, &uid.as_simple().to_string())?;
             lock.remove()
         })
         .await

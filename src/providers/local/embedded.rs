@@ -29,7 +29,7 @@ use super::{
     failure,
     initialize::Plan,
     lock::Lock,
-    settings,
+    settings, sockets,
     user::RunAs,
 };
 use crate::{
@@ -58,6 +58,9 @@ const LOCK: Duration = Duration::from_secs(120);
 
 /// Longest wait for it to start or stop.
 const LIMIT: Duration = Duration::from_secs(60);
+
+/// How often it is looked whether the directory of its socket can be made again.
+const DIRECTORY_LOOK: Duration = Duration::from_secs(2);
 
 /// Longest wait for it to stop: with the drain of calls the end of the process must fit
 /// into what an orchestrator gives. It goes on stopping, and the next start finds it.
@@ -241,13 +244,18 @@ impl Embedded {
             plan.initdb(password.get()).await?;
             engine::remember(&directory, &programs)?;
         }
-        let cluster = cluster(&options, &place, &programs, run_as, password.get());
+        let mut cluster = cluster(&options, &place, &programs, run_as, password.get());
         if let Password::Lost(made) = &password {
             password::replace(&cluster, &plan, &directory, made).await?;
         }
-        stop_without_socket(&cluster).await?;
+        if is_without_socket(&cluster).await? {
+            // Before it is stopped: it may not come back otherwise.
+            sockets::choose(&options.run_directory, HOME, run_as)?;
+            stop_without_socket(&cluster).await?;
+        }
         let ran = matches!(cluster.look().await?, Found::Running(_));
         if !ran {
+            cluster.socket_directory = sockets::choose(&options.run_directory, HOME, run_as)?;
             configure(&place, &cluster, programs.version).await?;
         }
         let started = Box::pin(cluster.start(LIMIT, None)).await;
@@ -323,12 +331,31 @@ impl Embedded {
         self.started
     }
 
-    /// Returns when its process has ended, or its socket is gone.
+    /// Returns when its process has ended, or its socket is gone, and the directory of its
+    /// socket can be made: a server that runs is left alone until then, for it could not
+    /// be reached after a restart either.
     ///
     /// # Errors
-    /// When the process cannot be watched.
+    /// When the process cannot be watched; CONFIG_INVALID, DISK_FULL.
     pub async fn ended(&self) -> Result<()> {
-        self.cluster.changed(true).await
+        self.cluster.changed(true).await?;
+        let mut warned = false;
+        while let Err(error) = self.cluster.make_socket_directory() {
+            if error.reason() != Reason::DataDirUnwritable {
+                return Err(error);
+            }
+            if !warned {
+                tracing::warn!(
+                    %error,
+                    "the metadata server has lost its socket or has ended, and the socket's \
+                     directory cannot be made: a server that runs is left alone, and is \
+                     restarted as soon as the directory can be made"
+                );
+                warned = true;
+            }
+            tokio::time::sleep(DIRECTORY_LOOK).await;
+        }
+        Ok(())
     }
 
     /// Starts it again after it has ended or its socket was lost.
@@ -336,6 +363,8 @@ impl Embedded {
     /// # Errors
     /// As [`Embedded::open`].
     pub async fn restart(&self) -> Result<Started> {
+        // Before it is stopped: it may not come back otherwise.
+        self.cluster.make_socket_directory()?;
         stop_without_socket(&self.cluster).await?;
         Box::pin(self.cluster.start(LIMIT, None)).await
     }
@@ -352,14 +381,18 @@ impl Embedded {
 /// Stops a metadata server whose socket was removed, its only way in: the start that comes
 /// next makes the socket anew.
 async fn stop_without_socket(cluster: &Cluster) -> Result<()> {
-    match cluster.look().await? {
-        // Before it is ready, the socket may still be to come.
-        Found::Running(file) if file.ready && !cluster.has_socket() => {
-            tracing::warn!("the socket of the metadata server is gone, the server is restarted");
-            cluster.stop(LIMIT).await
-        }
-        _ => Ok(()),
+    if !is_without_socket(cluster).await? {
+        return Ok(());
     }
+    tracing::warn!("the socket of the metadata server is gone, the server is restarted");
+    cluster.stop(LIMIT).await
+}
+
+/// Whether it runs and its socket is gone.
+async fn is_without_socket(cluster: &Cluster) -> Result<bool> {
+    // Before it is ready, the socket may still be to come.
+    let found = cluster.look().await?;
+    Ok(matches!(found, Found::Running(file) if file.ready) && !cluster.has_socket())
 }
 
 fn cluster(
@@ -372,7 +405,7 @@ fn cluster(
     Cluster {
         programs: programs.directory.clone(),
         home: place.join(HOME),
-        socket_directory: options.run_directory.join(HOME),
+        socket_directory: sockets::of(&options.run_directory, HOME),
         port: PORT,
         password: password.clone(),
         database: DATABASE,

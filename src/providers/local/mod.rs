@@ -23,6 +23,7 @@ mod log;
 mod orphans;
 mod server;
 mod settings;
+mod sockets;
 mod standalone;
 mod start;
 mod template;

@@ -24,7 +24,7 @@ use super::{
     lock::Lock,
     orphans,
     settings::{self, Settings},
-    template,
+    sockets, template,
     trash::Emptying,
     user::RunAs,
     verify::FIRST_DATABASE,
@@ -138,8 +138,21 @@ impl Local {
     }
 
     pub(super) fn socket_directory(&self, server: Uuid) -> PathBuf {
-        let name = server.as_simple().to_string();
-        self.settings.run_directory.join(name)
+        sockets::of(
+            &self.settings.run_directory,
+            &server.as_simple().to_string(),
+        )
+    }
+
+    /// Chooses and makes the directory of the socket for the next start of a server that
+    /// is down: its address and its configuration name it from then on.
+    pub(super) async fn choose_sockets(&self, server: Uuid) -> Result<()> {
+        let (run_directory, run_as) = (self.settings.run_directory.clone(), self.run_as);
+        blocking(move || {
+            let name = server.as_simple().to_string();
+            sockets::choose(&run_directory, &name, run_as).map(|_| ())
+        })
+        .await
     }
 
     pub(super) async fn lock(&self, name: &str) -> Result<Lock> {

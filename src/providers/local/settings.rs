@@ -106,8 +106,6 @@ impl std::fmt::Debug for Settings {
 #[must_use]
 pub fn default_run_directory(root: &Path) -> PathBuf {
     let root = root.canonicalize().unwrap_or_else(|_| root.to_owned());
-    let hash = digest::digest(&digest::SHA256, root.as_os_str().as_encoded_bytes());
-    let short: String = hash.as_ref().iter().take(4).map(hex).collect();
     let user = geteuid();
     let runtime = env::var_os("XDG_RUNTIME_DIR").map(PathBuf::from);
     let base = if user.is_root() {
@@ -115,9 +113,20 @@ pub fn default_run_directory(root: &Path) -> PathBuf {
     } else if let Some(runtime) = runtime.filter(|dir| dir.is_absolute() && fits(dir)) {
         runtime.join("howdah")
     } else {
-        PathBuf::from(format!("/tmp/howdah-{}", user.as_raw()))
+        temporary_base()
     };
-    base.join(short)
+    base.join(short(&root))
+}
+
+/// The directory in /tmp for sockets of this user.
+pub(super) fn temporary_base() -> PathBuf {
+    PathBuf::from(format!("/tmp/howdah-{}", geteuid().as_raw()))
+}
+
+/// A short name that stands for a path.
+pub(super) fn short(path: &Path) -> String {
+    let hash = digest::digest(&digest::SHA256, path.as_os_str().as_encoded_bytes());
+    hash.as_ref().iter().take(4).map(hex).collect()
 }
 
 fn hex(byte: &u8) -> String {
@@ -160,10 +169,8 @@ pub(super) fn make_run_directory(directory: &Path, run_as: RunAs) -> Result<Dire
         .mode(passable)
         .create(parent);
     made.map_err(|error| failure::file(error, parent))?;
-    let facts = fs::symlink_metadata(parent).map_err(|error| failure::file(error, parent))?;
     // In /tmp anybody can be first.
-    let ours = [0, geteuid().as_raw()].contains(&facts.uid());
-    if !facts.is_dir() || !ours {
+    if !is_ours(parent) {
         let message = format!(
             "{} is not a directory of root or the user that howdah runs as",
             parent.display()
@@ -172,6 +179,12 @@ pub(super) fn make_run_directory(directory: &Path, run_as: RunAs) -> Result<Dire
     }
     let parent = Directory::open(parent)?;
     parent.make(name.to_str().unwrap_or_default(), PRIVATE, run_as)
+}
+
+/// Whether that is a directory of root or the user that howdah runs as, and no link.
+pub(super) fn is_ours(directory: &Path) -> bool {
+    fs::symlink_metadata(directory)
+        .is_ok_and(|facts| facts.is_dir() && [0, geteuid().as_raw()].contains(&facts.uid()))
 }
 
 /// Refuses paths that are relative, or that `pg_ctl` could not hand to a shell or

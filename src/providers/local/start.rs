@@ -7,12 +7,12 @@ use tokio::{process::Child, time::Instant};
 use super::{
     command::{self, command},
     control::{Cluster, Found},
-    directory::{Directory, PRIVATE},
+    directory::Directory,
     failure,
     identity::{self, PID_FILE},
     lock::Lock,
     log::{Mark, STARTUP},
-    settings,
+    sockets,
 };
 use crate::{
     domain::{Error, Reason, Result, provider::Started},
@@ -185,18 +185,8 @@ impl Cluster {
         }
     }
 
-    fn make_socket_directory(&self) -> Result<Directory> {
-        let unnamed = || Error::internal("a socket directory has no place");
-        let parent = self.socket_directory.parent().ok_or_else(unnamed)?;
-        let name = self
-            .socket_directory
-            .file_name()
-            .and_then(|name| name.to_str());
-        settings::make_run_directory(parent, self.run_as)?.make(
-            name.ok_or_else(unnamed)?,
-            PRIVATE,
-            self.run_as,
-        )
+    pub(crate) fn make_socket_directory(&self) -> Result<Directory> {
+        sockets::open(&self.socket_directory, self.run_as)
     }
 }
 

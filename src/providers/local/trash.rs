@@ -21,7 +21,7 @@ use uuid::Uuid;
 
 pub use self::commands::{Entry, Trash};
 use self::entry::Name;
-use super::{directory::Directory, failure, initialize};
+use super::{directory::Directory, initialize};
 use crate::{
     domain::{Error, Result},
     failpoint,
@@ -51,16 +51,6 @@ fn take(root: &Path, entry: Name) -> Result<()> {
     }
     trash.sync()?;
     servers.sync()
-}
-
-/// Removes the directory of a server's sockets.
-pub(super) fn remove_sockets(sockets: &Path) -> Result<()> {
-    match std::fs::remove_dir_all(sockets) {
-        Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
-            Err(failure::file(error, sockets))
-        }
-        _ => Ok(()),
-    }
 }
 
 /// Longest that an entry has to stay due before it is deleted. A clock that is wrong

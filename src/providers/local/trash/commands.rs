@@ -16,12 +16,13 @@ use super::{
         lock::Lock,
         orphans::{self, Present},
         settings::Settings,
+        sockets,
         user::RunAs,
         verify::FIRST_DATABASE,
     },
     delete_entry,
     entry::Name,
-    names, remove_sockets, throw,
+    names, throw,
 };
 use crate::domain::{Error, Reason, Result};
 
@@ -217,11 +218,11 @@ impl Trash {
         }
         self.cluster(uid).stop_at_any_cost(PATIENCE).await?;
         let (root, now) = (self.settings.root.clone(), self.settings.clock.now());
-        let sockets = self.sockets(uid);
+        let run_directory = self.settings.run_directory.clone();
         blocking(move || {
             let _lock = lock;
             throw(&root, uid, now)?;
-            remove_sockets(&sockets)
+            sockets::remove(&run_directory, &uid.as_simple().to_string())
         })
         .await
     }
@@ -231,17 +232,15 @@ impl Trash {
         Lock::acquire(path, LOCK).await
     }
 
-    fn sockets(&self, uid: Uuid) -> PathBuf {
-        let name = uid.as_simple().to_string();
-        self.settings.run_directory.join(name)
-    }
-
     /// The server as something to stop.
     fn cluster(&self, uid: Uuid) -> Cluster {
         Cluster {
             programs: PathBuf::new(),
             home: self.settings.root.join("servers").join(uid.to_string()),
-            socket_directory: self.sockets(uid),
+            socket_directory: sockets::of(
+                &self.settings.run_directory,
+                &uid.as_simple().to_string(),
+            ),
             port: 0,
             password: SecretString::default(),
             database: FIRST_DATABASE,

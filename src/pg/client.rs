@@ -60,7 +60,7 @@ const STEADY: &str = "-c search_path=pg_catalog -c synchronous_commit=local \
      -c default_transaction_read_only=off -c default_transaction_isolation=read\\ committed \
      -c lock_timeout=0 -c idle_in_transaction_session_timeout=0 -c idle_session_timeout=0";
 
-/// As [`connect_as`], for the work of a superuser: under settings of its own, and with
+/// As [`connect_as`], all of it within `limit`, for the work of a superuser: under settings of its own, and with
 /// an end to each statement after `statement_limit`. For PostgreSQL 14 and later.
 pub async fn administer(
     target: &Target,
@@ -71,12 +71,17 @@ pub async fn administer(
 ) -> Result<Client, Error> {
     let end = statement_limit.as_millis();
     let options = format!("{STEADY} -c statement_timeout={end}");
-    let client = log_in(target, login, application, &options, limit).await?;
-    // A server that does not know it would refuse the startup packet.
-    if client.server_major().is_some_and(|major| major >= 17) {
-        client.batch_execute("set transaction_timeout = 0").await?;
-    }
-    Ok(client)
+    let work = async {
+        let client = log_in(target, login, application, &options, limit).await?;
+        // A server that does not know it would refuse the startup packet.
+        if client.server_major().is_some_and(|major| major >= 17) {
+            client.batch_execute("set transaction_timeout = 0").await?;
+        }
+        Ok(client)
+    };
+    tokio::time::timeout(limit, work)
+        .await
+        .map_err(|_| Error::Timeout)?
 }
 
 async fn log_in(

@@ -6,4 +6,5 @@ mod embedded;
 mod parameters;
 mod run_directory;
 mod servers;
+mod silence;
 mod trouble;

@@ -266,6 +266,17 @@ impl Cluster {
         Ok(())
     }
 
+    /// Returns when the running server's process has ended; at once if it does not run.
+    pub(crate) async fn ended(&self) -> Result<()> {
+        while let Found::Running(file) = self.look().await? {
+            if let Some(process) = self.watch(&file)? {
+                let ended = process.readable().await;
+                return ended.map(|_| ()).map_err(failure::watch);
+            }
+        }
+        Ok(())
+    }
+
     /// A handle of the postmaster, readable when it has ended; none if it has.
     fn watch(&self, file: &PidFile) -> Result<Option<AsyncFd<OwnedFd>>> {
         let Some(pid) = Pid::from_raw(file.pid) else {

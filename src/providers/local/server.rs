@@ -249,6 +249,11 @@ impl Local {
     }
 }
 
+/// Whether there is data, and no postmaster works on it.
+fn is_down(found: &Found) -> bool {
+    matches!(found, Found::Stopped | Found::Blocked(_) | Found::Lingering)
+}
+
 #[async_trait]
 impl Provider for Local {
     fn name(&self) -> &'static str {
@@ -307,15 +312,20 @@ impl Provider for Local {
         let cluster = self.found(server);
         match cluster.look().await? {
             Found::Missing => Ok(Presence::Missing),
-            Found::Stopped | Found::Blocked(_) | Found::Lingering => {
+            found if is_down(&found) => {
                 self.check(server)?;
                 Ok(Presence::Stopped)
             }
-            Found::Running(_) => {
-                let deadline = Instant::now() + VERIFY;
-                match Box::pin(cluster.verify(deadline)).await {
+            _ => {
+                let verify = Box::pin(cluster.verify(Instant::now() + VERIFY));
+                // Its end may reach nobody who waits for a reply of a frozen backend.
+                let verified = tokio::select! {
+                    verified = verify => verified,
+                    Ok(()) = cluster.ended() => Err(Error::internal("the server has ended")),
+                };
+                match verified {
                     // It ended while it was looked at.
-                    Err(_) if cluster.look().await? == Found::Stopped => Ok(Presence::Stopped),
+                    Err(_) if is_down(&cluster.look().await?) => Ok(Presence::Stopped),
                     verified => verified.map(|()| match cluster.has_socket() {
                         true => Presence::Running,
                         false => Presence::SocketGone,

@@ -63,16 +63,16 @@ impl Cluster {
 
     /// Waits until the running server takes connections, and sees that it is the one
     /// on record: identifier, data directory and start time, and that it has its
-    /// database.
+    /// database. At the deadline it is given up, whatever it waits for.
     pub(crate) async fn verify(&self, deadline: Instant) -> Result<()> {
         loop {
             // A server that is frozen takes the connection and does not answer.
             let left = deadline.saturating_duration_since(Instant::now());
             let limit = left.clamp(LEAST_CONNECT, CONNECT);
             let error = match self.connect_within(self.database, limit).await {
-                Ok(client) => return self.examine(&client).await,
+                Ok(client) => return within(deadline, self.examine(&client)).await,
                 Err(error) if error.sqlstate() == Some(NO_DATABASE) => {
-                    return self.make_database().await;
+                    return within(deadline, self.make_database()).await;
                 }
                 Err(error) => error,
             };
@@ -149,6 +149,14 @@ impl Cluster {
             _ => Err(away()),
         }
     }
+}
+
+/// Gives statements up at the deadline, and not sooner than the least wait: a server that
+/// freezes after the login answers none, and its own timeouts end none.
+async fn within(deadline: Instant, work: impl Future<Output = Result<()>>) -> Result<()> {
+    let end = deadline.max(Instant::now() + LEAST_CONNECT);
+    let ended = tokio::time::timeout_at(end, Box::pin(work)).await;
+    ended.unwrap_or_else(|_| Err(away().with_context("a statement got no answer")))
 }
 
 fn away() -> Error {

@@ -66,7 +66,8 @@ pub(super) struct Emptying {
 
 impl Emptying {
     /// Deletes what was thrown away longer than `retention` before `now` and was due
-    /// already in a call that is [`PROOF`] ago, or `retention` if that is less.
+    /// already in a call that is [`PROOF`] ago, or `retention` if that is less. An entry
+    /// that cannot be deleted keeps none of the others; the first error is answered.
     pub(super) fn empty(
         &self,
         root: &Path,
@@ -80,12 +81,13 @@ impl Emptying {
         let names: Vec<Name> = names
             .filter(|name| name.deleting || name.time <= before)
             .collect();
+        let mut done = Ok(());
         for name in self.proven(&names, at, proof) {
             tracing::info!(directory = %name, "data in the trash is deleted");
             failpoint::hit("local.trash.before_delete");
-            delete_entry(&trash, &name)?;
+            done = done.and(delete_entry(&trash, &name).map(|_| ()));
         }
-        Ok(())
+        done
     }
 
     /// Those of the entries that are due which have been so for long enough. What is not
@@ -105,15 +107,15 @@ impl Emptying {
     }
 }
 
-/// Deletes the entries that `wanted` holds for.
+/// Deletes the entries that `wanted` holds for. One that cannot be deleted keeps none of
+/// the others; the first error is answered.
 fn delete_where(root: &Path, wanted: impl Fn(&Name) -> bool) -> Result<()> {
     let trash = open(root, "trash")?;
-    for name in names(&trash)? {
-        if wanted(&name) {
-            delete_entry(&trash, &name)?;
-        }
+    let mut done = Ok(());
+    for name in names(&trash)?.iter().filter(|name| wanted(name)) {
+        done = done.and(delete_entry(&trash, name).map(|_| ()));
     }
-    Ok(())
+    done
 }
 
 /// Deletes an entry; whether it was still there to be kept or deleted.
@@ -222,6 +224,33 @@ mod tests {
         delete(root, server, at(101)).unwrap();
         assert_eq!(listed(root, "servers"), [""; 0]);
         assert_eq!(listed(root, "trash"), [format!("{other}.100")]);
+    }
+
+    /// A file bears the name of an entry: it is no directory that could be deleted.
+    #[test]
+    fn what_cannot_be_deleted_keeps_nothing_else() {
+        let place = tempfile::tempdir().unwrap();
+        let root = place.path();
+        for name in ["servers", "trash"] {
+            std::fs::create_dir(root.join(name)).unwrap();
+        }
+        let servers = [6, 7, 8, 9].map(Uuid::from_u128);
+        let stuck = Name::kept(servers[1], at(100)).deleting();
+        for server in servers {
+            let entry = Name::kept(server, at(100));
+            match server == stuck.server {
+                true => std::fs::write(root.join(format!("trash/{stuck}")), "").unwrap(),
+                false => std::fs::create_dir(root.join(format!("trash/{entry}"))).unwrap(),
+            }
+        }
+        let error = delete_where(root, |name| name.server != servers[3]).unwrap_err();
+        assert!(error.message().contains(&stuck.to_string()), "{error:?}");
+        let last = Name::kept(servers[3], at(100));
+        assert_eq!(listed(root, "trash"), [stuck.to_string(), last.to_string()]);
+        let emptying = Emptying::default();
+        let emptied = emptying.empty(root, at(200), Duration::ZERO, Instant::now());
+        emptied.unwrap_err();
+        assert_eq!(listed(root, "trash"), [stuck.to_string()]);
     }
 
     #[test]

@@ -100,7 +100,8 @@ impl Trash {
         .await
     }
 
-    /// Deletes the data of these servers, or all, and answers what was deleted.
+    /// Deletes the data of these servers, or all, and answers what was deleted. What cannot
+    /// be deleted keeps nothing else; the first error is answered.
     ///
     /// # Errors
     /// SERVER_DATA_NOT_FOUND, before anything is deleted; DATA_DIR_UNWRITABLE.
@@ -122,13 +123,15 @@ impl Trash {
                 wanted.retain(|name| only.contains(&name.server));
             }
             let described = this.described(&trash, wanted.clone())?;
-            let mut deleted = Vec::new();
+            let (mut deleted, mut done) = (Vec::new(), Ok(()));
             for (name, entry) in wanted.iter().zip(described) {
-                if delete_entry(&trash, name)? {
-                    deleted.push(entry);
+                match delete_entry(&trash, name) {
+                    Ok(true) => deleted.push(entry),
+                    Ok(false) => {}
+                    Err(error) => done = done.and(Err(error)),
                 }
             }
-            Ok(deleted)
+            done.map(|()| deleted)
         })
         .await
     }

@@ -4,6 +4,7 @@
 mod crash;
 mod embedded;
 mod parameters;
+mod recovery;
 mod run_directory;
 mod servers;
 mod silence;

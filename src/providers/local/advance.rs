@@ -24,10 +24,20 @@ use crate::{
 /// A server whose data goes to the trash is stopped before, in order.
 const NO_PATIENCE: Duration = Duration::from_secs(10);
 
-/// Longest first look, in which nearly every server starts and stops, and the longest of
-/// later ones. Between two checks no worker is held.
+/// Longest first look at a server that stops, and the longest of later ones. Between two
+/// looks no worker is held.
 const FIRST_LOOK: Duration = Duration::from_secs(10);
 const LOOK: Duration = Duration::from_secs(1);
+
+/// How long `pg_ctl` waits for a server that it starts.
+const START: Duration = Duration::from_secs(10);
+
+/// Longest look at a server whose process works and that takes no connections yet. Nearly
+/// every server starts within that; one that recovers from a crash takes long.
+const STARTING: Duration = Duration::from_millis(1500);
+
+/// How often it is looked meanwhile whether its process works.
+const STARTING_LOOK: Duration = Duration::from_millis(100);
 const PAUSE: Duration = Duration::from_secs(2);
 
 impl Local {
@@ -57,12 +67,11 @@ impl Local {
                 }),
             });
         }
-        let limit = look(since).min(self.settings.start_timeout);
         let reached = match runs {
-            true => self.attach_within(server, limit).await,
+            true => self.attach_within(server, attempt(since)).await,
             false => {
                 self.configure(server).await?;
-                self.start_within(server, limit).await.map(|_| true)
+                self.begin_start(server).await
             }
         };
         match reached {
@@ -105,12 +114,33 @@ impl Local {
         self.start_within(server, self.settings.start_timeout).await
     }
 
+    /// Nothing is changed, and no lock is taken: the `pg_ctl` that starts the server holds it.
     async fn attach_within(&self, server: &ServerSpec, limit: Duration) -> Result<bool> {
-        let engine = self.engine(server.version).await?;
-        let _lock = self.lock(&server.uid.to_string()).await?;
         self.check(server)?;
-        let cluster = self.cluster(server, engine.directory);
+        let cluster = self.found(server);
         Box::pin(cluster.attach(Instant::now() + limit)).await
+    }
+
+    /// Starts the server and waits until it takes connections. A start that lasts, such as
+    /// one that recovers from a crash, goes on without this call, under its `pg_ctl`.
+    async fn begin_start(&self, server: &ServerSpec) -> Result<bool> {
+        let limit = START.min(self.settings.start_timeout);
+        tokio::select! {
+            started = self.start_within(server, limit) => started.map(|_| true),
+            () = self.until_it_lasts(server) => {
+                let message = "the server is still starting";
+                Err(Error::new(Reason::ServerUnavailable, message))
+            }
+        }
+    }
+
+    /// Returns when the server's process works, and it has been not ready for long enough.
+    async fn until_it_lasts(&self, server: &ServerSpec) {
+        let cluster = self.found(server);
+        tokio::time::sleep(STARTING).await;
+        while !matches!(cluster.look().await, Ok(Found::Running(file)) if !file.ready) {
+            tokio::time::sleep(STARTING_LOOK).await;
+        }
     }
 
     async fn start_within(&self, server: &ServerSpec, limit: Duration) -> Result<Started> {
@@ -278,6 +308,15 @@ impl Local {
             lock.remove()
         })
         .await
+    }
+}
+
+/// Longest look at a server that runs: at first it may be about to be ready, and later one
+/// connection is tried.
+fn attempt(since: Duration) -> Duration {
+    match since.is_zero() {
+        true => STARTING,
+        false => Duration::ZERO,
     }
 }
 

@@ -2,14 +2,15 @@
 
 use std::{
     collections::{BTreeMap, HashMap},
-    env, fs,
+    env, fs, io,
     os::unix::fs::{MetadataExt, PermissionsExt},
     path::{Path, PathBuf},
-    sync::{Mutex, PoisonError},
+    sync::{Arc, Mutex, PoisonError},
     time::Duration,
 };
 
 use futures::future::join_all;
+use tokio::{task::JoinSet, time::Instant};
 
 use super::{
     NAME,
@@ -27,6 +28,9 @@ use crate::domain::{
 /// Longest that a program takes to tell its version.
 const LIMIT: Duration = Duration::from_secs(10);
 
+/// How long a program that has taken longer is not asked again.
+const REST: Duration = Duration::from_secs(60);
+
 /// Where installations usually lie: a directory whose entries begin with the second
 /// part and have their programs in `bin`.
 const USUAL: &[(&str, &str)] = &[
@@ -39,15 +43,75 @@ const USUAL: &[(&str, &str)] = &[
 ];
 
 /// What programs have said, and what was read of them, as long as their files stay the
-/// same. A program that failed is asked again: it may have lacked a process or time.
+/// same. A program that failed is asked again: it may have lacked a process. One that hung
+/// would cost each call its time: it rests, and is asked again beside the calls.
 #[derive(Debug, Default)]
 struct Known {
-    said: HashMap<(PathBuf, Arguments), (Stamp, String)>,
+    said: HashMap<Question, (Stamp, String)>,
+    hung: HashMap<Question, (Stamp, Instant)>,
     linked: HashMap<PathBuf, (Stamp, Features)>,
 }
 
 /// Arguments that a program is asked with.
 type Arguments = &'static [&'static str];
+
+/// A program and what it is asked with.
+type Question = (PathBuf, Arguments);
+
+/// How a program answered.
+enum Answer {
+    Said(String),
+    Failed,
+    Hung,
+}
+
+/// What is remembered of a program.
+enum Memory {
+    Said(String),
+    /// It hung; `rested` when it is time to ask it again.
+    Hung {
+        rested: bool,
+    },
+    Nothing,
+}
+
+impl Known {
+    /// What is remembered of a question to a file. Of several callers one hears that the
+    /// program has rested.
+    fn recall(&mut self, question: &Question, stamp: Stamp) -> Memory {
+        if let Some((then, text)) = self.said.get(question)
+            && *then == stamp
+        {
+            return Memory::Said(text.clone());
+        }
+        match self.hung.get_mut(question) {
+            Some((then, since)) if *then == stamp => {
+                let rested = since.elapsed() >= REST;
+                if rested {
+                    *since = Instant::now();
+                }
+                Memory::Hung { rested }
+            }
+            Some(_) | None => Memory::Nothing,
+        }
+    }
+
+    /// Keeps an answer, and answers what was said.
+    fn keep(&mut self, question: Question, stamp: Stamp, answer: Answer) -> Option<String> {
+        self.hung.remove(&question);
+        match answer {
+            Answer::Said(text) => {
+                self.said.insert(question, (stamp, text.clone()));
+                Some(text)
+            }
+            Answer::Failed => None,
+            Answer::Hung => {
+                self.hung.insert(question, (stamp, Instant::now()));
+                None
+            }
+        }
+    }
+}
 
 /// Tells a file from what it was before. The time of its last change is that of this
 /// machine: a package brings the time of its contents along.
@@ -72,7 +136,9 @@ pub(crate) struct Discovery {
     configured: Vec<PathBuf>,
     system: bool,
     run_as: RunAs,
-    known: Mutex<Known>,
+    known: Arc<Mutex<Known>>,
+    // Questions beside the calls; aborted when dropped.
+    asking: Mutex<JoinSet<()>>,
 }
 
 /// The installations on this machine, newest first; makes nothing. `configured`
@@ -98,7 +164,8 @@ impl Discovery {
             configured,
             system,
             run_as,
-            known: Mutex::default(),
+            known: Arc::default(),
+            asking: Mutex::default(),
         }
     }
 
@@ -199,15 +266,33 @@ impl Discovery {
     /// What a program says about itself, if it does.
     async fn said(&self, program: &Path, arguments: Arguments) -> Option<String> {
         let stamp = Stamp::of(program)?;
-        let key = (program.to_owned(), arguments);
-        if let Some((then, text)) = self.lock().said.get(&key)
-            && *then == stamp
-        {
-            return Some(text.clone());
+        let question = (program.to_owned(), arguments);
+        let memory = self.lock().recall(&question, stamp);
+        match memory {
+            Memory::Said(text) => Some(text),
+            Memory::Hung { rested } => {
+                if rested {
+                    self.ask_beside(question, stamp);
+                }
+                None
+            }
+            Memory::Nothing => {
+                let answer = ask(program, arguments, self.run_as).await;
+                self.lock().keep(question, stamp, answer)
+            }
         }
-        let text = ask(program, arguments, self.run_as).await?;
-        self.lock().said.insert(key, (stamp, text.clone()));
-        Some(text)
+    }
+
+    /// Asks a program without a caller that waits; the answer is for the next one.
+    fn ask_beside(&self, question: Question, stamp: Stamp) {
+        let (known, run_as) = (Arc::clone(&self.known), self.run_as);
+        let mut asking = self.asking.lock().unwrap_or_else(PoisonError::into_inner);
+        while asking.try_join_next().is_some() {}
+        asking.spawn(async move {
+            let answer = ask(&question.0, question.1, run_as).await;
+            let mut known = known.lock().unwrap_or_else(PoisonError::into_inner);
+            known.keep(question, stamp, answer);
+        });
     }
 
     fn places(&self) -> Vec<PathBuf> {
@@ -257,18 +342,22 @@ impl Stamp {
 }
 
 /// Asks a program about itself.
-async fn ask(program: &Path, arguments: Arguments, run_as: RunAs) -> Option<String> {
+async fn ask(program: &Path, arguments: Arguments, run_as: RunAs) -> Answer {
     let mut asked = command(program, run_as);
     let done = command::run(asked.args(arguments), LIMIT, command::OUTPUT).await;
     match done {
-        Ok(done) if done.status.success() => Some(done.output),
+        Ok(done) if done.status.success() => Answer::Said(done.output),
         Ok(done) => {
             tracing::debug!(program = %program.display(), errors = done.errors, "a program fails");
-            None
+            Answer::Failed
+        }
+        Err(error) if error.kind() == io::ErrorKind::TimedOut => {
+            tracing::warn!(program = %program.display(), "a program does not tell its version");
+            Answer::Hung
         }
         Err(error) => {
             tracing::debug!(program = %program.display(), %error, "a program cannot be run");
-            None
+            Answer::Failed
         }
     }
 }
@@ -413,6 +502,37 @@ mod tests {
             }
         }
         panic!("it was not found");
+    }
+
+    #[tokio::test]
+    async fn a_program_that_hung_rests_and_is_asked_again_beside_the_answer() {
+        let place = tempfile::tempdir().unwrap();
+        let path = place.path();
+        let discovery = Discovery::new(Vec::new(), false, RunAs::Ourselves);
+        let hang = "echo asked >> asked; [ -e well ] || exec sleep 60";
+        let says = "echo 'postgres (PostgreSQL) 17.2'";
+        script(
+            path,
+            "postgres",
+            &format!("cd {}; {hang}; {says}", path.display()),
+        );
+        let asked = || fs::read_to_string(path.join("asked")).unwrap_or_default();
+        // It cannot be run at first, if another process has it open.
+        while asked().is_empty() {
+            assert_eq!(discovery.engine(path).await, None);
+        }
+        let begin = Instant::now();
+        assert_eq!(discovery.engine(path).await, None);
+        assert!(begin.elapsed() < LIMIT / 2);
+        assert_eq!(asked(), "asked\n");
+        fs::write(path.join("well"), "").unwrap();
+        for (_, since) in discovery.lock().hung.values_mut() {
+            *since = since.checked_sub(REST).unwrap();
+        }
+        assert_eq!(discovery.engine(path).await, None);
+        let engine = found(&discovery, path, |_| true).await;
+        assert_eq!(engine.version.minor, 2);
+        assert_eq!(asked(), "asked\nasked\n");
     }
 
     #[tokio::test]

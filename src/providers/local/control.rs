@@ -314,10 +314,11 @@ fn open(home: &Path) -> Result<Option<Directory>> {
 }
 
 fn look(home: &Path, run_as: RunAs) -> Result<Found> {
-    let Some(opened) = open(home)? else {
-        return Ok(Found::Missing);
-    };
     let (data, uid) = (home.join(DATA), run_as.uid());
+    let Some(opened) = open(home)? else {
+        // It may have been moved away under a server that runs.
+        return unless_at_work(Found::Missing, &data, uid);
+    };
     let note = Note::read(&opened, run_as)?;
     let Some(file) = &note.file else {
         return unless_at_work(note.found(false), &data, uid);

@@ -1,11 +1,11 @@
 //! The local provider.
 
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, HashSet},
     fs::DirBuilder,
     os::unix::fs::DirBuilderExt,
     path::{Path, PathBuf},
-    sync::Arc,
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
     time::Duration,
 };
 
@@ -33,12 +33,19 @@ use super::{
 use crate::domain::{
     Error, Reason, Result,
     engine::Engine,
-    provider::{Address, Advance, Goal, Presence, Present, Provider, ServerSpec},
+    provider::{Address, Advance, Goal, Presence, Present, Provider, ServerSpec, Wait},
     version::Version,
 };
 
 /// Longest wait for another process that works on the same server.
-const LOCK: Duration = Duration::from_secs(5);
+const LOCK: Duration = Duration::from_secs(20);
+
+/// The same where that was waited for in vain before: the process may be frozen, and a
+/// worker is not to be held up by it each time.
+const LOCK_AGAIN: Duration = Duration::from_millis(200);
+
+/// Pause before another look at a server that another process works on.
+const LOCK_PAUSE: Duration = Duration::from_secs(2);
 
 /// Longest wait for a connection to a server that runs.
 const VERIFY: Duration = Duration::from_secs(5);
@@ -74,6 +81,8 @@ pub struct Local {
     discovery: Arc<Discovery>,
     catalogues: Catalogues,
     emptying: Arc<Emptying>,
+    /// Locks that were waited for in vain.
+    held_elsewhere: Mutex<HashSet<String>>,
 }
 
 impl Local {
@@ -107,6 +116,7 @@ impl Local {
             host: host::identity(&root)?,
             catalogues: Catalogues::default(),
             emptying: Arc::default(),
+            held_elsewhere: Mutex::default(),
             settings,
             run_as,
             discovery,
@@ -157,7 +167,38 @@ impl Local {
 
     pub(super) async fn lock(&self, name: &str) -> Result<Lock> {
         let path = self.settings.root.join("locks").join(name);
-        Lock::acquire(path, LOCK).await
+        let limit = match self.held_elsewhere().contains(name) {
+            true => LOCK_AGAIN,
+            false => LOCK,
+        };
+        let lock = Lock::acquire(path, limit).await;
+        match &lock {
+            Err(error) if error.reason() == Reason::LockTimeout => {
+                self.held_elsewhere().insert(name.to_owned())
+            }
+            _ => self.held_elsewhere().remove(name),
+        };
+        lock
+    }
+
+    fn held_elsewhere(&self) -> MutexGuard<'_, HashSet<String>> {
+        let held = self.held_elsewhere.lock();
+        held.unwrap_or_else(PoisonError::into_inner)
+    }
+
+    async fn towards(&self, server: &ServerSpec, goal: Goal, since: Duration) -> Result<Advance> {
+        match goal {
+            Goal::Running => self.towards_running(server, since).await,
+            Goal::Stopped => self.towards_stopped(server, since).await,
+            Goal::StoppedAtAnyCost { patience } => {
+                self.towards_stopped_at_any_cost(server, patience, since)
+                    .await
+            }
+            Goal::Gone(disposal) => {
+                self.remove(server, disposal).await?;
+                Ok(Advance::done())
+            }
+        }
     }
 
     /// The server as something to look at; `programs` is only needed to start it.
@@ -294,17 +335,13 @@ impl Provider for Local {
     }
 
     async fn advance(&self, server: &ServerSpec, goal: Goal, since: Duration) -> Result<Advance> {
-        match goal {
-            Goal::Running => self.towards_running(server, since).await,
-            Goal::Stopped => self.towards_stopped(server, since).await,
-            Goal::StoppedAtAnyCost { patience } => {
-                self.towards_stopped_at_any_cost(server, patience, since)
-                    .await
-            }
-            Goal::Gone(disposal) => {
-                self.remove(server, disposal).await?;
-                Ok(Advance::done())
-            }
+        match self.towards(server, goal, since).await {
+            Err(error) if error.reason() == Reason::LockTimeout => Ok(Advance::later(Wait {
+                at_most: LOCK_PAUSE,
+                percent: 0,
+                waits_for: "another process that works on the server",
+            })),
+            advanced => advanced,
         }
     }
 

@@ -27,6 +27,10 @@ pub(super) enum Command {
     /// List the databases of an instance
     List(List),
     /// Drop a database and its owner, for good
+    ///
+    /// Without --force it is refused while something uses the database (DATABASE_IN_USE), or
+    /// while the owner role owns something, or was granted something, in another database
+    /// (ROLE_IN_USE). Nothing is dropped then.
     Delete(Delete),
 }
 
@@ -84,7 +88,13 @@ pub(super) struct List {
 pub(super) struct Delete {
     /// Database, such as orders/shop
     database: String,
-    /// End its sessions, and delete in spite of deletion protection
+    /// Drop also what its owner role owns in other databases, end its sessions, drop its
+    /// replication slots, roll back its prepared transactions, ignore deletion protection
+    ///
+    /// In the other databases this is DROP OWNED: it drops the tables and other objects of the
+    /// role with their data, and revokes what it was granted. A whole database or tablespace
+    /// that the role owns is refused (ROLE_IN_USE), and so are subscriptions of logical
+    /// replication in the database (DATABASE_IN_USE).
     #[arg(long)]
     force: bool,
     /// Only if the database has this etag

@@ -6,3 +6,4 @@ mod config;
 mod doctor;
 mod program;
 mod server;
+mod words;

@@ -175,7 +175,7 @@ impl App {
         let Some(host) = server.host().filter(|host| *host != self.parts.host) else {
             return Ok(());
         };
-        self.refuse_gone(instance)?;
+        self.refuse_gone((), instance).await?;
         let name = self.parts.store.host_name(host).await?;
         let message = format!(
             "the instance's server is on the host {name} ({host}): send the call to a process \

@@ -175,10 +175,10 @@ impl App {
         mut accepting: Accepting,
         new: CreateDatabase,
     ) -> Result<Operation> {
-        let tx = &mut accepting.tx;
-        let instance = tx.hold_instance(&new.name.instance).await?;
-        self.refuse_gone(&instance)?;
+        let instance = accepting.tx.hold_instance(&new.name.instance).await?;
+        accepting = self.refuse_gone(accepting, &instance).await?;
         ready(&instance)?;
+        let tx = &mut accepting.tx;
         tx.refuse_busy(instance.uid).await?;
         let (uid, role) = (self.parts.random.uuid()?, self.parts.random.uuid()?);
         let name = new.name.clone();
@@ -206,12 +206,12 @@ impl App {
         mut accepting: Accepting,
         delete: DeleteDatabase,
     ) -> Result<Operation> {
-        let tx = &mut accepting.tx;
-        let instance = tx.hold_instance(&delete.name.instance).await?;
-        let database = tx.lock_database(&delete.name).await?;
+        let instance = accepting.tx.hold_instance(&delete.name.instance).await?;
+        let database = accepting.tx.lock_database(&delete.name).await?;
         check_etag(&delete.etag, &database.etag())?;
-        self.refuse_gone(&instance)?;
+        accepting = self.refuse_gone(accepting, &instance).await?;
         ready(&instance)?;
+        let tx = &mut accepting.tx;
         tx.refuse_busy(instance.uid).await?;
         tx.refuse_busy(database.uid).await?;
         if database.deletion_protection && !delete.force {

@@ -2,6 +2,7 @@
 
 use chrono::{DateTime, Utc};
 use serde_json::Value;
+use uuid::Uuid;
 
 use super::{
     App, Mutation,
@@ -11,7 +12,7 @@ use super::{
 use crate::{
     domain::{
         Error, Reason, Result,
-        instance::{Instance, ServerGoal, State, check_etag},
+        instance::{Instance, Server, ServerGoal, State, check_etag},
         name::InstanceName,
         operation::{Operation, Outcome},
     },
@@ -119,7 +120,7 @@ impl App {
         let gone = self.host_gone_time(&instance).is_some();
         // The records and passwords of a server that may run on are gone for good then.
         if !everything {
-            self.refuse_gone(&instance)?;
+            accepting = self.refuse_gone(accepting, &instance).await?;
         }
         let tx = &mut accepting.tx;
         if everything && !gone {
@@ -213,14 +214,32 @@ impl App {
             .and_then(|active| active.host_gone_time)
     }
 
-    /// Refuses work that nobody would do.
-    pub(super) fn refuse_gone(&self, instance: &Instance) -> Result<()> {
-        if self.host_gone_time(instance).is_none() {
-            return Ok(());
-        }
-        let message = "the host of the instance is gone; deleting it with `force` and `purge` gives \
-             it up, with its data and passwords";
-        Err(Error::new(Reason::HostUnavailable, message).with_resource(instance.name.to_string()))
+    /// Refuses work that nobody would do, else gives back what the caller has `held`. Its
+    /// connection is given up before another one is asked for the host's name, so that many
+    /// refusals at once do not wait for each other.
+    pub(super) async fn refuse_gone<T>(&self, held: T, instance: &Instance) -> Result<T> {
+        let host = instance.active().ok().and_then(Server::host);
+        let Some(host) = host.filter(|_| self.host_gone_time(instance).is_some()) else {
+            return Ok(held);
+        };
+        drop(held);
+        let remedy = "only if the host is lost for good, deleting with `force` and `purge` gives \
+             up the records and passwords of the instance, while a server that still exists \
+             there is left alone";
+        let error = self.host_gone(host, remedy).await?;
+        Err(error.with_resource(instance.name.to_string()))
+    }
+
+    /// What says that a host is gone, and what to do else than to start it there.
+    pub(super) async fn host_gone(&self, host: Uuid, remedy: &str) -> Result<Error> {
+        let name = self.parts.store.host_name(host).await?;
+        let message = format!(
+            "no Howdah process has been seen for a minute on the host {name} ({host}): start it \
+             there; {remedy}"
+        );
+        Ok(Error::new(Reason::HostUnavailable, message)
+            .with_metadata("host", host.to_string())
+            .with_metadata("host_name", name))
     }
 
     async fn change(
@@ -247,7 +266,7 @@ impl App {
         let instance = accepting.tx.lock_instance(&change.name).await?;
         check_etag(&change.etag, &instance.etag())?;
         to.refuse_deleted(&instance)?;
-        self.refuse_gone(&instance)?;
+        accepting = self.refuse_gone(accepting, &instance).await?;
         let uid = instance.uid;
         if to.takes_the_place_of_a_start() {
             accepting.tx.give_up_start(uid).await?;

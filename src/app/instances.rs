@@ -168,9 +168,13 @@ impl App {
         };
         tx.insert_instance(&record(new, uid)).await?;
         let placement = match host {
-            Some(host) => Some(self.place(tx, host).await?),
+            Some(host) => {
+                accepting = self.refuse_host_gone(accepting, host).await?;
+                Some(self.place(&mut accepting.tx, host).await?)
+            }
             None => None,
         };
+        let tx = &mut accepting.tx;
         tx.insert_server(&NewServer {
             uid: server,
             instance_uid: uid,
@@ -186,14 +190,18 @@ impl App {
             .await
     }
 
+    /// Refuses a host on which nobody would make the instance, as [`App::refuse_gone`].
+    async fn refuse_host_gone(&self, mut held: Accepting, host: Uuid) -> Result<Accepting> {
+        if host == self.parts.host || !held.tx.host_is_gone(host).await? {
+            return Ok(held);
+        }
+        drop(held);
+        let error = self.host_gone(host, "or name another host").await?;
+        Err(error.with_field("instance.local.host"))
+    }
+
     /// A place on the host, with a port that is free there.
     async fn place(&self, tx: &mut Tx, host: Uuid) -> Result<Placement> {
-        if host != self.parts.host && tx.host_is_gone(host).await? {
-            let message = "the host is gone";
-            return Err(
-                Error::new(Reason::HostUnavailable, message).with_field("instance.local.host")
-            );
-        }
         let ports = tx.lock_ports(host).await?;
         let port = self.free_port(host, &ports)?;
         Ok(Placement { host, port })

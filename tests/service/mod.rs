@@ -10,6 +10,7 @@ mod deletion;
 mod drift;
 mod fairness;
 mod filters;
+mod gone_host;
 mod idempotency;
 mod input;
 mod keys;

@@ -35,7 +35,7 @@ use crate::{
 const LEASE: (&str, &str) = ("HOWDAH_OPERATIONS_LEASE", "2s");
 
 /// With the same metadata as another one.
-fn beside(howdah: &Howdah) -> Options {
+pub(super) fn beside(howdah: &Howdah) -> Options {
     Options {
         database_url: howdah.options.database_url.clone(),
         environment: vec![(LEASE.0.into(), LEASE.1.into())],
@@ -53,7 +53,7 @@ fn on_host_of(howdah: &Howdah) -> Options {
         )
 }
 
-async fn options() -> Options {
+pub(super) async fn options() -> Options {
     Options::external().await.with(LEASE.0, LEASE.1)
 }
 

@@ -38,7 +38,7 @@ use crate::domain::{
 };
 
 /// Longest wait for another process that works on the same server.
-const LOCK: Duration = Duration::from_secs(20);
+const LOCK: Duration = Duration::from_secs(60);
 
 /// The same where that was waited for in vain before: the process may be frozen, and a
 /// worker is not to be held up by it each time.

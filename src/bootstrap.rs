@@ -56,7 +56,7 @@ use crate::{
 
 pub use crate::providers::local::Entry;
 pub use backup::{Backup, Destination, backup};
-pub use doctor::doctor;
+pub use doctor::{Listening, doctor, listening};
 pub use restore::{Restored, restore, restore_former};
 pub use trash::{trash_empty, trash_list, trash_restore, trash_throw};
 

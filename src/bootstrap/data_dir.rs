@@ -12,7 +12,7 @@ use uuid::Uuid;
 use crate::domain::{Error, Reason, Result, random::Random};
 
 /// File that the process that uses the directory holds locked.
-const LOCK: &str = "lock";
+pub(super) const LOCK: &str = "lock";
 
 /// A data directory that this process has locked. The kernel gives the lock up when
 /// the process ends, however it ends.

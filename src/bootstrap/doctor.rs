@@ -3,6 +3,7 @@
 mod data_dir;
 mod keys;
 mod orphans;
+mod serving;
 
 use std::{str::FromStr, time::Duration};
 
@@ -16,10 +17,12 @@ use super::{
 use crate::{
     config::{Config, Finding},
     providers::local::{
-        embedded::{Absent, Embedded},
+        embedded::{Absent, Embedded, Trace, trace},
         installations,
     },
 };
+
+pub use serving::{Listening, listening};
 
 const METADATA: &str = "metadata database";
 
@@ -64,8 +67,8 @@ async fn metadata(config: &Config) -> Vec<Finding> {
         Some(url) => PgConnectOptions::from_str(url.expose_secret()),
         None => match embedded(config).await {
             Ok(Some(options)) => Ok(options),
-            Ok(None) => return Vec::new(),
-            Err(finding) => return vec![finding],
+            Ok(None) => return vec![down(METADATA, config), down(keys::CHECK, config)],
+            Err(finding) => return vec![finding, silent(keys::CHECK)],
         },
     };
     let connecting = async { PgConnection::connect_with(&options?).await };
@@ -74,9 +77,8 @@ async fn metadata(config: &Config) -> Vec<Finding> {
             let keys = keys::check(config, &mut connection);
             let keys = tokio::time::timeout(LIMIT, keys).await;
             let _ = connection.close().await;
-            let mut findings = vec![Finding::ok(METADATA, "answers")];
-            findings.extend(keys.ok());
-            return findings;
+            let keys = keys.unwrap_or_else(|_| silent(keys::CHECK));
+            return vec![Finding::ok(METADATA, "answers"), keys];
         }
         Ok(Err(_)) | Err(_) if config.database_url.is_none() => Finding::fail(
             METADATA,
@@ -98,7 +100,30 @@ async fn metadata(config: &Config) -> Vec<Finding> {
             "check the host and port of HOWDAH_DATABASE_URL and that the server runs",
         ),
     };
-    vec![finding]
+    vec![finding, silent(keys::CHECK)]
+}
+
+/// What was not checked, since the embedded metadata server does not run.
+fn down(check: &str, config: &Config) -> Finding {
+    match trace(&config.data_dir) {
+        Ok(Trace::None) => Finding::skip(
+            check,
+            "not checked: there is no metadata yet",
+            "the first start of `howdah serve` makes it",
+        ),
+        _ => Finding::skip(
+            check,
+            "not checked: the embedded metadata server does not run",
+            "start `howdah serve`, and run this again beside it",
+        ),
+    }
+}
+
+/// What was not checked, since the metadata server does not answer.
+fn silent(check: &str) -> Finding {
+    let message = "not checked: the metadata database does not answer";
+    let remedy = "see the finding on the metadata database, and run this again";
+    Finding::skip(check, message, remedy)
 }
 
 /// The embedded server, if it runs. Nothing is started.

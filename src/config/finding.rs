@@ -21,6 +21,8 @@ pub struct Finding {
 pub enum Status {
     /// As it should be.
     Ok,
+    /// Not looked at, because something else is not there or does not run.
+    Skip,
     /// Howdah serves, but something is worth a look.
     Warn,
     /// `howdah serve` would fail or could do nothing useful.
@@ -31,6 +33,11 @@ impl Finding {
     /// All is well.
     pub fn ok(check: &str, message: impl Into<String>) -> Self {
         Self::new(check, Status::Ok, message, "")
+    }
+
+    /// Not looked at.
+    pub fn skip(check: &str, message: impl Into<String>, remedy: impl Into<String>) -> Self {
+        Self::new(check, Status::Skip, message, remedy)
     }
 
     /// Worth a look.

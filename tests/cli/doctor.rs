@@ -37,6 +37,13 @@ fn it_tells_what_is_in_the_way() {
     for check in ["clock", "disk", "ports", "locale"] {
         finding(check);
     }
+    // What nobody could look at yet is said, too.
+    for check in ["metadata database", "secret keys"] {
+        assert_eq!(finding(check)["status"], "skip");
+        let remedy = finding(check)["remedy"].as_str().unwrap();
+        assert!(remedy.contains("`howdah serve`"), "{remedy}");
+    }
+    assert_eq!(finding("servers on record")["status"], "ok");
     // It looks and makes nothing.
     assert!(!data_dir.exists());
 }

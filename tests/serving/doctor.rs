@@ -35,6 +35,43 @@ fn one(howdah: &Howdah, check: &str) -> (String, String) {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn beside_a_process_that_serves_nothing_is_in_the_way() {
+    let mut howdah = Howdah::serve(Options::default()).await;
+    howdah.instance("orders").await;
+    let (api, admin) = (howdah.endpoint(), howdah.admin_endpoint());
+    let flags = ["--listen", &api, "--admin-listen", &admin];
+    let words = [&["doctor", "-o", "json"], &flags[..]].concat();
+    let beside = howdah.run(&words, "");
+    let said = String::from_utf8_lossy(&beside.stdout);
+    assert!(beside.status.success(), "{said}");
+    let held = "is held by the process that serves from this data directory";
+    for address in [&api, &admin] {
+        assert!(said.contains(&format!("{address} {held}")), "{said}");
+    }
+    assert!(!said.contains("\"skip\""), "{said}");
+    // Of another data directory it is in the way.
+    let other = Howdah::new(Options::default());
+    assert_eq!(other.run(&words, "").status.code(), Some(1));
+    howdah.stop().await;
+
+    for check in ["metadata database", "secret keys", "servers on record"] {
+        let (status, message) = one(&howdah, check);
+        assert_eq!(status, "skip", "{check}");
+        assert!(
+            message.contains("metadata server does not run"),
+            "{message}"
+        );
+    }
+    let text = howdah.run(&["doctor"], "");
+    let text = String::from_utf8_lossy(&text.stdout);
+    assert!(text.contains("\nskip  servers on record  "), "{text}");
+    assert!(
+        text.contains("-> start `howdah serve`, and run this again"),
+        "{text}"
+    );
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn it_sees_what_a_start_would_refuse() {
     let mut howdah = Howdah::serve(Options::default()).await;
     howdah.instance("orders").await;

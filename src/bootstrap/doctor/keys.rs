@@ -8,7 +8,7 @@ use crate::{
     store::sealing::{KeyUse, Keyring, key_uses},
 };
 
-const CHECK: &str = "secret keys";
+pub(super) const CHECK: &str = "secret keys";
 
 /// Compares the keys that the metadata need with those that are given.
 pub(super) async fn check(config: &Config, metadata: &mut PgConnection) -> Finding {

@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 
 use uuid::Uuid;
 
-use super::LIMIT;
+use super::{LIMIT, down, silent};
 use crate::{
     bootstrap::{local_settings, trash::recorded_where_served},
     config::{Config, Finding},
@@ -14,18 +14,33 @@ use crate::{
 
 const CHECK: &str = "servers on record";
 
+/// What a search came to.
+enum Search {
+    /// There is no server that a record could lack for.
+    NoServers,
+    /// Nobody can say what is on record.
+    NoRecords,
+    /// The servers that no record knows.
+    Orphans(Vec<Present>),
+}
+
 /// Names each server that no record knows, where the metadata can be reached.
 pub(super) async fn check(config: &Config) -> Vec<Finding> {
     match tokio::time::timeout(LIMIT, Box::pin(orphans(config))).await {
-        Ok(Ok(Some(orphans))) if orphans.is_empty() => {
+        Ok(Ok(Search::NoServers)) => vec![Finding::ok(CHECK, "there is no server on this host")],
+        Ok(Ok(Search::Orphans(orphans))) if orphans.is_empty() => {
             vec![Finding::ok(CHECK, "every server on this host is on record")]
         }
-        Ok(Ok(Some(orphans))) => orphans.into_iter().map(describe).collect(),
+        Ok(Ok(Search::Orphans(orphans))) => orphans.into_iter().map(describe).collect(),
+        Ok(Ok(Search::NoRecords)) => vec![down(CHECK, config)],
         // Another check reports metadata that cannot be reached.
-        Ok(Ok(None)) | Err(_) => Vec::new(),
-        Ok(Err(error)) if error.reason() == Reason::MetadataUnavailable => Vec::new(),
-        // The check of the files has reported it.
-        Ok(Err(error)) if error.reason() == Reason::DataDirDamaged => Vec::new(),
+        Err(_) => vec![silent(CHECK)],
+        Ok(Err(error)) if error.reason() == Reason::MetadataUnavailable => vec![silent(CHECK)],
+        Ok(Err(error)) if error.reason() == Reason::DataDirDamaged => {
+            let message = "not checked: files of the data directory are damaged or missing";
+            let remedy = "see the findings on the data files, and run this again";
+            vec![Finding::skip(CHECK, message, remedy)]
+        }
         Ok(Err(error)) => {
             let remedy = "run it as the user that runs howdah serve, with its settings";
             vec![Finding::warn(CHECK, error.message(), remedy)]
@@ -33,22 +48,24 @@ pub(super) async fn check(config: &Config) -> Vec<Finding> {
     }
 }
 
-/// None when it cannot be determined.
-async fn orphans(config: &Config) -> Result<Option<Vec<Present>>> {
+async fn orphans(config: &Config) -> Result<Search> {
     let Some(trash) = Trash::open(local_settings(config))? else {
-        return Ok(None);
+        return Ok(Search::NoServers);
     };
     let Some(host) = trash.host()? else {
-        return Ok(None);
+        return Ok(Search::NoServers);
     };
     let before: BTreeSet<Uuid> = uids(&trash.present().await?);
+    if before.is_empty() {
+        return Ok(Search::NoServers);
+    }
     let Some(recorded) = recorded_where_served(config, host).await? else {
-        return Ok(None);
+        return Ok(Search::NoRecords);
     };
     // One that was removed between the two looks has lost its record with its data.
     let mut orphans = trash.present().await?;
     orphans.retain(|server| before.contains(&server.uid) && !recorded.contains(&server.uid));
-    Ok(Some(orphans))
+    Ok(Search::Orphans(orphans))
 }
 
 fn uids(servers: &[Present]) -> BTreeSet<Uuid> {

@@ -44,7 +44,7 @@ pub(super) async fn run(arguments: &ServeArguments, output: Output) -> Result<Ex
     let worst = findings.iter().map(|finding| finding.status).max();
     Ok(match worst {
         Some(Status::Fail) => Exit::Failed,
-        Some(Status::Warn | Status::Ok) | None => Exit::Success,
+        Some(Status::Warn | Status::Skip | Status::Ok) | None => Exit::Success,
     })
 }
 
@@ -67,6 +67,7 @@ fn text(findings: &[Finding]) -> String {
     for finding in findings {
         let status = match finding.status {
             Status::Ok => "ok  ",
+            Status::Skip => "skip",
             Status::Warn => "warn",
             Status::Fail => "FAIL",
         };

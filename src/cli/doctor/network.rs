@@ -6,15 +6,21 @@ use std::{
     os::unix::net::UnixStream,
 };
 
-use crate::config::{Config, Finding, ListenAddress};
+use crate::{
+    bootstrap::listening,
+    config::{Config, Finding, ListenAddress},
+};
 
 /// Free ports below which the range is nearly used up.
 const FEW: usize = 20;
 
 pub(super) fn check(config: &Config) -> Vec<Finding> {
+    let data_dir = &config.data_dir;
+    let api = || listening(data_dir).map(|ours| ours.api);
+    let admin = || listening(data_dir).map(|ours| ours.admin);
     let mut findings = vec![
-        address("listen address", "listen", &config.listen),
-        address("admin address", "admin-listen", &config.admin_listen),
+        address("listen address", "listen", &config.listen, api),
+        address("admin address", "admin-listen", &config.admin_listen, admin),
     ];
     findings.extend(
         config
@@ -26,7 +32,14 @@ pub(super) fn check(config: &Config) -> Vec<Finding> {
     findings
 }
 
-fn address<const PORT: u16>(check: &str, flag: &str, address: &ListenAddress<PORT>) -> Finding {
+/// Whether an address is free, or held by the process that serves from the data directory:
+/// `ours` says where that listens, if it is there.
+fn address<const PORT: u16>(
+    check: &str,
+    flag: &str,
+    address: &ListenAddress<PORT>,
+    ours: impl Fn() -> Option<String>,
+) -> Finding {
     let taken = match address {
         ListenAddress::Tcp(address) => TcpListener::bind(address).err(),
         ListenAddress::Unix(path) => UnixStream::connect(path)
@@ -35,15 +48,35 @@ fn address<const PORT: u16>(check: &str, flag: &str, address: &ListenAddress<POR
     };
     match taken {
         None => Finding::ok(check, format!("{address} is free")),
-        Some(error) if error.kind() == ErrorKind::AddrInUse => Finding::fail(
-            check,
-            format!("something listens on {address} already"),
-            format!("`ss -ltnp` shows what; stop it, or set --{flag} (port 0 takes a free one)"),
-        ),
+        Some(error) if error.kind() == ErrorKind::AddrInUse => {
+            taken_address(check, flag, &address.to_string(), ours())
+        }
         Some(error) => Finding::fail(
             check,
             format!("cannot listen on {address}: {error}"),
             format!("set --{flag} to an address of this machine"),
+        ),
+    }
+}
+
+fn taken_address(check: &str, flag: &str, address: &str, ours: Option<String>) -> Finding {
+    match ours {
+        Some(ours) if ours == address => Finding::ok(
+            check,
+            format!("{address} is held by the process that serves from this data directory"),
+        ),
+        Some(ours) if ours.is_empty() => Finding::warn(
+            check,
+            format!(
+                "something listens on {address} already; a process that uses this data \
+                 directory is starting or stopping"
+            ),
+            "run this again when that serves or has ended",
+        ),
+        _ => Finding::fail(
+            check,
+            format!("something listens on {address} already"),
+            format!("`ss -ltnp` shows what; stop it, or set --{flag} (port 0 takes a free one)"),
         ),
     }
 }
@@ -72,13 +105,24 @@ mod tests {
     fn a_taken_address_is_noticed() {
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         let taken = ListenAddress::<0>::Tcp(listener.local_addr().unwrap());
-        let finding = address("x", "listen", &taken);
+        let finding = address("x", "listen", &taken, || None);
         assert_eq!(finding.status, Status::Fail);
         assert!(finding.remedy.contains("--listen"));
+        for (ours, status) in [
+            (taken.to_string(), Status::Ok),
+            (String::new(), Status::Warn),
+            ("127.0.0.1:1".to_owned(), Status::Fail),
+        ] {
+            let finding = address("x", "listen", &taken, || Some(ours.clone()));
+            assert_eq!(finding.status, status, "{ours}");
+        }
         let free = ListenAddress::<0>::default();
-        assert_eq!(address("x", "listen", &free).status, Status::Ok);
+        assert_eq!(address("x", "listen", &free, || None).status, Status::Ok);
         let foreign = ListenAddress::<0>::Tcp("192.0.2.1:0".parse().unwrap());
-        assert_eq!(address("x", "listen", &foreign).status, Status::Fail);
+        assert_eq!(
+            address("x", "listen", &foreign, || None).status,
+            Status::Fail
+        );
     }
 
     #[test]

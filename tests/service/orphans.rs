@@ -28,13 +28,23 @@ async fn count(howdah: &Howdah, kind: &str) -> Option<u64> {
     labelled(howdah, "howdah_orphans", &format!("howdah_kind=\"{kind}\"")).await
 }
 
+/// The server's uid, from where the page says that it is.
+fn uid(howdah: &Howdah) -> String {
+    let page = include_str!("../../docs/servers.md");
+    assert!(page.contains("`servers[0].uid` in `howdah instances get orders -o json`"));
+    let endpoint = howdah.endpoint();
+    let words = ["instances", "get", "orders", "-o", "json"];
+    let shown = howdah.run(&[&words[..], &["--endpoint", &endpoint]].concat(), "");
+    let shown: serde_json::Value = serde_json::from_slice(&shown.stdout).unwrap();
+    shown["servers"][0]["uid"].as_str().unwrap().to_owned()
+}
+
 /// Runs the lines of `docs/servers.md`, those of PostgreSQL as the user of the servers.
 fn remove_as_documented(howdah: &Howdah, mark: &str) {
     let page = include_str!("../../docs/servers.md");
     let (_, script) = page.split_once("```sh\nhowdah instances stop").unwrap();
     let (script, _) = script.split_once("```").unwrap();
-    let homes = howdah.data_dir().join("local/servers");
-    let home = fs::read_dir(&homes).unwrap().next().unwrap().unwrap();
+    let home = howdah.data_dir().join("local/servers").join(uid(howdah));
     let script = format!("howdah instances stop{script}")
         .replace(
             "drop publication howdah_tmp_...",
@@ -52,12 +62,9 @@ fn remove_as_documented(howdah: &Howdah, mark: &str) {
                     .env("HOWDAH_ENDPOINT", howdah.endpoint());
             }
             None => {
-                let data = fs::metadata(home.path().join("data")).unwrap();
+                let data = fs::metadata(home.join("data")).unwrap();
                 let path = format!("{}:/usr/bin:/bin", server(15).bin.display());
-                command
-                    .current_dir(home.path())
-                    .env("PATH", path)
-                    .uid(data.uid());
+                command.current_dir(&home).env("PATH", path).uid(data.uid());
             }
         }
         let done = command.output().unwrap();

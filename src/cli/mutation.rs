@@ -27,7 +27,7 @@ pub(super) struct Mutation {
     /// UUID that makes a repeated call do the thing once
     #[arg(long, default_value = "", hide_default_value = true)]
     pub(super) request_id: String,
-    /// Check the request, but change nothing
+    /// Check the request, but change nothing; some refusals come from the operation alone
     #[arg(long)]
     pub(super) validate_only: bool,
 }
@@ -39,6 +39,9 @@ impl Mutation {
         session: &Session,
         operation: Operation,
     ) -> Result<(), Failure> {
+        if self.validate_only {
+            return valid(session, &operation);
+        }
         let known = !operation.name.is_empty();
         let operation = if operation.done && operation.result.is_some() {
             operation
@@ -54,6 +57,20 @@ impl Mutation {
         }
         Ok(())
     }
+}
+
+/// Says that a request was only checked, and prints what the resource would be.
+fn valid(session: &Session, operation: &Operation) -> Result<(), Failure> {
+    session.hint("valid; nothing was changed");
+    let empty = match &operation.result {
+        Some(operation::Result::Response(response)) => response.value.is_empty(),
+        _ => false,
+    };
+    // `done` would say that it is gone.
+    if empty && session.output == Output::Table {
+        return Ok(());
+    }
+    print(session, operation)
 }
 
 /// Prints the result of an operation that is done, else the operation.

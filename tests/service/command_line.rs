@@ -156,6 +156,16 @@ async fn a_first_tour() {
 
     let made = user.says("databases create orders/shop --wait").await;
     assert_eq!(field(&made, "owner"), "shop_user");
+    for (words, stdout) in [
+        ("databases delete orders/shop --validate-only", ""),
+        ("instances stop orders --validate-only", "name"),
+    ] {
+        let checked = user.run(words).await;
+        assert_eq!(checked.code, Some(0), "{checked:?}");
+        assert_eq!(checked.stderr, "valid; nothing was changed\n");
+        assert!(checked.stdout.starts_with(stdout), "{checked:?}");
+        assert!(!checked.stdout.contains("done"), "{checked:?}");
+    }
     let uri = user.says("connection orders/shop").await;
     let connection = user.json("connection orders/shop").await;
     assert_eq!(connection["uri"], uri.trim_end());

@@ -76,8 +76,13 @@ impl Filter {
     /// # Errors
     /// FILTER_INVALID.
     pub fn parse(text: &str, fields: Fields) -> Result<Self> {
+        let text = text.trim_end();
+        Self::read(text, fields).map_err(|wrong| wrong.in_filter(text))
+    }
+
+    fn read(text: &str, fields: Fields) -> std::result::Result<Self, Wrong<'_>> {
         let mut comparisons = Vec::new();
-        let mut rest = text.trim();
+        let mut rest = text.trim_start();
         while !rest.is_empty() {
             if !comparisons.is_empty() {
                 rest = conjunction(rest)?;
@@ -128,22 +133,68 @@ impl Comparison {
     }
 }
 
-fn conjunction(text: &str) -> Result<&str> {
-    let rest = text
-        .strip_prefix("AND")
-        .filter(|rest| rest.starts_with(char::is_whitespace));
-    rest.map(str::trim_start)
-        .ok_or_else(|| wrong("comparisons are joined by `AND`"))
+/// What cannot be read, and from where on.
+struct Wrong<'a> {
+    /// The rest of the filter, which begins with what is wrong.
+    rest: &'a str,
+    why: String,
 }
 
-fn comparison(text: &str, fields: Fields) -> Result<(Comparison, &str)> {
+impl<'a> Wrong<'a> {
+    fn new(rest: &'a str, why: impl Into<String>) -> Self {
+        let why = why.into();
+        Self { rest, why }
+    }
+
+    /// Says where in the whole filter it stands.
+    fn in_filter(&self, filter: &str) -> Error {
+        const SHOWN: usize = 32;
+        let before = filter.strip_suffix(self.rest).unwrap_or_default();
+        let place = match self.rest.is_empty() {
+            true => "at its end".to_owned(),
+            false => {
+                let shown: String = self.rest.chars().take(SHOWN).collect();
+                let more = if shown.len() < self.rest.len() {
+                    "..."
+                } else {
+                    ""
+                };
+                format!(
+                    "at character {}, `{shown}{more}`",
+                    before.chars().count() + 1
+                )
+            }
+        };
+        let message = format!("the filter cannot be read {place}: {}", self.why);
+        Error::new(Reason::FilterInvalid, message).with_field("filter")
+    }
+}
+
+type Read<'a, T> = std::result::Result<(T, &'a str), Wrong<'a>>;
+
+/// Reads `AND`, and returns what comes after it.
+fn conjunction(text: &str) -> std::result::Result<&str, Wrong<'_>> {
+    let after = text.strip_prefix("AND");
+    match after {
+        Some("") => Err(Wrong::new("", "a comparison is missing after `AND`")),
+        Some(rest) if rest.starts_with(char::is_whitespace) => Ok(rest.trim_start()),
+        _ => {
+            let why = "comparisons are joined by `AND`, in capital letters; there is no `OR`, and \
+                 there are no parentheses";
+            Err(Wrong::new(text, why))
+        }
+    }
+}
+
+fn comparison(text: &str, fields: Fields) -> Read<'_, Comparison> {
     let inner = |c: char| c.is_ascii_alphanumeric() || matches!(c, '_' | '.' | '-' | '/');
     let end = text.find(|c| !inner(c)).unwrap_or(text.len());
     let (field, rest) = text.split_at(end);
-    let kind = kind(field, fields)?;
+    let kind = kind(field, fields).map_err(|why| Wrong::new(text, why))?;
     let (operator, rest) = operator(rest.trim_start())?;
-    let (operand, rest) = operand(rest.trim_start())?;
-    let operand = typed(&operand, kind, field)?;
+    let place = rest.trim_start();
+    let (operand, rest) = operand(place)?;
+    let operand = typed(&operand, kind, field).map_err(|why| Wrong::new(place, why))?;
     Ok((
         Comparison {
             field: field.to_owned(),
@@ -154,7 +205,8 @@ fn comparison(text: &str, fields: Fields) -> Result<(Comparison, &str)> {
     ))
 }
 
-fn kind(field: &str, fields: Fields) -> Result<Type> {
+/// The kind of a field, or why it has none.
+fn kind(field: &str, fields: Fields) -> std::result::Result<Type, String> {
     if field
         .strip_prefix("labels.")
         .is_some_and(|key| !key.is_empty())
@@ -167,15 +219,21 @@ fn kind(field: &str, fields: Fields) -> Result<Type> {
         .map(|(_, kind)| *kind);
     known.ok_or_else(|| {
         let names: Vec<&str> = fields.iter().map(|(name, _)| *name).collect();
-        let shown: String = field.chars().take(64).collect();
-        wrong(&format!(
-            "`{shown}` is none of {}, labels.KEY",
-            names.join(", ")
-        ))
+        let names = names.join(", ");
+        match field {
+            "" => format!(
+                "a comparison begins with a field, one of {names}, labels.KEY; there are no \
+                 parentheses"
+            ),
+            _ => {
+                let shown: String = field.chars().take(64).collect();
+                format!("`{shown}` is none of {names}, labels.KEY")
+            }
+        }
     })
 }
 
-fn operator(text: &str) -> Result<(Operator, &str)> {
+fn operator(text: &str) -> Read<'_, Operator> {
     const OPERATORS: [(&str, Operator); 6] = [
         ("!=", Operator::NotEqual),
         ("<=", Operator::LessOrEqual),
@@ -184,23 +242,33 @@ fn operator(text: &str) -> Result<(Operator, &str)> {
         ("<", Operator::Less),
         (">", Operator::Greater),
     ];
-    let mut found = OPERATORS
-        .iter()
-        .filter_map(|(sign, operator)| text.strip_prefix(sign).map(|rest| (*operator, rest)));
-    found
-        .next()
-        .ok_or_else(|| wrong("a comparison is `field = value`, with =, !=, <, <=, >, >="))
+    let inner = |c: char| matches!(c, '=' | '!' | '<' | '>' | '~');
+    let end = text.find(|c| !inner(c)).unwrap_or(text.len());
+    let (sign, rest) = text.split_at(end);
+    let mut known = OPERATORS.iter().filter(|(name, _)| *name == sign);
+    match known.next() {
+        Some((_, operator)) => Ok((*operator, rest)),
+        None => {
+            let why = "a comparison is `field = value`, with one of =, !=, <, <=, >, >=";
+            Err(Wrong::new(text, why))
+        }
+    }
 }
 
 /// A word, or a text in quotes where a backslash takes the next character as it is.
-fn operand(text: &str) -> Result<(String, &str)> {
+fn operand(text: &str) -> Read<'_, String> {
     let Some(quoted) = text.strip_prefix('"') else {
         let end = text.find(char::is_whitespace).unwrap_or(text.len());
         let (word, rest) = text.split_at(end);
-        if word.is_empty() {
-            return Err(wrong("a comparison lacks its value"));
-        }
-        return Ok((word.to_owned(), rest));
+        return match word.chars().next() {
+            None => Err(Wrong::new(text, "a comparison lacks its value")),
+            Some('\'') => {
+                let why = "strings are quoted with double quotes, such as \"a b\"";
+                Err(Wrong::new(text, why))
+            }
+            Some('(') => Err(Wrong::new(text, "there are no parentheses")),
+            Some(_) => Ok((word.to_owned(), rest)),
+        };
     };
     let mut value = String::new();
     let mut characters = quoted.char_indices();
@@ -211,31 +279,24 @@ fn operand(text: &str) -> Result<(String, &str)> {
             _ => value.push(character),
         }
     }
-    Err(wrong("a quote is not closed"))
+    Err(Wrong::new(text, "the double quote is not closed"))
 }
 
-fn typed(operand: &str, kind: Type, field: &str) -> Result<Value> {
+/// An operand as a value of the field's kind, or why it is none.
+fn typed(operand: &str, kind: Type, field: &str) -> std::result::Result<Value, String> {
     match kind {
         Type::Text => Ok(Value::Text(operand.to_owned())),
         Type::Word(words) if words.contains(&operand) => Ok(Value::Text(operand.to_owned())),
-        Type::Word(words) => Err(wrong(&format!("`{field}` is one of {}", words.join(", ")))),
+        Type::Word(words) => Err(format!("`{field}` is one of {}", words.join(", "))),
         Type::Bool => match operand {
             "true" => Ok(Value::Bool(true)),
             "false" => Ok(Value::Bool(false)),
-            _ => Err(wrong(&format!("`{field}` is `true` or `false`"))),
+            _ => Err(format!("`{field}` is `true` or `false`")),
         },
         Type::Time => DateTime::parse_from_rfc3339(operand)
             .map(|time| Value::Time(time.with_timezone(&Utc)))
-            .map_err(|_| wrong(&format!("`{field}` is a time such as 2026-11-21T12:00:00Z"))),
+            .map_err(|_| format!("`{field}` is a time such as 2026-11-21T12:00:00Z")),
     }
-}
-
-fn wrong(message: &str) -> Error {
-    Error::new(
-        Reason::FilterInvalid,
-        format!("the filter cannot be read: {message}"),
-    )
-    .with_field("filter")
 }
 
 #[cfg(test)]
@@ -278,25 +339,105 @@ mod tests {
         assert!(!matches("create_time < 2026-01-01T00:00:00Z"));
     }
 
-    #[test]
-    fn refuses_what_it_does_not_know() {
-        for bad in [
-            "name = x",
-            "state = GONE",
-            "state",
-            "state =",
-            "state ~ READY",
-            "version = 15 OR x = y",
-            "ephemeral = 1",
-            "create_time > yesterday",
-            "labels. = x",
-            "version = \"open",
+    /// What is wrong, where the message says that it stands, and a part of why.
+    const BAD: [(&str, &str, &str); 22] = [
+        (
+            "(state = READY)",
+            "at character 1, `(state = READY)`",
+            "no parentheses",
+        ),
+        (
+            "state = (READY)",
+            "at character 9, `(READY)`",
+            "no parentheses",
+        ),
+        (
+            "state = READY OR state = STOPPED",
+            "at character 15, `OR state = STOPPED`",
+            "no `OR`",
+        ),
+        (
+            "state = READY and version = 15",
+            "at character 15, `and ver",
+            "capital letters",
+        ),
+        (
             "state = READY version = 15",
+            "at character 15, `version = 15`",
+            "`AND`",
+        ),
+        ("state = READY AND", "at its end", "missing after `AND`"),
+        ("  state = READY AND  ", "at its end", "missing after `AND`"),
+        (
             "AND state = READY",
-        ] {
+            "at character 1, `AND",
+            "`AND` is none of state, version",
+        ),
+        (
+            "= READY",
+            "at character 1, `= READY`",
+            "begins with a field, one of state, version",
+        ),
+        (
+            " name = x",
+            "at character 2, `name = x`",
+            "`name` is none of state, version",
+        ),
+        ("labels. = x", "at character 1, ", "labels.KEY"),
+        ("state", "at its end", "`field = value`"),
+        ("state =", "at its end", "lacks its value"),
+        (
+            "state == READY",
+            "at character 7, `== READY`",
+            "one of =, !=, <, <=, >, >=",
+        ),
+        (
+            "state ~ READY",
+            "at character 7, `~ READY`",
+            "one of =, !=, <, <=, >, >=",
+        ),
+        (
+            "state: READY",
+            "at character 6, `: READY`",
+            "one of =, !=, <, <=, >, >=",
+        ),
+        (
+            "state = GONE",
+            "at character 9, `GONE`",
+            "`state` is one of READY, STOPPED",
+        ),
+        (
+            "state = 'READY'",
+            "at character 9, `'READY'`",
+            "double quotes",
+        ),
+        ("labels.é = x", "at character 1, ", "labels.KEY"),
+        ("ephemeral = 1", "at character 13, `1`", "`true` or `false`"),
+        (
+            "create_time > yesterday",
+            "at character 15, `yesterday`",
+            "2026-11-21T12:00:00Z",
+        ),
+        (
+            "labels.a = \"é\" AND version = \"open",
+            "at character 30, `\"open`",
+            "not closed",
+        ),
+    ];
+
+    #[test]
+    fn refuses_what_it_does_not_know_and_says_where() {
+        for (bad, place, why) in BAD {
             let error = Filter::parse(bad, FIELDS).unwrap_err();
             assert_eq!(error.reason(), Reason::FilterInvalid, "{bad}");
+            let message = error.message();
+            let begin = format!("the filter cannot be read {place}");
+            assert!(message.starts_with(&begin), "{bad}: {message}");
+            assert!(message.contains(why), "{bad}: {message}");
         }
+        let long = format!("{}!", "x".repeat(1000));
+        let error = Filter::parse(&long, FIELDS).unwrap_err();
+        assert!(error.message().len() < 300, "{}", error.message());
     }
 
     proptest! {

@@ -4,7 +4,7 @@ use std::{ops::RangeInclusive, time::Duration};
 
 use ipnet::IpNet;
 use schemars::JsonSchema;
-use serde::{Deserialize, Serialize};
+use serde::{Deserialize, Deserializer, Serialize, de::Error as _};
 
 use super::{
     Problem, duration,
@@ -38,6 +38,7 @@ pub struct Server {
     pub max_connections_per_address: usize,
     /// Networks of proxies as `10.0.0.0/8`, from which many callers come by one address:
     /// addresses there have no bounds of their own.
+    #[serde(deserialize_with = "networks")]
     #[schemars(with = "Vec<String>")]
     pub proxies: Vec<IpNet>,
     /// Most streams at once on a connection; the client queues what is above.
@@ -119,6 +120,16 @@ impl Default for Server {
     }
 }
 
+/// Reads networks; one that is none is named.
+fn networks<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Vec<IpNet>, D::Error> {
+    let items = Vec::<String>::deserialize(deserializer)?;
+    let network = |item: String| {
+        item.parse()
+            .map_err(|_| D::Error::custom(format!("`{item}` is not a network such as 10.0.0.1/32")))
+    };
+    items.into_iter().map(network).collect()
+}
+
 impl Server {
     pub(super) fn check(&self, problems: &mut Vec<Problem>) {
         let streams = self.max_concurrent_streams > 0;
@@ -151,6 +162,7 @@ impl Server {
             let message = format!("must not be more than {key}, {all}");
             require(problems, each <= all, each_key, &message);
         }
+        let needed = self.max_message_bytes.saturating_mul(MESSAGES);
         require(
             problems,
             MESSAGE_BYTES.contains(&self.max_message_bytes),
@@ -159,9 +171,13 @@ impl Server {
         );
         require(
             problems,
-            self.max_unfinished_bytes / MESSAGES >= self.max_message_bytes,
+            self.max_unfinished_bytes >= needed,
             "server.max_unfinished_bytes",
-            "must be at least 16 times server.max_message_bytes",
+            &format!(
+                "must be at least {MESSAGES} times server.max_message_bytes, {}: set it to {needed} \
+                 or more, not {}",
+                self.max_message_bytes, self.max_unfinished_bytes
+            ),
         );
         let waits = [
             ("server.request_timeout", self.request_timeout),

@@ -244,6 +244,24 @@ fn each_rule_refuses() {
     }
 }
 
+/// The message names what is wrong, and the value that would do.
+#[test]
+fn a_refused_limit_says_what_is_needed() {
+    let refused = |variable: &str, value: &str| {
+        let start = Start::new().variable(&format!("HOWDAH_SERVER_{variable}"), value);
+        start.refused_once()
+    };
+    let problem = refused("PROXIES", "10.0.0.0/8,10.0.0.1");
+    let named = "server.proxies: `10.0.0.1` is not a network such as 10.0.0.1/32";
+    assert!(problem.starts_with(named), "{problem}");
+    let problem = refused("MAX_MESSAGE_BYTES", "8388608");
+    let needed = "server.max_unfinished_bytes: must be at least 16 times \
+                  server.max_message_bytes, 8388608: set it to 134217728 or more, not 67108864";
+    assert!(problem.starts_with(needed), "{problem}");
+    let reference = include_str!("../../docs/configuration.md");
+    assert!(reference.contains("134217728 for 8388608"));
+}
+
 /// Whatever is added to times, handed to timers and to PostgreSQL has its bounds, and the
 /// reference names them.
 #[test]

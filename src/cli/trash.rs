@@ -7,7 +7,7 @@ use std::{
 
 use chrono::{DateTime, SecondsFormat, Utc};
 use clap::{Args, Subcommand};
-use serde_json::json;
+use serde_json::{Value, json};
 use uuid::Uuid;
 
 use super::{
@@ -58,7 +58,8 @@ pub(super) fn run(command: Command, output: Output) -> Result<Exit, Failure> {
     match command {
         Command::List(settings) => {
             let config = Config::load(&settings)?;
-            print(&to_its_end(bootstrap::trash_list(config))?, output)?;
+            let entries = to_its_end(bootstrap::trash_list(config))?;
+            print(&Listed::Kept(&entries), output)?;
         }
         Command::Empty(Empty {
             uids,
@@ -67,51 +68,87 @@ pub(super) fn run(command: Command, output: Output) -> Result<Exit, Failure> {
         }) => {
             let config = Config::load(&settings)?;
             let only = (!all).then(|| uids.into_iter().collect::<BTreeSet<_>>());
-            print(&to_its_end(bootstrap::trash_empty(config, only))?, output)?;
+            let entries = to_its_end(bootstrap::trash_empty(config, only))?;
+            print(&Listed::Deleted(&entries), output)?;
         }
         Command::Restore(One { uid, settings }) => {
             let config = Config::load(&settings)?;
             let place = to_its_end(bootstrap::trash_restore(config, uid))?;
-            say(&format!("moved the data back to {}", place.display()));
+            let text = format!("moved the data back to {}", place.display());
+            say(&text, &json!({ "uid": uid, "place": place }), output)?;
         }
         Command::Throw(One { uid, settings }) => {
             let config = Config::load(&settings)?;
             to_its_end(bootstrap::trash_throw(config, uid))?;
-            say(&format!("stopped {uid} and moved its data to the trash"));
+            let text = format!("stopped {uid} and moved its data to the trash");
+            say(&text, &json!({ "uid": uid }), output)?;
         }
     }
     Ok(Exit::Success)
 }
 
-fn say(text: &str) {
-    // The reader of this output may be gone.
-    let _ = writeln!(io::stderr(), "{text}");
+/// What was done: for people on stderr, for programs as JSON.
+fn say(text: &str, done: &Value, output: Output) -> Result<(), Failure> {
+    match output {
+        Output::Json => writeln!(io::stdout(), "{done:#}")?,
+        // The command has done its work, whoever reads it.
+        Output::Table => drop(writeln!(io::stderr(), "{text}")),
+    }
+    Ok(())
 }
 
-fn print(entries: &[Entry], output: Output) -> Result<(), Failure> {
-    let text = match output {
-        Output::Json => {
-            let entries: Vec<_> = entries.iter().map(object).collect();
-            serde_json::to_string_pretty(&json!({ "entries": entries }))
-                .map_err(|error| Failure::new(Exit::Failed, error.to_string()))?
+/// Entries to print.
+enum Listed<'a> {
+    /// They are in the trash.
+    Kept(&'a [Entry]),
+    /// They were deleted now, whenever it was due.
+    Deleted(&'a [Entry]),
+}
+
+fn print(listed: &Listed<'_>, output: Output) -> Result<(), Failure> {
+    let text = match (output, listed) {
+        (Output::Json, Listed::Kept(entries)) => rendered(entries.iter().map(kept).collect())?,
+        (Output::Json, Listed::Deleted(entries)) => rendered(entries.iter().map(object).collect())?,
+        (Output::Table, Listed::Kept(entries)) => {
+            let header = ["UID", "THROWN AWAY", "DELETED AT", "BYTES"];
+            Sheet::rows(header, entries.iter().map(row)).to_string()
         }
-        Output::Table => Sheet::rows(
-            ["UID", "THROWN AWAY", "DELETED AT", "BYTES"],
-            entries.iter().map(row),
-        )
-        .to_string(),
+        (Output::Table, Listed::Deleted(entries)) => {
+            let header = ["DELETED", "THROWN AWAY", "BYTES"];
+            let row = |entry: &Entry| {
+                let Entry {
+                    uid,
+                    throw_time,
+                    bytes,
+                    ..
+                } = entry;
+                [uid.to_string(), time(*throw_time), bytes.to_string()]
+            };
+            Sheet::rows(header, entries.iter().map(row)).to_string()
+        }
     };
     writeln!(io::stdout(), "{text}")?;
     Ok(())
 }
 
-fn object(entry: &Entry) -> serde_json::Value {
+fn rendered(entries: Vec<Value>) -> Result<String, Failure> {
+    serde_json::to_string_pretty(&json!({ "entries": entries }))
+        .map_err(|error| Failure::new(Exit::Failed, error.to_string()))
+}
+
+fn object(entry: &Entry) -> Value {
     json!({
         "uid": entry.uid,
         "throwTime": time(entry.throw_time),
-        "deleteTime": entry.delete_time.map(time),
         "bytes": entry.bytes,
     })
+}
+
+/// As [`object`], with the time when it will be deleted.
+fn kept(entry: &Entry) -> Value {
+    let mut kept = object(entry);
+    kept["deleteTime"] = entry.delete_time.map(time).into();
+    kept
 }
 
 fn row(entry: &Entry) -> [String; 4] {

@@ -82,8 +82,8 @@ async fn a_server_without_a_record_is_reported_thrown_and_restored() {
     let expected = format!("\"warn\" \"no record knows the server {uid}, and it runs\"");
     assert_eq!(found, [expected]);
     assert_eq!(howdah.servers().len(), 1, "it is left alone");
-    let (code, text) = run(&howdah, &["trash", "throw", &uid]);
-    assert_eq!(code, 0, "{text}");
+    let thrown = json(&howdah, &["trash", "throw", &uid, "-o", "json"]);
+    assert_eq!(thrown["uid"], uid.as_str());
     assert_eq!((howdah.servers().len(), marked(&home)), (0, false));
     refused(
         &howdah,
@@ -119,8 +119,9 @@ async fn a_server_without_a_record_is_reported_thrown_and_restored() {
         "SERVER_DATA_EXISTS",
     );
     fs::remove_dir(&home).unwrap();
-    let (code, text) = run(&howdah, &["trash", "restore", &uid]);
-    assert_eq!(code, 0, "{text}");
+    let restored = json(&howdah, &["trash", "restore", &uid, "-o", "json"]);
+    assert_eq!(restored["uid"], uid.as_str());
+    assert_eq!(restored["place"], home.to_str().unwrap());
     assert!(marked(&home));
     refused(
         &howdah,
@@ -146,9 +147,15 @@ async fn the_trash_is_emptied_by_server_and_whole() {
     assert_eq!(howdah.local("trash").len(), 4, "nothing is deleted");
     let deleted = json(&howdah, &["trash", "empty", &uid('2'), "-o", "json"]);
     assert_eq!(deleted["entries"][0]["uid"], uid('2'));
-    assert_eq!(howdah.local("trash").len(), 3);
+    assert_eq!(deleted["entries"][0].get("deleteTime"), None, "{deleted}");
+    let (code, text) = run(&howdah, &["trash", "empty", &uid('3')]);
+    assert_eq!(code, 0, "{text}");
+    let header: Vec<&str> = text.lines().next().unwrap().split("  ").collect();
+    assert_eq!(header.first(), Some(&"DELETED"), "{text}");
+    assert!(!text.contains("DELETED AT"), "{text}");
+    assert_eq!(howdah.local("trash").len(), 2);
     let deleted = json(&howdah, &["trash", "empty", "--all", "-o", "json"]);
-    assert_eq!(deleted["entries"].as_array().unwrap().len(), 2);
+    assert_eq!(deleted["entries"].as_array().unwrap().len(), 1);
     assert_eq!(howdah.local("trash"), ["notes"], "what is not ours stays");
 }
 

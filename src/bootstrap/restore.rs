@@ -3,7 +3,7 @@
 
 use std::path::PathBuf;
 
-use sqlx::postgres::PgConnectOptions;
+use sqlx::{Connection as _, PgConnection, postgres::PgConnectOptions};
 
 use super::{
     Shutdown,
@@ -18,7 +18,10 @@ use crate::{
     providers::local::embedded::{
         Absent, Access, Archive, Embedded, FORMER, RESTORED, RESTORING, Trace, refuse_absent, trace,
     },
-    store::{migrate, sealing::Keyring},
+    store::{
+        migrate,
+        sealing::{Keyring, key_uses},
+    },
 };
 
 /// A restore that was made.
@@ -28,6 +31,8 @@ pub struct Restored {
     pub taken_from: Version,
     /// Whether there was metadata before, which is kept.
     pub replaced: bool,
+    /// Whether secrets in it are sealed with a former key, which the next start needs too.
+    pub needs_former_key: bool,
 }
 
 /// Puts the content of a backup in the place of the embedded metadata, which is made if
@@ -57,7 +62,7 @@ pub async fn restore(config: Config, file: PathBuf) -> anyhow::Result<Restored> 
         filled = Box::pin(fill(&config, &embedded, &archive, &keyring)) => filled,
     };
     let exchanged = match filled {
-        Ok(()) => embedded.exchange().await,
+        Ok(needs_former_key) => embedded.exchange().await.map(|()| needs_former_key),
         Err(error) => {
             if let Err(left) = embedded.discard_restore().await {
                 tracing::warn!(error = %left, "the unfinished restore is dropped by the next one");
@@ -66,12 +71,13 @@ pub async fn restore(config: Config, file: PathBuf) -> anyhow::Result<Restored> 
         }
     };
     let stopped = embedded.stop().await;
-    exchanged?;
+    let needs_former_key = exchanged?;
     locked.remove(RESTORING);
     stopped?;
     Ok(Restored {
         taken_from: archive.taken_from(),
         replaced,
+        needs_former_key,
     })
 }
 
@@ -104,13 +110,13 @@ pub async fn restore_former(config: Config) -> anyhow::Result<()> {
 }
 
 /// Restores beside the metadata, brings that to this program's schema and sees that
-/// the keys open it.
+/// the keys open it. Answers whether that takes a former key.
 async fn fill(
     config: &Config,
     embedded: &Embedded,
     archive: &Archive,
     keyring: &Keyring,
-) -> Result<()> {
+) -> Result<bool> {
     embedded.prepare_restore().await?;
     embedded.load(archive, RESTORED).await?;
     let restored = database(embedded, RESTORED);
@@ -118,7 +124,20 @@ async fn fill(
         let message = "the backup holds no metadata: it was taken before the first start";
         return Err(Error::new(Reason::BackupInvalid, message));
     }
-    opens(config, restored, keyring).await
+    opens(config, restored, keyring).await?;
+    needs_former_key(&database(embedded, RESTORED), keyring).await
+}
+
+/// Whether something is sealed with another key than the one that seals from now on.
+async fn needs_former_key(restored: &PgConnectOptions, keyring: &Keyring) -> Result<bool> {
+    let unread = |error| Error::internal("keys of a backup").with_source(error);
+    let connecting = PgConnection::connect_with(restored).await;
+    let mut connection = connecting.map_err(unread)?;
+    let uses = key_uses(&mut connection).await;
+    // The exchange renames the database, which nobody may be connected to.
+    connection.close().await.map_err(unread)?;
+    let mut uses = uses?.into_iter();
+    Ok(uses.any(|key| key.values > 0 && key.id != keyring.id()))
 }
 
 fn database(embedded: &Embedded, name: &str) -> PgConnectOptions {

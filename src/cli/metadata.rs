@@ -142,10 +142,18 @@ fn restore(arguments: Restore) -> Result<Told, Failure> {
              --former` puts it back\n",
         );
     }
+    if restored.needs_former_key {
+        text.push_str(
+            "secrets in it are sealed with a former key: the next start needs \
+             HOWDAH_SECRET_KEY_PREVIOUS (or its file) too, until the rotation is finished again\n",
+        );
+    }
+    text.push_str("start `howdah serve`, then run `howdah doctor`\n");
     let json = json!({
         "file": shown,
         "takenFrom": restored.taken_from.to_string(),
         "formerKept": restored.replaced,
+        "formerKeyNeeded": restored.needs_former_key,
     });
     Ok(Told {
         text,

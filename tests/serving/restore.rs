@@ -297,6 +297,38 @@ async fn the_former_metadata_needs_its_key() {
     assert!(instance(&howdah, "later").await.is_ok());
 }
 
+#[tokio::test(flavor = "multi_thread")]
+async fn a_backup_from_before_a_rotation_needs_the_former_key() {
+    let mut howdah = Howdah::serve(Options::default()).await;
+    howdah.instance("orders").await;
+    let connection = howdah.database("orders", "shop").await;
+    let file = place(&howdah, "b");
+    done(&metadata(&howdah, &["backup", &file]));
+    howdah.stop().await;
+    let said = done(&metadata(&howdah, &["restore", &file]));
+    assert!(!said.contains("former key"), "{said}");
+    assert!(said.ends_with("then run `howdah doctor`\n"), "{said}");
+
+    let key = howdah.data_dir().join("secret.key");
+    let former = howdah.data_dir().join("secret.key.former");
+    fs::rename(&key, &former).unwrap();
+    fs::write(&key, SECRET_KEY).unwrap();
+    refused(
+        &metadata(&howdah, &["restore", &file]),
+        "SECRET_KEY_INVALID",
+    );
+    let former = ("HOWDAH_SECRET_KEY_PREVIOUS_FILE", former.to_str().unwrap());
+    howdah
+        .options
+        .environment
+        .push((former.0.into(), former.1.into()));
+    let said = done(&metadata(&howdah, &["restore", &file]));
+    let needed = "sealed with a former key: the next start needs HOWDAH_SECRET_KEY_PREVIOUS";
+    assert!(said.contains(needed), "{said}");
+    howdah.start("").await;
+    assert_eq!(howdah.connection("orders", "shop").await, connection);
+}
+
 #[test]
 fn a_restore_does_not_read_standard_input() {
     let howdah = Howdah::new(Options::default());

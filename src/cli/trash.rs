@@ -147,7 +147,10 @@ fn object(entry: &Entry) -> Value {
 /// As [`object`], with the time when it will be deleted.
 fn kept(entry: &Entry) -> Value {
     let mut kept = object(entry);
-    kept["deleteTime"] = entry.delete_time.map(time).into();
+    if let Some(fields) = kept.as_object_mut() {
+        let time = entry.delete_time.map(time);
+        fields.insert("deleteTime".to_owned(), time.into());
+    }
     kept
 }
 

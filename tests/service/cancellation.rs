@@ -19,9 +19,9 @@ use tonic::{
 };
 use uuid::Uuid;
 
-use super::rig::{Metadata, PATIENCE, serve, superuser};
+use super::rig::{Metadata, PATIENCE, superuser};
 use crate::support::howdah::{
-    Howdah, create_database, eventually, instance_name, reason, succeeded,
+    Howdah, Options, create_database, eventually, instance_name, reason, succeeded,
 };
 
 /// How many clients call at once.
@@ -230,7 +230,13 @@ async fn everything_is_whole(metadata: &Metadata) {
 
 /// `count` mutations of clients that leave, by `seed`.
 pub(crate) async fn clients_leave(count: u64, seed: u64) {
-    let howdah = serve().await;
+    // What goes on without its client keeps its place: there are to be enough for all.
+    let many = "100000";
+    let options = Options::external()
+        .await
+        .with("HOWDAH_SERVER_MAX_IN_FLIGHT", many)
+        .with("HOWDAH_SERVER_MAX_IN_FLIGHT_PER_CALLER", many);
+    let howdah = Howdah::serve(options).await;
     prepare(&howdah, count).await;
     let metadata = Metadata::of(&howdah).await;
     let before = metadata.count(NEW).await;

@@ -71,9 +71,18 @@ async fn a_lost_socket_does_not_take_a_server_away() {
         name: instance_name("orders"),
         ..StopInstanceRequest::default()
     };
-    let accepted = howdah.instances().await.stop_instance(request).await;
-    let done = howdah.wait(accepted.unwrap().get_ref()).await;
-    assert_eq!(succeeded::<Instance>(&done).state(), State::Stopped);
+    // The metadata's server may be on its way down and up again.
+    eventually("the stop is accepted", async || {
+        let accepted = howdah
+            .instances()
+            .await
+            .stop_instance(request.clone())
+            .await;
+        let Ok(accepted) = accepted else { return false };
+        let done = howdah.wait(accepted.get_ref()).await;
+        succeeded::<Instance>(&done).state() == State::Stopped
+    })
+    .await;
     restart(&howdah).await;
     has_reason(&howdah, "SERVER_RUNNING").await;
 }

@@ -27,7 +27,7 @@ use howdah::pb::{
 use tempfile::TempDir;
 use tonic::transport::Channel;
 
-use super::{ports, scratch};
+use super::{ports, scratch, templates};
 
 /// How long anything may take that is no operation.
 pub const LIMIT: Duration = Duration::from_secs(30);
@@ -392,6 +392,8 @@ impl Howdah {
             ephemeral: true,
             ..Instance::default()
         };
+        let local = self.data_dir().join("local");
+        templates::lend(&local);
         let request = create_instance(id, instance);
         let accepted = self
             .instances()
@@ -400,6 +402,7 @@ impl Howdah {
             .await
             .unwrap();
         let operation = self.wait(accepted.get_ref()).await;
+        templates::keep(&local);
         succeeded(&operation)
     }
 
@@ -451,7 +454,8 @@ impl Drop for Howdah {
 /// Any 32 bytes.
 pub const SECRET_KEY: &str = "MDEyMzQ1Njc4OWFiY2RlZjAxMjM0NTY3ODlhYmNkZWY=";
 
-fn watchdog(directory: &Path) -> Child {
+/// Removes the directory, and ends what runs in it, when this process has ended.
+pub(super) fn watchdog(directory: &Path) -> Child {
     let script = r#"
         cat > /dev/null
         if [ -f "$1/howdah.pid" ]; then kill -KILL "$(cat "$1/howdah.pid")"; fi

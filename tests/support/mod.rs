@@ -8,3 +8,4 @@ pub mod ports;
 pub mod postgres;
 pub mod proxy;
 pub mod scratch;
+pub mod templates;

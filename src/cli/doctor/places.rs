@@ -162,7 +162,8 @@ mod tests {
     #[test]
     fn a_process_that_serves_is_noticed() {
         let directory = tempfile::tempdir().unwrap();
-        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        // No other test listens there.
+        let listener = TcpListener::bind("127.0.0.77:0").unwrap();
         let endpoint = directory.path().join("endpoint");
         fs::write(&endpoint, listener.local_addr().unwrap().to_string()).unwrap();
         assert!(in_use(directory.path()).is_some());

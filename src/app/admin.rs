@@ -28,7 +28,7 @@ const STATEMENT_LIMIT: Duration = Duration::from_secs(600);
 /// Longest wait for the answer to a statement that its server should have ended.
 const ANSWER_LIMIT: Duration = Duration::from_secs(STATEMENT_LIMIT.as_secs() + 5);
 
-/// How often it is asked, while a statement is under way, whether its server is there. One
+/// How often the server is probed by another connection while a statement is running. One
 /// that is frozen ends no statement.
 const SIGN_OF_LIFE: Duration = Duration::from_secs(5);
 

@@ -214,7 +214,7 @@ impl App {
             .and_then(|active| active.host_gone_time)
     }
 
-    /// Refuses work that nobody would do, else gives back what the caller has `held`. Its
+    /// Refuses work that no process would do, else gives back what the caller has `held`. Its
     /// connection is given up before another one is asked for the host's name, so that many
     /// refusals at once do not wait for each other.
     pub(super) async fn refuse_gone<T>(&self, held: T, instance: &Instance) -> Result<T> {

@@ -190,7 +190,7 @@ impl App {
             .await
     }
 
-    /// Refuses a host on which nobody would make the instance, as [`App::refuse_gone`].
+    /// Refuses a host on which no process would make the instance, as [`App::refuse_gone`].
     async fn refuse_host_gone(&self, mut held: Accepting, host: Uuid) -> Result<Accepting> {
         if host == self.parts.host || !held.tx.host_is_gone(host).await? {
             return Ok(held);

@@ -30,7 +30,7 @@ use crate::{
 /// How often it is looked for servers that nobody watches.
 const SCAN: Duration = Duration::from_secs(5);
 
-/// How often a server is looked at whose process is there: it may be frozen.
+/// How often a running server is inspected: its process may be frozen.
 const INSPECTION: Duration = Duration::from_secs(30);
 
 /// Reason of the condition `Available` of a server that is reached by TCP alone.

@@ -134,7 +134,7 @@ async fn needs_former_key(restored: &PgConnectOptions, keyring: &Keyring) -> Res
     let connecting = PgConnection::connect_with(restored).await;
     let mut connection = connecting.map_err(unread)?;
     let uses = key_uses(&mut connection).await;
-    // The exchange renames the database, which nobody may be connected to.
+    // The exchange renames the database, to which no session may be connected.
     connection.close().await.map_err(unread)?;
     let mut uses = uses?.into_iter();
     Ok(uses.any(|key| key.values > 0 && key.id != keyring.id()))

@@ -146,7 +146,7 @@ impl<'a> Wrong<'a> {
         Self { rest, why }
     }
 
-    /// Says where in the whole filter it stands.
+    /// Adds the position in the whole filter.
     fn in_filter(&self, filter: &str) -> Error {
         const SHOWN: usize = 32;
         let before = filter.strip_suffix(self.rest).unwrap_or_default();
@@ -339,7 +339,7 @@ mod tests {
         assert!(!matches("create_time < 2026-01-01T00:00:00Z"));
     }
 
-    /// What is wrong, where the message says that it stands, and a part of why.
+    /// A bad filter, its position in the message, and a part of the explanation.
     const BAD: [(&str, &str, &str); 22] = [
         (
             "(state = READY)",

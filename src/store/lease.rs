@@ -329,7 +329,7 @@ impl Tx {
     }
 
     /// Records what a step waits for outside, and gives its claim back: it is looked at
-    /// again after the pause, or at once when it is to be cancelled. No notification is sent: who waits for the operation goes on waiting.
+    /// again after the pause, or at once when it is to be cancelled. No notification is sent: callers that wait for the operation keep waiting.
     ///
     /// One statement, since many operations may wait for long.
     ///

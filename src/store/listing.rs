@@ -44,7 +44,7 @@ impl Slice<'_> {
         self.filter.is_empty() && self.after.is_none() && !self.show_deleted
     }
 
-    /// One more than asked for, to know whether the list goes on.
+    /// One more than asked for, to know whether the list has another page.
     pub(super) fn one_more(&self) -> Result<i64> {
         let limit = i64::try_from(self.limit).map_err(|_| Error::internal("page size"))?;
         Ok(limit.saturating_add(1))

@@ -554,7 +554,7 @@ impl Record {
     }
 }
 
-/// What is told of a step at which so many workers in a row have died, as the table
+/// The `last_error` of a step at which so many workers in a row have died, as the table
 /// `operations` counts them, so that the next one waits.
 fn deadly(deaths: i32) -> Option<Failure> {
     (deaths >= 5).then(|| Failure {

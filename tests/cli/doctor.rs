@@ -37,7 +37,7 @@ fn it_tells_what_is_in_the_way() {
     for check in ["clock", "disk", "ports", "locale"] {
         finding(check);
     }
-    // What nobody could look at yet is said, too.
+    // What could not be checked is listed too.
     for check in ["metadata database", "secret keys"] {
         assert_eq!(finding(check)["status"], "skip");
         let remedy = finding(check)["remedy"].as_str().unwrap();

@@ -47,7 +47,7 @@ impl Runtime {
         symlink("/proc", &self.link).unwrap();
     }
 
-    /// An empty directory is there.
+    /// There is an empty directory.
     fn back(&self, empty: &Path) {
         let _ = fs::remove_file(&self.link);
         fs::create_dir(empty).unwrap();
@@ -97,7 +97,7 @@ async fn a_metadata_server_starts_where_a_directory_can_be_made() {
     let runtime = Runtime::new(&place);
     let options = embedded(&place, &runtime);
     drop(Embedded::open(options.clone()).await.unwrap());
-    // It runs, and is reached by nobody any more.
+    // It runs, and no new connection reaches it.
     runtime.gone();
     let instead = Embedded::open(options.clone()).await.unwrap();
     assert_eq!(instead.started(), Started::Now);

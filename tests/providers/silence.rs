@@ -25,7 +25,7 @@ use crate::support::local::{Place, end, port, postmaster, server};
 const READY: &[u8] = b"Z\0\0\0\x05I";
 
 /// Passes a login on, and nothing that the server says after it. The server's major version
-/// is told as `version`, of two digits.
+/// is reported as `version`, of two digits.
 fn login_only(mut client: UnixStream, server: &Path, version: &[u8; 2], silent: &mpsc::Sender<()>) {
     let mut server = UnixStream::connect(server).unwrap();
     let (mut from, mut to) = (client.try_clone().unwrap(), server.try_clone().unwrap());
@@ -84,7 +84,7 @@ async fn a_server_that_goes_silent_holds_nobody_up() {
     local.start(&spec).await.unwrap();
     let sockets = place.path().join("run").join(spec.uid.simple().to_string());
     let socket = sockets.join(format!(".s.PGSQL.{}", port(&spec)));
-    // Version 17 gets a statement of its own after the login.
+    // Version 17 gets one more statement after the login.
     for version in [b"15", b"17"] {
         let _logins = silence(socket.clone(), version);
         let inspected = timeout(Duration::from_secs(30), local.inspect(&spec)).await;

@@ -230,7 +230,7 @@ async fn everything_is_whole(metadata: &Metadata) {
 
 /// `count` mutations of clients that leave, by `seed`.
 pub(crate) async fn clients_leave(count: u64, seed: u64) {
-    // What goes on without its client keeps its place: there are to be enough for all.
+    // A mutation whose client has left keeps its place: there must be enough for all.
     let many = "100000";
     let options = Options::external()
         .await

@@ -116,7 +116,7 @@ async fn calls_are_answered_while_thousands_wait() {
     assert!(queries < WAITS as u64, "{queries}");
 }
 
-/// What changes something goes on without its caller, and keeps its place meanwhile.
+/// A mutation continues without its caller, and keeps its place meanwhile.
 #[tokio::test(flavor = "multi_thread")]
 async fn calls_that_their_callers_have_left_keep_their_places() {
     const PLACES: usize = 4;

@@ -175,7 +175,7 @@ pub(crate) async fn a_statement_on_a_frozen_server_is_given_up() {
     assert_eq!(done.state(), database::State::Ready);
 }
 
-/// Nobody is told that a frozen server takes connections.
+/// `Available` is not TRUE while a server is frozen.
 pub(crate) async fn a_frozen_server_is_not_available() {
     let howdah = serve().await;
     howdah.instance("orders").await;

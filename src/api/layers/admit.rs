@@ -2,7 +2,7 @@
 //! is cheaper for everybody than a queue that grows.
 //!
 //! Its request has arrived as a whole: a slow sender holds no place. A read gives its place
-//! back when its answer begins. What changes something goes on when its caller has left, and
+//! back when its answer begins. A mutation continues after its caller has left, and
 //! keeps the place until it has ended. A stream keeps it to its end; its handler may keep it
 //! for longer, for what the stream leaves behind.
 

@@ -73,7 +73,7 @@ pub(crate) struct Step {
     pub(crate) goal: Option<GoalKind>,
     /// The same of `undo`.
     pub(crate) undo_goal: Option<GoalKind>,
-    /// Points of its own in the middle of its effect at which a test can kill the process.
+    /// Points in the middle of its own SQL at which a test can kill the process.
     pub(crate) failpoints: &'static [&'static str],
 }
 

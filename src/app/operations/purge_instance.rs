@@ -58,7 +58,7 @@ pub(crate) const REMOVE_PLAN: Plan = Plan {
     abandon: |tx, claim, why| Box::pin(keep_purging(tx, claim, why)),
 };
 
-/// An instance whose data is partly gone is deleted: the purge goes on by itself.
+/// Marks an instance DELETED whose data is partly removed: the purge is retried later.
 async fn keep_purging(tx: &mut Tx, claim: &Claim, why: &Failure) -> Result<()> {
     if claim.position == 0 {
         return steps::mark_failed(tx, claim, why).await;

@@ -18,7 +18,7 @@ const CHECK: &str = "servers on record";
 enum Search {
     /// There is no server that a record could lack for.
     NoServers,
-    /// Nobody can say what is on record.
+    /// The metadata cannot be read.
     NoRecords,
     /// The servers that no record knows.
     Orphans(Vec<Present>),

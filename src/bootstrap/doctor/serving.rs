@@ -16,7 +16,7 @@ pub struct Listening {
     pub admin: String,
 }
 
-/// Where the process that serves from this data directory listens; none if nobody does.
+/// Where the process that serves from this data directory listens; none if no process serves.
 ///
 /// The lock is tried for this. Only ask when an address is taken: a start that met the lock
 /// at this moment would be refused, and with that address it is refused anyway.

@@ -355,7 +355,7 @@ impl Provider for Local {
             }
             _ => {
                 let verify = Box::pin(cluster.verify(Instant::now() + VERIFY));
-                // Its end may reach nobody who waits for a reply of a frozen backend.
+                // A frozen backend does not report the server's end.
                 let verified = tokio::select! {
                     verified = verify => verified,
                     Ok(()) = cluster.ended() => Err(Error::internal("the server has ended")),

@@ -123,7 +123,7 @@ pub(super) fn temporary_base() -> PathBuf {
     PathBuf::from(format!("/tmp/howdah-{}", geteuid().as_raw()))
 }
 
-/// A short name that stands for a path.
+/// A short name for a path.
 pub(super) fn short(path: &Path) -> String {
     let hash = digest::digest(&digest::SHA256, path.as_os_str().as_encoded_bytes());
     hash.as_ref().iter().take(4).map(hex).collect()

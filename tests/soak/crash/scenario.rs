@@ -58,7 +58,7 @@ impl Scenario {
         if self.prepare.contains(&Act::CreateElsewhere) {
             return Some("its servers are on no host that could be gone");
         }
-        // It is there for points of the local provider.
+        // Only points of the local provider need it.
         let is_local = |point: &&str| local::FAILPOINTS.contains(point);
         let is_for_local = !self.more.is_empty() && self.more.iter().all(is_local);
         is_for_local.then_some("its servers are not made from templates")

@@ -37,7 +37,7 @@ impl Simulated {
         self.world.kill();
     }
 
-    /// The servers whose state is there.
+    /// The servers that have a state file.
     pub fn uids(&self) -> Vec<String> {
         let stem = |path: &std::path::PathBuf| path.file_stem().unwrap().to_str().unwrap().into();
         self.world.servers().iter().map(stem).collect()

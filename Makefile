@@ -7,7 +7,7 @@ TOOLS := $(CURDIR)/target/tools
 FEATURES := --features failpoints
 
 export SQLX_OFFLINE ?= true
-# Most tests wait for servers: two for each processor.
+# Tests mostly wait, for servers and for time to pass: two for each processor.
 export RUST_TEST_THREADS ?= $(shell expr 2 '*' $$(getconf _NPROCESSORS_ONLN))
 # Where the tests find grpcurl, Python and PostgreSQL's other majors.
 export HOWDAH_TEST_TOOLS := $(TOOLS)
@@ -39,9 +39,7 @@ tools: prerequisites
 prerequisites:
 	@tools/prerequisites.sh test
 
-# Everything but the long tables, which are `make soak`. Tests mostly wait, for servers
-# and for time to pass: two for each processor.
-test: export RUST_TEST_THREADS ?= $(shell echo $$((2 * $$(nproc))))
+# Everything but the long tables, which are `make soak`.
 test: prerequisites
 	@tools/install.sh grpcurl python postgres
 	$(CARGO) test --locked $(FEATURES) -- --skip soak::

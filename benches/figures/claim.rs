@@ -102,7 +102,7 @@ async fn round(store: &Store, client: &pg::Client) -> Round {
         round.misses.push(milliseconds(begin));
         assert!(claim.is_none(), "{claim:?}");
         let begin = Instant::now();
-        let due = store.next_due(&by).await.unwrap();
+        let due = store.next_due(&by).await.unwrap().seconds;
         round.dues.push(milliseconds(begin));
         assert!(due.is_some_and(|seconds| seconds > 60.0), "{due:?}");
     }

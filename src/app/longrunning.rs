@@ -127,7 +127,7 @@ impl App {
             return Err(error.with_resource(name.to_string()));
         }
         if store.request_cancel(name.operation, host).await? {
-            self.wake.notify_one();
+            self.agenda.look_now();
             return Ok(());
         }
         let now = store.operation(name).await?;
@@ -224,11 +224,11 @@ async fn hear(app: &App) -> Error {
         Err(error) => return error,
     };
     // What was told before is found by looking.
-    app.wake.notify_one();
+    app.agenda.look_now();
     loop {
         match changes.next().await {
             Ok(changed) => {
-                app.wake.notify_one();
+                app.agenda.look_now();
                 if let Some(id) = changed {
                     app.announce(id);
                 }

@@ -19,7 +19,7 @@ mod supervision;
 
 use std::{sync::Arc, time::Duration};
 
-use tokio::sync::{Notify, broadcast};
+use tokio::sync::broadcast;
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use uuid::Uuid;
 
@@ -91,8 +91,8 @@ pub struct Inner {
     pub(crate) tasks: TaskTracker,
     /// Ends the workers.
     pub(crate) stopping: CancellationToken,
-    /// Wakes the workers.
-    pub(crate) wake: Notify,
+    /// When this process looks for operations to work on.
+    pub(crate) agenda: operations::Agenda,
     /// Ids of operations that have changed.
     pub(crate) changed: broadcast::Sender<Uuid>,
     /// Whether the secret keys of this process are in use.
@@ -122,7 +122,7 @@ impl App {
             parts,
             tasks: TaskTracker::new(),
             stopping: CancellationToken::new(),
-            wake: Notify::new(),
+            agenda: operations::Agenda::default(),
             changed,
             keys_health: keys::KeysHealth::default(),
             watched: supervision::Watched::default(),

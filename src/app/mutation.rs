@@ -201,7 +201,7 @@ impl Accepting {
             return Ok(as_if_done(operation, self.app.response(outcome)?));
         }
         self.tx.commit().await?;
-        self.app.wake.notify_one();
+        self.app.agenda.look_now();
         Ok(operation)
     }
 

@@ -52,6 +52,8 @@ pub struct Claim {
     pub token: i64,
     /// Why it is being undone, if it is.
     pub failure: Option<Failure>,
+    /// Whether it is to be cancelled, as far as was known when the step began.
+    pub cancel_requested: bool,
 }
 
 /// What a renewed lease answers.
@@ -82,6 +84,17 @@ pub struct Capability<'a> {
     pub of_one_instance: i64,
 }
 
+/// When a worker can claim something next.
+#[derive(Clone, Copy, Debug)]
+pub struct Due {
+    /// Seconds until the next operation is due, the lease of one runs out, or that of one
+    /// that was given up; none when there is none.
+    pub seconds: Option<f64>,
+    /// Whether the worker has as much of an instance as it may: others of that instance are
+    /// left out, and are due as soon as it lets one go.
+    pub full: bool,
+}
+
 struct ClaimRow {
     id: Uuid,
     kind: String,
@@ -96,6 +109,32 @@ struct ClaimRow {
     waited: Option<f64>,
     token: i64,
     failure: Option<String>,
+    cancel_requested: bool,
+}
+
+/// Ends a claim for the time of a wait, if it is the newest.
+macro_rules! let_wait {
+    ($claim:expr, $wait:expr) => {
+        sqlx::query!(
+            r#"with held as (
+                update operations set lease_until = null, worker = null, last_error = null,
+                    deaths = 0, waiting_since = coalesce(waiting_since, now()),
+                    run_time = case when cancel_requested and cancellable and state <> 'UNDOING'
+                        then now() else now() + make_interval(secs => $5) end
+                where id = $1 and token = $2 and end_time is null returning id, run_time),
+             shown as (
+                update operation_stages s set progress_percent = $6, waits_for = $4 from held
+                where s.operation_id = held.id and s.position = $3
+                and (s.progress_percent, s.waits_for) is distinct from ($6, $4))
+             select greatest(extract(epoch from run_time - now()), 0)::float8 as "seconds!" from held"#,
+            $claim.id,
+            $claim.token,
+            $claim.position,
+            $wait.waits_for,
+            $wait.at_most.as_secs_f64(),
+            $wait.percent.clamp(0, 99),
+        )
+    };
 }
 
 impl Store {
@@ -130,7 +169,7 @@ impl Store {
                 order by next.run_time limit 1)
              returning id, kind, plan_version, target, target_uid, parent_uid, parameters, state, position,
                 failures, extract(epoch from now() - waiting_since)::float8 as waited,
-                token, failure::text as failure"#,
+                token, failure::text as failure, cancel_requested"#,
             by.worker,
             by.host,
             by.plans,
@@ -235,6 +274,24 @@ impl Store {
         Ok(())
     }
 
+    /// Records what a step waits for outside, and gives its claim back: it is looked at
+    /// again after the pause, or at once when it is to be cancelled. No notification is
+    /// sent: callers that wait for the operation keep waiting. Answers in how long the
+    /// operation is due again.
+    ///
+    /// One statement, since many operations may wait for long.
+    ///
+    /// # Errors
+    /// RESOURCE_BUSY when another worker has taken over; METADATA_UNAVAILABLE.
+    pub async fn let_wait(&self, claim: &Claim, wait: &Wait) -> Result<Duration> {
+        let held = let_wait!(claim, wait)
+            .fetch_optional(&self.pool)
+            .named("lease.let_wait")
+            .await?;
+        held.map(|row| Duration::from_secs_f64(row.seconds))
+            .ok_or_else(taken_over)
+    }
+
     /// Puts off the operations on an instance's children that no worker has, but for one:
     /// its server does not answer, and each look at it would take a worker for seconds.
     ///
@@ -274,14 +331,14 @@ impl Store {
         Ok(released.rows_affected())
     }
 
-    /// Seconds until the next operation that the worker could claim is due, its lease
-    /// runs out, or that of one that was given up; none when there is none.
+    /// When the worker can claim something next.
     ///
     /// # Errors
     /// METADATA_UNAVAILABLE.
-    pub async fn next_due(&self, by: &Capability<'_>) -> Result<Option<f64>> {
-        sqlx::query_scalar!(
-            "with full_ones as materialized (select h.instance_uid from operations_held h
+    pub async fn next_due(&self, by: &Capability<'_>) -> Result<Due> {
+        sqlx::query_as!(
+            Due,
+            r#"with full_ones as materialized (select h.instance_uid from operations_held h
                 where h.worker = $3 group by h.instance_uid having count(*) >= $4),
              places as (select place from unnest(array['00000000-0000-0000-0000-000000000000',
                 $1::uuid]) as p (place))
@@ -298,7 +355,8 @@ impl Store {
                     and d.state in ('PENDING', 'RUNNING', 'UNDOING')
                     and d.kind || '@' || d.plan_version = any($2)
                     and d.instance_uid <> all (array(select instance_uid from full_ones))),
-                (select min(lease_until) from operations_given_up)) - now())::float8",
+                (select min(lease_until) from operations_given_up)) - now())::float8 as seconds,
+                exists (select from full_ones) as "full!""#,
             by.host,
             by.plans,
             by.worker,
@@ -328,37 +386,17 @@ impl Tx {
         held.map(|_| ()).ok_or_else(taken_over)
     }
 
-    /// Records what a step waits for outside, and gives its claim back: it is looked at
-    /// again after the pause, or at once when it is to be cancelled. No notification is sent: callers that wait for the operation keep waiting.
-    ///
-    /// One statement, since many operations may wait for long.
+    /// As [`Store::let_wait`], with what the step has found.
     ///
     /// # Errors
     /// RESOURCE_BUSY when another worker has taken over; METADATA_UNAVAILABLE.
-    pub async fn let_wait(&mut self, claim: &Claim, wait: &Wait) -> Result<()> {
-        let held = sqlx::query!(
-            "with held as (
-                update operations set lease_until = null, worker = null, last_error = null,
-                    deaths = 0, waiting_since = coalesce(waiting_since, now()),
-                    run_time = case when cancel_requested and cancellable and state <> 'UNDOING'
-                        then now() else now() + make_interval(secs => $5) end
-                where id = $1 and token = $2 and end_time is null returning id),
-             shown as (
-                update operation_stages s set progress_percent = $6, waits_for = $4 from held
-                where s.operation_id = held.id and s.position = $3
-                and (s.progress_percent, s.waits_for) is distinct from ($6, $4))
-             select id from held",
-            claim.id,
-            claim.token,
-            claim.position,
-            wait.waits_for,
-            wait.at_most.as_secs_f64(),
-            wait.percent.clamp(0, 99),
-        )
-        .fetch_optional(self.connection())
-        .named("lease.let_wait")
-        .await?;
-        held.map(|_| ()).ok_or_else(taken_over)
+    pub async fn let_wait(&mut self, claim: &Claim, wait: &Wait) -> Result<Duration> {
+        let held = let_wait!(claim, wait)
+            .fetch_optional(self.connection())
+            .named("lease.let_wait")
+            .await?;
+        held.map(|row| Duration::from_secs_f64(row.seconds))
+            .ok_or_else(taken_over)
     }
 
     /// Has the operations on an instance's children looked at now: its server is up.
@@ -380,21 +418,23 @@ impl Tx {
         Ok(())
     }
 
-    /// Moves an operation to another step, its first try still to come.
+    /// Moves an operation to another step, its first try still to come. Answers whether it
+    /// is to be cancelled.
     ///
     /// # Errors
     /// METADATA_UNAVAILABLE.
-    pub async fn move_operation(&mut self, id: Uuid, position: i32) -> Result<()> {
-        sqlx::query!(
+    pub async fn move_operation(&mut self, id: Uuid, position: i32) -> Result<bool> {
+        let cancel_requested = sqlx::query_scalar!(
             "update operations set position = $2, failures = 0, deaths = 0, last_error = null,
-                waiting_since = null where id = $1",
+                waiting_since = null where id = $1 returning cancel_requested",
             id,
             position,
         )
-        .execute(self.connection())
+        .fetch_one(self.connection())
         .named("lease.move_operation")
         .await?;
-        self.tell_operation(id).await
+        self.tell_operation(id).await?;
+        Ok(cancel_requested)
     }
 
     /// Turns an operation round: from `position` on, its steps are taken back.
@@ -484,6 +524,7 @@ impl ClaimRow {
             waited: waited(self.waited),
             token: self.token,
             failure: failure.transpose()?,
+            cancel_requested: self.cancel_requested,
         })
     }
 }

@@ -8,7 +8,7 @@ use std::{
 };
 
 use futures::FutureExt as _;
-use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tokio::sync::OwnedSemaphorePermit;
 use tokio_util::{sync::CancellationToken, task::AbortOnDropHandle};
 
 use super::{
@@ -25,15 +25,12 @@ use crate::{
         provider::Wait,
     },
     failpoint,
-    store::lease::{Capability, Claim, Renewal},
+    store::lease::{Claim, Renewal},
 };
 
 /// First and longest pause before a step is tried again while the metadata is away.
 const OUTAGE_PAUSE: Duration = Duration::from_millis(500);
 const LONGEST_OUTAGE_PAUSE: Duration = Duration::from_secs(4);
-
-/// Shortest sleep of the dispatcher, against a busy loop by clock differences.
-const MIN_SLEEP: Duration = Duration::from_millis(20);
 
 /// Pause before an operation is looked at again whose resource this release cannot read.
 const UNREADABLE_PAUSE: Duration = Duration::from_secs(30);
@@ -45,65 +42,8 @@ const SILENT_PAUSE: f64 = 30.0;
 /// How long a worker may take from its last commit to its end.
 const LAST_WORDS: Duration = Duration::from_secs(3600);
 
-/// Claims operations as long as the process serves.
-pub(crate) async fn dispatch(app: App) {
-    let plans: Vec<String> = catalog::ALL.iter().map(|plan| plan.key()).collect();
-    let workers = app.parts.settings.workers;
-    let permits = Arc::new(Semaphore::new(workers));
-    // A server that hangs holds half of the workers at most.
-    let of_one_instance = i64::try_from(workers.div_ceil(2)).unwrap_or(i64::MAX);
-    while let Some(permit) = permit(&app, &permits).await {
-        let capability = Capability {
-            worker: app.parts.worker,
-            host: app.parts.host,
-            plans: &plans,
-            lease_seconds: app.parts.settings.lease.as_secs_f64(),
-            of_one_instance,
-        };
-        let until = Instant::now() + app.parts.settings.lease;
-        match app.parts.store.claim_operation(&capability).await {
-            Ok(Some(claim)) => {
-                app.tasks.spawn(work(app.clone(), claim, until, permit));
-            }
-            Ok(None) => {
-                drop(permit);
-                idle(&app, &capability).await;
-            }
-            Err(error) => {
-                drop(permit);
-                tracing::warn!(error = %error, detail = error.internal_detail(), "cannot claim operations");
-                pause(&app, OUTAGE_PAUSE).await;
-            }
-        }
-    }
-}
-
-async fn permit(app: &App, permits: &Arc<Semaphore>) -> Option<OwnedSemaphorePermit> {
-    tokio::select! {
-        biased;
-        () = app.stopping.cancelled() => None,
-        permit = Arc::clone(permits).acquire_owned() => permit.ok(),
-    }
-}
-
-/// Sleeps until an operation is due, somebody wakes us, or the scan interval is over.
-async fn idle(app: &App, capability: &Capability<'_>) {
-    let longest = app.parts.settings.scan_interval;
-    let due = app.parts.store.next_due(capability).await.ok().flatten();
-    let sleep = due.map_or(longest, |seconds| Duration::from_secs_f64(seconds.max(0.0)));
-    pause(app, sleep.clamp(MIN_SLEEP, longest)).await;
-}
-
-async fn pause(app: &App, time: Duration) {
-    tokio::select! {
-        () = app.stopping.cancelled() => {}
-        () = app.wake.notified() => {}
-        () = tokio::time::sleep(time) => {}
-    }
-}
-
 /// Carries an operation as far as it goes, as long as the lease holds.
-async fn work(app: App, claim: Claim, until: Instant, permit: OwnedSemaphorePermit) {
+pub(super) async fn work(app: App, claim: Claim, until: Instant, permit: OwnedSemaphorePermit) {
     let span =
         tracing::info_span!("operation", id = %claim.id, kind = claim.kind, token = claim.token);
     let lease = Lease::new(until);
@@ -112,24 +52,39 @@ async fn work(app: App, claim: Claim, until: Instant, permit: OwnedSemaphorePerm
     let _keeper = AbortOnDropHandle::new(app.tasks.spawn(keeper));
     let (id, token) = (claim.id, claim.token);
     let steps = tracing::Instrument::instrument(carry_out(&app, claim, &lease), span);
-    tokio::select! {
+    let left = tokio::select! {
         biased;
         () = lease.lost.cancelled() => {
             tracing::warn!(operation = %id, "lease lost");
             // It runs out by itself if this fails.
             let _ = app.parts.store.let_go(id, token).await;
+            Left::Anyhow
         }
         () = lease.expired() => {
             tracing::warn!(operation = %id, "lease expired");
             let _ = app.parts.store.let_go(id, token).await;
+            Left::Anyhow
         }
         () = app.stopping.cancelled() => {
             let _ = app.parts.store.release_operation(id, token, 0.0, None).await;
+            Left::Anyhow
         }
-        () = steps => {}
-    }
+        left = steps => left,
+    };
     drop(permit);
-    app.wake.notify_one();
+    match left {
+        Left::Waiting(due) => app.agenda.add(due),
+        Left::Anyhow => app.agenda.look_now(),
+    }
+}
+
+/// How a worker left an operation.
+enum Left {
+    /// It waits for something outside, and is looked at again then. Nothing else has become
+    /// due by it.
+    Waiting(Instant),
+    /// In any other way: what waited for it may be due.
+    Anyhow,
 }
 
 /// What the keeper of a lease finds out.
@@ -216,13 +171,13 @@ enum Next {
     /// Go on with the operation as it is now.
     Go(Box<Claim>),
     /// Leave it: it is done, or due later.
-    Leave,
+    Leave(Left),
 }
 
-async fn carry_out(app: &App, claim: Claim, lease: &Lease) {
+async fn carry_out(app: &App, claim: Claim, lease: &Lease) -> Left {
     let Some(plan) = catalog::find(&claim.kind, claim.plan_version) else {
         tracing::error!(kind = claim.kind, "claimed an operation of an unknown kind");
-        return;
+        return Left::Anyhow;
     };
     let mut context = Context {
         app: app.clone(),
@@ -243,10 +198,10 @@ async fn carry_out(app: &App, claim: Claim, lease: &Lease) {
         failures = if tried.is_ok() { 0 } else { failures + 1 };
         match tried {
             Ok(Next::Go(claim)) => context.claim = *claim,
-            Ok(Next::Leave) => return,
+            Ok(Next::Leave(left)) => return left,
             Err(error) => match failed(&context, plan, error, (failures, panicked)).await {
                 Next::Go(claim) => context.claim = *claim,
-                Next::Leave => return,
+                Next::Leave(left) => return left,
             },
         }
     }
@@ -255,7 +210,7 @@ async fn carry_out(app: &App, claim: Claim, lease: &Lease) {
 /// Does the step that is next.
 async fn advance(context: &Context, plan: &'static Plan, lease: &Lease) -> Result<Next> {
     let claim = &context.claim;
-    if plan.cancellable() && cancel_requested(context, lease).await? {
+    if plan.cancellable() && (claim.cancel_requested || lease.cancel_requested.is_cancelled()) {
         let why = failure(&Error::new(
             Reason::OperationCancelled,
             "cancelled by request",
@@ -284,12 +239,13 @@ async fn advance(context: &Context, plan: &'static Plan, lease: &Lease) -> Resul
         .await?;
     let next = claim.position + 1;
     let done = plan.step(next).is_none();
+    let mut cancel_requested = false;
     if done {
         let outcome = (plan.outcome)(&mut tx, claim.target_uid).await?;
         let response = context.app.response(outcome)?;
         tx.finish_operation(claim.id, &response).await?;
     } else {
-        tx.move_operation(claim.id, next).await?;
+        cancel_requested = tx.move_operation(claim.id, next).await?;
     }
     tx.commit().await?;
     kill_point(plan, current, "after_commit");
@@ -300,12 +256,13 @@ async fn advance(context: &Context, plan: &'static Plan, lease: &Lease) -> Resul
         if claim.parent_uid.is_none() {
             context.app.look_after(claim.target_uid);
         }
-        return Ok(Next::Leave);
+        return Ok(Next::Leave(Left::Anyhow));
     }
     Ok(Next::Go(Box::new(Claim {
         position: next,
         attempt: 1,
         waited: Duration::ZERO,
+        cancel_requested,
         ..claim.clone()
     })))
 }
@@ -334,23 +291,40 @@ async fn wait_outside(
 ) -> Result<Next> {
     let claim = &context.claim;
     kill_point(plan, step, "before_wait");
+    let store = &context.app.parts.store;
+    let next_look = match work {
+        None if !wait.at_most.is_zero() => Some(store.let_wait(claim, wait).await?),
+        work => commit_wait(context, work, wait).await?,
+    };
+    kill_point(plan, step, "after_wait");
+    Ok(match next_look {
+        None => Next::Go(Box::new(claim.clone())),
+        Some(pause) => Next::Leave(Left::Waiting(Instant::now() + pause)),
+    })
+}
+
+/// Commits what a look has found. Answers in how long the next one is due; none when it
+/// follows at once.
+async fn commit_wait(
+    context: &Context,
+    work: Option<Commit>,
+    wait: &Wait,
+) -> Result<Option<Duration>> {
+    let claim = &context.claim;
     let mut tx = context.app.parts.store.begin().await?;
-    if work.is_some() || wait.at_most.is_zero() {
-        tx.check_token(claim.id, claim.token).await?;
-    }
+    tx.check_token(claim.id, claim.token).await?;
     if let Some(work) = work {
         work(&mut tx).await?;
     }
-    match wait.at_most.is_zero() {
-        true => tx.show_wait(claim.id, claim.position, wait).await?,
-        false => tx.let_wait(claim, wait).await?,
-    }
+    let next_look = match wait.at_most.is_zero() {
+        true => {
+            tx.show_wait(claim.id, claim.position, wait).await?;
+            None
+        }
+        false => Some(tx.let_wait(claim, wait).await?),
+    };
     tx.commit().await?;
-    kill_point(plan, step, "after_wait");
-    Ok(match wait.at_most.is_zero() {
-        true => Next::Go(Box::new(claim.clone())),
-        false => Next::Leave,
-    })
+    Ok(next_look)
 }
 
 /// Shows that the step has begun.
@@ -361,21 +335,6 @@ async fn mark_running(context: &Context) -> Result<()> {
     tx.set_stage(claim.id, claim.position, StageState::Running)
         .await?;
     tx.commit().await
-}
-
-async fn cancel_requested(context: &Context, lease: &Lease) -> Result<bool> {
-    if lease.cancel_requested.is_cancelled() {
-        return Ok(true);
-    }
-    let (id, token) = (context.claim.id, context.claim.token);
-    let length = context.app.parts.settings.lease.as_secs_f64();
-    Ok(context
-        .app
-        .parts
-        .store
-        .renew_lease(id, token, length)
-        .await?
-        == Renewal::CancelRequested)
 }
 
 /// Takes the step back that is next, and ends the operation after the first one.
@@ -420,7 +379,7 @@ async fn end(context: &Context, plan: &'static Plan) -> Result<Next> {
         State::Failed
     };
     conclude(context, plan, state, &why).await?;
-    Ok(Next::Leave)
+    Ok(Next::Leave(Left::Anyhow))
 }
 
 async fn conclude(
@@ -455,7 +414,7 @@ async fn turn_round(context: &Context, plan: &'static Plan, why: &Failure) -> Re
     let claim = &context.claim;
     if !plan.cancellable() {
         conclude(context, plan, State::Failed, why).await?;
-        return Ok(Next::Leave);
+        return Ok(Next::Leave(Left::Anyhow));
     }
     let mut tx = context.app.parts.store.begin().await?;
     tx.check_token(claim.id, claim.token).await?;
@@ -496,7 +455,7 @@ async fn failed(
     if error.reason() == Reason::ResourceBusy && error.resource().is_none() {
         // The token is not the newest any more.
         let _ = context.app.parts.store.let_go(claim.id, claim.token).await;
-        return Next::Leave;
+        return Next::Leave(Left::Anyhow);
     }
     let undoing = claim.state == State::Undoing;
     let verdict = match panicked {
@@ -553,7 +512,7 @@ async fn release(context: &Context, delay: Duration, why: Option<&Failure>) -> N
         // The lease runs out by itself.
         tracing::warn!(operation = %claim.id, error = %error, "cannot give an operation back");
     }
-    Next::Leave
+    Next::Leave(Left::Anyhow)
 }
 
 fn failure(error: &Error) -> Failure {

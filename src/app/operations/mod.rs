@@ -6,12 +6,14 @@
 //! that fails is tried again or, if that is of no use, the steps are taken back in
 //! reverse order.
 
+mod agenda;
 mod catalog;
 mod context;
 mod create_database;
 mod create_instance;
 mod delete_database;
 mod delete_instance;
+mod dispatch;
 mod engine;
 mod instance_steps;
 mod plan;
@@ -19,6 +21,7 @@ mod purge_instance;
 mod retry;
 mod run_instance;
 
+pub(crate) use agenda::Agenda;
 pub(crate) use catalog::{
     ABANDON_INSTANCE, CREATE_DATABASE, CREATE_INSTANCE, DELETE_DATABASE, DELETE_INSTANCE,
     PURGE_INSTANCE, RECOVER_INSTANCE, REMOVE_INSTANCE, RESTART_INSTANCE, START_INSTANCE,
@@ -27,7 +30,7 @@ pub(crate) use catalog::{
 pub use catalog::{PlanPoints, points};
 pub(crate) use delete_database::DeleteDatabaseParameters;
 pub(crate) use delete_instance::DeleteInstanceParameters;
-pub(crate) use engine::dispatch;
+pub(crate) use dispatch::dispatch;
 pub(in crate::app) use instance_steps::RecoverParameters;
 pub(crate) use plan::Plan;
 pub(crate) use purge_instance::PurgeInstanceParameters;

@@ -224,8 +224,10 @@ create table operations (
     deaths integer not null default 0,
     death_time timestamptz,
     run_time timestamptz not null default now(),
-    -- Since when its step waits for something outside, from look to look.
+    -- Since when its step waits for something outside, from look to look, and since when
+    -- it has pursued its goal, which it does not while it waits for its turn on the server.
     waiting_since timestamptz,
+    pursued_since timestamptz,
     required_host uuid references hosts,
     -- Where it is claimed: by that host, or by any, which the nil uuid is for.
     place uuid not null generated always as
@@ -235,6 +237,8 @@ create table operations (
     cancel_requested boolean not null default false,
     -- Not claimed while something works on the children of its target.
     after_children boolean not null default false,
+    -- When another wish of a user for its target takes its place.
+    gives_way text not null default 'NEVER' check (gives_way in ('NEVER', 'WAITING', 'ALWAYS')),
     last_error jsonb,
     failure jsonb,
     -- What it answered, as protobuf: the type URL and the bytes, with no secret in them.
@@ -251,7 +255,7 @@ create table operations (
 create unique index operations_one_active on operations (target_uid) where end_time is null;
 create index operations_active_parent on operations (parent_uid) where end_time is null;
 create index operations_due on operations (place, run_time) where end_time is null;
-create index operations_deadly on operations (kind, position)
+create index operations_deadly on operations (place, kind, position)
     where end_time is null and deaths >= 5;
 create index operations_worker on operations (worker) where worker is not null;
 create index operations_listed on operations (project, create_time, id) where not hidden;
@@ -281,6 +285,11 @@ create index operations_given_up_instance on operations (coalesce(parent_uid, ta
 -- failed or is being taken back may need the server that such an operation starts again, so
 -- it comes after it. With `offset 0` the family is looked up
 -- by its index; without it, the planner may read all open operations at once instead.
+--
+-- A step at which five workers in a row have died is tried alone. Those of its place that
+-- are at the same step wait while it is tried or due, so that they do not end with it, and
+-- it waits for those that have begun. While it rests they go on, unless one of them has
+-- seen a worker die too: the step may be at fault and not what it works on.
 create view operations_in_turn as
     select o.id, o.kind, o.plan_version, o.state, o.worker, o.run_time, o.place,
         o.lease_until + pause_after(o.deaths + 1) as free_time,
@@ -288,11 +297,19 @@ create view operations_in_turn as
     from operations o where o.end_time is null
     and not exists (select from operations_given_up g
         where g.instance_uid = coalesce(o.parent_uid, o.target_uid))
-    -- Others at a step that ends its process wait for the one that rests there.
     and not exists (select from operations d
-        where d.end_time is null and d.deaths >= 5 and d.kind = o.kind
-        and d.position = o.position and d.id <> o.id
-        and d.death_time + pause_after(d.deaths) > now())
+        where d.end_time is null and d.deaths >= 5 and d.place = o.place
+        and d.kind = o.kind and d.position = o.position and d.id <> o.id
+        and case when o.deaths >= 5 then d.lease_until >= now()
+            when d.lease_until >= now() then true
+            when greatest(d.run_time, d.lease_until + pause_after(d.deaths + 1)) > now()
+                then o.deaths > 0
+            -- One that nobody claims is not waited for any longer.
+            else greatest(d.run_time, d.lease_until + pause_after(d.deaths + 1))
+                > now() - interval '60 seconds' end)
+    and not (o.deaths >= 5 and exists (select from operations d
+        where d.end_time is null and d.lease_until >= now() and d.place = o.place
+        and d.kind = o.kind and d.position = o.position and d.id <> o.id offset 0))
     and not (o.after_children and o.create_time > now() - interval '60 seconds'
         and exists (select from operations c
         where c.parent_uid = o.target_uid and c.end_time is null

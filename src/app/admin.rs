@@ -363,19 +363,37 @@ pub(super) fn classify(error: pg::Error) -> Error {
         ),
         (_, None) => "the instance's server is not available".into(),
     };
-    Error::new(reason, message).with_source(error)
+    let answered = error.server().is_some();
+    let classified = Error::new(reason, message).with_source(error);
+    match answered {
+        true => classified,
+        false => classified.unanswered(),
+    }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
 
-    fn reason(code: &str) -> Reason {
+    fn answer(code: &str) -> Error {
         let server = pg::ServerError {
             code: code.to_owned(),
             ..pg::ServerError::default()
         };
-        classify(pg::Error::Server(Box::new(server))).reason()
+        classify(pg::Error::Server(Box::new(server)))
+    }
+
+    fn reason(code: &str) -> Reason {
+        answer(code).reason()
+    }
+
+    #[test]
+    fn a_server_that_has_refused_has_answered() {
+        for code in ["58030", "XX001", "57P03", "53300"] {
+            assert!(!answer(code).is_unanswered(), "{code}");
+        }
+        assert!(classify(pg::Error::Timeout).is_unanswered());
+        assert!(classify(pg::Error::Timeout).repeated().is_unanswered());
     }
 
     #[test]

@@ -83,19 +83,31 @@ pub(super) fn warn<T>(what: &'static str, done: Result<T>) {
 impl App {
     /// What fails does not keep the rest from being done.
     async fn keep_house(&self) {
-        let store = &self.parts.store;
-        warn("requests and operations", self.forget().await);
-        match store.instances_to_purge().await {
-            Ok(instances) => {
-                for instance in instances {
-                    warn("purge", self.purge(&instance).await);
-                }
+        warn("times ahead", self.parts.store.mend_times_ahead().await);
+        match self.clock_is_steady().await {
+            Ok(true) => {
+                warn("requests and operations", self.forget().await);
+                warn("purges", self.purge_all().await);
             }
-            Err(error) => warn::<()>("purges", Err(error)),
+            Ok(false) => {}
+            Err(error) => warn::<()>("the clock", Err(error)),
         }
         for provider in self.parts.providers.all() {
             warn("trash", provider.empty_trash().await);
         }
+    }
+
+    /// Begins the purge of instances whose time has come.
+    async fn purge_all(&self) -> Result<()> {
+        let due = self.parts.store.instances_to_purge().await?;
+        // It may have stepped just before they were found.
+        if !self.clock_is_steady().await? {
+            return Ok(());
+        }
+        for instance in due {
+            warn("purge", self.purge(&instance).await);
+        }
+        Ok(())
     }
 
     /// Forgets what is kept for long enough, a bounded number of rows at a time.

@@ -1,5 +1,7 @@
 //! Changes of instances that exist: start, stop, restart, delete and undelete.
 
+use std::time::Duration;
+
 use chrono::{DateTime, Utc};
 use serde_json::Value;
 use uuid::Uuid;
@@ -118,6 +120,9 @@ impl App {
         let instance = accepting.tx.lock_instance(&delete.name).await?;
         check_etag(&delete.etag, &instance.etag())?;
         let gone = self.host_gone_time(&instance).is_some();
+        if everything && gone && !self.clock_is_steady().await? {
+            return Err(unsteady(&instance));
+        }
         // The records and passwords of a server that may run on are gone for good then.
         if !everything {
             accepting = self.refuse_gone(accepting, &instance).await?;
@@ -303,6 +308,15 @@ impl App {
             .await?;
         accepting.enqueue(to.plan(), target, Value::Null).await
     }
+}
+
+/// The host may be silent by a clock that has just stepped.
+fn unsteady(instance: &Instance) -> Error {
+    let message = "the metadata database's clock has stepped: whether the host is gone cannot be \
+         told for five minutes, and what is given up cannot be had back";
+    Error::new(Reason::HostUnavailable, message)
+        .with_resource(instance.name.to_string())
+        .with_retry_after(Duration::from_secs(300))
 }
 
 /// What an instance's server is to do.

@@ -14,12 +14,13 @@ mod mutation;
 pub mod operations;
 mod orphans;
 mod pages;
+mod steady;
 mod subscriptions;
 mod supervision;
 
 use std::{sync::Arc, time::Duration};
 
-use tokio::sync::broadcast;
+use tokio::sync::{Semaphore, broadcast};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use uuid::Uuid;
 
@@ -91,6 +92,10 @@ pub struct Inner {
     pub(crate) tasks: TaskTracker,
     /// Ends the workers.
     pub(crate) stopping: CancellationToken,
+    /// Places beside the workers, of operations that take long.
+    pub(crate) long_operations: Arc<Semaphore>,
+    /// What was seen of the metadata database's clock.
+    pub(crate) steadiness: steady::Steadiness,
     /// When this process looks for operations to work on.
     pub(crate) agenda: operations::Agenda,
     /// Ids of operations that have changed.
@@ -118,10 +123,16 @@ impl App {
     #[must_use]
     pub fn new(parts: Parts) -> Self {
         let (changed, _) = broadcast::channel(1024);
+        let beside = parts
+            .settings
+            .workers
+            .saturating_mul(operations::LONG_FOR_EACH);
         Self(Arc::new(Inner {
             parts,
             tasks: TaskTracker::new(),
             stopping: CancellationToken::new(),
+            long_operations: Arc::new(Semaphore::new(beside)),
+            steadiness: steady::Steadiness::default(),
             agenda: operations::Agenda::default(),
             changed,
             keys_health: keys::KeysHealth::default(),

@@ -239,6 +239,7 @@ impl Accepting {
             required_host: target.host,
             cancellable: plan.cancellable(),
             after_children: plan.after_children,
+            gives_way: plan.gives_way,
             stages: plan
                 .steps
                 .iter()

@@ -17,6 +17,7 @@ struct Inner {
     resource: Option<String>,
     retry_after: Option<Duration>,
     metadata: BTreeMap<String, String>,
+    unanswered: bool,
     context: Option<String>,
     source: Option<Box<dyn StdError + Send + Sync>>,
 }
@@ -31,6 +32,7 @@ impl Error {
             resource: None,
             retry_after: None,
             metadata: BTreeMap::new(),
+            unanswered: false,
             context: None,
             source: None,
         }))
@@ -83,6 +85,20 @@ impl Error {
         self
     }
 
+    /// Says that an instance's server did not answer: another question would not be answered
+    /// either.
+    #[must_use]
+    pub fn unanswered(mut self) -> Self {
+        self.0.unanswered = true;
+        self
+    }
+
+    /// Whether an instance's server did not answer.
+    #[must_use]
+    pub fn is_unanswered(&self) -> bool {
+        self.0.unanswered
+    }
+
     /// The same once more, for another caller who waited for the same thing. What was
     /// below it is in the context.
     #[must_use]
@@ -95,6 +111,7 @@ impl Error {
             resource: self.0.resource.clone(),
             retry_after: self.0.retry_after,
             metadata: self.0.metadata.clone(),
+            unanswered: self.0.unanswered,
             context: Some(detail).filter(|detail| !detail.is_empty()),
             source: None,
         }))

@@ -141,3 +141,26 @@ impl Operation {
         self.state.map_or(self.end_time.is_some(), State::is_done)
     }
 }
+
+/// When another wish of a user for the same resource takes the place of an operation.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum GivesWay {
+    /// The other one is refused.
+    Never,
+    /// While it waits for something outside.
+    Waiting,
+    /// At any time: nobody has asked for it.
+    Always,
+}
+
+impl GivesWay {
+    /// The word in the metadata.
+    #[must_use]
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Never => "NEVER",
+            Self::Waiting => "WAITING",
+            Self::Always => "ALWAYS",
+        }
+    }
+}

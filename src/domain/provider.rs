@@ -158,6 +158,9 @@ pub struct Wait {
     pub percent: i32,
     /// What is waited for, in a few words.
     pub waits_for: &'static str,
+    /// Whether the goal is pursued. It is not while the provider waits for its turn on the
+    /// server: the patience of a stop does not begin before.
+    pub pursued: bool,
 }
 
 impl Advance {

@@ -172,6 +172,7 @@ impl Simulated {
             at_most: if own.is_some() { LONG_PAUSE } else { PAUSE },
             percent: 10,
             waits_for: "the simulated world",
+            pursued: true,
         }))
     }
 

@@ -48,6 +48,11 @@ pub struct Claim {
     /// For how long this step has waited for something outside; zero before its first
     /// wait.
     pub waited: Duration,
+    /// For how long it has pursued its goal: `waited` without the time in which it waited for
+    /// its turn on the server.
+    pub pursued: Duration,
+    /// Waits without a pause in a row, by this worker.
+    pub instant_waits: u32,
     /// Fencing token: no other claim has had it.
     pub token: i64,
     /// Why it is being undone, if it is.
@@ -107,6 +112,7 @@ struct ClaimRow {
     position: i32,
     failures: i32,
     waited: Option<f64>,
+    pursued: Option<f64>,
     token: i64,
     failure: Option<String>,
     cancel_requested: bool,
@@ -119,6 +125,7 @@ macro_rules! let_wait {
             r#"with held as (
                 update operations set lease_until = null, worker = null, last_error = null,
                     deaths = 0, waiting_since = coalesce(waiting_since, now()),
+                    pursued_since = coalesce(pursued_since, case when $7 then now() end),
                     run_time = case when cancel_requested and cancellable and state <> 'UNDOING'
                         then now() else now() + make_interval(secs => $5) end
                 where id = $1 and token = $2 and end_time is null returning id, run_time),
@@ -133,6 +140,7 @@ macro_rules! let_wait {
             $wait.waits_for,
             $wait.at_most.as_secs_f64(),
             $wait.percent.clamp(0, 99),
+            $wait.pursued,
         )
     };
 }
@@ -169,6 +177,7 @@ impl Store {
                 order by next.run_time limit 1)
              returning id, kind, plan_version, target, target_uid, parent_uid, parameters, state, position,
                 failures, extract(epoch from now() - waiting_since)::float8 as waited,
+                extract(epoch from now() - pursued_since)::float8 as pursued,
                 token, failure::text as failure, cancel_requested"#,
             by.worker,
             by.host,
@@ -252,6 +261,31 @@ impl Store {
         }
     }
 
+    /// Has operations looked at now that are due further ahead than any pause is long, and
+    /// lets leases end that are longer than any: the clock has been set back.
+    ///
+    /// # Errors
+    /// METADATA_UNAVAILABLE.
+    pub async fn mend_times_ahead(&self) -> Result<()> {
+        let mended = sqlx::query!(
+            "update operations set run_time = least(run_time, now()),
+                lease_until = least(lease_until, now()),
+                death_time = least(death_time, now()),
+                waiting_since = least(waiting_since, now()),
+                pursued_since = least(pursued_since, now())
+             where end_time is null and greatest(run_time, lease_until)
+                > now() + interval '15 minutes'",
+        )
+        .execute(&self.pool)
+        .named("lease.mend_times_ahead")
+        .await?;
+        if mended.rows_affected() > 0 {
+            let operations = mended.rows_affected();
+            tracing::warn!(operations, "the metadata database's clock was set back");
+        }
+        Ok(())
+    }
+
     /// Says that a worker does nothing more for a claim that was given up, so that what
     /// waits for it can begin. For a claim that another worker has, nothing changes.
     ///
@@ -293,15 +327,22 @@ impl Store {
     }
 
     /// Puts off the operations on an instance's children that no worker has, but for one:
-    /// its server does not answer, and each look at it would take a worker for seconds.
+    /// its server does not answer, and each look at it would take a worker for seconds. Those
+    /// that are to be cancelled and are not being taken back yet go on: they need no server
+    /// to be turned round. Locks in the order in which a deletion does, and passes over what
+    /// is locked.
     ///
     /// # Errors
     /// METADATA_UNAVAILABLE.
     pub async fn rest_children(&self, instance: Uuid, but: Uuid, seconds: f64) -> Result<()> {
         sqlx::query!(
-            "update operations set run_time = greatest(run_time, now() + make_interval(secs => $3))
-             where parent_uid = $1 and id <> $2 and end_time is null and worker is null
-                and not cancel_requested",
+            "with resting as (select id from operations
+                where parent_uid = $1 and id <> $2 and end_time is null and worker is null
+                and (not cancel_requested or state = 'UNDOING')
+                order by id for no key update skip locked)
+             update operations o
+                set run_time = greatest(run_time, now() + make_interval(secs => $3))
+             from resting r where o.id = r.id",
             instance,
             but,
             seconds,
@@ -405,9 +446,11 @@ impl Tx {
     /// METADATA_UNAVAILABLE.
     pub async fn wake_children(&mut self, instance: Uuid) -> Result<()> {
         sqlx::query!(
-            "with woken as (update operations set run_time = now()
+            "with resting as (select id from operations
                 where parent_uid = $1 and end_time is null and worker is null
-                and run_time > now() returning id)
+                and run_time > now() order by id for no key update skip locked),
+             woken as (update operations o set run_time = now()
+                from resting r where o.id = r.id returning o.id)
              select pg_notify($2, id::text) from woken limit 1",
             instance,
             CHANNEL,
@@ -426,7 +469,8 @@ impl Tx {
     pub async fn move_operation(&mut self, id: Uuid, position: i32) -> Result<bool> {
         let cancel_requested = sqlx::query_scalar!(
             "update operations set position = $2, failures = 0, deaths = 0, last_error = null,
-                waiting_since = null where id = $1 returning cancel_requested",
+                waiting_since = null, pursued_since = null
+             where id = $1 returning cancel_requested",
             id,
             position,
         )
@@ -444,7 +488,7 @@ impl Tx {
     pub async fn undo_operation(&mut self, id: Uuid, position: i32, why: &Failure) -> Result<()> {
         sqlx::query!(
             "update operations set state = 'UNDOING', position = $2, failures = 0, deaths = 0,
-                failure = $3, waiting_since = null
+                failure = $3, waiting_since = null, pursued_since = null
              where id = $1",
             id,
             position,
@@ -522,6 +566,8 @@ impl ClaimRow {
             position: self.position,
             attempt: self.failures.saturating_add(1),
             waited: waited(self.waited),
+            pursued: waited(self.pursued),
+            instant_waits: 0,
             token: self.token,
             failure: failure.transpose()?,
             cancel_requested: self.cancel_requested,

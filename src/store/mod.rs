@@ -29,6 +29,7 @@ mod unreadable;
 
 use std::{sync::Arc, time::Duration};
 
+use chrono::{DateTime, Utc};
 use sqlx::postgres::PgConnectOptions;
 use uuid::Uuid;
 
@@ -110,6 +111,17 @@ impl Store {
             Ok(lease)
         };
         begun.named("mod.begin").await.map(Tx)
+    }
+
+    /// The time by the database's clock.
+    ///
+    /// # Errors
+    /// METADATA_UNAVAILABLE.
+    pub async fn now(&self) -> Result<DateTime<Utc>> {
+        sqlx::query_scalar!(r#"select clock_timestamp() as "now!""#)
+            .fetch_one(&self.pool)
+            .named("mod.now")
+            .await
     }
 
     /// Closes the connections that were idle for long.

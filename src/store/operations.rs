@@ -18,7 +18,7 @@ use crate::domain::{
     Error, Reason, Result,
     list::Place,
     name::{Id, InstanceName, OperationName},
-    operation::{Failure, Operation, Response, Stage, StageState, State},
+    operation::{Failure, GivesWay, Operation, Response, Stage, StageState, State},
 };
 
 /// A row of `operations` with its stages.
@@ -114,6 +114,8 @@ pub struct NewOperation {
     pub cancellable: bool,
     /// Begins when nothing works on the children of the target.
     pub after_children: bool,
+    /// When another wish for its target takes its place.
+    pub gives_way: GivesWay,
     /// Names and titles of the stages, in order.
     pub stages: Vec<(&'static str, &'static str)>,
 }
@@ -328,7 +330,7 @@ impl Tx {
         sqlx::query!(
             "select o.id from operations o join instances i on i.uid = o.target_uid
              where i.project = $1 and i.id = $2 and o.end_time is null
-                and o.kind in ('instance.recover', 'instance.start', 'instance.restart')
+                and o.gives_way <> 'NEVER'
              for no key update of o",
             name.project.as_str(),
             name.instance.as_str(),
@@ -354,9 +356,8 @@ impl Tx {
             "with ended as (
                 update operations set state = 'CANCELLED', end_time = clock_timestamp(),
                     token = token + 1, failure = $2
-                where target_uid = $1 and end_time is null and (kind = 'instance.recover'
-                    or kind in ('instance.start', 'instance.restart')
-                        and waiting_since is not null)
+                where target_uid = $1 and end_time is null and (gives_way = 'ALWAYS'
+                    or gives_way = 'WAITING' and waiting_since is not null)
                 returning id),
              stages as (
                 update operation_stages s set state = 'FAILED', end_time = clock_timestamp()
@@ -411,8 +412,8 @@ impl Tx {
         let inserted = sqlx::query!(
             "insert into operations (id, project, kind, plan_version, verb, target, target_uid,
                 parent_uid, principal, parameters, state, required_host, cancellable,
-                after_children)
-             values ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, 'PENDING', $11, $12, $13)",
+                after_children, gives_way)
+             values ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, 'PENDING', $11, $12, $13, $14)",
             new.id,
             new.project.as_str(),
             new.kind,
@@ -426,6 +427,7 @@ impl Tx {
             new.required_host,
             new.cancellable,
             new.after_children,
+            new.gives_way.as_str(),
         )
         .execute(self.connection())
         .raw("operations.insert_operation")

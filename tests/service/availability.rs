@@ -4,8 +4,9 @@
 use howdah::pb::{
     google::longrunning::{CancelOperationRequest, Operation},
     v1::{
-        DeleteDatabaseRequest, GetInstanceRequest, Instance, RestartInstanceRequest,
-        StartInstanceRequest, StopInstanceRequest, condition, instance::State,
+        DeleteDatabaseRequest, DeleteInstanceRequest, GetInstanceRequest, Instance,
+        RestartInstanceRequest, StartInstanceRequest, StopInstanceRequest, UndeleteInstanceRequest,
+        condition, instance::State,
     },
 };
 use serde_json::json;
@@ -196,13 +197,11 @@ async fn the_drop_that_takes_a_creation_back_has_a_limit() {
     let slow = "database.create.database.after_sql=1*sleep(1500)";
     howdah.start(slow).await;
     howdah.instance("orders").await;
-    let metadata = Metadata::of(&howdah).await;
     let request = create_database("orders", "shop");
     let create = howdah.databases().await.create_database(request).await;
     let create = create.unwrap().into_inner();
-    let at_work = "operation_stages where name = 'database' and state = 'RUNNING'";
     eventually("the database is being made", async || {
-        metadata.count(at_work).await == 1
+        world.log().contains("statement: create database")
     })
     .await;
     let request = CancelOperationRequest {
@@ -245,4 +244,13 @@ async fn a_stop_takes_the_place_of_a_recovery_that_waits() {
     let stop = accept!(howdah, stop_instance, StopInstanceRequest);
     assert!(is_success(&howdah.wait(&stop).await));
     ends_with(&howdah, &start, "OPERATION_CANCELLED").await;
+    // And an undeletion, whose server may have to recover first.
+    let delete = accept!(howdah, delete_instance, DeleteInstanceRequest);
+    assert!(is_success(&howdah.wait(&delete).await));
+    let undelete = accept!(howdah, undelete_instance, UndeleteInstanceRequest);
+    eventually("it waits", async || metadata.count(waits).await == 1).await;
+    let stop = accept!(howdah, stop_instance, StopInstanceRequest);
+    assert!(is_success(&howdah.wait(&stop).await));
+    ends_with(&howdah, &undelete, "OPERATION_CANCELLED").await;
+    assert_eq!(instance(&howdah).await.state(), State::Stopped);
 }

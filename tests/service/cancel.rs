@@ -13,7 +13,9 @@ use tonic::Code;
 use super::rig::{Metadata, failure, refused};
 use crate::{
     soak::crash::world::is_success,
-    support::howdah::{Howdah, Options, create_instance, eventually, instance_name, succeeded},
+    support::howdah::{
+        Howdah, Options, create_instance, eventually, instance_name, signal, succeeded,
+    },
 };
 
 async fn cancel(howdah: &Howdah, operation: &Operation) -> Result<(), tonic::Status> {
@@ -66,6 +68,53 @@ async fn a_creation_is_taken_back() {
     howdah.instance("orders").await;
     // What has ended is beyond it: no error, and nothing changes.
     cancel(&howdah, &operation).await.unwrap();
+}
+
+/// Programs of that name that work for a server of users.
+pub(super) fn programs(howdah: &Howdah, name: &str) -> Vec<u32> {
+    let place = howdah.data_dir().join("local");
+    let works_there = |pid: &u32| {
+        let line = std::fs::read(format!("/proc/{pid}/cmdline")).unwrap_or_default();
+        let words: Vec<_> = line
+            .split(|byte| *byte == 0)
+            .map(String::from_utf8_lossy)
+            .collect();
+        words[0].ends_with(name)
+            && words
+                .iter()
+                .any(|word| word.contains(&*place.to_string_lossy()))
+    };
+    let entries = std::fs::read_dir("/proc").unwrap();
+    let pids = entries.filter_map(|entry| entry.unwrap().file_name().to_str()?.parse().ok());
+    pids.filter(works_there).collect()
+}
+
+/// A program that hangs keeps no worker from a cancellation, which goes on when it ends.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_creation_that_hangs_is_taken_back() {
+    let howdah = Howdah::serve(Options::external().await).await;
+    let metadata = Metadata::of(&howdah).await;
+    let request = create_instance("orders", Instance::default());
+    let accepted = howdah.instances().await.create_instance(request).await;
+    let operation = accepted.unwrap().into_inner();
+    eventually("initdb runs", async || {
+        !programs(&howdah, "/initdb").is_empty()
+    })
+    .await;
+    let frozen = programs(&howdah, "/initdb");
+    for pid in &frozen {
+        signal(*pid, "STOP");
+    }
+    cancel(&howdah, &operation).await.unwrap();
+    let waits = "operations where state = 'UNDOING' and worker is null";
+    eventually("the undo waits", async || metadata.count(waits).await == 1).await;
+    for pid in &frozen {
+        signal(*pid, "CONT");
+    }
+    let done = howdah.wait(&operation).await;
+    let cancelled = (Code::Cancelled, "OPERATION_CANCELLED".to_owned());
+    assert_eq!(failure(&done), cancelled);
+    assert!(howdah.local("servers").is_empty() && howdah.servers().is_empty());
 }
 
 #[tokio::test(flavor = "multi_thread")]

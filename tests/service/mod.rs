@@ -38,6 +38,7 @@ pub(crate) use self::{
     simulated::World as SimulatedWorld,
     waiting::{
         a_frozen_server_is_not_available, a_statement_on_a_frozen_server_is_given_up,
+        frozen_servers_leave_workers_beside_cancelled_work,
         frozen_servers_leave_workers_for_others,
     },
 };

@@ -83,6 +83,73 @@ async fn a_step_that_ends_its_process_rests() {
     assert_eq!(done.state(), database::State::Ready);
 }
 
+/// A step that ends its process is tried alone on its host, and holds nobody up who rests
+/// no longer than it takes.
+#[tokio::test]
+async fn a_step_that_ends_its_process_is_tried_alone() {
+    let howdah = serve("").await;
+    howdah.instance("orders").await;
+    howdah.database("orders", "first").await;
+    let metadata = Metadata::of(&howdah).await;
+    // At the same step as a new database is first, on the same host.
+    metadata
+        .execute(
+            "insert into operations (id, project, kind, plan_version, verb, target, target_uid,
+                principal, parameters, state, deaths, death_time, run_time, token, required_host,
+                cancellable)
+             select gen_random_uuid(), project, kind, plan_version, verb, 'deadly',
+                gen_random_uuid(), principal, parameters, 'RUNNING', 9, now(),
+                now() + interval '5 minutes', 9, required_host, true
+             from operations where kind = 'database.create'",
+        )
+        .await;
+    // While it rests.
+    howdah.database("orders", "second").await;
+    let held = "update operations set worker = gen_random_uuid(),
+        lease_until = now() + interval '5 minutes' where target = 'deadly'";
+    metadata.execute(held).await;
+    let request = create_database("orders", "third");
+    let accepted = howdah.databases().await.create_database(request).await;
+    let third = accepted.unwrap().into_inner();
+    let due = "operations where target like '%third' and end_time is null and worker is null
+        and failures = 0 and run_time < now() - interval '1 second'";
+    eventually("it is left out", async || metadata.count(due).await == 1).await;
+    // It is not tried beside others either.
+    let beside = "operations_in_turn o join operations d using (id) where d.target = 'deadly'";
+    metadata
+        .execute("update operations set lease_until = null, worker = null where target = 'deadly'")
+        .await;
+    let _: Database = succeeded(&howdah.wait(&third).await);
+    assert_eq!(metadata.count(beside).await, 1);
+    metadata
+        .execute(
+            "insert into operations (id, project, kind, plan_version, verb, target, target_uid,
+                principal, parameters, state, lease_until, worker, required_host, cancellable)
+             select gen_random_uuid(), project, kind, plan_version, verb, 'beside',
+                gen_random_uuid(), principal, parameters, 'RUNNING', now() + interval '5 minutes',
+                gen_random_uuid(), required_host, true
+             from operations where target = 'deadly'",
+        )
+        .await;
+    assert_eq!(metadata.count(beside).await, 0);
+    // On another host the same is nothing to this one.
+    metadata
+        .execute("delete from operations where target = 'beside'")
+        .await;
+    metadata
+        .execute("insert into hosts (id, name) values (gen_random_uuid(), 'elsewhere')")
+        .await;
+    metadata
+        .execute(
+            "update operations set worker = gen_random_uuid(),
+                lease_until = now() + interval '5 minutes',
+                required_host = (select id from hosts where name = 'elsewhere')
+             where target = 'deadly'",
+        )
+        .await;
+    howdah.database("orders", "fourth").await;
+}
+
 #[tokio::test]
 async fn background_tasks_that_panic_are_started_again() {
     let tasks = [

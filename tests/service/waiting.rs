@@ -5,9 +5,12 @@ use std::{
     time::{Duration, Instant},
 };
 
-use howdah::pb::v1::{
-    Database, GetInstanceRequest, Instance, OperationMetadata, StartInstanceRequest,
-    StopInstanceRequest, database, instance::State, operation_metadata::stage,
+use howdah::pb::{
+    google::longrunning::CancelOperationRequest,
+    v1::{
+        Database, GetInstanceRequest, Instance, OperationMetadata, StartInstanceRequest,
+        StopInstanceRequest, database, instance::State, operation_metadata::stage,
+    },
 };
 use prost::Message as _;
 
@@ -199,8 +202,59 @@ pub(crate) async fn a_frozen_server_is_not_available() {
     status("TRUE").await;
 }
 
+/// The patience of a stop begins when nothing else works on the server any more.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_stop_has_its_patience_from_its_turn_on() {
+    let howdah = serve().await;
+    howdah.instance("orders").await;
+    let metadata = Metadata::of(&howdah).await;
+    let request = GetInstanceRequest {
+        name: instance_name("orders"),
+    };
+    let found = howdah.instances().await.get_instance(request).await;
+    let uid = found.unwrap().into_inner().servers[0].uid.clone();
+    let path = howdah.data_dir().join("local/locks").join(uid);
+    let lock = fs::File::open(path).unwrap();
+    rustix::fs::flock(&lock, rustix::fs::FlockOperation::LockExclusive).unwrap();
+    let request = StopInstanceRequest {
+        name: instance_name("orders"),
+        ..StopInstanceRequest::default()
+    };
+    let stop = howdah.instances().await.stop_instance(request).await;
+    let stop = stop.unwrap().into_inner();
+    let turn = "operations where waiting_since is not null and pursued_since is null";
+    eventually("it waits for its turn", async || {
+        metadata.count(turn).await == 1
+    })
+    .await;
+    metadata
+        .execute(
+            "update operations set waiting_since = now() - interval '5 minutes'
+             where end_time is null",
+        )
+        .await;
+    let frozen = freeze(&howdah);
+    drop(lock);
+    let pursued = "operations where pursued_since is not null";
+    eventually("it is pursued", async || metadata.count(pursued).await == 1).await;
+    for pid in frozen.iter().rev() {
+        signal(*pid, "CONT");
+    }
+    let stopped: Instance = succeeded(&howdah.wait(&stop).await);
+    assert_eq!(stopped.state(), State::Stopped);
+}
+
 /// However much waits for frozen servers, others are worked on.
 pub(crate) async fn frozen_servers_leave_workers_for_others() {
+    others_are_worked_on(false).await;
+}
+
+/// So they are where all of that is being taken back.
+pub(crate) async fn frozen_servers_leave_workers_beside_cancelled_work() {
+    others_are_worked_on(true).await;
+}
+
+async fn others_are_worked_on(cancelled: bool) {
     const EACH: usize = 20;
     let howdah = serve().await;
     howdah.instance("well").await;
@@ -212,12 +266,17 @@ pub(crate) async fn frozen_servers_leave_workers_for_others() {
     for id in ["one", "two"] {
         for number in 0..EACH {
             let request = create_database(id, &format!("d{number}"));
-            howdah
-                .databases()
-                .await
-                .create_database(request)
-                .await
-                .unwrap();
+            let accepted = howdah.databases().await.create_database(request).await;
+            if cancelled {
+                let name = accepted.unwrap().into_inner().name;
+                let request = CancelOperationRequest { name };
+                howdah
+                    .operations()
+                    .await
+                    .cancel_operation(request)
+                    .await
+                    .unwrap();
+            }
         }
     }
     for number in 0..5 {
@@ -243,7 +302,8 @@ pub(crate) async fn frozen_servers_leave_workers_for_others() {
         tokio::time::sleep(Duration::from_millis(200)).await;
     }
     let made = metadata.count("databases where state = 'READY'").await;
-    assert_eq!(usize::try_from(made).unwrap(), 2 * EACH + 5);
+    let expected = if cancelled { 5 } else { 2 * EACH + 5 };
+    assert_eq!(usize::try_from(made).unwrap(), expected);
 }
 
 /// Freezes all servers but that of one instance.

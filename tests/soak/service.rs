@@ -37,3 +37,8 @@ async fn a_frozen_server_is_not_available() {
 async fn frozen_servers_leave_workers_for_others() {
     service::frozen_servers_leave_workers_for_others().await;
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn frozen_servers_leave_workers_beside_cancelled_work() {
+    service::frozen_servers_leave_workers_beside_cancelled_work().await;
+}

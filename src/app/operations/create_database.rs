@@ -14,7 +14,7 @@ use crate::{
     domain::{
         Error, Reason, Result,
         database::{Database, State},
-        operation::Outcome,
+        operation::{GivesWay, Outcome},
     },
     failpoint,
     pg::{
@@ -30,6 +30,7 @@ pub(crate) const PLAN: Plan = Plan {
     version: 1,
     verb: "create",
     after_children: false,
+    gives_way: GivesWay::Never,
     tries: plan::TRIES,
     steps: &[
         Step {

@@ -4,13 +4,14 @@ use super::{
     instance_steps as steps,
     plan::{self, Plan, Step},
 };
-use crate::domain::provider::GoalKind;
+use crate::domain::{operation::GivesWay, provider::GoalKind};
 
 pub(crate) const PLAN: Plan = Plan {
     kind: "instance.create",
     version: 1,
     verb: "create",
     after_children: false,
+    gives_way: GivesWay::Never,
     tries: plan::TRIES,
     steps: &[Step {
         name: "start",

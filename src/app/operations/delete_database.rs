@@ -18,7 +18,7 @@ use crate::{
     domain::{
         Error, Reason, Result,
         database::{Database, State},
-        operation::{Failure, Outcome},
+        operation::{Failure, GivesWay, Outcome},
         provider::Wait,
     },
     failpoint,
@@ -42,6 +42,7 @@ pub(crate) const PLAN: Plan = Plan {
     version: 1,
     verb: "delete",
     after_children: false,
+    gives_way: GivesWay::Never,
     tries: plan::TRIES,
     steps: &[
         Step {
@@ -85,6 +86,7 @@ async fn record_drop_sent(context: &Context) -> Result<()> {
         at_most: Duration::ZERO,
         percent: 50,
         waits_for: "the server to drop the database",
+        pursued: true,
     };
     tx.show_wait(claim.id, claim.position, &wait).await?;
     tx.commit().await

@@ -6,7 +6,7 @@ use super::{
     instance_steps as steps,
     plan::{self, Plan, Step},
 };
-use crate::domain::provider::GoalKind;
+use crate::domain::{operation::GivesWay, provider::GoalKind};
 
 /// What the operation is accepted with.
 #[derive(Clone, Copy, Debug, Serialize, Deserialize)]
@@ -20,6 +20,7 @@ pub(crate) const PLAN: Plan = Plan {
     version: 1,
     verb: "delete",
     after_children: true,
+    gives_way: GivesWay::Never,
     tries: plan::TRIES,
     steps: &[Step {
         name: "stop",

@@ -10,6 +10,9 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use super::{super::App, catalog, engine::work};
 use crate::store::lease::{Capability, Due};
 
+/// Operations that take long, for each worker, which can be under way beside the workers.
+pub(crate) const LONG_FOR_EACH: usize = 4;
+
 /// Pause after a claim that failed: the metadata is away.
 const OUTAGE_PAUSE: Duration = Duration::from_millis(500);
 

@@ -1,7 +1,10 @@
 //! Workers: they claim operations and carry out their steps.
 
 use std::{
+    convert::Infallible,
+    future::pending,
     panic::AssertUnwindSafe,
+    pin::pin,
     sync::{Arc, Mutex, PoisonError},
     task::Poll,
     time::{Duration, Instant},
@@ -39,6 +42,13 @@ const UNREADABLE_PAUSE: Duration = Duration::from_secs(30);
 /// answer one of them.
 const SILENT_PAUSE: f64 = 30.0;
 
+/// Waits without a pause that may follow each other, and the pause after them.
+const INSTANT_WAITS: u32 = 10;
+const PACE: Duration = Duration::from_millis(200);
+
+/// How long an operation keeps a worker to itself.
+const LONG: Duration = Duration::from_secs(2);
+
 /// How long a worker may take from its last commit to its end.
 const LAST_WORDS: Duration = Duration::from_secs(3600);
 
@@ -52,8 +62,10 @@ pub(super) async fn work(app: App, claim: Claim, until: Instant, permit: OwnedSe
     let _keeper = AbortOnDropHandle::new(app.tasks.spawn(keeper));
     let (id, token) = (claim.id, claim.token);
     let steps = tracing::Instrument::instrument(carry_out(&app, claim, &lease), span);
+    let mut room = pin!(make_room(&app, permit));
     let left = tokio::select! {
         biased;
+        never = &mut room => match never {},
         () = lease.lost.cancelled() => {
             tracing::warn!(operation = %id, "lease lost");
             // It runs out by itself if this fails.
@@ -71,11 +83,25 @@ pub(super) async fn work(app: App, claim: Claim, until: Instant, permit: OwnedSe
         }
         left = steps => left,
     };
-    drop(permit);
+    drop(room);
     match left {
         Left::Waiting(due) => app.agenda.add(due),
         Left::Anyhow => app.agenda.look_now(),
     }
+}
+
+/// Keeps the permit of an operation, and gives it to others when the operation takes long,
+/// as one does whose server or program hangs: the process would work on nothing else. A
+/// bounded number of them can be under way beside the workers.
+async fn make_room(app: &App, permit: OwnedSemaphorePermit) -> Infallible {
+    tokio::time::sleep(LONG).await;
+    let Ok(_beside) = Arc::clone(&app.long_operations).acquire_owned().await else {
+        return pending().await;
+    };
+    drop(permit);
+    // Something may be due for the worker that is free now.
+    app.agenda.look_now();
+    pending().await
 }
 
 /// How a worker left an operation.
@@ -210,12 +236,8 @@ async fn carry_out(app: &App, claim: Claim, lease: &Lease) -> Left {
 /// Does the step that is next.
 async fn advance(context: &Context, plan: &'static Plan, lease: &Lease) -> Result<Next> {
     let claim = &context.claim;
-    if plan.cancellable() && (claim.cancel_requested || lease.cancel_requested.is_cancelled()) {
-        let why = failure(&Error::new(
-            Reason::OperationCancelled,
-            "cancelled by request",
-        ));
-        return turn_round(context, plan, &why).await;
+    if plan.cancellable() && claim.cancel_requested {
+        return cancel(context, plan).await;
     }
     let current = plan
         .step(claim.position)
@@ -224,11 +246,19 @@ async fn advance(context: &Context, plan: &'static Plan, lease: &Lease) -> Resul
         mark_running(context).await?;
     }
     kill_point(plan, current, "before_effect");
-    let work = match (current.act)(context).await? {
+    let acted = tokio::select! {
+        biased;
+        // What it has begun outside goes on, as after a crash, and is taken back after it.
+        () = lease.cancel_requested.cancelled(), if plan.cancellable() => {
+            return cancel(context, plan).await;
+        }
+        acted = (current.act)(context) => acted?,
+    };
+    let work = match acted {
         End::Done(work) => work,
         End::Later(work, wait) => {
             refuse_endless(claim, &wait)?;
-            return wait_outside(context, plan, current, work, &wait).await;
+            return wait_outside(context, plan, current, work, wait).await;
         }
     };
     kill_point(plan, current, "before_commit");
@@ -262,9 +292,18 @@ async fn advance(context: &Context, plan: &'static Plan, lease: &Lease) -> Resul
         position: next,
         attempt: 1,
         waited: Duration::ZERO,
+        pursued: Duration::ZERO,
+        instant_waits: 0,
         cancel_requested,
         ..claim.clone()
     })))
+}
+
+/// Has the steps taken back, as was asked for.
+async fn cancel(context: &Context, plan: &'static Plan) -> Result<Next> {
+    let message = "cancelled by request";
+    let why = failure(&Error::new(Reason::OperationCancelled, message));
+    turn_round(context, plan, &why).await
 }
 
 /// Whether the step has waited longer than [`LONGEST_WAIT`]: it is not tried again then.
@@ -287,9 +326,10 @@ async fn wait_outside(
     plan: &Plan,
     step: &Step,
     work: Option<Commit>,
-    wait: &Wait,
+    wait: Wait,
 ) -> Result<Next> {
     let claim = &context.claim;
+    let wait = &paced(claim, wait);
     kill_point(plan, step, "before_wait");
     let store = &context.app.parts.store;
     let next_look = match work {
@@ -298,9 +338,23 @@ async fn wait_outside(
     };
     kill_point(plan, step, "after_wait");
     Ok(match next_look {
-        None => Next::Go(Box::new(claim.clone())),
+        None => Next::Go(Box::new(Claim {
+            instant_waits: claim.instant_waits + 1,
+            ..claim.clone()
+        })),
         Some(pause) => Next::Leave(Left::Waiting(Instant::now() + pause)),
     })
+}
+
+/// A wait without a pause, unless there were too many in a row.
+fn paced(claim: &Claim, wait: Wait) -> Wait {
+    match wait.at_most.is_zero() && claim.instant_waits >= INSTANT_WAITS {
+        true => Wait {
+            at_most: PACE,
+            ..wait
+        },
+        false => wait,
+    }
 }
 
 /// Commits what a look has found. Answers in how long the next one is due; none when it
@@ -348,7 +402,7 @@ async fn take_back(context: &Context, plan: &'static Plan) -> Result<Next> {
         .ok_or_else(|| Error::internal(format!("{} cannot undo {}", plan.kind, current.name)))?;
     let work = match undo(context).await? {
         End::Done(work) => work,
-        End::Later(work, wait) => return wait_outside(context, plan, current, work, &wait).await,
+        End::Later(work, wait) => return wait_outside(context, plan, current, work, wait).await,
     };
     kill_point(plan, current, "before_undo_commit");
     let mut tx = context.app.parts.store.begin().await?;
@@ -363,6 +417,8 @@ async fn take_back(context: &Context, plan: &'static Plan) -> Result<Next> {
         position: claim.position - 1,
         attempt: 1,
         waited: Duration::ZERO,
+        pursued: Duration::ZERO,
+        instant_waits: 0,
         ..claim.clone()
     })))
 }
@@ -429,6 +485,8 @@ async fn turn_round(context: &Context, plan: &'static Plan, why: &Failure) -> Re
         failure: Some(why.clone()),
         attempt: 1,
         waited: Duration::ZERO,
+        pursued: Duration::ZERO,
+        instant_waits: 0,
         ..claim.clone()
     })))
 }
@@ -472,14 +530,14 @@ async fn failed(
             Next::Go(Box::new(claim.clone()))
         }
         Verdict::Retry(delay) => {
-            if let (Reason::ServerUnavailable, Some(instance)) = (error.reason(), claim.parent_uid)
-            {
-                rest_siblings(context, instance).await;
-            }
+            rest_siblings(context, &error).await;
             put_off(context, delay, &error).await
         }
         // What was begun must not be left half taken back.
-        Verdict::GiveUp if undoing => put_off(context, delay(claim.attempt), &error).await,
+        Verdict::GiveUp if undoing => {
+            rest_siblings(context, &error).await;
+            put_off(context, delay(claim.attempt), &error).await
+        }
         Verdict::GiveUp => {
             let why = failure(&error);
             match turn_round(context, plan, &why).await {
@@ -490,8 +548,11 @@ async fn failed(
     }
 }
 
-/// Puts off what else waits for a server that does not answer.
-async fn rest_siblings(context: &Context, instance: uuid::Uuid) {
+/// After an error of a server that did not answer, puts off what else waits for it.
+async fn rest_siblings(context: &Context, error: &Error) {
+    let Some(instance) = context.claim.parent_uid.filter(|_| error.is_unanswered()) else {
+        return;
+    };
     let store = &context.app.parts.store;
     let rested = store.rest_children(instance, context.claim.id, SILENT_PAUSE);
     if let Err(error) = rested.await {

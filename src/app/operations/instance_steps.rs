@@ -44,7 +44,7 @@ async fn pursue(context: &Context, goal: Goal, then: AndThen) -> Result<End> {
     let server = context.server().await?;
     let provider = context.app.provider_of(&server.provider)?;
     let advance = provider
-        .advance(&server, goal, context.claim.waited)
+        .advance(&server, goal, context.claim.pursued)
         .await?;
     let learnt = advance.learnt;
     let uid = server.uid;

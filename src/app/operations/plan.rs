@@ -9,7 +9,7 @@ use super::context::Context;
 use crate::{
     domain::{
         Result,
-        operation::{Failure, Outcome},
+        operation::{Failure, GivesWay, Outcome},
         provider::{GoalKind, Wait},
     },
     store::{Tx, lease::Claim},
@@ -48,6 +48,8 @@ pub(crate) struct Plan {
     /// Whether it waits for what works on the children of its resource: nothing new is
     /// accepted for them meanwhile.
     pub(crate) after_children: bool,
+    /// When another wish for its resource takes its place.
+    pub(crate) gives_way: GivesWay,
     /// Tries of a step before it is given up.
     pub(crate) tries: i32,
     /// Its steps, in order.

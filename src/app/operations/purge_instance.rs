@@ -11,7 +11,7 @@ use super::{
 use crate::{
     domain::{
         Result,
-        operation::{Failure, Outcome},
+        operation::{GivesWay, Outcome},
         provider::{Disposal, GoalKind},
     },
     store::{Tx, lease::Claim},
@@ -33,6 +33,7 @@ pub(crate) const REMOVE_PLAN: Plan = Plan {
     version: 1,
     verb: "delete",
     after_children: true,
+    gives_way: GivesWay::Never,
     tries: plan::TRIES,
     steps: &[
         Step {
@@ -55,14 +56,12 @@ pub(crate) const REMOVE_PLAN: Plan = Plan {
         },
     ],
     outcome: |_, _| Box::pin(std::future::ready(Ok(Outcome::Empty))),
-    abandon: |tx, claim, why| Box::pin(keep_purging(tx, claim, why)),
+    abandon: |tx, claim, _| Box::pin(keep_purging(tx, claim)),
 };
 
-/// Marks an instance DELETED whose data is partly removed: the purge is retried later.
-async fn keep_purging(tx: &mut Tx, claim: &Claim, why: &Failure) -> Result<()> {
-    if claim.position == 0 {
-        return steps::mark_failed(tx, claim, why).await;
-    }
+/// Marks an instance DELETED whose server could not be stopped, or whose data is partly
+/// removed: the purge is tried again later.
+async fn keep_purging(tx: &mut Tx, claim: &Claim) -> Result<()> {
     let uid = claim.target_uid;
     tx.mark_instance_deleted(uid, PURGE_PAUSE).await?;
     tx.delay_purge(uid, PURGE_PAUSE, true).await
@@ -74,6 +73,7 @@ pub(crate) const PURGE_PLAN: Plan = Plan {
     version: 1,
     verb: "purge",
     after_children: false,
+    gives_way: GivesWay::Never,
     tries: plan::TRIES,
     steps: &[Step {
         name: "remove",
@@ -95,6 +95,7 @@ pub(crate) const ABANDON_PLAN: Plan = Plan {
     version: 1,
     verb: "delete",
     after_children: false,
+    gives_way: GivesWay::Never,
     tries: plan::TRIES,
     steps: &[Step {
         name: "forget",

@@ -4,7 +4,7 @@ use super::{
     instance_steps as steps,
     plan::{self, Plan, Step},
 };
-use crate::domain::provider::GoalKind;
+use crate::domain::{operation::GivesWay, provider::GoalKind};
 
 const START: Step = Step {
     name: "start",
@@ -31,6 +31,7 @@ pub(crate) const START_PLAN: Plan = Plan {
     version: 1,
     verb: "start",
     after_children: false,
+    gives_way: GivesWay::Waiting,
     tries: plan::TRIES,
     steps: &[START],
     outcome: |tx, uid| Box::pin(steps::instance(tx, uid)),
@@ -42,6 +43,7 @@ pub(crate) const STOP_PLAN: Plan = Plan {
     version: 1,
     verb: "stop",
     after_children: true,
+    gives_way: GivesWay::Never,
     tries: plan::TRIES,
     steps: &[Step {
         act: |context| Box::pin(steps::stop_and_stay(context)),
@@ -56,6 +58,7 @@ pub(crate) const RESTART_PLAN: Plan = Plan {
     version: 1,
     verb: "restart",
     after_children: true,
+    gives_way: GivesWay::Waiting,
     tries: plan::TRIES,
     steps: &[STOP, START],
     outcome: |tx, uid| Box::pin(steps::instance(tx, uid)),
@@ -68,6 +71,7 @@ pub(crate) const RECOVER_PLAN: Plan = Plan {
     version: 1,
     verb: "recover",
     after_children: false,
+    gives_way: GivesWay::Always,
     // The supervisor asks for it again, with growing pauses.
     tries: 3,
     steps: &[Step {
@@ -88,6 +92,7 @@ pub(crate) const UNDELETE_PLAN: Plan = Plan {
     version: 1,
     verb: "undelete",
     after_children: false,
+    gives_way: GivesWay::Waiting,
     tries: plan::TRIES,
     steps: &[START],
     outcome: |tx, uid| Box::pin(steps::instance(tx, uid)),

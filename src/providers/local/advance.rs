@@ -64,6 +64,7 @@ impl Local {
                     at_most: Duration::ZERO,
                     percent: 50,
                     waits_for: "its start",
+                    pursued: true,
                 }),
             });
         }
@@ -81,6 +82,7 @@ impl Local {
                 at_most: Duration::ZERO,
                 percent: 50,
                 waits_for: "its start",
+                pursued: true,
             })),
             Err(error) if self.is_starting(server, &error).await => {
                 tracing::info!(server = %server.uid, %error, "a server is still starting");
@@ -88,6 +90,7 @@ impl Local {
                     at_most: PAUSE,
                     percent: 75,
                     waits_for: "the server to take connections",
+                    pursued: true,
                 }))
             }
             Err(error) => Err(error),
@@ -145,7 +148,7 @@ impl Local {
 
     async fn start_within(&self, server: &ServerSpec, limit: Duration) -> Result<Started> {
         let engine = self.engine(server.version).await?;
-        let lock = self.lock(&server.uid.to_string()).await?;
+        let lock = self.lock_server(server.uid).await?;
         self.check(server)?;
         let cluster = self.cluster(server, engine.directory);
         Box::pin(cluster.start(limit, Some(&lock))).await
@@ -159,7 +162,7 @@ impl Local {
         if self.found(server).look().await? == Found::Missing {
             return Ok(());
         }
-        let _lock = self.lock(&server.uid.to_string()).await?;
+        let _lock = self.lock_server(server.uid).await?;
         self.found(server).stop(self.settings.stop_timeout).await
     }
 
@@ -186,7 +189,7 @@ impl Local {
                 ended => return ended,
             }
         }
-        let _lock = self.lock(&server.uid.to_string()).await?;
+        let _lock = self.lock_server(server.uid).await?;
         self.found(server).stop_at_any_cost(Duration::ZERO).await?;
         Ok(Advance::done())
     }
@@ -200,7 +203,7 @@ impl Local {
         if self.found(server).look().await? == Found::Missing {
             return Ok(Advance::done());
         }
-        let _lock = self.lock(&server.uid.to_string()).await?;
+        let _lock = self.lock_server(server.uid).await?;
         let most = look(since).min(limit);
         match self.found(server).stop(most).await {
             Ok(()) => Ok(Advance::done()),
@@ -212,6 +215,7 @@ impl Local {
                     at_most: PAUSE,
                     percent: 50,
                     waits_for: "the server to stop",
+                    pursued: true,
                 }))
             }
             Err(error) => Err(error),
@@ -224,7 +228,7 @@ impl Local {
     /// SERVER_MISMATCH, DISK_FULL, DATA_DIR_UNWRITABLE, VERSION_NOT_INSTALLED.
     pub async fn initialize(&self, server: &ServerSpec) -> Result<u64> {
         let engine = self.engine(server.version).await?;
-        let lock = self.lock(&server.uid.to_string()).await?;
+        let lock = self.lock_server(server.uid).await?;
         let plan = self.plan(server, &engine, lock);
         let present = plan.present(server.version.major).await?;
         match (present, server.system_identifier) {
@@ -263,7 +267,7 @@ impl Local {
         .server()?;
         let tls = self.settings.tls.clone();
         let wide = is_wide(&listen_addresses);
-        let lock = self.lock(&server.uid.to_string()).await?;
+        let lock = self.lock_server(server.uid).await?;
         let (servers, uid, run_as) = (self.servers(), server.uid.to_string(), self.run_as);
         let gone = cluster.mismatch("its data directory is gone");
         blocking(move || {
@@ -293,7 +297,7 @@ impl Local {
     /// # Errors
     /// SERVER_NOT_STOPPED, SERVER_UNAVAILABLE when it cannot be killed; DATA_DIR_UNWRITABLE.
     pub async fn remove(&self, server: &ServerSpec, disposal: Disposal) -> Result<()> {
-        let lock = self.lock(&server.uid.to_string()).await?;
+        let lock = self.lock_server(server.uid).await?;
         // Someone may have started it again since it was stopped.
         self.found(server).stop_at_any_cost(NO_PATIENCE).await?;
         let root = self.settings.root.clone();

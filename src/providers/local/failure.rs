@@ -48,6 +48,10 @@ fn is_in_the_way(error: &io::Error) -> bool {
     error.kind() == io::ErrorKind::IsADirectory || is(error, Errno::LOOP) || is(error, Errno::NXIO)
 }
 
+/// Bytes of free space without which no server starts: its lock file, its pid file and its
+/// first lines of log.
+const SPACE_TO_START: u64 = 64 * 1024;
+
 /// What another process may give back in a moment: handles, processes, memory, or the
 /// file of a program that is being written.
 const SHORT: [Errno; 5] = [
@@ -118,7 +122,8 @@ pub(crate) fn output(what: &str, path: &Path, output: &str) -> Error {
 
 fn failed(what: &str, path: &Path, output: &str) -> Error {
     let shown = path.display();
-    let (reason, message) = if output.contains("No space left on device") {
+    // What a program had to say may itself have found no space.
+    let (reason, message) = if output.contains("No space left on device") || is_full(path) {
         (Reason::DiskFull, format!("no space is left for {shown}"))
     } else if output.contains("Permission denied") || output.contains("Read-only file system") {
         let message = format!("{shown} cannot be written by the user that servers run as");
@@ -127,6 +132,13 @@ fn failed(what: &str, path: &Path, output: &str) -> Error {
         (Reason::ServerStartFailed, format!("{what} failed"))
     };
     Error::new(reason, message).with_context(output.trim())
+}
+
+/// Whether the file system there has no space left to speak of.
+fn is_full(path: &Path) -> bool {
+    let place = path.ancestors().find(|place| place.exists());
+    let found = place.and_then(|place| rustix::fs::statvfs(place).ok());
+    found.is_some_and(|found| found.f_bavail.saturating_mul(found.f_frsize) < SPACE_TO_START)
 }
 
 /// A server that did not come up, told from what it wrote to its logs.

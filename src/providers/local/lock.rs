@@ -3,7 +3,7 @@
 use std::{
     fs::{self, File, OpenOptions},
     io,
-    os::unix::fs::{MetadataExt, OpenOptionsExt},
+    os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt},
     path::{Path, PathBuf},
     process::Stdio,
     sync::Arc,
@@ -67,16 +67,31 @@ impl Lock {
     }
 }
 
-/// The locked file, unless another one holds the lock or has just removed the file.
-fn attempt(path: &Path) -> io::Result<Option<File>> {
-    let file = OpenOptions::new()
+fn open(path: &Path) -> io::Result<File> {
+    OpenOptions::new()
         .read(true)
         .write(true)
         .create(true)
         .truncate(false)
         .mode(0o600)
         .custom_flags(rustix::fs::OFlags::NOFOLLOW.bits().cast_signed())
-        .open(path)?;
+        .open(path)
+}
+
+/// The locked file, unless another one holds the lock or has just removed the file.
+fn attempt(path: &Path) -> io::Result<Option<File>> {
+    let file = match open(path) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => {
+            // Somebody has removed the directory.
+            let parent = path.parent().unwrap_or(path);
+            fs::DirBuilder::new()
+                .mode(0o700)
+                .recursive(true)
+                .create(parent)?;
+            open(path)?
+        }
+        opened => opened?,
+    };
     match rustix::fs::flock(&file, FlockOperation::NonBlockingLockExclusive) {
         Ok(()) => {}
         Err(Errno::WOULDBLOCK) => return Ok(None),
@@ -96,6 +111,16 @@ mod tests {
     use super::*;
 
     const SHORT: Duration = Duration::from_millis(60);
+
+    #[tokio::test]
+    async fn a_directory_that_is_gone_is_made_again() {
+        let place = tempfile::tempdir().unwrap();
+        let path = place.path().join("locks/one");
+        let lock = Lock::acquire(path.clone(), SHORT).await.unwrap();
+        assert!(Lock::acquire(path.clone(), SHORT).await.is_err());
+        drop(lock);
+        assert!(path.exists());
+    }
 
     #[tokio::test]
     async fn a_child_keeps_the_lock_until_it_ends() {

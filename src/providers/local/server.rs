@@ -37,8 +37,13 @@ use crate::domain::{
     version::Version,
 };
 
-/// Longest wait for another process that works on the same server.
-const LOCK: Duration = Duration::from_secs(60);
+/// Longest wait for another process that works on the same server, before it is waited for
+/// without a worker.
+const SERVER_LOCK: Duration = Duration::from_secs(1);
+
+/// Longest wait for another process that makes what servers are copied from or checked by:
+/// that takes it some seconds.
+const SHARED_LOCK: Duration = Duration::from_secs(10);
 
 /// The same where that was waited for in vain before: the process may be frozen, and a
 /// worker is not to be held up by it each time.
@@ -165,11 +170,16 @@ impl Local {
         .await
     }
 
-    pub(super) async fn lock(&self, name: &str) -> Result<Lock> {
+    /// The lock of a server.
+    pub(super) async fn lock_server(&self, server: Uuid) -> Result<Lock> {
+        self.lock(&server.to_string(), SERVER_LOCK).await
+    }
+
+    async fn lock(&self, name: &str, longest: Duration) -> Result<Lock> {
         let path = self.settings.root.join("locks").join(name);
         let limit = match self.held_elsewhere().contains(name) {
             true => LOCK_AGAIN,
-            false => LOCK,
+            false => longest,
         };
         let lock = Lock::acquire(path, limit).await;
         match &lock {
@@ -243,7 +253,7 @@ impl Local {
     /// The template of an installation, made if it is not there.
     pub(super) async fn template(&self, engine: &Engine) -> Result<PathBuf> {
         let name = template::name(engine);
-        let lock = self.lock(&format!("template-{name}")).await?;
+        let lock = self.lock(&format!("template-{name}"), SHARED_LOCK).await?;
         let templates = self.settings.root.join("templates");
         template::ensure(engine, templates, name, self.run_as, lock).await
     }
@@ -323,7 +333,7 @@ impl Provider for Local {
             Some(catalogue) => catalogue,
             None => {
                 let template = self.template(&engine).await?;
-                let lock = self.lock("catalogues").await?;
+                let lock = self.lock("catalogues", SHARED_LOCK).await?;
                 self.catalogues
                     .read(&engine, &template, file, self.run_as, lock)
                     .await?
@@ -340,6 +350,7 @@ impl Provider for Local {
                 at_most: LOCK_PAUSE,
                 percent: 0,
                 waits_for: "another process that works on the server",
+                pursued: false,
             })),
             advanced => advanced,
         }

@@ -1,0 +1,103 @@
+//! Whether the metadata database's clock can be trusted with what cannot be taken back: a
+//! clock that is wrong for a moment must purge nothing, and must give up no host.
+
+use std::{
+    sync::{Mutex, PoisonError},
+    time::{Duration, Instant},
+};
+
+use chrono::{DateTime, TimeDelta, Utc};
+
+use super::App;
+use crate::domain::Result;
+
+/// Most by which the clock may differ from the time that has passed here since it was read
+/// last. It is also slewed, and an answer takes its time.
+const TOLERANCE: TimeDelta = TimeDelta::seconds(15);
+
+/// For how long it is not trusted after a step.
+const SETTLING: Duration = Duration::from_secs(300);
+
+/// What was read of the clock.
+#[derive(Debug, Default)]
+pub(crate) struct Steadiness(Mutex<Option<Read>>);
+
+#[derive(Clone, Copy, Debug)]
+struct Read {
+    database: DateTime<Utc>,
+    here: Instant,
+    /// When it was last seen to have stepped.
+    stepped: Option<Instant>,
+}
+
+impl Steadiness {
+    /// Takes note of the database's time, and answers whether it is to be trusted: it has
+    /// not stepped for [`SETTLING`], as far as this process has seen.
+    fn note(&self, database: DateTime<Utc>, here: Instant) -> bool {
+        let mut last = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let stepped = last.and_then(|last| match last.has_stepped(database, here) {
+            true => Some(here),
+            false => last.stepped,
+        });
+        if stepped == Some(here) {
+            tracing::warn!(
+                seconds = SETTLING.as_secs(),
+                "the metadata database's clock has stepped: nothing is purged for a while"
+            );
+        }
+        *last = Some(Read {
+            database,
+            here,
+            stepped,
+        });
+        stepped.is_none_or(|stepped| here.duration_since(stepped) > SETTLING)
+    }
+}
+
+impl Read {
+    fn has_stepped(self, database: DateTime<Utc>, here: Instant) -> bool {
+        let passed = TimeDelta::from_std(here.duration_since(self.here));
+        let passed = passed.unwrap_or(TimeDelta::MAX);
+        let difference = database.signed_duration_since(self.database) - passed;
+        difference.abs() > TOLERANCE
+    }
+}
+
+impl App {
+    /// Whether what cannot be taken back may be decided by the metadata database's clock now.
+    ///
+    /// # Errors
+    /// METADATA_UNAVAILABLE.
+    pub(super) async fn clock_is_steady(&self) -> Result<bool> {
+        let begun = Instant::now();
+        let database = self.parts.store.now().await?;
+        // The time is somewhere between the question and the answer.
+        let here = begun + begun.elapsed() / 2;
+        Ok(self.steadiness.note(database, here))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_clock_that_has_stepped_is_not_trusted_for_a_while() {
+        let steadiness = Steadiness::default();
+        let (start, zero) = (Instant::now(), DateTime::UNIX_EPOCH);
+        let note = |here: u64, database: i64| {
+            let database = zero + TimeDelta::seconds(database);
+            steadiness.note(database, start + Duration::from_secs(here))
+        };
+        assert!(note(0, 1000));
+        assert!(note(60, 1065));
+        // Ten days ahead for 14 s.
+        assert!(!note(70, 864_000 + 1075));
+        assert!(!note(84, 1089));
+        assert!(!note(380, 1385));
+        assert!(note(390, 1395));
+        // An hour back.
+        assert!(!note(400, 1405 - 3600));
+        assert!(note(800, 1805 - 3600));
+    }
+}

@@ -65,7 +65,6 @@ create table instances (
     ephemeral boolean not null,
     deletion_protection boolean not null,
     epoch bigint not null default 1,
-    active_server integer not null default 1,
     conditions jsonb not null default '[]',
     unique (project, id),
     check ((delete_time is null) = (purge_time is null)),
@@ -99,6 +98,8 @@ create table servers (
     uid uuid primary key,
     instance_uid uuid not null references instances on delete cascade,
     number integer not null,
+    -- What it is to its instance, whose clients reach the active one.
+    role text not null check (role in ('ACTIVE', 'SUCCESSOR', 'RETIRED')),
     provider text not null,
     version text not null,
     -- Where it lives, for a provider whose servers live on hosts.
@@ -124,9 +125,11 @@ create table servers (
     unique (instance_uid, number),
     unique (host, port)
 );
+create unique index servers_one_active on servers (instance_uid) where role = 'ACTIVE';
 create index servers_sealing_key on servers (sealing_key);
 create index servers_irregular on servers (instance_uid) where
     version !~ '^[1-9][0-9]{1,3}\.[0-9]{1,4}$'
+    or role <> all ('{ACTIVE,SUCCESSOR,RETIRED}')
     or wanted <> all ('{RUNNING,STOPPED,GONE}')
     or system_identifier !~ '^[0-9]{1,19}$'
     or address is not null and (jsonb_typeof(address -> 'host') = 'string'
@@ -348,7 +351,8 @@ create index requests_operation on requests (operation_id);
 -- Temporary subscriptions: what they made on a server, recorded before it is made.
 create table subscriptions (
     uid uuid primary key,
-    instance_uid uuid not null references instances on delete cascade,
+    -- The server that it has made them on, which may not be the active one any more.
+    server_uid uuid not null references servers on delete cascade,
     database text not null,
     publications text[] not null,
     slot text not null,
@@ -356,5 +360,5 @@ create table subscriptions (
     lease_until timestamptz not null,
     create_time timestamptz not null default now()
 );
-create index subscriptions_instance on subscriptions (instance_uid);
+create index subscriptions_server on subscriptions (server_uid);
 create index subscriptions_lease on subscriptions (lease_until);

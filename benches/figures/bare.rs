@@ -77,6 +77,7 @@ fn message(record: Record) -> Instance {
         version: record.version,
         provider: record.provider,
         host: record.host.to_string(),
+        role: 1,
         system_identifier: record
             .system_identifier
             .and_then(|text| text.parse().ok())

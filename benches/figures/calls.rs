@@ -99,9 +99,9 @@ async fn copy_instances(database_url: &str) {
          insert into instances select (jsonb_populate_record(i, jsonb_build_object(
                 'project', 'bench', 'id', 'orders-' || c.number, 'uid', c.uid, 'running', false))).*
             from instances i, copies c;
-         insert into servers (uid, instance_uid, number, provider, version, host, port,
+         insert into servers (uid, instance_uid, number, role, provider, version, host, port,
                 system_identifier, started, admin_password)
-            select gen_random_uuid(), c.uid, s.number, s.provider, s.version, s.host,
+            select gen_random_uuid(), c.uid, s.number, s.role, s.provider, s.version, s.host,
                 1024 + c.number, s.system_identifier, false, s.admin_password from servers s, copies c;
          analyze"
     );

@@ -122,9 +122,9 @@ fn instances() -> String {
                 wanted_version, parameters, ephemeral, deletion_protection)
              values ('{instance}', 'default', 'i{number}', '', '{{}}', '{{}}', 'READY', '15',
                 '{{}}', false, false);
-             insert into servers (uid, instance_uid, number, provider, version, host, port,
+             insert into servers (uid, instance_uid, number, role, provider, version, host, port,
                 started, wanted, admin_password)
-             select '{server}', '{instance}', 1, 'simulated', '15.0', id, 20000 + {number}, true,
+             select '{server}', '{instance}', 1, 'ACTIVE', 'simulated', '15.0', id, 20000 + {number}, true,
                 'STOPPED', '\\x{password}' from hosts;"
         );
     }

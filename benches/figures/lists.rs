@@ -70,9 +70,9 @@ async fn record(client: &pg::Client, from: i32, upto: i32) {
             case n % 5000 when 7 then 'FAILED' else 'STOPPED' end, '15',
             '{{\"work_mem\": \"4MB\"}}', n % 2 = 0, false
          from generate_series({from}, {upto}) n;
-         insert into servers (uid, instance_uid, number, provider, version,
+         insert into servers (uid, instance_uid, number, role, provider, version,
             wanted, system_identifier, address, admin_password)
-         select gen_random_uuid(), i.uid, 1, 'elsewhere', '15.18', 'STOPPED', '7351231231231231231',
+         select gen_random_uuid(), i.uid, 1, 'ACTIVE', 'elsewhere', '15.18', 'STOPPED', '7351231231231231231',
             '{{\"host\": \"127.0.0.1\", \"port\": 5432, \"socket_directory\": null}}', key.head
          from instances i left join servers s on s.instance_uid = i.uid,
             (select '\\x01'::bytea || set_byte('\\x00', 0, length(key_id)) || key_id::bytea

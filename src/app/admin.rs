@@ -9,7 +9,7 @@ use super::App;
 use crate::{
     domain::{
         Error, Reason, Result,
-        instance::{Condition, Instance, Status, set_condition},
+        instance::{Instance, Server},
         provider::{Provider, ServerSpec},
         sqlstate::Meaning,
     },
@@ -130,9 +130,13 @@ impl App {
         self.parts.providers.of(name)
     }
 
-    /// An instance's active server as its provider takes it.
-    pub(super) async fn server_spec(&self, instance: &Instance, token: i64) -> Result<ServerSpec> {
-        let server = instance.active()?;
+    /// A server of an instance as its provider takes it.
+    pub(super) async fn server_spec(
+        &self,
+        instance: &Instance,
+        server: &Server,
+        token: i64,
+    ) -> Result<ServerSpec> {
         let sealed = self.parts.store.admin_password(server.uid).await?;
         Ok(ServerSpec {
             uid: server.uid,
@@ -148,34 +152,13 @@ impl App {
         })
     }
 
-    /// The instance with its endpoint, from the record of its active server, and with the
-    /// condition of a host that is gone.
-    pub(super) fn located(&self, mut instance: Instance) -> Instance {
-        if let Some(time) = self.host_gone_time(&instance) {
-            let condition = Condition {
-                kind: "Available".into(),
-                // The server itself may well run on.
-                status: Status::Unknown,
-                reason: Reason::HostUnavailable.as_str().to_owned(),
-                message: "no process of Howdah has been seen on the host for a minute".into(),
-                time,
-            };
-            set_condition(&mut instance.conditions, condition);
-        }
-        instance.endpoint = instance.active().ok().and_then(|server| {
-            let started = server.started.then(|| server.address.clone());
-            started.flatten()
-        });
-        instance
-    }
-
     /// Refuses what only a process of another host can do.
-    async fn refuse_elsewhere(&self, instance: &Instance) -> Result<()> {
-        let server = instance.active()?;
+    async fn refuse_elsewhere(&self, instance: &Instance, server: &Server) -> Result<()> {
         let Some(host) = server.host().filter(|host| *host != self.parts.host) else {
             return Ok(());
         };
-        self.refuse_gone((), instance).await?;
+        self.refuse_gone((), instance, std::slice::from_ref(server))
+            .await?;
         let name = self.parts.store.host_name(host).await?;
         let message = format!(
             "the instance's server is on the host {name} ({host}): send the call to a process \
@@ -187,14 +170,15 @@ impl App {
             .with_metadata("host_name", name))
     }
 
-    /// How to reach the instance's server as `howdah_admin`.
-    pub(super) async fn admin_access(
+    /// How to reach a server of the instance as `howdah_admin`.
+    pub(super) async fn access_to(
         &self,
         instance: &Instance,
+        server: &Server,
         database: &str,
     ) -> Result<AdminAccess> {
-        self.refuse_elsewhere(instance).await?;
-        let spec = self.server_spec(instance, 0).await?;
+        self.refuse_elsewhere(instance, server).await?;
+        let spec = self.server_spec(instance, server, 0).await?;
         let provider = self.provider_of(&spec.provider)?;
         let address = provider.address(&spec);
         let host = address
@@ -215,14 +199,30 @@ impl App {
         })
     }
 
-    /// A connection to a database of the instance as `howdah_admin`.
+    /// As [`App::access_to`], for the active server.
+    async fn admin_access(&self, instance: &Instance, database: &str) -> Result<AdminAccess> {
+        self.access_to(instance, instance.active()?, database).await
+    }
+
+    /// A connection to a database on a server of the instance as `howdah_admin`.
+    pub(super) async fn connection_to(
+        &self,
+        instance: &Instance,
+        server: &Server,
+        database: &str,
+    ) -> Result<Session> {
+        let access = self.access_to(instance, server, database).await?;
+        access.session("howdah").await
+    }
+
+    /// As [`App::connection_to`], for the active server.
     pub(super) async fn admin_connection(
         &self,
         instance: &Instance,
         database: &str,
     ) -> Result<Session> {
-        let access = self.admin_access(instance, database).await?;
-        access.session("howdah").await
+        let active = instance.active()?;
+        self.connection_to(instance, active, database).await
     }
 
     /// As [`App::admin_connection`], for a short look: it does not count as use of the

@@ -1,6 +1,6 @@
 //! Databases and how to connect to them.
 
-use std::collections::BTreeMap;
+use std::{collections::BTreeMap, slice};
 
 use serde_json::json;
 use uuid::Uuid;
@@ -176,7 +176,8 @@ impl App {
         new: CreateDatabase,
     ) -> Result<Operation> {
         let instance = accepting.tx.hold_instance(&new.name.instance).await?;
-        accepting = self.refuse_gone(accepting, &instance).await?;
+        let active = slice::from_ref(instance.active()?);
+        accepting = self.refuse_gone(accepting, &instance, active).await?;
         ready(&instance)?;
         let tx = &mut accepting.tx;
         tx.refuse_busy(instance.uid).await?;
@@ -209,7 +210,8 @@ impl App {
         let instance = accepting.tx.hold_instance(&delete.name.instance).await?;
         let database = accepting.tx.lock_database(&delete.name).await?;
         check_etag(&delete.etag, &database.etag())?;
-        accepting = self.refuse_gone(accepting, &instance).await?;
+        let active = slice::from_ref(instance.active()?);
+        accepting = self.refuse_gone(accepting, &instance, active).await?;
         ready(&instance)?;
         let tx = &mut accepting.tx;
         tx.refuse_busy(instance.uid).await?;

@@ -131,7 +131,7 @@ impl App {
         for instance in store.instances_to_watch(self.parts.host).await? {
             let active = instance.active()?;
             // The installations of this host are nothing to a server that is not on it.
-            if active.host().is_none() {
+            if active.host() != Some(self.parts.host) {
                 continue;
             }
             let running = active.version;
@@ -171,7 +171,7 @@ impl App {
         if now.delete_time != instance.delete_time {
             return Ok(());
         }
-        let target = Target::of(&now)?;
+        let target = Target::of(&now);
         let requested = accepting.tx.purge_requested(now.uid).await?;
         let parameters = parameters(PurgeInstanceParameters { requested })?;
         match accepting

@@ -18,7 +18,7 @@ use crate::{
         name::InstanceName,
         operation::{Operation, Outcome},
     },
-    store::operations::Family,
+    store::{Tx, operations::Family},
 };
 
 /// A request to delete an instance.
@@ -119,13 +119,17 @@ impl App {
         accepting.tx.lock_family(&delete.name).await?;
         let instance = accepting.tx.lock_instance(&delete.name).await?;
         check_etag(&delete.etag, &instance.etag())?;
-        let gone = self.host_gone_time(&instance).is_some();
+        // What is left of it is in reach of nobody.
+        let mut servers = instance.servers.iter();
+        let gone = servers.all(|server| self.host_gone_time(server).is_some());
         if everything && gone && !self.clock_is_steady().await? {
             return Err(unsteady(&instance));
         }
         // The records and passwords of a server that may run on are gone for good then.
         if !everything {
-            accepting = self.refuse_gone(accepting, &instance).await?;
+            accepting = self
+                .refuse_gone(accepting, &instance, &instance.servers)
+                .await?;
         }
         let tx = &mut accepting.tx;
         if everything && !gone {
@@ -149,7 +153,7 @@ impl App {
             .tx
             .give_up_family(instance.uid, Family::Undoing)
             .await?;
-        let mut target = Target::of(&instance)?;
+        let mut target = Target::of(&instance);
         let plan = if gone {
             target.host = None;
             &operations::ABANDON_INSTANCE
@@ -164,7 +168,7 @@ impl App {
             true => ServerGoal::Gone,
             false => ServerGoal::Stopped,
         };
-        accepting.tx.want(instance.uid, goal).await?;
+        want(&mut accepting.tx, &instance, goal).await?;
         if instance.delete_time.is_none() {
             accepting
                 .tx
@@ -211,20 +215,25 @@ impl App {
         Ok(())
     }
 
-    /// Since when only a host that is gone could work on the instance, if that is so.
-    pub(super) fn host_gone_time(&self, instance: &Instance) -> Option<DateTime<Utc>> {
-        let active = instance.active().ok();
-        active
-            .filter(|active| active.host().is_some_and(|host| host != self.parts.host))
-            .and_then(|active| active.host_gone_time)
+    /// Since when only a host that is gone could work on the server, if that is so.
+    pub(super) fn host_gone_time(&self, server: &Server) -> Option<DateTime<Utc>> {
+        let elsewhere = server.host().is_some_and(|host| host != self.parts.host);
+        server.host_gone_time.filter(|_| elsewhere)
     }
 
-    /// Refuses work that no process would do, else gives back what the caller has `held`. Its
-    /// connection is given up before another one is asked for the host's name, so that many
-    /// refusals at once do not wait for each other.
-    pub(super) async fn refuse_gone<T>(&self, held: T, instance: &Instance) -> Result<T> {
-        let host = instance.active().ok().and_then(Server::host);
-        let Some(host) = host.filter(|_| self.host_gone_time(instance).is_some()) else {
+    /// Refuses work on these servers of the instance that no process would do, else gives back
+    /// what the caller has `held`. Its connection is given up before another one is asked for
+    /// the host's name, so that many refusals at once do not wait for each other.
+    pub(super) async fn refuse_gone<T>(
+        &self,
+        held: T,
+        instance: &Instance,
+        servers: &[Server],
+    ) -> Result<T> {
+        let mut gone = servers
+            .iter()
+            .filter(|server| self.host_gone_time(server).is_some());
+        let Some(host) = gone.find_map(Server::host) else {
             return Ok(held);
         };
         drop(held);
@@ -271,14 +280,16 @@ impl App {
         let instance = accepting.tx.lock_instance(&change.name).await?;
         check_etag(&change.etag, &instance.etag())?;
         to.refuse_deleted(&instance)?;
-        accepting = self.refuse_gone(accepting, &instance).await?;
+        accepting = self
+            .refuse_gone(accepting, &instance, &instance.servers)
+            .await?;
         let uid = instance.uid;
         if to.takes_the_place_of_a_start() {
             accepting.tx.give_up_start(uid).await?;
         }
         // Work on its databases is no reason: what has failed may wait for this very start.
         accepting.tx.refuse_busy(uid).await?;
-        let target = Target::of(&instance)?;
+        let target = Target::of(&instance);
         if to.nothing_to_do(&instance) {
             let outcome = Outcome::Instance(Box::new(instance));
             return accepting.done(to.plan(), target, outcome).await;
@@ -302,7 +313,7 @@ impl App {
             Change::Start | Change::Restart | Change::Undelete => ServerGoal::Running,
             Change::Stop => ServerGoal::Stopped,
         };
-        accepting.tx.want(uid, goal).await?;
+        want(&mut accepting.tx, &instance, goal).await?;
         let (reason, message) = to.unavailable();
         self.set_unavailable(&mut accepting.tx, uid, reason, message)
             .await?;
@@ -319,7 +330,18 @@ fn unsteady(instance: &Instance) -> Error {
         .with_retry_after(Duration::from_secs(300))
 }
 
-/// What an instance's server is to do.
+/// Records what is to become of all servers of an instance. What was said of the others than
+/// the active one does not matter any more.
+async fn want(tx: &mut Tx, instance: &Instance, goal: ServerGoal) -> Result<()> {
+    tx.want(instance.uid, goal).await?;
+    for server in instance.servers.iter().filter(|server| !server.is_active()) {
+        tx.clear_instance_condition(instance.uid, &server.availability())
+            .await?;
+    }
+    Ok(())
+}
+
+/// What an instance's servers are to do.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Change {
     Start,

@@ -16,7 +16,7 @@ use crate::{
     domain::{
         Error, Reason, Result,
         filter::{Fields, Filter, Type, Value as Field},
-        instance::Instance,
+        instance::{Instance, ServerRole, Status, set_condition},
         list::Order,
         name::{InstanceName, ProjectName},
         operation::Operation,
@@ -95,6 +95,26 @@ impl App {
         let located = |found: Recorded<Instance>| found.map(|instance| self.located(instance));
         part.records = part.records.into_iter().map(located).collect();
         query.page(part)
+    }
+
+    /// The instance with its endpoint, from the record of its active server, and with the
+    /// conditions of servers whose host is gone.
+    pub(super) fn located(&self, mut instance: Instance) -> Instance {
+        for server in &instance.servers {
+            let Some(time) = self.host_gone_time(server) else {
+                continue;
+            };
+            let message = "no process of Howdah has been seen on the host for a minute";
+            let reason = Reason::HostUnavailable.as_str();
+            // The server itself may well run on.
+            let condition = server.available(Status::Unknown, reason, message, time);
+            set_condition(&mut instance.conditions, condition);
+        }
+        instance.endpoint = instance.active().ok().and_then(|server| {
+            let started = server.started.then(|| server.address.clone());
+            started.flatten()
+        });
+        instance
     }
 
     /// Creates an instance.
@@ -179,6 +199,7 @@ impl App {
             uid: server,
             instance_uid: uid,
             number: 1,
+            role: ServerRole::Active,
             provider: provider.name(),
             version,
             placement,

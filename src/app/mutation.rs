@@ -11,7 +11,7 @@ use super::{App, operations::Plan};
 use crate::{
     domain::{
         Error, Result,
-        instance::Instance,
+        instance::{Instance, Server},
         name::Id,
         operation::{Operation, Outcome, Response, StageState, State},
         principal::Principal,
@@ -171,15 +171,26 @@ impl Mutation {
 }
 
 impl Target {
-    /// An instance, to be worked on where its active server is.
-    pub(super) fn of(instance: &Instance) -> Result<Self> {
-        Ok(Self {
+    /// An instance, to be worked on where its servers are.
+    pub(super) fn of(instance: &Instance) -> Self {
+        Self {
             project: instance.name.project.clone(),
             name: instance.name.to_string(),
             uid: instance.uid,
             parent: None,
-            host: instance.active()?.host(),
-        })
+            host: instance.host(),
+        }
+    }
+
+    /// A server of an instance, to be worked on where it is.
+    pub(super) fn of_server(instance: &Instance, server: &Server) -> Self {
+        Self {
+            project: instance.name.project.clone(),
+            name: instance.server_name(server),
+            uid: server.uid,
+            parent: Some(instance.uid),
+            host: server.host(),
+        }
     }
 }
 

@@ -18,9 +18,7 @@ use super::{
     shutting_down,
 };
 use crate::{
-    domain::{
-        Error, Reason, Result, instance::Instance, name::InstanceName, postgres::PostgresName,
-    },
+    domain::{Error, Reason, Result, instance::Server, name::InstanceName, postgres::PostgresName},
     pg::{self, sql::quote_identifier},
     store::subscriptions::Subscription as Record,
     streams::{ChangeBatch, Feed, Opening, Request, Source},
@@ -145,8 +143,9 @@ impl App {
     ) -> Result<Changes> {
         let instance = self.parts.store.instance(name).await?.whole()?;
         ready(&instance)?;
-        let access = self.admin_access(&instance, database.as_str()).await?;
-        let subscription = self.record(&instance, database, place).await?;
+        let server = instance.active()?;
+        let access = self.access_to(&instance, server, database.as_str()).await?;
+        let subscription = self.record(server, database, place).await?;
         let record = &subscription.record;
         let [publication, insert_publication] = publications(record.uid);
         let source = Source {
@@ -173,14 +172,14 @@ impl App {
     /// Records a subscription before anything is made on its server.
     async fn record(
         &self,
-        instance: &Instance,
+        server: &Server,
         database: &PostgresName,
         place: Option<Place>,
     ) -> Result<Subscription> {
         let uid = self.parts.random.uuid()?;
         let record = Record {
             uid,
-            instance_uid: instance.uid,
+            server_uid: server.uid,
             database: database.to_string(),
             publications: publications(uid).into(),
             slot: format!("howdah_tmp_{}", uid.simple()),
@@ -228,14 +227,21 @@ impl App {
         })
     }
 
-    /// First the slot, which goes with its walsender, then the publications, then the
-    /// record.
+    /// On the server that it was made on, whatever that is to the instance now. First the
+    /// slot, which goes with its walsender, then the publications, then the record.
     async fn remove(&self, record: &Record) -> Result<()> {
         let store = &self.parts.store;
-        let Some(instance) = store.instance_by_uid(record.instance_uid).await? else {
+        let instance = store.instance_of_server(record.server_uid).await?;
+        let found = instance.as_ref().and_then(|instance| {
+            let server = instance.server(record.server_uid)?;
+            Some((instance, server))
+        });
+        // The record is gone with the server.
+        let Some((instance, server)) = found else {
             return Ok(());
         };
-        let client = match self.admin_connection(&instance, &record.database).await {
+        let database = &record.database;
+        let client = match self.connection_to(instance, server, database).await {
             Ok(client) => client,
             // The database is gone, and with it all that was made in it.
             Err(error) if sqlstate(&error) == Some("3D000") => {

@@ -1,6 +1,7 @@
-//! Looks after the local servers: adopts those that run, and sees to it that one
-//! that dies is started again.
+//! Looks after the servers of instances, whatever their role: adopts those that run, and
+//! sees to it that one that dies is started again.
 
+mod conditions;
 mod pace;
 
 use std::{
@@ -18,13 +19,10 @@ use super::{
     mutation::{Target, parameters},
     operations::{self, RecoverParameters},
 };
-use crate::{
-    domain::{
-        Error, Result,
-        instance::{Condition, Instance, Server, ServerGoal, State, Status},
-        provider::Presence,
-    },
-    store::Tx,
+use crate::domain::{
+    Result,
+    instance::{Condition, Instance, Server, State, Status},
+    provider::Presence,
 };
 
 /// How often it is looked for servers that nobody watches.
@@ -33,14 +31,17 @@ const SCAN: Duration = Duration::from_secs(5);
 /// How often a running server is inspected: its process may be frozen.
 const INSPECTION: Duration = Duration::from_secs(30);
 
+/// Reason why a server does not take connections that the supervisor has found down.
+const ENDED: &str = "SERVER_ENDED";
+
 /// Reason of the condition `Available` of a server that is reached by TCP alone.
 const SOCKET_GONE: &str = "SOCKET_GONE";
 
-/// Instances whose server is being watched by this process, and how often each was
-/// recovered lately.
+/// Servers that are being watched by this process, and how often each was recovered
+/// lately.
 #[derive(Debug, Default)]
 pub(crate) struct Watched {
-    /// What wakes the watcher of each instance.
+    /// What wakes the watcher of each server.
     watchers: Mutex<HashMap<Uuid, Arc<Notify>>>,
     paces: Mutex<Paces>,
 }
@@ -96,11 +97,14 @@ pub(super) async fn run(app: App) {
         match app.parts.store.instances_to_watch(app.parts.host).await {
             Ok(instances) => {
                 for instance in instances {
-                    // Its server may be up, and its watcher wait for the end.
-                    if instance.state == State::Failed && !instance.reconciling {
-                        app.watched.wake(instance.uid);
+                    // Its active server may be up, and the watcher wait for the end.
+                    if instance.state == State::Failed
+                        && !instance.reconciling
+                        && let Ok(active) = instance.active()
+                    {
+                        app.watched.wake(active.uid);
                     }
-                    app.look_after(instance.uid);
+                    app.look_after(&instance);
                 }
             }
             Err(error) => tracing::warn!(%error, "cannot look for servers to watch"),
@@ -113,109 +117,89 @@ pub(super) async fn run(app: App) {
 }
 
 impl App {
-    /// Watches an instance's server, unless it is being watched.
-    pub(super) fn look_after(&self, uid: Uuid) {
-        let Some(wake) = self.watched.insert(uid) else {
-            return;
-        };
+    /// Whether that server of the instance is to run, and a process of this host is to see to
+    /// it.
+    pub(super) fn watches(&self, instance: &Instance, server: &Server) -> bool {
+        let here = server.host().is_none_or(|host| host == self.parts.host);
+        here && instance.is_to_run(server)
+    }
+
+    /// Watches all servers of an instance, in the background.
+    pub(super) fn look_after_all(&self, instance: Uuid) {
         let app = self.clone();
         self.tasks.spawn(async move {
-            let _watching = Watching { app: &app, uid };
-            tokio::select! {
-                () = app.stopping.cancelled() => {}
-                watched = app.watch(uid, &wake) => if let Err(error) = watched {
-                    let detail = error.internal_detail();
-                    tracing::warn!(instance = %uid, %error, detail, "a server is not watched");
-                }
+            match app.parts.store.instance_by_uid(instance).await {
+                Ok(Some(instance)) => app.look_after(&instance),
+                Ok(None) => {}
+                // The next scan finds them.
+                Err(error) => tracing::warn!(%instance, %error, "cannot read an instance"),
             }
         });
     }
 
-    /// A server that cannot be taken for the one on record, or looked at, is no secret.
-    async fn cannot_watch(&self, uid: Uuid, error: &Error) {
-        let reason = error.reason();
-        let told = self.record_available(uid, Status::Unknown, reason.as_str(), error.message());
-        if let Err(error) = told.await {
-            tracing::warn!(instance = %uid, %error, "cannot record a condition");
+    /// Watches those servers of an instance that are not being watched.
+    fn look_after(&self, instance: &Instance) {
+        let servers = instance.servers.iter();
+        for server in servers.filter(|server| self.watches(instance, server)) {
+            let uid = server.uid;
+            let Some(wake) = self.watched.insert(uid) else {
+                continue;
+            };
+            let (app, instance) = (self.clone(), instance.clone());
+            self.tasks.spawn(async move {
+                let _watching = Watching { app: &app, uid };
+                tokio::select! {
+                    () = app.stopping.cancelled() => {}
+                    watched = app.watch(instance, uid, &wake) => if let Err(error) = watched {
+                        let detail = error.internal_detail();
+                        tracing::warn!(server = %uid, %error, detail, "a server is not watched");
+                    }
+                }
+            });
         }
-    }
-
-    /// Records whether a server is available, if that is news.
-    async fn record_available(
-        &self,
-        uid: Uuid,
-        status: Status,
-        reason: &str,
-        message: &str,
-    ) -> Result<()> {
-        let condition = Condition::available(status, reason, message, self.parts.clock.now());
-        self.record_condition(uid, &condition).await
-    }
-
-    /// Records that a server does not take connections, or will not in a moment.
-    pub(super) async fn set_unavailable(
-        &self,
-        tx: &mut Tx,
-        uid: Uuid,
-        reason: &str,
-        message: &str,
-    ) -> Result<()> {
-        let time = self.parts.clock.now();
-        let condition = Condition::available(Status::False, reason, message, time);
-        tx.set_instance_condition(uid, &condition).await
-    }
-
-    /// Records a condition of an instance that is at rest and meant to run, if it is
-    /// news: otherwise an operation knows better.
-    pub(super) async fn record_condition(&self, uid: Uuid, condition: &Condition) -> Result<()> {
-        let mut tx = self.parts.store.begin().await?;
-        let Some(now) = tx.lock_instance_by_uid(uid).await? else {
-            return Ok(());
-        };
-        if now.reconciling || !meant_to_run(&now) {
-            return Ok(());
-        }
-        if now.conditions.iter().any(|known| known.says(condition)) {
-            return Ok(());
-        }
-        tx.set_instance_condition(uid, condition).await?;
-        tx.commit().await
     }
 
     /// Returns when the server is not meant to run any more, when it is down and a pause
     /// has to pass, or when a recovery was asked for; the next scan watches it again.
-    async fn watch(&self, uid: Uuid, wake: &Notify) -> Result<()> {
+    async fn watch(&self, mut instance: Instance, uid: Uuid, wake: &Notify) -> Result<()> {
         loop {
-            let Some(instance) = self.parts.store.instance_by_uid(uid).await? else {
-                return Ok(());
-            };
-            if !meant_to_run(&instance) {
+            let server = instance.server(uid);
+            let Some(server) = server.filter(|server| instance.is_to_run(server)) else {
                 self.watched.forget(uid);
                 return Ok(());
-            }
-            let server = self.server_spec(&instance, 0).await?;
-            let provider = self.provider_of(&server.provider)?;
-            let presence = provider.inspect(&server).await;
+            };
+            let spec = self.server_spec(&instance, server, 0).await?;
+            let provider = self.provider_of(&spec.provider)?;
+            let presence = provider.inspect(&spec).await;
             if let Err(error) = &presence {
-                self.cannot_watch(uid, error).await;
+                self.cannot_watch(&instance, server, error).await;
             }
             let presence = presence?;
             let up = matches!(presence, Presence::Running | Presence::SocketGone);
             // One that came up after its recovery was given up is to be READY again.
-            if !up || instance.state == State::Failed {
-                return self.recover_or_pause(&instance, up).await;
+            if !up || server.is_active() && instance.state == State::Failed {
+                return self.recover_or_pause(&instance, server, up).await;
             }
-            self.is_up(&instance, presence).await?;
+            self.watched.paces().up(uid, Instant::now());
+            match server.is_active() {
+                true => self.is_up(&instance, presence).await?,
+                false => self.is_up_beside(&instance, server).await?,
+            }
             tokio::select! {
-                changed = provider.changed(&server, presence) => changed?,
+                changed = provider.changed(&spec, presence) => changed?,
                 () = wake.notified() => {}
                 () = tokio::time::sleep(INSPECTION) => {}
             }
+            let Some(now) = self.parts.store.instance_by_uid(instance.uid).await? else {
+                return Ok(());
+            };
+            instance = now;
         }
     }
 
+    /// The active server is up.
     async fn is_up(&self, instance: &Instance, presence: Presence) -> Result<()> {
-        self.watched.paces().up(instance.uid, Instant::now());
+        let active = instance.active()?;
         let outdated = |condition: &Condition| {
             condition.is_available()
                 && (condition.status != Status::True || condition.reason == SOCKET_GONE)
@@ -224,11 +208,11 @@ impl App {
             tracing::warn!(instance = %instance.name, "the Unix socket of a server is gone");
             let message = "the server takes connections by TCP, but its Unix socket is gone: a \
                  restart of the instance makes it anew";
-            self.record_available(instance.uid, Status::True, SOCKET_GONE, message)
+            self.record_available(instance, active, Status::True, SOCKET_GONE, message)
                 .await?;
         } else if instance.conditions.iter().any(outdated) {
             let message = "the server takes connections";
-            self.record_available(instance.uid, Status::True, "SERVER_RUNNING", message)
+            self.record_available(instance, active, Status::True, "SERVER_RUNNING", message)
                 .await?;
             let mut tx = self.parts.store.begin().await?;
             tx.wake_children(instance.uid).await?;
@@ -241,77 +225,117 @@ impl App {
         Ok(())
     }
 
-    /// Brings an instance back to READY, at once or after a pause.
-    async fn recover_or_pause(&self, instance: &Instance, up: bool) -> Result<()> {
-        // An operation is at work: whether the server stays up is seen after it.
-        if instance.reconciling {
+    /// A server that is not the active one is up: nothing is left to say of it.
+    async fn is_up_beside(&self, instance: &Instance, server: &Server) -> Result<()> {
+        if instance.availability_of(server).is_none() {
             return Ok(());
         }
-        let pause = self.watched.paces().down(instance.uid, Instant::now());
+        let mut tx = self.parts.store.begin().await?;
+        tx.clear_instance_condition(instance.uid, &server.availability())
+            .await?;
+        tx.commit().await
+    }
+
+    /// Has a server started again, at once or after a pause.
+    async fn recover_or_pause(&self, instance: &Instance, server: &Server, up: bool) -> Result<()> {
+        // An operation is at work: whether the server stays up is seen after it.
+        if self.is_worked_on(instance, server).await? {
+            return Ok(());
+        }
+        let pause = self.watched.paces().down(server.uid, Instant::now());
         match pause {
-            Pause::Over => self.recover(instance, up).await,
+            Pause::Over => self.recover(instance, server, up).await,
             Pause::GoesOn => Ok(()),
             Pause::Begins(pause) => {
                 let seconds = pause.as_secs();
                 tracing::warn!(
                     instance = %instance.name,
+                    server = server.number,
                     seconds,
                     "a server does not stay up, it is started after a pause"
                 );
-                self.announce_pause(instance).await
+                self.announce_pause(instance, server).await
             }
         }
     }
 
-    async fn announce_pause(&self, instance: &Instance) -> Result<()> {
-        // Why the last try has failed is better to know.
-        if instance.state == State::Failed {
+    async fn is_worked_on(&self, instance: &Instance, server: &Server) -> Result<bool> {
+        if server.is_active() {
+            return Ok(instance.reconciling);
+        }
+        let mut tx = self.parts.store.begin().await?;
+        tx.is_worked_on(instance.uid, server.uid).await
+    }
+
+    async fn announce_pause(&self, instance: &Instance, server: &Server) -> Result<()> {
+        if why_it_failed_is_known(instance, server) {
             return Ok(());
         }
         let message = "the server's process ends again and again; it is started after a pause";
-        self.record_available(instance.uid, Status::False, "SERVER_ENDED", message)
+        self.record_available(instance, server, Status::False, ENDED, message)
             .await
     }
 
-    /// Asks for the server to be started again, unless an operation is at work on the
-    /// instance. Operations on its databases are no reason to wait: they cannot go on
-    /// without the server.
-    async fn recover(&self, instance: &Instance, up: bool) -> Result<()> {
+    /// Asks for a server to be started again, unless an operation is at work on it.
+    /// Operations on databases are no reason to wait: they cannot go on without the active
+    /// server, and are nothing to the others.
+    async fn recover(&self, instance: &Instance, server: &Server, up: bool) -> Result<()> {
         let mut accepting = self.own("recover").await?;
         let Some(now) = accepting.tx.lock_instance_by_uid(instance.uid).await? else {
             return Ok(());
         };
         // Another process of this host may have had it started meanwhile.
-        if !meant_to_run(&now) || now.reconciling || now.revision != instance.revision {
+        if now.revision != instance.revision {
             return Ok(());
         }
-        accepting
-            .tx
-            .set_instance_state(now.uid, State::Starting)
-            .await?;
-        // Why the last try has failed is better to know.
-        if now.state != State::Failed || !now.is_down() {
+        let Some(server) = now.server(server.uid).filter(|it| now.is_to_run(it)) else {
+            return Ok(());
+        };
+        let target = match server.is_active() {
+            true if now.reconciling => return Ok(()),
+            true => {
+                let state = State::Starting;
+                accepting.tx.set_instance_state(now.uid, state).await?;
+                Target::of(&now)
+            }
+            false if accepting.tx.is_worked_on(now.uid, server.uid).await? => return Ok(()),
+            false => Target::of_server(&now, server),
+        };
+        if !why_it_failed_is_known(&now, server) {
             let message = "the server's process has ended; it is being started again";
-            self.set_unavailable(&mut accepting.tx, now.uid, "SERVER_ENDED", message)
+            let time = self.parts.clock.now();
+            let condition = server.available(Status::False, ENDED, message, time);
+            accepting
+                .tx
+                .set_instance_condition(now.uid, &condition)
                 .await?;
         }
+        let (name, number, uid) = (&now.name, server.number, server.uid);
         match up {
-            true => tracing::info!(instance = %now.name, "a server has come up after all"),
-            false => {
-                tracing::warn!(instance = %now.name, "a server has ended, it is started again")
-            }
+            true => tracing::info!(instance = %name, "a server has come up after all"),
+            false => tracing::warn!(
+                instance = %name,
+                server = number,
+                "a server is down, it is started again"
+            ),
         }
-        let target = Target::of(&now)?;
         let recovery = parameters(RecoverParameters { ended: !up })?;
         accepting
             .enqueue(&operations::RECOVER_INSTANCE, target, recovery)
             .await?;
-        self.watched.paces().recovers(now.uid);
+        self.watched.paces().recovers(uid);
         Ok(())
     }
 }
 
-fn meant_to_run(instance: &Instance) -> bool {
-    let to_run = |server: &Server| server.started && server.wanted == ServerGoal::Running;
-    instance.delete_time.is_none() && instance.active().is_ok_and(to_run)
+/// Whether the reason is on record why the last try to start the server has failed, which
+/// is better to know than that its process has ended.
+fn why_it_failed_is_known(instance: &Instance, server: &Server) -> bool {
+    match server.is_active() {
+        true => instance.state == State::Failed && instance.is_down(),
+        false => {
+            let known = instance.availability_of(server);
+            known.is_some_and(|known| known.status == Status::False && known.reason != ENDED)
+        }
+    }
 }

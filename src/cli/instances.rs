@@ -12,7 +12,7 @@ use super::{
 use crate::pb::v1::{
     CreateInstanceRequest, DeleteInstanceRequest, GetInstanceRequest, Instance, ListEnginesRequest,
     ListEnginesResponse, ListInstancesRequest, ListInstancesResponse, RestartInstanceRequest,
-    StartInstanceRequest, StopInstanceRequest, UndeleteInstanceRequest,
+    Server, StartInstanceRequest, StopInstanceRequest, UndeleteInstanceRequest,
     instance::{LocalProviderConfig, ProviderConfig},
 };
 
@@ -303,6 +303,7 @@ pub(super) fn sheet(instance: &Instance, names: &Names) -> Sheet {
             instance.pending_restart_parameters.join(", "),
         ),
     ];
+    fields.extend(instance.servers.iter().map(server));
     fields.extend(sorted("parameter", &instance.parameters));
     fields.extend(sorted("label", &instance.labels));
     fields.extend(instance.conditions.iter().map(|condition| {
@@ -312,6 +313,19 @@ pub(super) fn sheet(instance: &Instance, names: &Names) -> Sheet {
         (format!("condition {}", condition.r#type), text)
     }));
     Sheet::fields(fields)
+}
+
+/// A server, by its number.
+fn server(server: &Server) -> (String, String) {
+    let number = server.name.rsplit('/').next().unwrap_or_default();
+    let host = match server.host.as_str() {
+        "" => String::new(),
+        host => format!(" on host {host}"),
+    };
+    let (role, version) = (server.role().as_str_name(), &server.version);
+    let (provider, uid) = (&server.provider, &server.uid);
+    let text = format!("{role}, PostgreSQL {version}, {provider}{host}, uid {uid}");
+    (format!("server {number}"), text)
 }
 
 fn sorted<'a>(

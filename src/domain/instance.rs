@@ -56,6 +56,18 @@ states! {
 }
 
 states! {
+    /// What a server is to its instance.
+    ServerRole {
+        /// Clients reach it. An instance has one.
+        Active = "ACTIVE",
+        /// It is made to take the place of the active one.
+        Successor = "SUCCESSOR",
+        /// It was the active one, and still runs.
+        Retired = "RETIRED",
+    }
+}
+
+states! {
     /// Where an instance stands.
     State {
         /// Being made.
@@ -116,8 +128,6 @@ pub struct Instance {
     pub deletion_protection: bool,
     /// Raised by each cutover.
     pub epoch: i64,
-    /// Number of the active server.
-    pub active_server: i32,
     /// Its servers, by number.
     pub servers: Vec<Server>,
     /// Where clients connect, once it has started.
@@ -138,14 +148,43 @@ impl Instance {
     /// # Errors
     /// INTERNAL when the record is broken.
     pub fn active(&self) -> Result<&Server> {
-        let active = self
-            .servers
-            .iter()
-            .find(|server| server.number == self.active_server);
+        let active = self.servers.iter().find(|server| server.is_active());
         active.ok_or_else(|| Error::internal(format!("instance {} has no active server", self.uid)))
     }
 
-    /// Whether its server is known not to take connections: `Available` is FALSE. A server
+    /// Whether that server of its is to run now.
+    #[must_use]
+    pub fn is_to_run(&self, server: &Server) -> bool {
+        self.delete_time.is_none() && server.started && server.wanted == ServerGoal::Running
+    }
+
+    /// The host that its servers live on, if they live on one.
+    #[must_use]
+    pub fn host(&self) -> Option<Uuid> {
+        self.servers.iter().find_map(Server::host)
+    }
+
+    /// What it says of that server, if it says anything.
+    #[must_use]
+    pub fn availability_of(&self, server: &Server) -> Option<&Condition> {
+        let kind = server.availability();
+        let mut conditions = self.conditions.iter();
+        conditions.find(|condition| condition.kind == kind)
+    }
+
+    /// Its server of that identity.
+    #[must_use]
+    pub fn server(&self, uid: Uuid) -> Option<&Server> {
+        self.servers.iter().find(|server| server.uid == uid)
+    }
+
+    /// Resource name of one of its servers.
+    #[must_use]
+    pub fn server_name(&self, server: &Server) -> String {
+        format!("{}/servers/{}", self.name, server.number)
+    }
+
+    /// Whether its active server is known not to take connections: `Available` is FALSE. A server
     /// that waits to be started again leaves the instance READY.
     #[must_use]
     pub fn is_down(&self) -> bool {
@@ -183,6 +222,8 @@ pub struct Server {
     pub uid: Uuid,
     /// Number within the instance, from 1.
     pub number: i32,
+    /// What it is to the instance.
+    pub role: ServerRole,
     /// Provider that runs it.
     pub provider: String,
     /// Version that it runs.
@@ -203,6 +244,44 @@ pub struct Server {
 }
 
 impl Server {
+    /// Whether clients reach it.
+    #[must_use]
+    pub fn is_active(&self) -> bool {
+        self.role == ServerRole::Active
+    }
+
+    /// Type of the condition of its instance that says whether it takes connections. That
+    /// of a server that is not the active one has its number, and is there only while
+    /// there is something to say.
+    #[must_use]
+    pub fn availability(&self) -> String {
+        match self.is_active() {
+            true => AVAILABLE.to_owned(),
+            false => format!("Server{}Available", self.number),
+        }
+    }
+
+    /// Whether it takes connections, as seen at `time`.
+    #[must_use]
+    pub fn available(
+        &self,
+        status: Status,
+        reason: &str,
+        message: &str,
+        time: DateTime<Utc>,
+    ) -> Condition {
+        Condition {
+            kind: self.availability(),
+            status,
+            reason: reason.to_owned(),
+            message: match self.is_active() {
+                true => message.to_owned(),
+                false => format!("server {}: {message}", self.number),
+            },
+            time,
+        }
+    }
+
     /// The host that it lives on, if it lives on one.
     #[must_use]
     pub fn host(&self) -> Option<Uuid> {

@@ -78,6 +78,16 @@ struct World {
     broken: bool,
     /// The PostgreSQL that all servers are.
     postgresql: Option<PostgreSql>,
+    /// What is otherwise for some servers.
+    #[serde(default)]
+    servers: BTreeMap<Uuid, Otherwise>,
+}
+
+/// How a server differs from the others of its world.
+#[derive(Debug, Default, Deserialize)]
+struct Otherwise {
+    looks: Option<u32>,
+    postgresql: Option<PostgreSql>,
 }
 
 #[derive(Debug, Deserialize)]
@@ -118,14 +128,16 @@ impl Simulated {
         read(&self.world.join("world.json"))?.ok_or_else(gone)
     }
 
-    fn postgresql(&self) -> Result<PostgreSql> {
+    fn postgresql(&self, server: Option<Uuid>) -> Result<PostgreSql> {
         let none = || {
             Error::new(
                 Reason::ServerUnavailable,
                 "the simulated world has no server",
             )
         };
-        self.world()?.postgresql.ok_or_else(none)
+        let mut world = self.world()?;
+        let own = server.and_then(|uid| world.servers.remove(&uid)?.postgresql);
+        own.or(world.postgresql).ok_or_else(none)
     }
 
     fn place(&self, uid: Uuid) -> PathBuf {
@@ -151,7 +163,8 @@ impl Simulated {
     /// of its own.
     fn look(&self, uid: Uuid, server: &mut Server, own: Option<u32>) -> Result<Option<Wait>> {
         let world = self.world()?;
-        let looks = own.unwrap_or(world.looks);
+        let otherwise = world.servers.get(&uid).and_then(|server| server.looks);
+        let looks = own.or(otherwise).unwrap_or(world.looks);
         if world.broken {
             let message = "the simulated server is broken";
             return Err(Error::new(Reason::ServerStartFailed, message));
@@ -197,7 +210,7 @@ impl Simulated {
 
     /// Makes Howdah's role with the password on record; answers the system identifier.
     async fn let_in(&self, spec: &ServerSpec) -> Result<u64> {
-        let real = self.postgresql()?;
+        let real = self.postgresql(Some(spec.uid))?;
         let target = Target {
             host: Host::Tcp(real.host),
             port: real.port,
@@ -267,7 +280,7 @@ impl Provider for Simulated {
     }
 
     async fn engines(&self) -> Result<Vec<Engine>> {
-        let version: Version = self.postgresql()?.version.parse()?;
+        let version: Version = self.postgresql(None)?.version.parse()?;
         Ok(vec![Engine {
             provider: NAME,
             version,
@@ -314,8 +327,8 @@ impl Provider for Simulated {
         false
     }
 
-    fn address(&self, _: &ServerSpec) -> Address {
-        let real = self.postgresql().ok();
+    fn address(&self, spec: &ServerSpec) -> Address {
+        let real = self.postgresql(Some(spec.uid)).ok();
         let (host, port) = real.map_or_else(Default::default, |real| (real.host, real.port));
         Address {
             host,

@@ -132,4 +132,23 @@ impl Tx {
         .await?;
         Ok(())
     }
+
+    /// Takes a condition away.
+    ///
+    /// # Errors
+    /// METADATA_UNAVAILABLE.
+    pub async fn clear_instance_condition(&mut self, uid: Uuid, kind: &str) -> Result<()> {
+        sqlx::query!(
+            "update instances set revision = revision + 1, update_time = now(), conditions =
+                (select coalesce(jsonb_agg(c), '[]') from jsonb_array_elements(conditions) c
+                    where c ->> 'type' <> $2)
+             where uid = $1 and conditions @> jsonb_build_array(jsonb_build_object('type', $2::text))",
+            uid,
+            kind,
+        )
+        .execute(self.connection())
+        .named("instances.clear_instance_condition")
+        .await?;
+        Ok(())
+    }
 }

@@ -17,7 +17,7 @@ use super::{
 };
 use crate::domain::{
     Error, Reason, Result,
-    instance::{Condition, Instance, Server, ServerGoal, State},
+    instance::{Condition, Instance, Server, ServerGoal, ServerRole, State},
     list::{Place, SortBy},
     name::{Id, InstanceName, ProjectName},
     provider::Placement,
@@ -44,11 +44,11 @@ struct Record {
     ephemeral: bool,
     deletion_protection: bool,
     epoch: i64,
-    active_server: i32,
     conditions: String,
     reconciling: bool,
     server_uid: Option<Uuid>,
     number: Option<i32>,
+    role: Option<String>,
     provider: Option<String>,
     version: Option<String>,
     host: Option<Uuid>,
@@ -72,10 +72,10 @@ macro_rules! select_instances {
                 i.create_time, i.update_time, i.delete_time, i.purge_time, i.state,
                 i.wanted_version, i.parameters::text as "parameters!",
                 i.pending_restart, i.ephemeral, i.deletion_protection, i.epoch,
-                i.active_server, i.conditions::text as "conditions!",
+                i.conditions::text as "conditions!",
                 exists (select from operations o where o.target_uid = i.uid
                     and o.end_time is null) as "reconciling!",
-                s.uid as "server_uid?", s.number as "number?", s.provider as "provider?",
+                s.uid as "server_uid?", s.number as "number?", s.role as "role?", s.provider as "provider?",
                 s.version as "version?", s.host as "host?", s.port as "port?",
                 s.system_identifier as "system_identifier?", s.started as "started?",
                 s.wanted as "wanted?",
@@ -134,6 +134,22 @@ impl Store {
             .fetch_all(&self.pool)
             .named("instances.instance_by_uid")
             .await?;
+        single(records)
+    }
+
+    /// The instance that has the server of that identity, if it is there.
+    ///
+    /// # Errors
+    /// RECORD_UNREADABLE; METADATA_UNAVAILABLE.
+    pub async fn instance_of_server(&self, server: Uuid) -> Result<Option<Instance>> {
+        let records = select_instances!(
+            "where i.uid = (select o.instance_uid from servers o where o.uid = $1)
+             order by s.number",
+            server
+        )
+        .fetch_all(&self.pool)
+        .named("instances.instance_of_server")
+        .await?;
         single(records)
     }
 
@@ -211,15 +227,15 @@ impl Store {
         })
     }
 
-    /// The instances whose active server is on this host or on none, and meant to run;
-    /// those that can be read.
+    /// The instances of which a server is on this host or on none, and meant to run; those
+    /// that can be read.
     ///
     /// # Errors
     /// METADATA_UNAVAILABLE.
     pub async fn instances_to_watch(&self, host: Uuid) -> Result<Vec<Instance>> {
         let records = select_instances!(
             "where i.delete_time is null and exists (select from servers a
-                where a.instance_uid = i.uid and a.number = i.active_server
+                where a.instance_uid = i.uid
                 and a.wanted = 'RUNNING' and (a.host = $1 or a.host is null) and a.started) order by i.uid, s.number",
             host
         )
@@ -327,6 +343,17 @@ impl Tx {
             .named("instances.instance_by_uid")
             .await?;
         single(records)
+    }
+
+    /// The identity of the instance that has the server of that identity, if it is there.
+    ///
+    /// # Errors
+    /// METADATA_UNAVAILABLE.
+    pub async fn owner_of_server(&mut self, server: Uuid) -> Result<Option<Uuid>> {
+        sqlx::query_scalar!("select instance_uid from servers where uid = $1", server)
+            .fetch_optional(self.connection())
+            .named("instances.owner_of_server")
+            .await
     }
 
     /// Records a new instance, in state CREATING.
@@ -471,7 +498,6 @@ impl Record {
             ephemeral: self.ephemeral,
             deletion_protection: self.deletion_protection,
             epoch: self.epoch,
-            active_server: self.active_server,
             endpoint: None,
             conditions: conditions(&self.conditions)?,
         })
@@ -505,10 +531,12 @@ impl Record {
         let identifier = self.system_identifier.take().map(|text| text.parse());
         let version = self.version.take().unwrap_or_default();
         let wanted = self.wanted.take().unwrap_or_default();
+        let role = self.role.take().unwrap_or_default();
         let address = self.address.take().map(|text| json("address", &text));
         Ok(Some(Server {
             uid,
             number,
+            role: ServerRole::parse(&role).map_err(|_| "role")?,
             provider: self.provider.take().unwrap_or_default(),
             version: version.parse().map_err(|_| "version")?,
             placement: self.placement()?,

@@ -326,20 +326,23 @@ impl Store {
             .ok_or_else(taken_over)
     }
 
-    /// Puts off the operations on an instance's children that no worker has, but for one:
-    /// its server does not answer, and each look at it would take a worker for seconds. Those
-    /// that are to be cancelled and are not being taken back yet go on: they need no server
-    /// to be turned round. Locks in the order in which a deletion does, and passes over what
-    /// is locked.
+    /// Puts off the operations on an instance's databases that no worker has, but for the one
+    /// of these that has found out that the server does not answer: each look at it would
+    /// take a worker for seconds. Other children need other servers. Those that are to be
+    /// cancelled and are not being taken back yet go on: they need no server to be turned
+    /// round. Locks in the order in which a deletion does, and passes over what is locked.
     ///
     /// # Errors
     /// METADATA_UNAVAILABLE.
     pub async fn rest_children(&self, instance: Uuid, but: Uuid, seconds: f64) -> Result<()> {
         sqlx::query!(
-            "with resting as (select id from operations
-                where parent_uid = $1 and id <> $2 and end_time is null and worker is null
-                and (not cancel_requested or state = 'UNDOING')
-                order by id for no key update skip locked)
+            "with resting as (select o.id from operations o
+                where o.parent_uid = $1 and o.id <> $2 and o.end_time is null
+                and o.worker is null and (not o.cancel_requested or o.state = 'UNDOING')
+                and exists (select from databases d where d.uid = o.target_uid)
+                and exists (select from operations f join databases d on d.uid = f.target_uid
+                    where f.id = $2)
+                order by o.id for no key update skip locked)
              update operations o
                 set run_time = greatest(run_time, now() + make_interval(secs => $3))
              from resting r where o.id = r.id",

@@ -123,6 +123,7 @@ pub(super) const INSTANCES: Table = Table {
             "servers",
             "instance_uid",
             r"version !~ '^[1-9][0-9]{1,3}\.[0-9]{1,4}$'
+            or role <> all ('{ACTIVE,SUCCESSOR,RETIRED}')
             or wanted <> all ('{RUNNING,STOPPED,GONE}')
             or system_identifier !~ '^[0-9]{1,19}$'
             or address is not null and (jsonb_typeof(address -> 'host') = 'string'

@@ -322,13 +322,15 @@ impl Tx {
         Ok(())
     }
 
-    /// Locks the start of an instance's server that another wish may take the place of.
+    /// Locks the recoveries of an instance's servers, and the start that another wish may take
+    /// the place of.
     ///
     /// # Errors
     /// METADATA_UNAVAILABLE.
     pub async fn lock_start(&mut self, name: &InstanceName) -> Result<()> {
         sqlx::query!(
-            "select o.id from operations o join instances i on i.uid = o.target_uid
+            "select o.id from operations o
+                join instances i on i.uid in (o.target_uid, o.parent_uid)
              where i.project = $1 and i.id = $2 and o.end_time is null
                 and o.gives_way <> 'NEVER'
              for no key update of o",
@@ -341,8 +343,8 @@ impl Tx {
         Ok(())
     }
 
-    /// Ends the recovery of an instance's server, or a start that waits for it: a user
-    /// wants something else. As with [`Tx::give_up_family`] nothing else begins before its
+    /// Ends the recoveries of an instance's servers, or a start that waits: a user wants
+    /// something else. As with [`Tx::give_up_family`] nothing else begins before its
     /// worker has noticed.
     ///
     /// # Errors
@@ -356,7 +358,8 @@ impl Tx {
             "with ended as (
                 update operations set state = 'CANCELLED', end_time = clock_timestamp(),
                     token = token + 1, failure = $2
-                where target_uid = $1 and end_time is null and (gives_way = 'ALWAYS'
+                where end_time is null and (target_uid = $1 or parent_uid = $1)
+                    and (gives_way = 'ALWAYS'
                     or gives_way = 'WAITING' and waiting_since is not null)
                 returning id),
              stages as (

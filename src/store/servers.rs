@@ -8,7 +8,7 @@ use uuid::Uuid;
 use super::{Store, Tx, fault::Measured, sealing};
 use crate::domain::{
     Error, Reason, Result,
-    instance::ServerGoal,
+    instance::{ServerGoal, ServerRole},
     provider::{Learnt, Placement},
     version::Version,
 };
@@ -22,6 +22,8 @@ pub struct NewServer {
     pub instance_uid: Uuid,
     /// Number within the instance.
     pub number: i32,
+    /// What it is to the instance.
+    pub role: ServerRole,
     /// Provider that runs it.
     pub provider: &'static str,
     /// Version that it will run.
@@ -41,7 +43,7 @@ pub struct Ports {
     pub reserved: Vec<u16>,
 }
 
-/// What an instance's server may have of Howdah's making.
+/// What a server may have of Howdah's making.
 #[derive(Clone, Debug)]
 pub struct OnRecord {
     /// Roles, by identity.
@@ -53,20 +55,23 @@ pub struct OnRecord {
 }
 
 impl Store {
-    /// What is on record for an instance's server. Each is recorded before it is made there,
-    /// and forgotten after it was removed.
+    /// What is on record for a server: roles and databases of its instance, and its own
+    /// subscriptions. Each is recorded before it is made there, and forgotten after it was
+    /// removed.
     ///
     /// # Errors
     /// METADATA_UNAVAILABLE.
-    pub async fn on_record(&self, instance: Uuid) -> Result<OnRecord> {
+    pub async fn on_record(&self, server: Uuid) -> Result<OnRecord> {
         sqlx::query_as!(
             OnRecord,
-            r#"select array(select uid from roles where instance_uid = $1) as "roles!",
-                array(select postgresql_name from databases where instance_uid = $1)
-                    as "databases!",
-                array(select uid from subscriptions where instance_uid = $1)
+            r#"with owner as (select instance_uid from servers where uid = $1)
+            select array(select uid from roles where instance_uid in (select * from owner))
+                    as "roles!",
+                array(select postgresql_name from databases
+                    where instance_uid in (select * from owner)) as "databases!",
+                array(select uid from subscriptions where server_uid = $1)
                     as "subscriptions!""#,
-            instance,
+            server,
         )
         .fetch_one(&self.pool)
         .named("servers.on_record")
@@ -106,12 +111,13 @@ impl Tx {
     /// more; METADATA_UNAVAILABLE.
     pub async fn insert_server(&mut self, new: &NewServer) -> Result<()> {
         sqlx::query!(
-            "insert into servers (uid, instance_uid, number, provider, version, host, port,
+            "insert into servers (uid, instance_uid, number, role, provider, version, host, port,
                 admin_password)
-             values ($1, $2, $3, $4, $5, $6, $7, $8)",
+             values ($1, $2, $3, $4, $5, $6, $7, $8, $9)",
             new.uid,
             new.instance_uid,
             new.number,
+            new.role.as_str(),
             new.provider,
             new.version.to_string(),
             new.placement.map(|placement| placement.host),
@@ -189,14 +195,13 @@ impl Tx {
         Ok(())
     }
 
-    /// Records what is to become of the active server of an instance.
+    /// Records what is to become of all servers of an instance.
     ///
     /// # Errors
     /// METADATA_UNAVAILABLE.
     pub async fn want(&mut self, instance: Uuid, goal: ServerGoal) -> Result<()> {
         sqlx::query!(
-            "update servers s set wanted = $2 from instances i
-             where i.uid = $1 and s.instance_uid = i.uid and s.number = i.active_server",
+            "update servers set wanted = $2 where instance_uid = $1",
             instance,
             goal.as_str(),
         )
@@ -204,6 +209,40 @@ impl Tx {
         .named("servers.want")
         .await?;
         Ok(())
+    }
+
+    /// Records what is to become of the active server of an instance alone.
+    ///
+    /// # Errors
+    /// METADATA_UNAVAILABLE.
+    pub async fn want_active(&mut self, instance: Uuid, goal: ServerGoal) -> Result<()> {
+        sqlx::query!(
+            "update servers set wanted = $2 where instance_uid = $1 and role = 'ACTIVE'",
+            instance,
+            goal.as_str(),
+        )
+        .execute(self.connection())
+        .named("servers.want_active")
+        .await?;
+        Ok(())
+    }
+
+    /// Whether an operation works on that server, or starts or stops all servers of its
+    /// instance.
+    ///
+    /// # Errors
+    /// METADATA_UNAVAILABLE.
+    pub async fn is_worked_on(&mut self, instance: Uuid, server: Uuid) -> Result<bool> {
+        sqlx::query_scalar!(
+            r#"select exists (select from operations where end_time is null
+                and (target_uid = $2 or target_uid = $1 and kind <> 'instance.recover'))
+                as "worked_on!""#,
+            instance,
+            server,
+        )
+        .fetch_one(self.connection())
+        .named("servers.is_worked_on")
+        .await
     }
 
     /// Records that a server has been started once.

@@ -10,8 +10,8 @@ use crate::domain::Result;
 pub struct Subscription {
     /// Identity; part of the names of what it makes.
     pub uid: Uuid,
-    /// Instance that it reads from.
-    pub instance_uid: Uuid,
+    /// Server that it reads from, and makes them on.
+    pub server_uid: Uuid,
     /// Database in PostgreSQL.
     pub database: String,
     /// Publications that it makes.
@@ -32,11 +32,11 @@ impl Store {
         seconds: f64,
     ) -> Result<()> {
         sqlx::query!(
-            "insert into subscriptions (uid, instance_uid, database, publications, slot, worker,
+            "insert into subscriptions (uid, server_uid, database, publications, slot, worker,
                 lease_until)
              values ($1, $2, $3, $4, $5, $6, now() + make_interval(secs => $7))",
             new.uid,
-            new.instance_uid,
+            new.server_uid,
             new.database,
             &new.publications,
             new.slot,
@@ -82,7 +82,7 @@ impl Store {
     }
 
     /// Takes over subscriptions whose process is gone, for `seconds`, to sweep them.
-    /// Only those on servers of `host`.
+    /// Only those on servers of `host` that are to run; on an active one when it does.
     ///
     /// # Errors
     /// METADATA_UNAVAILABLE.
@@ -96,11 +96,12 @@ impl Store {
             Subscription,
             "update subscriptions set worker = $2, lease_until = now() + make_interval(secs => $3)
              where uid in (select u.uid from subscriptions u
-                join instances i on i.uid = u.instance_uid
-                join servers s on s.instance_uid = i.uid and s.number = i.active_server
-                where u.lease_until < now() and (s.host = $1 or s.host is null) and i.state = 'READY'
+                join servers s on s.uid = u.server_uid
+                join instances i on i.uid = s.instance_uid
+                where u.lease_until < now() and (s.host = $1 or s.host is null)
+                and s.wanted = 'RUNNING' and (i.state = 'READY' or s.role <> 'ACTIVE')
                 order by u.lease_until limit 20 for update of u skip locked)
-             returning uid, instance_uid, database, publications, slot",
+             returning uid, server_uid, database, publications, slot",
             host,
             worker,
             seconds,

@@ -235,7 +235,7 @@ async fn collate(metadata: &Metadata) {
 }
 
 /// What other releases may write in place of what this one knows.
-const BROKEN_INSTANCES: [&str; 13] = [
+const BROKEN_INSTANCES: [&str; 14] = [
     "update instances set state = 'PAUSED'",
     "update instances set wanted_version = 'next'",
     "update instances set wanted_version = '15.'",
@@ -247,6 +247,7 @@ const BROKEN_INSTANCES: [&str; 13] = [
     r#"update instances set conditions = '"none"'"#,
     "update servers set version = 'x'",
     "update servers set wanted = 'PAUSED'",
+    "update servers set role = 'STANDBY'",
     "update servers set system_identifier = '-1'",
     r#"update servers set address = '{"host": "h", "port": 70000}'"#,
 ];
@@ -294,9 +295,9 @@ async fn record_instances(metadata: &Metadata, rows: &[Row]) {
              values (gen_random_uuid(), 'default', {id}, {display_name}, {},
                 '{{}}', '{}', '{}', '{}', '{{\"work_mem\": \"4MB\"}}', {}, false)
              returning uid)
-             insert into servers (uid, instance_uid, number, provider, version,
+             insert into servers (uid, instance_uid, number, role, provider, version,
                 wanted, system_identifier, address, admin_password)
-             select gen_random_uuid(), uid, 1, 'elsewhere', '15.18', 'STOPPED',
+             select gen_random_uuid(), uid, 1, 'ACTIVE', 'elsewhere', '15.18', 'STOPPED',
                 '7351231231231231231',
                 '{{\"host\": \"h\", \"port\": 5432, \"socket_directory\": null}}', key.head
              from made, (select '\\x01'::bytea || set_byte('\\x00', 0, length(key_id))

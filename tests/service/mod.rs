@@ -23,6 +23,7 @@ mod purge;
 mod replicas;
 mod rig;
 mod secrets;
+mod servers;
 mod shutdown;
 mod simulated;
 mod sockets;

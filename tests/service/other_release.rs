@@ -21,6 +21,7 @@ use crate::support::howdah::{Howdah, PROJECT, eventually, instance_name, succeed
 /// What a later release would do with a migration.
 pub(super) const FORGET_CHECKS: &str =
     "alter table instances drop constraint instances_state_check;
+    alter table servers drop constraint servers_role_check;
     alter table servers drop constraint servers_wanted_check;
     alter table databases drop constraint databases_state_check;
     alter table operations drop constraint operations_state_check;
@@ -370,6 +371,18 @@ async fn workers_pass_over_operations_of_another_release() {
     metadata
         .execute("update instances set wanted_version = '' where id = 'orders'")
         .await;
+    let found = howdah.instances().await.get_instance(request.clone()).await;
+    assert_eq!(found.unwrap().into_inner().state, 2, "as it was");
+
+    // So does one of whose servers it cannot tell what they are.
+    metadata
+        .execute("update servers set role = 'STANDBY'")
+        .await;
+    let found = howdah.instances().await.get_instance(request.clone()).await;
+    let found = found.unwrap().into_inner();
+    assert_eq!((found.state, found.servers.len()), (0, 0));
+    assert_eq!(found.conditions[0].reason, "RECORD_UNREADABLE");
+    metadata.execute("update servers set role = 'ACTIVE'").await;
     let found = howdah.instances().await.get_instance(request).await;
     assert_eq!(found.unwrap().into_inner().state, 2, "as it was");
 }

@@ -15,6 +15,7 @@ use howdah::{
     store::sealing::Keyring,
 };
 use secrecy::{ExposeSecret as _, SecretSlice, SecretString};
+use tokio_postgres::types::ToSql;
 use tonic::{Code, Response, Status, Streaming};
 use uuid::Uuid;
 
@@ -74,6 +75,21 @@ impl Metadata {
     pub(super) async fn release(&self) {
         self.execute("delete from operations where kind = 'test.occupy'")
             .await;
+    }
+
+    /// Records another server of an instance, as an upgrade does. It is to run, on the host
+    /// of the first one, if that has any, and on the port after.
+    pub(super) async fn add_server(&self, instance: &str, role: &str, uid: Uuid) {
+        let password = SecretString::from(self.admin_password(instance).await);
+        let sealed = keyring().seal(&password, &format!("server {uid} admin"));
+        let sql = "insert into servers (uid, instance_uid, number, role, provider, version, host,
+                port, started, admin_password)
+            select $2::text::uuid, s.instance_uid, s.number + 1, $3, s.provider, s.version,
+                s.host, s.port + 1, true, $4
+            from servers s join instances i on i.uid = s.instance_uid where i.id = $1";
+        let (uid, sealed) = (uid.to_string(), sealed.unwrap());
+        let parameters: [&(dyn ToSql + Sync); 4] = [&instance, &uid, &role, &sealed];
+        assert_eq!(self.0.execute(sql, &parameters).await.unwrap(), 1);
     }
 
     /// The password of `howdah_admin` on an instance's server.

@@ -19,6 +19,7 @@ use howdah::{
 };
 use serde_json::{Value, json};
 use tempfile::TempDir;
+use uuid::Uuid;
 
 use super::rig::Metadata;
 use crate::support::{
@@ -98,8 +99,32 @@ impl World {
         self.server().1["running"] == true
     }
 
+    fn place(&self, server: Uuid) -> PathBuf {
+        self.directory.path().join(format!("{server}.json"))
+    }
+
+    /// Whether that server runs.
+    pub(super) fn is_up(&self, server: Uuid) -> bool {
+        let read = fs::read(self.place(server)).map(|text| {
+            let server: Value = serde_json::from_slice(&text).unwrap();
+            server["running"] == true
+        });
+        read.unwrap_or_default()
+    }
+
+    /// That server ends.
+    pub(super) fn end(&self, server: Uuid) {
+        let text = fs::read(self.place(server)).unwrap();
+        let found = serde_json::from_slice(&text).unwrap();
+        self.let_it_run(self.place(server), found, false);
+    }
+
     fn let_run(&self, running: bool) {
-        let (place, mut server) = self.server();
+        let (place, server) = self.server();
+        self.let_it_run(place, server, running);
+    }
+
+    fn let_it_run(&self, place: PathBuf, mut server: Value, running: bool) {
         assert_eq!(server["running"], !running);
         server["running"] = json!(running);
         let unfinished = self.directory.path().join("changed.new");

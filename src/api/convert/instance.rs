@@ -8,7 +8,7 @@ use crate::{
     domain::{
         Error, Reason, Result,
         engine::Engine,
-        instance::{Condition, Instance, Server, State, Status},
+        instance::{Condition, Instance, Server, ServerRole, State, Status},
         name::{Id, InstanceName, ProjectName},
         provider::Address,
         recorded::Recorded,
@@ -20,6 +20,7 @@ use crate::{
 pub(in crate::api) fn to_wire(instance: Instance) -> v1::Instance {
     let active = instance.active().ok();
     let host = active.and_then(Server::host).map(|host| host.to_string());
+    let active_server = active.map(|server| instance.server_name(server));
     let server_version = active
         .filter(|server| server.started)
         .map(|server| server.version);
@@ -30,7 +31,7 @@ pub(in crate::api) fn to_wire(instance: Instance) -> v1::Instance {
         .collect();
     v1::Instance {
         etag: instance.etag(),
-        active_server: format!("{}/servers/{}", instance.name, instance.active_server),
+        active_server: active_server.unwrap_or_default(),
         server_version: server_version
             .map(|version| version.to_string())
             .unwrap_or_default(),
@@ -95,10 +96,19 @@ fn state(state: State) -> v1::instance::State {
     }
 }
 
+fn role(role: ServerRole) -> v1::server::Role {
+    match role {
+        ServerRole::Active => v1::server::Role::Active,
+        ServerRole::Successor => v1::server::Role::Successor,
+        ServerRole::Retired => v1::server::Role::Retired,
+    }
+}
+
 fn server_to_wire(instance: &Instance, server: &Server) -> v1::Server {
     v1::Server {
-        name: format!("{}/servers/{}", instance.name, server.number),
+        name: instance.server_name(server),
         uid: server.uid.to_string(),
+        role: role(server.role).into(),
         version: server.version.to_string(),
         provider: server.provider.clone(),
         host: server

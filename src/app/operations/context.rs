@@ -4,7 +4,12 @@ use serde::de::DeserializeOwned;
 
 use super::{super::App, catalog, plan::Step};
 use crate::{
-    domain::{Error, Result, database::Database, instance::Instance, provider::ServerSpec},
+    domain::{
+        Error, Result,
+        database::Database,
+        instance::{Instance, Server},
+        provider::ServerSpec,
+    },
     store::lease::Claim,
 };
 
@@ -42,9 +47,31 @@ impl Context {
         found.ok_or_else(|| Error::internal(format!("database {uid} of an operation is gone")))
     }
 
-    /// The active server of the instance, as its provider takes it.
+    /// The server that the operation works on: the one that it names as its target, or else
+    /// the active one.
+    pub(super) fn server_of<'a>(&self, instance: &'a Instance) -> Result<&'a Server> {
+        match instance.server(self.claim.target_uid) {
+            Some(named) => Ok(named),
+            None => instance.active(),
+        }
+    }
+
+    /// The server that the operation works on, as its provider takes it.
     pub(crate) async fn server(&self) -> Result<ServerSpec> {
         let instance = self.instance().await?;
-        self.app.server_spec(&instance, self.claim.token).await
+        let server = self.server_of(&instance)?;
+        let token = self.claim.token;
+        self.app.server_spec(&instance, server, token).await
+    }
+
+    /// All servers of the instance, as their providers take them.
+    pub(crate) async fn servers(&self) -> Result<Vec<ServerSpec>> {
+        let instance = self.instance().await?;
+        let mut servers = Vec::with_capacity(instance.servers.len());
+        for server in &instance.servers {
+            let token = self.claim.token;
+            servers.push(self.app.server_spec(&instance, server, token).await?);
+        }
+        Ok(servers)
     }
 }

@@ -284,7 +284,7 @@ async fn advance(context: &Context, plan: &'static Plan, lease: &Lease) -> Resul
         context.app.announce(claim.id);
         // After the commit: before, the server would not seem meant to run.
         if claim.parent_uid.is_none() {
-            context.app.look_after(claim.target_uid);
+            context.app.look_after_all(claim.target_uid);
         }
         return Ok(Next::Leave(Left::Anyhow));
     }

@@ -2,23 +2,24 @@
 
 use std::time::Duration;
 
-use futures::future::BoxFuture;
 use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
 use super::{
     context::Context,
     delete_instance::DeleteInstanceParameters,
-    plan::{Commit, End, commit, nothing},
+    plan::{End, commit, nothing},
+    pursuit::{pursue, pursue_anew},
 };
 use crate::{
     domain::{
         Error, Reason, Result,
-        instance::{Condition, ServerGoal, State, Status},
-        operation::{self, Failure, Outcome},
-        provider::{Disposal, Goal, Learnt, Next, ServerSpec},
+        instance::{Condition, Instance, ServerGoal, State, Status},
+        operation::{Failure, Outcome},
+        provider::{Disposal, Goal},
         version::Version,
     },
+    pg::Client,
     store::{Tx, lease::Claim},
 };
 
@@ -28,67 +29,13 @@ const PATIENCE: Duration = Duration::from_secs(60);
 /// How long a server may take to stop in order whose data is deleted too.
 const LITTLE_PATIENCE: Duration = Duration::from_secs(10);
 
-/// The rest of a step, after the server has reached its goal.
-type AndThen = for<'a> fn(&'a Context, &'a ServerSpec) -> BoxFuture<'a, Result<End>>;
-
-/// As [`pursue`], by the wish of a user: how often the server was recovered before does not
-/// matter any more.
-async fn pursue_anew(context: &Context, goal: Goal, then: AndThen) -> Result<End> {
-    context.app.watched.forget(context.claim.target_uid);
-    pursue(context, goal, then).await
-}
-
-/// Brings the server to a goal, look by look, and then goes on.
-async fn pursue(context: &Context, goal: Goal, then: AndThen) -> Result<End> {
-    refuse_unnamed(context, &goal)?;
-    let server = context.server().await?;
-    let provider = context.app.provider_of(&server.provider)?;
-    let advance = provider
-        .advance(&server, goal, context.claim.pursued)
-        .await?;
-    let learnt = advance.learnt;
-    let uid = server.uid;
-    match advance.next {
-        Next::Later(wait) if learnt == Learnt::default() => Ok(End::Later(None, wait)),
-        Next::Later(wait) => {
-            let learn: Commit =
-                Box::new(move |tx| Box::pin(async move { tx.learn(uid, &learnt).await }));
-            Ok(End::Later(Some(learn), wait))
-        }
-        Next::Done => match then(context, &server).await? {
-            End::Done(work) => Ok(commit(move |tx| {
-                Box::pin(async move {
-                    tx.learn(uid, &learnt).await?;
-                    work(tx).await
-                })
-            })),
-            waits => Ok(waits),
-        },
-    }
-}
-
-/// Refuses a goal that the step does not name in its plan: the crash table would have no
-/// rows for it.
-fn refuse_unnamed(context: &Context, goal: &Goal) -> Result<()> {
-    let named = context.step().and_then(|step| match context.claim.state {
-        operation::State::Undoing => step.undo_goal,
-        _ => step.goal,
-    });
-    match named {
-        Some(named) if named.is_of(goal) => Ok(()),
-        _ => Err(Error::internal(format!(
-            "a step of {} pursues {goal:?}, and names {named:?}",
-            context.claim.kind
-        ))),
-    }
-}
-
-/// Has the server run, with the settings on record; it is READY then.
+/// Has the active server run, with the settings on record; the instance is READY then. The
+/// supervisor starts the other ones.
 pub(super) async fn run(context: &Context) -> Result<End> {
-    pursue_anew(context, Goal::Running, |context, server| {
-        Box::pin(ready(context, server.uid, None))
-    })
-    .await
+    let server = context.server().await?;
+    let uid = server.uid;
+    let pursued = pursue_anew(context, vec![server], Goal::Running).await?;
+    pursued.and_then(ready(context, uid, None)).await
 }
 
 /// The first start of a server, on another port if its own was taken meanwhile.
@@ -117,32 +64,57 @@ pub(in crate::app) struct RecoverParameters {
     pub(in crate::app) ended: bool,
 }
 
-/// Has the server run again after it died, which stays visible as a condition. It may run
-/// already: a try that was cut off started it, or it came up by itself.
+/// Has a server run again after it died. It may run already: a try that was cut off started
+/// it, or it came up by itself. Only the active one changes the state of the instance.
 pub(super) async fn recover(context: &Context) -> Result<End> {
-    pursue(context, Goal::Running, |context, server| {
+    let server = context.server().await?;
+    let uid = server.uid;
+    let pursued = pursue(context, vec![server], Goal::Running).await?;
+    match uid == context.claim.target_uid {
+        true => pursued.and_then(up_again(context)).await,
+        false => pursued.and_then(recovered(context, uid)).await,
+    }
+}
+
+/// The end of the active server stays visible as a condition.
+async fn recovered(context: &Context, server: Uuid) -> Result<End> {
+    let recovery: RecoverParameters = context.parameters()?;
+    let happened = || Condition {
+        kind: "ServerRestarted".into(),
+        status: Status::True,
+        reason: "SERVER_ENDED".into(),
+        message: "the server's process had ended and was started again".into(),
+        time: context.app.parts.clock.now(),
+    };
+    ready(context, server, recovery.ended.then(happened)).await
+}
+
+/// The server that the operation names takes connections again.
+async fn up_again(context: &Context) -> Result<End> {
+    let instance = context.instance().await?;
+    let server = context.server_of(&instance)?;
+    let client = context.app.connection_to(&instance, server, "postgres");
+    let version = version_of(&*client.await?);
+    let (uid, server, kind) = (instance.uid, server.uid, server.availability());
+    Ok(commit(move |tx| {
         Box::pin(async move {
-            let recovery: RecoverParameters = context.parameters()?;
-            let happened = || Condition {
-                kind: "ServerRestarted".into(),
-                status: Status::True,
-                reason: "SERVER_ENDED".into(),
-                message: "the server's process had ended and was started again".into(),
-                time: context.app.parts.clock.now(),
-            };
-            ready(context, server.uid, recovery.ended.then(happened)).await
+            tx.mark_server_started(server, version).await?;
+            tx.clear_instance_condition(uid, &kind).await
         })
-    })
-    .await
+    }))
+}
+
+/// What a server runs: its programs may have been exchanged for a newer minor.
+fn version_of(client: &Client) -> Option<Version> {
+    let version = client.server_version().split(' ').next();
+    version.and_then(|version| version.parse().ok())
 }
 
 async fn ready(context: &Context, server: Uuid, happened: Option<Condition>) -> Result<End> {
     let uid = context.claim.target_uid;
     let instance = context.instance().await?;
     let client = context.app.close_to_public(&instance).await?;
-    // Its programs may have been exchanged for a newer minor.
-    let version = client.server_version().split(' ').next();
-    let version: Option<Version> = version.and_then(|version| version.parse().ok());
+    let version = version_of(&client);
     drop(client);
     let message = "the server takes connections";
     let available = available(context, Status::True, "SERVER_RUNNING", message);
@@ -159,48 +131,49 @@ async fn ready(context: &Context, server: Uuid, happened: Option<Condition>) -> 
     }))
 }
 
-/// Stops the server.
+/// Stops the servers.
 pub(super) async fn stop(context: &Context) -> Result<End> {
-    pursue_anew(context, Goal::Stopped, |_, _| done()).await
+    let servers = context.servers().await?;
+    let pursued = pursue_anew(context, servers, Goal::Stopped).await?;
+    pursued.and_then(done()).await
 }
 
-/// Stops a server whose data goes too.
+/// Stops servers whose data goes too.
 pub(super) async fn stop_at_any_cost(context: &Context) -> Result<End> {
     let patience = LITTLE_PATIENCE;
-    pursue_anew(context, Goal::StoppedAtAnyCost { patience }, |_, _| done()).await
+    let servers = context.servers().await?;
+    let pursued = pursue_anew(context, servers, Goal::StoppedAtAnyCost { patience }).await?;
+    pursued.and_then(done()).await
 }
 
-/// Stops the server of an instance that is deleted; its data is kept for a while.
+/// Stops the servers of an instance that is deleted; their data is kept for a while.
 pub(super) async fn stop_and_keep(context: &Context) -> Result<End> {
     let patience = PATIENCE;
-    pursue_anew(
-        context,
-        Goal::StoppedAtAnyCost { patience },
-        |context, _| {
-            Box::pin(async move {
-                let parameters: DeleteInstanceParameters = context.parameters()?;
-                let uid = context.claim.target_uid;
-                let status = Status::False;
-                let available = available(context, status, "DELETED", "the instance was deleted");
-                Ok(commit(move |tx| {
-                    Box::pin(async move {
-                        tx.mark_instance_deleted(uid, parameters.keep_seconds)
-                            .await?;
-                        tx.set_instance_condition(uid, &available).await
-                    })
-                }))
-            })
-        },
-    )
-    .await
+    let servers = context.servers().await?;
+    let pursued = pursue_anew(context, servers, Goal::StoppedAtAnyCost { patience }).await?;
+    pursued.and_then(deleted(context)).await
 }
 
-/// Stops the server for good: it is STOPPED then.
+async fn deleted(context: &Context) -> Result<End> {
+    let parameters: DeleteInstanceParameters = context.parameters()?;
+    let uid = context.claim.target_uid;
+    let status = Status::False;
+    let available = available(context, status, "DELETED", "the instance was deleted");
+    std::future::ready(()).await;
+    Ok(commit(move |tx| {
+        Box::pin(async move {
+            tx.mark_instance_deleted(uid, parameters.keep_seconds)
+                .await?;
+            tx.set_instance_condition(uid, &available).await
+        })
+    }))
+}
+
+/// Stops the servers for good: the instance is STOPPED then.
 pub(super) async fn stop_and_stay(context: &Context) -> Result<End> {
-    pursue_anew(context, Goal::Stopped, |context, _| {
-        Box::pin(stopped(context))
-    })
-    .await
+    let servers = context.servers().await?;
+    let pursued = pursue_anew(context, servers, Goal::Stopped).await?;
+    pursued.and_then(stopped(context)).await
 }
 
 async fn stopped(context: &Context) -> Result<End> {
@@ -216,49 +189,76 @@ async fn stopped(context: &Context) -> Result<End> {
     }))
 }
 
-/// Removes the server of a creation that failed; no client has used it.
+/// Removes the servers of a creation that failed; no client has used them.
 pub(super) async fn discard(context: &Context) -> Result<End> {
-    pursue(context, Goal::Gone(Disposal::Delete), |_, _| done()).await
+    let servers = context.servers().await?;
+    let pursued = pursue(context, servers, Goal::Gone(Disposal::Delete)).await?;
+    pursued.and_then(done()).await
 }
 
-fn done<'a>() -> BoxFuture<'a, Result<End>> {
-    Box::pin(std::future::ready(Ok(nothing())))
+async fn done() -> Result<End> {
+    std::future::ready(()).await;
+    Ok(nothing())
 }
 
-/// Forgets the instance; its id and port are free.
+/// Forgets the instance; its id and ports are free.
 pub(super) async fn forget(context: &Context) -> Result<End> {
     let uid = context.claim.target_uid;
     std::future::ready(()).await;
     Ok(commit(move |tx| Box::pin(tx.remove_instance(uid))))
 }
 
-/// Takes the server away, and forgets the instance. The data of an ephemeral one is never
+/// Takes the servers away, and forgets the instance. The data of an ephemeral one is never
 /// kept.
 pub(super) async fn remove(context: &Context, disposal: Disposal) -> Result<End> {
     let goal = match context.instance().await?.ephemeral {
         true => Goal::Gone(Disposal::Delete),
         false => Goal::Gone(disposal),
     };
-    pursue(context, goal, |context, _| {
-        let uid = context.claim.target_uid;
-        Box::pin(std::future::ready(Ok(commit(move |tx| {
-            Box::pin(tx.remove_instance(uid))
-        }))))
-    })
-    .await
+    let pursued = pursue(context, context.servers().await?, goal).await?;
+    pursued.and_then(forget(context)).await
 }
 
 /// The instance as it is in the last commit, which has changed its row: a turn at the
 /// instance cannot be waited for any more, since others wait for the row in their turn.
 pub(super) async fn instance(tx: &mut Tx, uid: Uuid) -> Result<Outcome> {
-    let found = tx.instance_by_uid(uid).await?;
-    let mut found = found.ok_or_else(|| Error::internal(format!("instance {uid} is gone")))?;
+    let mut found = picture(tx, uid).await?;
     // The operation ends with the commit that this picture is taken in.
     found.reconciling = false;
     Ok(Outcome::Instance(Box::new(found)))
 }
 
-/// Marks an instance FAILED. What is to become of its server stays as it was: one that is
+/// As [`instance`], of an operation that may have a server of the instance as its target.
+pub(super) async fn instance_of(tx: &mut Tx, uid: Uuid) -> Result<Outcome> {
+    match tx.owner_of_server(uid).await? {
+        Some(owner) => Ok(Outcome::Instance(Box::new(picture(tx, owner).await?))),
+        None => instance(tx, uid).await,
+    }
+}
+
+async fn picture(tx: &mut Tx, uid: Uuid) -> Result<Instance> {
+    let found = tx.instance_by_uid(uid).await?;
+    found.ok_or_else(|| Error::internal(format!("instance {uid} is gone")))
+}
+
+/// Records why a server was not recovered.
+pub(super) async fn mark_not_recovered(tx: &mut Tx, claim: &Claim, why: &Failure) -> Result<()> {
+    let Some(parent) = claim.parent_uid else {
+        return mark_failed(tx, claim, why).await;
+    };
+    let Some(instance) = tx.lock_instance_by_uid(parent).await? else {
+        return Ok(());
+    };
+    let Some(server) = instance.server(claim.target_uid) else {
+        return Ok(());
+    };
+    // Its time is replaced by the database's.
+    let time = instance.update_time;
+    let condition = server.available(Status::False, &why.reason, &why.message, time);
+    tx.set_instance_condition(parent, &condition).await
+}
+
+/// Marks an instance FAILED. What is to become of its servers stays as it was: one that is
 /// to run is tried again after a pause by the supervisor, any other is left alone.
 pub(super) async fn mark_failed(tx: &mut Tx, claim: &Claim, why: &Failure) -> Result<()> {
     let uid = claim.target_uid;
@@ -289,7 +289,7 @@ pub(super) async fn mark_not_started(tx: &mut Tx, claim: &Claim, why: &Failure) 
     mark_failed(tx, claim, why).await?;
     match perhaps_up {
         true => Ok(()),
-        false => tx.want(claim.target_uid, ServerGoal::Stopped).await,
+        false => tx.want_active(claim.target_uid, ServerGoal::Stopped).await,
     }
 }
 

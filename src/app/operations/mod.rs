@@ -18,6 +18,7 @@ mod engine;
 mod instance_steps;
 mod plan;
 mod purge_instance;
+mod pursuit;
 mod retry;
 mod run_instance;
 

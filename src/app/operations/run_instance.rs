@@ -1,4 +1,4 @@
-//! Starts, stops, restarts and recovers an instance's server.
+//! Starts, stops and restarts an instance's servers, and recovers each of them.
 
 use super::{
     instance_steps as steps,
@@ -65,7 +65,9 @@ pub(crate) const RESTART_PLAN: Plan = Plan {
     abandon: |tx, claim, why| Box::pin(steps::mark_not_restarted(tx, claim, why)),
 };
 
-/// Enqueued by the supervisor when a server's process has ended by itself.
+/// Enqueued by the supervisor when a server's process has ended by itself. The target of
+/// the operation is the instance if the server is the active one, and else the server, as a
+/// child of the instance: it excludes no operation on the instance, and none excludes it.
 pub(crate) const RECOVER_PLAN: Plan = Plan {
     kind: "instance.recover",
     version: 1,
@@ -83,8 +85,8 @@ pub(crate) const RECOVER_PLAN: Plan = Plan {
         undo_goal: None,
         failpoints: &[],
     }],
-    outcome: |tx, uid| Box::pin(steps::instance(tx, uid)),
-    abandon: |tx, claim, why| Box::pin(steps::mark_failed(tx, claim, why)),
+    outcome: |tx, uid| Box::pin(steps::instance_of(tx, uid)),
+    abandon: |tx, claim, why| Box::pin(steps::mark_not_recovered(tx, claim, why)),
 };
 
 pub(crate) const UNDELETE_PLAN: Plan = Plan {

@@ -93,7 +93,12 @@ impl App {
     /// Searches each server. For one that cannot be searched, what was found there last
     /// stays.
     async fn search_servers(&self, found: &mut Found) -> Result<()> {
-        let instances = self.parts.store.instances_to_watch(self.parts.host).await?;
+        let mut instances = self.parts.store.instances_to_watch(self.parts.host).await?;
+        // Records of roles and databases are about the active server.
+        instances.retain(|instance| {
+            let active = instance.active();
+            active.is_ok_and(|active| self.watches(instance, active))
+        });
         let there: BTreeSet<Uuid> = instances.iter().map(|instance| instance.uid).collect();
         found.retain(|instance, _| there.contains(instance));
         for instance in instances {
@@ -123,7 +128,8 @@ impl App {
     /// records were read, and is not among them, has none.
     async fn unknown_objects(&self, instance: &Instance) -> Result<BTreeSet<Marked>> {
         let mut unknown = self.marked_objects(instance).await?;
-        let known = self.parts.store.on_record(instance.uid).await?;
+        let server = instance.active()?.uid;
+        let known = self.parts.store.on_record(server).await?;
         unknown.retain(|object| !object.is_known(&known));
         if !unknown.is_empty() {
             let still = self.marked_objects(instance).await?;

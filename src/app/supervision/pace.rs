@@ -15,7 +15,7 @@ const STAYED_UP: Duration = Duration::from_secs(60);
 const FIRST: Duration = Duration::from_secs(1);
 const LONGEST: Duration = Duration::from_secs(300);
 
-/// The recoveries of each instance.
+/// The recoveries of each server.
 #[derive(Debug, Default)]
 pub(super) struct Paces(HashMap<Uuid, Pace>);
 
@@ -84,7 +84,7 @@ impl Paces {
         (pace.up, pace.down) = (None, None);
     }
 
-    /// An instance is not meant to run any more.
+    /// A server is not meant to run any more.
     pub(super) fn forget(&mut self, uid: Uuid) {
         self.0.remove(&uid);
     }

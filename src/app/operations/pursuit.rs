@@ -1,0 +1,129 @@
+//! How a step brings servers of an instance to a goal.
+
+use uuid::Uuid;
+
+use super::{
+    context::Context,
+    plan::{Commit, End, commit},
+};
+use crate::{
+    domain::{
+        Error, Reason, Result, operation,
+        provider::{Advance, Goal, Learnt, Next, ServerSpec, Wait},
+    },
+    store::Tx,
+};
+
+/// How far servers are on their way to a goal.
+pub(super) struct Pursued {
+    /// What became known of each.
+    learnt: Vec<(Uuid, Learnt)>,
+    /// What is waited for, while one is not there yet.
+    wait: Option<Wait>,
+}
+
+/// As [`pursue`], by the wish of a user: how often a server was recovered before does not
+/// matter any more.
+pub(super) async fn pursue_anew(
+    context: &Context,
+    servers: Vec<ServerSpec>,
+    goal: Goal,
+) -> Result<Pursued> {
+    for server in &servers {
+        context.app.watched.forget(server.uid);
+    }
+    pursue(context, servers, goal).await
+}
+
+/// Brings servers to a goal, look by look, at the same time: one that takes long holds up
+/// no other. The looks at all of them end before one that has failed counts.
+pub(super) async fn pursue(
+    context: &Context,
+    servers: Vec<ServerSpec>,
+    goal: Goal,
+) -> Result<Pursued> {
+    refuse_unnamed(context, &goal)?;
+    let looks = servers.iter().map(|server| look(context, server, goal));
+    let looks = futures::future::join_all(looks).await;
+    let mut pursued = Pursued {
+        learnt: Vec::new(),
+        wait: None,
+    };
+    for (server, advance) in servers.iter().zip(looks) {
+        let advance = advance?;
+        if advance.learnt != Learnt::default() {
+            pursued.learnt.push((server.uid, advance.learnt));
+        }
+        // The shortest pause, after which all are looked at.
+        if let Next::Later(wait) = advance.next
+            && pursued
+                .wait
+                .as_ref()
+                .is_none_or(|sooner| wait.at_most < sooner.at_most)
+        {
+            pursued.wait = Some(wait);
+        }
+    }
+    Ok(pursued)
+}
+
+async fn look(context: &Context, server: &ServerSpec, goal: Goal) -> Result<Advance> {
+    let (here, host) = (
+        context.app.parts.host,
+        server.placement.map(|place| place.host),
+    );
+    if host.is_some_and(|host| host != here) {
+        // Its data is not here, which must not be taken for data that is gone.
+        let message = "a server of the instance is on another host";
+        return Err(Error::new(Reason::HostElsewhere, message));
+    }
+    let provider = context.app.provider_of(&server.provider)?;
+    provider.advance(server, goal, context.claim.waited).await
+}
+
+impl Pursued {
+    /// The end of the step: it waits, or has the end `then` after its servers have reached
+    /// their goal. What became known commits in any case.
+    pub(super) async fn and_then(self, then: impl Future<Output = Result<End>>) -> Result<End> {
+        let learnt = self.learnt;
+        if let Some(wait) = self.wait {
+            let learn: Option<Commit> = match learnt.is_empty() {
+                true => None,
+                false => Some(Box::new(move |tx| Box::pin(learn(tx, learnt)))),
+            };
+            return Ok(End::Later(learn, wait));
+        }
+        Ok(match then.await? {
+            End::Done(work) => commit(move |tx| {
+                Box::pin(async move {
+                    learn(tx, learnt).await?;
+                    work(tx).await
+                })
+            }),
+            waits => waits,
+        })
+    }
+}
+
+async fn learn(tx: &mut Tx, learnt: Vec<(Uuid, Learnt)>) -> Result<()> {
+    for (server, learnt) in learnt {
+        tx.learn(server, &learnt).await?;
+    }
+    Ok(())
+}
+
+/// Refuses a goal that the step does not name in its plan: the crash table would have no
+/// rows for it.
+fn refuse_unnamed(context: &Context, goal: &Goal) -> Result<()> {
+    let named = context.step().and_then(|step| match context.claim.state {
+        operation::State::Undoing => step.undo_goal,
+        _ => step.goal,
+    });
+    match named {
+        Some(named) if named.is_of(goal) => Ok(()),
+        _ => Err(Error::internal(format!(
+            "a step of {} pursues {goal:?}, and names {named:?}",
+            context.claim.kind
+        ))),
+    }
+}

@@ -1,0 +1,95 @@
+//! What instances say of their servers.
+
+use uuid::Uuid;
+
+use super::super::App;
+use crate::{
+    domain::{
+        Error, Result,
+        instance::{Condition, Instance, Server, Status},
+    },
+    store::Tx,
+};
+
+impl App {
+    /// A server that cannot be taken for the one on record, or looked at, is no secret.
+    pub(super) async fn cannot_watch(&self, instance: &Instance, server: &Server, error: &Error) {
+        let (reason, message) = (error.reason().as_str(), error.message());
+        let told = self.record_available(instance, server, Status::Unknown, reason, message);
+        if let Err(error) = told.await {
+            tracing::warn!(instance = %instance.name, %error, "cannot record a condition");
+        }
+    }
+
+    /// Records whether a server is available, if that is news.
+    pub(super) async fn record_available(
+        &self,
+        instance: &Instance,
+        server: &Server,
+        status: Status,
+        reason: &str,
+        message: &str,
+    ) -> Result<()> {
+        let condition = server.available(status, reason, message, self.parts.clock.now());
+        match server.is_active() {
+            true => self.record_condition(instance.uid, &condition).await,
+            false => self.record_beside(instance, server, &condition).await,
+        }
+    }
+
+    /// Records a condition of a server that is not the active one and is meant to run, if it
+    /// is news.
+    async fn record_beside(
+        &self,
+        instance: &Instance,
+        server: &Server,
+        condition: &Condition,
+    ) -> Result<()> {
+        let mut tx = self.parts.store.begin().await?;
+        let Some(now) = tx.lock_instance_by_uid(instance.uid).await? else {
+            return Ok(());
+        };
+        let fits = |it: &&Server| now.is_to_run(it) && it.role == server.role;
+        let known = now.conditions.iter().any(|known| known.says(condition));
+        if known || now.server(server.uid).filter(fits).is_none() {
+            return Ok(());
+        }
+        tx.set_instance_condition(now.uid, condition).await?;
+        tx.commit().await
+    }
+
+    /// Records that the active server does not take connections, or will not in a moment.
+    pub(in crate::app) async fn set_unavailable(
+        &self,
+        tx: &mut Tx,
+        uid: Uuid,
+        reason: &str,
+        message: &str,
+    ) -> Result<()> {
+        let time = self.parts.clock.now();
+        let condition = Condition::available(Status::False, reason, message, time);
+        tx.set_instance_condition(uid, &condition).await
+    }
+
+    /// Records a condition of an instance that is at rest and meant to run, if it is
+    /// news: otherwise an operation knows better.
+    pub(in crate::app) async fn record_condition(
+        &self,
+        uid: Uuid,
+        condition: &Condition,
+    ) -> Result<()> {
+        let mut tx = self.parts.store.begin().await?;
+        let Some(now) = tx.lock_instance_by_uid(uid).await? else {
+            return Ok(());
+        };
+        let is_to_run = now.active().is_ok_and(|active| now.is_to_run(active));
+        if now.reconciling || !is_to_run {
+            return Ok(());
+        }
+        if now.conditions.iter().any(|known| known.says(condition)) {
+            return Ok(());
+        }
+        tx.set_instance_condition(uid, condition).await?;
+        tx.commit().await
+    }
+}

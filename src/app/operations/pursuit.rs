@@ -78,7 +78,7 @@ async fn look(context: &Context, server: &ServerSpec, goal: Goal) -> Result<Adva
         return Err(Error::new(Reason::HostElsewhere, message));
     }
     let provider = context.app.provider_of(&server.provider)?;
-    provider.advance(server, goal, context.claim.waited).await
+    provider.advance(server, goal, context.claim.pursued).await
 }
 
 impl Pursued {

@@ -47,8 +47,7 @@ impl Metadata {
                 let options = embedded_options(config, Absent::MakeFirst);
                 let embedded = Arc::new(Embedded::open(options).await?);
                 watch.spawn(keep_running(Arc::clone(&embedded)));
-                let source = fixed(of_embedded(&embedded.access()));
-                (source, Some(embedded))
+                (following(&embedded), Some(embedded))
             }
         };
         Ok(Self {
@@ -84,6 +83,13 @@ pub(super) fn store(config: &Config, source: Source) -> Store {
         idle_in_transaction_timeout: config.operations.lease.max(MIN_IDLE),
     };
     Store::of_source(source, settings)
+}
+
+/// A source that leads to the embedded server wherever its socket lies: a restart may have
+/// moved it.
+fn following(embedded: &Arc<Embedded>) -> Source {
+    let embedded = Arc::clone(embedded);
+    Arc::new(move || Ok(of_embedded(&embedded.access())))
 }
 
 /// A source that always leads to the same place.

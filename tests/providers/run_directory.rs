@@ -15,14 +15,17 @@ use howdah::{
     },
     pg::Host,
     providers::local::{
-        Local, Settings,
+        Local, Settings, default_run_directory,
         embedded::{Embedded, Options},
     },
 };
 use tokio::time::timeout;
 
 use super::embedded::client;
-use crate::support::local::{Place, connect, port, postmaster, server};
+use crate::support::local::{Place, connect, end, port, postmaster, server};
+
+/// How long something may take that happens soon.
+const LONG: Duration = Duration::from_secs(20);
 
 /// A run directory behind a link, so that what is above it can be exchanged.
 struct Runtime {
@@ -67,6 +70,26 @@ fn embedded(place: &Place, runtime: &Runtime) -> Options {
     }
 }
 
+/// Something in the place of the directory in /tmp, so that no socket can be made there.
+struct Blocked(PathBuf);
+
+impl Blocked {
+    fn new(runtime: &Runtime) -> Self {
+        let name = default_run_directory(&runtime.run_directory());
+        let base = format!("/tmp/howdah-{}", rustix::process::geteuid().as_raw());
+        fs::create_dir_all(&base).unwrap();
+        let path = Path::new(&base).join(name.file_name().unwrap());
+        fs::write(&path, "").unwrap();
+        Self(path)
+    }
+}
+
+impl Drop for Blocked {
+    fn drop(&mut self) {
+        let _ = fs::remove_file(&self.0);
+    }
+}
+
 #[tokio::test]
 async fn a_metadata_server_that_would_not_come_back_is_left_alone() {
     let place = Place::new();
@@ -77,6 +100,7 @@ async fn a_metadata_server_that_would_not_come_back_is_left_alone() {
     let held = client(&embedded.access()).await;
     let pid = postmaster(&home);
     runtime.gone();
+    let blocked = Blocked::new(&runtime);
     let mut ended = Box::pin(embedded.ended());
     let waits = timeout(Duration::from_secs(5), &mut ended).await;
     waits.unwrap_err();
@@ -85,10 +109,41 @@ async fn a_metadata_server_that_would_not_come_back_is_left_alone() {
     assert_eq!(postmaster(&home), pid);
     held.batch_execute("select 1").await.unwrap();
     runtime.back(&place.path().join("second"));
-    let ended = timeout(Duration::from_secs(20), ended).await;
+    let ended = timeout(LONG, ended).await;
     ended.unwrap().unwrap();
     assert_eq!(embedded.restart().await.unwrap(), Started::Now);
     client(&embedded.access()).await;
+    drop(blocked);
+}
+
+#[tokio::test]
+async fn a_metadata_server_is_restarted_where_a_directory_can_be_made() {
+    let place = Place::new();
+    let runtime = Runtime::new(&place);
+    let home = place.path().join("state/metadata");
+    let options = embedded(&place, &runtime);
+    let embedded = Embedded::open(options.clone()).await.unwrap();
+    runtime.gone();
+    timeout(LONG, embedded.ended()).await.unwrap().unwrap();
+    assert_eq!(embedded.restart().await.unwrap(), Started::Now);
+    let instead = embedded.access();
+    assert!(is_in_tmp(&instead.socket_directory), "{instead:?}");
+    client(&instead).await;
+    // Nothing has happened: it stays where it is.
+    assert_eq!(embedded.restart().await.unwrap(), Started::Before);
+    client(&instead).await;
+
+    runtime.back(&place.path().join("second"));
+    end(postmaster(&home).unwrap());
+    timeout(LONG, embedded.ended()).await.unwrap().unwrap();
+    assert_eq!(embedded.restart().await.unwrap(), Started::Now);
+    let back = embedded.access();
+    let expected = runtime.run_directory().join("metadata");
+    assert_eq!(back.socket_directory, expected);
+    client(&back).await;
+    assert!(!instead.socket_directory.exists());
+    let beside = Embedded::attach(&options).await.unwrap().unwrap();
+    assert_eq!(beside.access().socket_directory, expected);
 }
 
 #[tokio::test]

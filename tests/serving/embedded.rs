@@ -132,3 +132,36 @@ async fn migrate_brings_an_empty_database_up_and_then_changes_nothing() {
     assert_eq!(applied().await, first);
     howdah.instance("orders").await;
 }
+
+/// As at a logout without linger: the runtime directory goes and cannot be made again.
+#[tokio::test(flavor = "multi_thread")]
+async fn calls_are_answered_after_the_run_directory_has_gone() {
+    let mut howdah = Howdah::new(Options::default());
+    let (link, runtime) = (
+        howdah.directory().join("link"),
+        howdah.directory().join("r"),
+    );
+    std::fs::create_dir(&runtime).unwrap();
+    std::os::unix::fs::symlink(&runtime, &link).unwrap();
+    let run = link.join("run").to_string_lossy().into_owned();
+    howdah.options = Options::default().with("HOWDAH_LOCAL_RUN_DIRECTORY", run);
+    howdah.start("").await;
+    let before = metadata_pid(&howdah);
+    // Nothing can be made in /proc.
+    std::fs::remove_file(&link).unwrap();
+    std::os::unix::fs::symlink("/proc", &link).unwrap();
+    signal(before, "KILL");
+    crate::support::howdah::eventually("calls are answered", async || {
+        let request = howdah::pb::v1::ListInstancesRequest {
+            parent: "projects/default".into(),
+            ..Default::default()
+        };
+        let mut instances = howdah.instances().await;
+        pid_in_file(&howdah) != Some(before) && instances.list_instances(request).await.is_ok()
+    })
+    .await;
+    // Other commands find it there.
+    let backup = howdah.directory().join("backup");
+    let done = howdah.run(&["metadata", "backup", backup.to_str().unwrap()], "");
+    assert!(done.status.success(), "{done:?}");
+}

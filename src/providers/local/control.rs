@@ -45,7 +45,7 @@ const SOCKET_LOOK: Duration = Duration::from_secs(2);
 const CLEAR_TRIES: u32 = 100;
 
 /// A PostgreSQL server that Howdah made: `data`, `log` and `startup.log` in `home`.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub(crate) struct Cluster {
     /// Directory with the programs.
     pub(crate) programs: PathBuf,

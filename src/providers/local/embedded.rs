@@ -13,6 +13,7 @@ use std::{
     fs::DirBuilder,
     os::unix::fs::DirBuilderExt,
     path::{Path, PathBuf},
+    sync::{Arc, PoisonError, RwLock},
     time::Duration,
 };
 
@@ -208,7 +209,10 @@ pub struct Access {
 /// The running metadata server. Dropping it leaves the server running.
 #[derive(Debug)]
 pub struct Embedded {
-    cluster: Cluster,
+    /// Exchanged at a restart, when the socket's directory is another one then.
+    cluster: RwLock<Arc<Cluster>>,
+    place: PathBuf,
+    run_directory: PathBuf,
     started: Started,
     version: Version,
     discovery: Discovery,
@@ -275,7 +279,9 @@ impl Embedded {
             "the metadata server runs"
         );
         Ok(Self {
-            cluster,
+            cluster: RwLock::new(Arc::new(cluster)),
+            place,
+            run_directory: options.run_directory,
             started,
             version: programs.version,
             discovery,
@@ -306,23 +312,31 @@ impl Embedded {
             return Err(password::explain(&cluster, &place, error).await);
         }
         Ok(Some(Self {
-            cluster,
+            cluster: RwLock::new(Arc::new(cluster)),
+            place,
+            run_directory: options.run_directory.clone(),
             started: Started::Before,
             version: programs.version,
             discovery,
         }))
     }
 
-    /// How to reach it.
+    /// How to reach it, as of its last start.
     #[must_use]
     pub fn access(&self) -> Access {
+        let cluster = self.cluster();
         Access {
-            socket_directory: self.cluster.socket_directory.clone(),
-            port: self.cluster.port,
+            socket_directory: cluster.socket_directory.clone(),
+            port: cluster.port,
             user: ADMIN.to_owned(),
-            password: self.cluster.password.clone(),
+            password: cluster.password.clone(),
             database: DATABASE.to_owned(),
         }
+    }
+
+    fn cluster(&self) -> Arc<Cluster> {
+        let cluster = self.cluster.read();
+        Arc::clone(&cluster.unwrap_or_else(PoisonError::into_inner))
     }
 
     /// Whether it was started now or ran before.
@@ -331,25 +345,25 @@ impl Embedded {
         self.started
     }
 
-    /// Returns when its process has ended, or its socket is gone, and the directory of its
+    /// Returns when its process has ended, or its socket is gone, and a directory for its
     /// socket can be made: a server that runs is left alone until then, for it could not
     /// be reached after a restart either.
     ///
     /// # Errors
     /// When the process cannot be watched; CONFIG_INVALID, DISK_FULL.
     pub async fn ended(&self) -> Result<()> {
-        self.cluster.changed(true).await?;
+        self.cluster().changed(true).await?;
         let mut warned = false;
-        while let Err(error) = self.cluster.make_socket_directory() {
+        while let Err(error) = self.choose_sockets().await {
             if error.reason() != Reason::DataDirUnwritable {
                 return Err(error);
             }
             if !warned {
                 tracing::warn!(
                     %error,
-                    "the metadata server has lost its socket or has ended, and the socket's \
-                     directory cannot be made: a server that runs is left alone, and is \
-                     restarted as soon as the directory can be made"
+                    "the metadata server has lost its socket or has ended, and no directory for \
+                     the socket can be made: a server that runs is left alone, and is \
+                     restarted as soon as a directory can be made"
                 );
                 warned = true;
             }
@@ -358,15 +372,35 @@ impl Embedded {
         Ok(())
     }
 
-    /// Starts it again after it has ended or its socket was lost.
+    /// Starts it again after it has ended or its socket was lost. Its socket may lie in
+    /// another directory from then on: see [`Embedded::access`].
     ///
     /// # Errors
     /// As [`Embedded::open`].
     pub async fn restart(&self) -> Result<Started> {
+        let cluster = self.cluster();
+        let lost = is_without_socket(&cluster).await?;
+        let runs = matches!(cluster.look().await?, Found::Running(_));
+        if runs && !lost {
+            return Box::pin(cluster.start(LIMIT, None)).await;
+        }
         // Before it is stopped: it may not come back otherwise.
-        self.cluster.make_socket_directory()?;
-        stop_without_socket(&self.cluster).await?;
-        Box::pin(self.cluster.start(LIMIT, None)).await
+        let chosen = self.choose_sockets().await?;
+        stop_without_socket(&cluster).await?;
+        let cluster = Arc::new(Cluster {
+            socket_directory: chosen,
+            ..Cluster::clone(&cluster)
+        });
+        configure(&self.place, &cluster, self.version).await?;
+        *self.cluster.write().unwrap_or_else(PoisonError::into_inner) = Arc::clone(&cluster);
+        Box::pin(cluster.start(LIMIT, None)).await
+    }
+
+    /// Chooses the directory of the socket for the next start, and makes it. Not while it
+    /// runs and its socket is there.
+    async fn choose_sockets(&self) -> Result<PathBuf> {
+        let (run_directory, run_as) = (self.run_directory.clone(), self.cluster().run_as);
+        blocking(move || sockets::choose(&run_directory, HOME, run_as)).await
     }
 
     /// Stops it ("fast"), or finds that it is stopped.
@@ -374,7 +408,7 @@ impl Embedded {
     /// # Errors
     /// SERVER_NOT_STOPPED when it does not stop in time.
     pub async fn stop(&self) -> Result<()> {
-        self.cluster.stop(STOP_LIMIT).await
+        self.cluster().stop(STOP_LIMIT).await
     }
 }
 

@@ -109,11 +109,12 @@ impl Embedded {
     pub async fn dump(&self, to: Stdio) -> Result<()> {
         let clients = self.discovery.clients("pg_dump").await;
         let major = self.version.major;
-        let own = self.cluster.programs.join("pg_dump");
+        let cluster = self.cluster();
+        let own = cluster.programs.join("pg_dump");
         let found = clients.iter().find(|client| client.program == own);
         let dump = found.or_else(|| fitting(&clients, major));
         let dump = dump.ok_or_else(|| missing("pg_dump", major))?;
-        let mut dumping = self.client(&dump.program, self.cluster.run_as);
+        let mut dumping = self.client(&dump.program, cluster.run_as);
         dumping
             .args(["--format=custom", LOCK_WAIT, "--dbname", DATABASE])
             .stdout(to);

@@ -90,7 +90,10 @@ impl Embedded {
     }
 
     async fn administer(&self) -> Result<Client> {
-        self.cluster.connect(FIRST_DATABASE).await.map_err(refused)
+        self.cluster()
+            .connect(FIRST_DATABASE)
+            .await
+            .map_err(refused)
     }
 }
 

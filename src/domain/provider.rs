@@ -1,8 +1,9 @@
 //! The port behind which servers come from somewhere.
 
-use std::{collections::BTreeMap, path::PathBuf, sync::Arc, time::Duration};
+use std::{borrow::Cow, collections::BTreeMap, path::PathBuf, sync::Arc, time::Duration};
 
 use async_trait::async_trait;
+use chrono::{DateTime, Utc};
 use secrecy::SecretString;
 use serde::{Deserialize, Serialize};
 use uuid::Uuid;
@@ -157,10 +158,29 @@ pub struct Wait {
     /// Percent of the step that is done.
     pub percent: i32,
     /// What is waited for, in a few words.
-    pub waits_for: &'static str,
+    pub waits_for: Cow<'static, str>,
     /// Whether the goal is pursued. It is not while the provider waits for its turn on the
     /// server: the patience of a stop does not begin before.
     pub pursued: bool,
+}
+
+/// For how long a step has waited for its goal.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Waited {
+    /// In all, from its first look on; zero at that.
+    pub all: Duration,
+    /// Since the goal is pursued: without the time in which it waited for its turn.
+    pub pursued: Duration,
+}
+
+impl From<Duration> for Waited {
+    /// A wait in which the goal was pursued from the beginning.
+    fn from(time: Duration) -> Self {
+        Self {
+            all: time,
+            pursued: time,
+        }
+    }
 }
 
 impl Advance {
@@ -255,7 +275,7 @@ pub trait Provider: Send + Sync {
         parameters: &BTreeMap<String, String>,
     ) -> Result<()>;
 
-    /// Brings the server nearer to `goal`, which has been pursued for `since`, from look
+    /// Brings the server nearer to `goal`, which was `waited` for already, from look
     /// to look. It answers soon: what takes long goes on by itself, and is looked at
     /// again when it is called the next time.
     ///
@@ -263,7 +283,7 @@ pub trait Provider: Send + Sync {
     /// PORT_TAKEN when another port is to be reserved; SERVER_NOT_STOPPED when the server
     /// did not stop in time; SERVER_UNAVAILABLE when it cannot be reached, which is tried
     /// again.
-    async fn advance(&self, server: &ServerSpec, goal: Goal, since: Duration) -> Result<Advance>;
+    async fn advance(&self, server: &ServerSpec, goal: Goal, waited: Waited) -> Result<Advance>;
 
     /// Looks how far the server is, and that it is the one on record.
     async fn inspect(&self, server: &ServerSpec) -> Result<Presence>;

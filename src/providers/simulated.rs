@@ -23,7 +23,7 @@ use crate::{
         engine::{Engine, REQUIRED_TOOLS},
         provider::{
             ADMIN, Address, Advance, Goal, GoalKind, Learnt, Next, Passed, Presence, Present,
-            Provider, ServerSpec, Wait,
+            Provider, ServerSpec, Wait, Waited,
         },
         version::Version,
     },
@@ -184,7 +184,7 @@ impl Simulated {
         Ok(Some(Wait {
             at_most: if own.is_some() { LONG_PAUSE } else { PAUSE },
             percent: 10,
-            waits_for: "the simulated world",
+            waits_for: "the simulated world".into(),
             pursued: true,
         }))
     }
@@ -296,7 +296,7 @@ impl Provider for Simulated {
         Ok(())
     }
 
-    async fn advance(&self, server: &ServerSpec, goal: Goal, _since: Duration) -> Result<Advance> {
+    async fn advance(&self, server: &ServerSpec, goal: Goal, _waited: Waited) -> Result<Advance> {
         match goal {
             Goal::Running => self.run(server).await,
             Goal::Stopped | Goal::StoppedAtAnyCost { .. } => self.stop(server),

@@ -137,7 +137,7 @@ macro_rules! let_wait {
             $claim.id,
             $claim.token,
             $claim.position,
-            $wait.waits_for,
+            &$wait.waits_for,
             $wait.at_most.as_secs_f64(),
             $wait.percent.clamp(0, 99),
             $wait.pursued,

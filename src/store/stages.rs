@@ -79,7 +79,7 @@ impl Tx {
             operation,
             position,
             wait.percent.clamp(0, 99),
-            wait.waits_for,
+            &wait.waits_for,
         )
         .execute(self.connection())
         .named("stages.show_wait")

@@ -3,6 +3,7 @@
 #[cfg(feature = "failpoints")]
 mod crash;
 mod embedded;
+mod held;
 mod parameters;
 mod recovery;
 mod run_directory;

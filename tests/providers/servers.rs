@@ -169,7 +169,7 @@ async fn a_server_that_ends_during_a_start_comes_back_with_its_settings() {
     };
     let advance = async || {
         local
-            .advance(&spec, Goal::Running, Duration::from_secs(1))
+            .advance(&spec, Goal::Running, Duration::from_secs(1).into())
             .await
     };
     let (mut looked, ()) = tokio::join!(advance(), kill);

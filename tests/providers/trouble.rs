@@ -187,7 +187,7 @@ async fn a_lost_pid_file_hides_no_server() {
     fs::create_dir(&file).unwrap();
     assert_eq!(local.inspect(&spec).await.unwrap(), Presence::Running);
     fs::remove_dir(&file).unwrap();
-    let stopped = local.advance(&spec, Goal::Stopped, Duration::ZERO).await;
+    let stopped = local.advance(&spec, Goal::Stopped, Duration::ZERO.into()).await;
     assert!(matches!(stopped.unwrap().next, Next::Done));
     assert!(!runs(pid));
     assert_eq!(local.inspect(&spec).await.unwrap(), Presence::Stopped);
@@ -209,7 +209,7 @@ async fn a_lost_pid_file_hides_no_server() {
     assert!(named && error.message().contains("kill -QUIT"), "{error:?}");
     let patience = Duration::ZERO;
     let goal = Goal::StoppedAtAnyCost { patience };
-    let stopped = local.advance(&spec, goal, Duration::ZERO).await;
+    let stopped = local.advance(&spec, goal, Duration::ZERO.into()).await;
     assert!(matches!(stopped.unwrap().next, Next::Done));
     assert_eq!(local.start(&spec).await.unwrap(), Started::Now);
 }

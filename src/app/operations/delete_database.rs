@@ -85,7 +85,7 @@ async fn record_drop_sent(context: &Context) -> Result<()> {
     let wait = Wait {
         at_most: Duration::ZERO,
         percent: 50,
-        waits_for: "the server to drop the database",
+        waits_for: "the server to drop the database".into(),
         pursued: true,
     };
     tx.show_wait(claim.id, claim.position, &wait).await?;

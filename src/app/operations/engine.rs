@@ -315,7 +315,7 @@ fn refuse_endless(claim: &Claim, wait: &Wait) -> Result<()> {
     if !has_waited_enough(claim) {
         return Ok(());
     }
-    let (minutes, what) = (claim.waited.as_secs() / 60, wait.waits_for);
+    let (minutes, what) = (claim.waited.as_secs() / 60, &wait.waits_for);
     let message = format!("gave up after {minutes} minutes of waiting: {what}");
     Err(Error::new(Reason::ServerUnavailable, message))
 }

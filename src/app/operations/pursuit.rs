@@ -9,7 +9,7 @@ use super::{
 use crate::{
     domain::{
         Error, Reason, Result, operation,
-        provider::{Advance, Goal, Learnt, Next, ServerSpec, Wait},
+        provider::{Advance, Goal, Learnt, Next, ServerSpec, Wait, Waited},
     },
     store::Tx,
 };
@@ -78,7 +78,11 @@ async fn look(context: &Context, server: &ServerSpec, goal: Goal) -> Result<Adva
         return Err(Error::new(Reason::HostElsewhere, message));
     }
     let provider = context.app.provider_of(&server.provider)?;
-    provider.advance(server, goal, context.claim.pursued).await
+    let waited = Waited {
+        all: context.claim.waited,
+        pursued: context.claim.pursued,
+    };
+    provider.advance(server, goal, waited).await
 }
 
 impl Pursued {

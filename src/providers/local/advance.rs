@@ -63,7 +63,7 @@ impl Local {
                 next: Next::Later(Wait {
                     at_most: Duration::ZERO,
                     percent: 50,
-                    waits_for: "its start",
+                    waits_for: "its start".into(),
                     pursued: true,
                 }),
             });
@@ -81,7 +81,7 @@ impl Local {
             Ok(false) => Ok(Advance::later(Wait {
                 at_most: Duration::ZERO,
                 percent: 50,
-                waits_for: "its start",
+                waits_for: "its start".into(),
                 pursued: true,
             })),
             Err(error) if self.is_starting(server, &error).await => {
@@ -89,7 +89,7 @@ impl Local {
                 Ok(Advance::later(Wait {
                     at_most: PAUSE,
                     percent: 75,
-                    waits_for: "the server to take connections",
+                    waits_for: "the server to take connections".into(),
                     pursued: true,
                 }))
             }
@@ -214,7 +214,7 @@ impl Local {
                 Ok(Advance::later(Wait {
                     at_most: PAUSE,
                     percent: 50,
-                    waits_for: "the server to stop",
+                    waits_for: "the server to stop".into(),
                     pursued: true,
                 }))
             }

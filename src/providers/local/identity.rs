@@ -193,7 +193,7 @@ pub(crate) fn postmaster_among(pids: &[i32], data: &Path) -> Option<i32> {
 }
 
 /// The parent of a process: the second field after its name in parentheses (proc(5)).
-fn parent(pid: i32) -> Option<i32> {
+pub(super) fn parent(pid: i32) -> Option<i32> {
     let stat = fs::read_to_string(format!("{PROCESSES}/{pid}/stat")).ok()?;
     let (_, fields) = stat.rsplit_once(')')?;
     fields.split_whitespace().nth(1)?.parse().ok()

@@ -13,7 +13,7 @@ use std::{
 use rustix::{fs::FlockOperation, io::Errno};
 use tokio::time::Instant;
 
-use super::failure;
+use super::{directory::blocking, failure, holders};
 use crate::domain::{Error, Reason, Result};
 
 /// How often a lock that another one holds is tried.
@@ -31,7 +31,7 @@ impl Lock {
     /// Waits for the lock.
     ///
     /// # Errors
-    /// LOCK_TIMEOUT when another process holds it for longer than `limit`.
+    /// LOCK_TIMEOUT when another process holds it for longer than `limit`; it names that one.
     pub(crate) async fn acquire(path: PathBuf, limit: Duration) -> Result<Self> {
         let deadline = Instant::now() + limit;
         loop {
@@ -40,9 +40,9 @@ impl Lock {
                 return Ok(Self { file, path });
             }
             if Instant::now() >= deadline {
-                let message = "another process works on the server";
-                return Err(Error::new(Reason::LockTimeout, message)
-                    .with_context(path.display().to_string()));
+                let context = path.display().to_string();
+                let message = blocking(move || Ok(holders::in_vain(&path))).await?;
+                return Err(Error::new(Reason::LockTimeout, message).with_context(context));
             }
             tokio::time::sleep(PAUSE).await;
         }
@@ -54,6 +54,11 @@ impl Lock {
         let copy = self.file.try_clone();
         copy.map(Stdio::from)
             .map_err(|error| failure::file(error, &self.path))
+    }
+
+    /// Where the file lies.
+    pub(crate) fn path(&self) -> &Path {
+        &self.path
     }
 
     /// Removes the file; who waits for it makes a new one.

@@ -15,6 +15,7 @@ mod control;
 mod directory;
 mod discover;
 mod failure;
+mod holders;
 mod host;
 mod identity;
 mod initialize;

@@ -20,7 +20,7 @@ use super::{
     control::{Cluster, DATA, Found},
     directory::{Directory, PRIVATE, blocking},
     discover::{self, Discovery},
-    failure, host, initialize,
+    failure, holders, host, initialize,
     lock::Lock,
     orphans,
     settings::{self, Settings},
@@ -33,7 +33,7 @@ use super::{
 use crate::domain::{
     Error, Reason, Result,
     engine::Engine,
-    provider::{Address, Advance, Goal, Presence, Present, Provider, ServerSpec, Wait},
+    provider::{Address, Advance, Goal, Presence, Present, Provider, ServerSpec, Wait, Waited},
     version::Version,
 };
 
@@ -48,6 +48,12 @@ const SHARED_LOCK: Duration = Duration::from_secs(10);
 /// The same where that was waited for in vain before: the process may be frozen, and a
 /// worker is not to be held up by it each time.
 const LOCK_AGAIN: Duration = Duration::from_millis(200);
+
+/// How long a server that is to be removed is waited for, from look to look, while another
+/// process works on it. That one may be frozen and go on at any time, in the middle of what
+/// it does to the data: nothing is removed under it. After a few more tries the operation
+/// fails, and says which process it is.
+const LONGEST_HELD: Duration = Duration::from_secs(120);
 
 /// Pause before another look at a server that another process works on.
 const LOCK_PAUSE: Duration = Duration::from_secs(2);
@@ -176,12 +182,19 @@ impl Local {
     }
 
     async fn lock(&self, name: &str, longest: Duration) -> Result<Lock> {
-        let path = self.settings.root.join("locks").join(name);
+        let path = self.lock_path(name);
         let limit = match self.held_elsewhere().contains(name) {
             true => LOCK_AGAIN,
             false => longest,
         };
-        let lock = Lock::acquire(path, limit).await;
+        let mut lock = Lock::acquire(path.clone(), limit).await;
+        if lock.is_err() {
+            let data = self.servers().join(name).join(DATA);
+            let at = path.clone();
+            if blocking(move || Ok(holders::end_hung_starts(&at, &data))).await? {
+                lock = Lock::acquire(path, LOCK_AGAIN).await;
+            }
+        }
         match &lock {
             Err(error) if error.reason() == Reason::LockTimeout => {
                 self.held_elsewhere().insert(name.to_owned())
@@ -189,6 +202,10 @@ impl Local {
             _ => self.held_elsewhere().remove(name),
         };
         lock
+    }
+
+    fn lock_path(&self, name: &str) -> PathBuf {
+        self.settings.root.join(LOCKS).join(name)
     }
 
     fn held_elsewhere(&self) -> MutexGuard<'_, HashSet<String>> {
@@ -344,14 +361,23 @@ impl Provider for Local {
             .try_for_each(|(name, value)| catalogue.check(name, value))
     }
 
-    async fn advance(&self, server: &ServerSpec, goal: Goal, since: Duration) -> Result<Advance> {
-        match self.towards(server, goal, since).await {
-            Err(error) if error.reason() == Reason::LockTimeout => Ok(Advance::later(Wait {
-                at_most: LOCK_PAUSE,
-                percent: 0,
-                waits_for: "another process that works on the server",
-                pursued: false,
-            })),
+    async fn advance(&self, server: &ServerSpec, goal: Goal, waited: Waited) -> Result<Advance> {
+        let name = server.uid.to_string();
+        let removal = matches!(goal, Goal::Gone(_) | Goal::StoppedAtAnyCost { .. });
+        match self.towards(server, goal, waited.pursued).await {
+            Err(error) if error.reason() == Reason::LockTimeout => {
+                if removal && waited.all > LONGEST_HELD {
+                    return Err(error);
+                }
+                let path = self.lock_path(&name);
+                let waits_for = blocking(move || Ok(holders::waited_for(&path))).await?;
+                Ok(Advance::later(Wait {
+                    at_most: LOCK_PAUSE,
+                    percent: 0,
+                    waits_for: waits_for.into(),
+                    pursued: false,
+                }))
+            }
             advanced => advanced,
         }
     }

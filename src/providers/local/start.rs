@@ -7,8 +7,8 @@ use tokio::{process::Child, time::Instant};
 use super::{
     command::{self, command},
     control::{Cluster, Found},
-    directory::Directory,
-    failure,
+    directory::{Directory, blocking},
+    failure, holders,
     identity::{self, PID_FILE},
     lock::Lock,
     log::{Mark, STARTUP},
@@ -27,7 +27,7 @@ const PAUSE: Duration = Duration::from_millis(5);
 const RETRY: Duration = Duration::from_millis(100);
 const RETRIES: Duration = Duration::from_secs(10);
 
-/// How many directories in the place of pid files are kept.
+/// How many directories in the place of a file are kept.
 const STALE_MOST: u32 = 10;
 
 /// Longest that `startup.log` grows, in bytes.
@@ -99,16 +99,7 @@ impl Cluster {
         let Some(data) = self.open()? else {
             return Ok(());
         };
-        // A directory that was set aside before is kept: a person put it there.
-        let mut names = (0..STALE_MOST).map(|number| format!("{PID_FILE}.stale{number}"));
-        let make_free = |name: &String| data.unlink(name).is_ok();
-        let name = names.find(make_free).ok_or_else(|| {
-            let message = format!(
-                "{} is no pid file, and there are too many names beside it: move them away",
-                self.data().join(PID_FILE).display()
-            );
-            Error::new(Reason::DataDirDamaged, message)
-        })?;
+        let name = free_name(&data, PID_FILE)?;
         tracing::warn!(
             data = %self.data().display(),
             to = name,
@@ -121,7 +112,7 @@ impl Cluster {
     async fn launch(&self, limit: Duration, lock: Option<&Lock>) -> Result<Launch> {
         let sockets = self.make_socket_directory()?;
         self.clear_socket(&sockets).await?;
-        self.shorten_startup_log()?;
+        self.prepare_startup_log()?;
         let mark = Mark::here(&self.home);
         let mut child = self.spawn_start(limit, lock)?;
         failpoint::hit(self.points.start_spawned);
@@ -130,6 +121,11 @@ impl Cluster {
             ended = command::finish(&mut child, limit + GRACE, command::OUTPUT) => ended,
             () = self.until_ready() => return Ok(Launch::Up),
         };
+        if let Some(lock) = lock {
+            // It would keep the lock for ever.
+            let (lock, data) = (lock.path().to_owned(), self.data());
+            blocking(move || Ok(holders::end_hung_starts(&lock, &data))).await?;
+        }
         let ended = ended.map_err(|error| failure::program(error, &self.programs))?;
         if ended.status.success() {
             return Ok(Launch::Up);
@@ -165,14 +161,22 @@ impl Cluster {
             .map_err(|error| failure::program(error, &program))
     }
 
-    /// Each start adds a few lines.
-    fn shorten_startup_log(&self) -> Result<()> {
-        let long = std::fs::symlink_metadata(self.home.join(STARTUP))
-            .is_ok_and(|facts| facts.len() > STARTUP_MOST);
-        if long && let Some(home) = self.open_home()? {
-            home.unlink(STARTUP)?;
+    /// Each start adds a few lines. What is no file is set aside: a server that opens a
+    /// FIFO that nobody reads, or follows a link to a dead mount, hangs before it is one.
+    fn prepare_startup_log(&self) -> Result<()> {
+        let path = self.home.join(STARTUP);
+        let (Ok(facts), Some(home)) = (std::fs::symlink_metadata(&path), self.open_home()?) else {
+            return Ok(());
+        };
+        if facts.is_file() {
+            return match facts.len() > STARTUP_MOST {
+                true => home.unlink(STARTUP),
+                false => Ok(()),
+            };
         }
-        Ok(())
+        let name = free_name(&home, STARTUP)?;
+        tracing::warn!(log = %path.display(), to = name, "the startup log is no file, it is set aside");
+        home.rename(STARTUP, &home, &name)
     }
 
     async fn until_ready(&self) {
@@ -188,6 +192,20 @@ impl Cluster {
     pub(crate) fn make_socket_directory(&self) -> Result<Directory> {
         sockets::open(&self.socket_directory, self.run_as)
     }
+}
+
+/// A name for something of no use that is in the place of a file. A directory that was set
+/// aside before is kept: a person put it there.
+fn free_name(directory: &Directory, file: &str) -> Result<String> {
+    let mut names = (0..STALE_MOST).map(|number| format!("{file}.stale{number}"));
+    let make_free = |name: &String| directory.unlink(name).is_ok();
+    names.find(make_free).ok_or_else(|| {
+        let message = format!(
+            "{} is of no use, and there are too many names beside it: move them away",
+            directory.path().join(file).display()
+        );
+        Error::new(Reason::DataDirDamaged, message)
+    })
 }
 
 /// Whether processes of a former server are still there, maybe not for long: one

@@ -2,6 +2,7 @@
 //! sees to it that one that dies is started again.
 
 mod conditions;
+mod ending;
 mod pace;
 
 use std::{
@@ -117,11 +118,12 @@ pub(super) async fn run(app: App) {
 }
 
 impl App {
-    /// Whether that server of the instance is to run, and a process of this host is to see to
-    /// it.
+    /// Whether that server of the instance is to run, or to end after its stop has failed, and
+    /// a process of this host is to see to it.
     pub(super) fn watches(&self, instance: &Instance, server: &Server) -> bool {
         let here = server.host().is_none_or(|host| host == self.parts.host);
-        here && instance.is_to_run(server)
+        let ends = server.is_active() && ending::may_end(instance);
+        here && (instance.is_to_run(server) || ends)
     }
 
     /// Watches all servers of an instance, in the background.
@@ -166,7 +168,7 @@ impl App {
             let server = instance.server(uid);
             let Some(server) = server.filter(|server| instance.is_to_run(server)) else {
                 self.watched.forget(uid);
-                return Ok(());
+                return self.see_the_end(&instance).await;
             };
             let spec = self.server_spec(&instance, server, 0).await?;
             let provider = self.provider_of(&spec.provider)?;

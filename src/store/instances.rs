@@ -236,7 +236,10 @@ impl Store {
         let records = select_instances!(
             "where i.delete_time is null and exists (select from servers a
                 where a.instance_uid = i.uid
-                and a.wanted = 'RUNNING' and (a.host = $1 or a.host is null) and a.started) order by i.uid, s.number",
+                and (a.wanted = 'RUNNING' or a.wanted = 'STOPPED' and i.state = 'FAILED'
+                    and a.role = 'ACTIVE'
+                    and not i.conditions @> '[{\"type\": \"Available\", \"status\": \"FALSE\"}]')
+                and (a.host = $1 or a.host is null) and a.started) order by i.uid, s.number",
             host
         )
         .fetch_all(&self.pool)

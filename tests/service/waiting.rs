@@ -326,3 +326,35 @@ async fn freeze_but(howdah: &Howdah, kept: &str) -> Vec<u32> {
     }
     frozen
 }
+
+/// What a failed stop leaves is looked at until the server has ended.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_server_that_ends_after_its_stop_was_given_up_is_stopped() {
+    let howdah = serve().await;
+    howdah.instance("orders").await;
+    let frozen = freeze(&howdah);
+    let metadata = Metadata::of(&howdah).await;
+    let stop = StopInstanceRequest {
+        name: instance_name("orders"),
+        ..StopInstanceRequest::default()
+    };
+    let accepted = howdah.instances().await.stop_instance(stop).await;
+    waiting(&metadata).await;
+    let later = "update operations set waiting_since = now() - interval '1 minute'
+        where kind = 'instance.stop'";
+    metadata.execute(later).await;
+    let failed = howdah.wait(accepted.unwrap().get_ref()).await;
+    assert_eq!(failure(&failed).1, "SERVER_NOT_STOPPED");
+    let unknown = "instances where state = 'FAILED' and conditions @>
+        '[{\"type\": \"Available\", \"status\": \"UNKNOWN\", \"reason\": \"SERVER_NOT_STOPPED\"}]'";
+    assert_eq!(metadata.count(unknown).await, 1);
+
+    // The postmaster last: it ends the others.
+    for pid in frozen.iter().rev() {
+        signal(*pid, "CONT");
+    }
+    let stopped = "instances where state = 'STOPPED' and conditions @>
+        '[{\"type\": \"Available\", \"status\": \"FALSE\", \"reason\": \"STOPPED\"}]'";
+    eventually("it is stopped", async || metadata.count(stopped).await == 1).await;
+    assert!(howdah.servers().is_empty());
+}

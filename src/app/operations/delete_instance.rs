@@ -32,5 +32,5 @@ pub(crate) const PLAN: Plan = Plan {
         failpoints: &[],
     }],
     outcome: |tx, uid| Box::pin(steps::instance(tx, uid)),
-    abandon: |tx, claim, why| Box::pin(steps::mark_failed(tx, claim, why)),
+    abandon: |tx, claim, why| Box::pin(steps::mark_not_stopped(tx, claim, why)),
 };

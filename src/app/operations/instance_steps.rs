@@ -261,13 +261,24 @@ pub(super) async fn mark_not_recovered(tx: &mut Tx, claim: &Claim, why: &Failure
 /// Marks an instance FAILED. What is to become of its servers stays as it was: one that is
 /// to run is tried again after a pause by the supervisor, any other is left alone.
 pub(super) async fn mark_failed(tx: &mut Tx, claim: &Claim, why: &Failure) -> Result<()> {
+    mark(tx, claim, why, Status::False).await
+}
+
+/// Marks an instance FAILED that was to be stopped. Whether its server takes connections
+/// is not known: the supervisor looks, and the instance is STOPPED when the server has
+/// ended.
+pub(super) async fn mark_not_stopped(tx: &mut Tx, claim: &Claim, why: &Failure) -> Result<()> {
+    mark(tx, claim, why, Status::Unknown).await
+}
+
+async fn mark(tx: &mut Tx, claim: &Claim, why: &Failure, available: Status) -> Result<()> {
     let uid = claim.target_uid;
     let Some(instance) = tx.lock_instance_by_uid(uid).await? else {
         return Ok(());
     };
     // Its time is replaced by the database's.
     let time = instance.update_time;
-    let available = Condition::available(Status::False, &why.reason, &why.message, time);
+    let available = Condition::available(available, &why.reason, &why.message, time);
     tx.set_instance_state(uid, State::Failed).await?;
     tx.set_instance_condition(uid, &available).await
 }

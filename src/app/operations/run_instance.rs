@@ -50,7 +50,7 @@ pub(crate) const STOP_PLAN: Plan = Plan {
         ..STOP
     }],
     outcome: |tx, uid| Box::pin(steps::instance(tx, uid)),
-    abandon: |tx, claim, why| Box::pin(steps::mark_failed(tx, claim, why)),
+    abandon: |tx, claim, why| Box::pin(steps::mark_not_stopped(tx, claim, why)),
 };
 
 pub(crate) const RESTART_PLAN: Plan = Plan {

@@ -31,11 +31,29 @@ pub fn check(request: &impl Validate) -> Result<(), Status> {
     Err(status::with_violations(&error, all))
 }
 
+/// The patterns of the protos in words, which a message says in their place.
+const IN_WORDS: [(&str, &str); 2] = [
+    (
+        "^[a-z]([a-z0-9-]*[a-z0-9])?$",
+        "must begin with a lower-case letter, hold lower-case letters, digits and hyphens, and \
+         not end with a hyphen",
+    ),
+    (
+        "^[a-z0-9]([a-z0-9_./-]{0,61}[a-z0-9])?$",
+        "a key has 1 to 63 lower-case letters, digits and `_`, `.`, `/`, `-`, and begins and \
+         ends with a letter or digit",
+    ),
+];
+
 /// What is wrong, for people.
 fn phrase(violation: &Violation) -> String {
-    match violation.message() {
-        "" => format!("breaks the rule {}", violation.rule_id()),
-        message => message.to_owned(),
+    let message = violation.message();
+    let mut known = IN_WORDS.iter();
+    let in_words = known.find(|(pattern, _)| message.contains(&format!("`{pattern}`")));
+    match (message, in_words) {
+        (_, Some((_, words))) => (*words).to_owned(),
+        ("", None) => format!("breaks the rule {}", violation.rule_id()),
+        (message, None) => message.to_owned(),
     }
 }
 
@@ -143,6 +161,39 @@ mod tests {
         };
         assert_eq!(refused(&list(-1, "")), Reason::PageSizeNegative);
         assert_eq!(refused(&list(0, &"f".repeat(1025))), Reason::FilterInvalid);
+    }
+
+    #[test]
+    fn rules_are_said_in_words() {
+        let protos = [
+            include_str!("../../proto/howdah/v1/instance_service.proto"),
+            include_str!("../../proto/howdah/v1/database_service.proto"),
+            include_str!("../../proto/howdah/v1/change_stream_service.proto"),
+        ];
+        let rules = protos.iter().flat_map(|proto| {
+            let patterns = proto.split("pattern: \"").skip(1);
+            patterns.filter_map(|rest| rest.split('"').next().filter(|it| it.starts_with('^')))
+        });
+        let rules: std::collections::BTreeSet<&str> = rules.collect();
+        let known = IN_WORDS.iter().map(|(pattern, _)| *pattern);
+        assert_eq!(rules, known.collect());
+
+        let mut request = instance();
+        request.instance_id = "Orders".to_owned();
+        let inner = request.instance.as_mut().unwrap();
+        inner.labels.insert("No.Dots[".to_owned(), String::new());
+        inner
+            .annotations
+            .insert("No.Dots[".to_owned(), String::new());
+        let status = check(&request).unwrap_err();
+        let violations = status.get_details_bad_request().unwrap().field_violations;
+        assert_eq!(violations.len(), 3);
+        let said = violations
+            .into_iter()
+            .map(|violation| violation.description);
+        for text in said.chain([status.message().to_owned()]) {
+            assert!(!text.contains('^') && text.contains("lower-case"), "{text}");
+        }
     }
 
     #[test]

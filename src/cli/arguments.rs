@@ -6,7 +6,7 @@ use clap::{Args, Parser, Subcommand, ValueEnum, ValueHint};
 use clap_complete::Shell;
 
 use super::{config, connection, databases, exit, instances, metadata, operations, streams, trash};
-use crate::config::ServeArguments;
+use crate::config::{BriefArguments, ServeArguments};
 
 /// A gRPC control plane for PostgreSQL
 #[derive(Debug, Parser)]
@@ -61,7 +61,7 @@ pub(super) enum Command {
     /// Serve the API
     Serve(ServeArguments),
     /// Bring the metadata database to the newest schema, and end
-    Migrate(ServeArguments),
+    Migrate(BriefArguments),
     /// Back up and restore the embedded metadata
     #[command(subcommand)]
     Metadata(metadata::Command),
@@ -69,7 +69,7 @@ pub(super) enum Command {
     #[command(subcommand)]
     Trash(trash::Command),
     /// Say what this machine lacks to serve, and what to do about it
-    Doctor(ServeArguments),
+    Doctor(BriefArguments),
     /// Look at the settings of `serve`
     #[command(subcommand)]
     Config(config::Command),

@@ -135,9 +135,12 @@ impl Failure {
     fn of_call(exit: Exit, failure: client::Failure) -> Self {
         let mut notes: Vec<String> = Vec::new();
         let fields = failure.fields.iter();
-        notes.extend(fields.map(|(field, why)| match *why == failure.message {
-            true => format!("field: {field}"),
-            false => format!("{field}: {why}"),
+        // What the message says already is not said again.
+        let said = |text: &str| failure.message.contains(text);
+        notes.extend(fields.filter_map(|(field, why)| match said(why) {
+            true if said(field) => None,
+            true => Some(format!("field: {field}")),
+            false => Some(format!("{field}: {why}")),
         }));
         if !failure.resource.is_empty() && !failure.message.contains(&failure.resource) {
             notes.push(format!("resource: {}", failure.resource));

@@ -15,7 +15,7 @@ use super::{
 };
 use crate::{
     bootstrap::{self, Destination},
-    config::{Config, ServeArguments},
+    config::{BriefArguments, Config},
 };
 
 #[derive(Debug, Subcommand)]
@@ -35,7 +35,7 @@ pub(super) struct Backup {
     #[arg(long)]
     force: bool,
     #[command(flatten)]
-    settings: ServeArguments,
+    settings: BriefArguments,
 }
 
 #[derive(Debug, Args)]
@@ -47,7 +47,7 @@ pub(super) struct Restore {
     #[arg(long, conflicts_with = "file")]
     former: bool,
     #[command(flatten)]
-    settings: ServeArguments,
+    settings: BriefArguments,
 }
 
 /// What a command has done: for people on stderr, for programs as JSON.
@@ -162,7 +162,7 @@ fn restore(arguments: Restore) -> Result<Told, Failure> {
     })
 }
 
-fn restore_former(settings: &ServeArguments) -> Result<Told, Failure> {
+fn restore_former(settings: &BriefArguments) -> Result<Told, Failure> {
     let config = Config::load(settings)?;
     let place = config.data_dir.display().to_string();
     to_its_end(bootstrap::restore_former(config))?;

@@ -18,13 +18,13 @@ use super::{
 };
 use crate::{
     bootstrap::{self, Entry},
-    config::{Config, ServeArguments},
+    config::{BriefArguments, Config},
 };
 
 #[derive(Debug, Subcommand)]
 pub(super) enum Command {
     /// List the data of removed servers, with the settings of `serve`
-    List(ServeArguments),
+    List(BriefArguments),
     /// Delete data in the trash at once
     Empty(Empty),
     /// Move the data of a server back to its place
@@ -34,15 +34,18 @@ pub(super) enum Command {
 }
 
 #[derive(Debug, Args)]
+#[command(
+    override_usage = "howdah trash empty [OPTIONS] <UID>...\n       howdah trash empty [OPTIONS] --all"
+)]
 pub(super) struct Empty {
-    /// Servers whose data is deleted
+    /// Servers whose data is deleted; with `--all`, none
     #[arg(value_name = "UID", required_unless_present = "all")]
     uids: Vec<Uuid>,
     /// Delete all that is in the trash
     #[arg(long, conflicts_with = "uids")]
     all: bool,
     #[command(flatten)]
-    settings: ServeArguments,
+    settings: BriefArguments,
 }
 
 #[derive(Debug, Args)]
@@ -51,7 +54,7 @@ pub(super) struct One {
     #[arg(value_name = "UID")]
     uid: Uuid,
     #[command(flatten)]
-    settings: ServeArguments,
+    settings: BriefArguments,
 }
 
 pub(super) fn run(command: Command, output: Output) -> Result<Exit, Failure> {

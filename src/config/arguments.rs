@@ -1,6 +1,6 @@
 //! The settings as command-line flags.
 
-use std::{collections::BTreeMap, path::PathBuf};
+use std::{collections::BTreeMap, ops::Deref, path::PathBuf};
 
 use clap::{Arg, ArgMatches, Args, Command, FromArgMatches, ValueHint, value_parser};
 
@@ -8,6 +8,9 @@ use super::settings::{SETTINGS, Setting, Shape};
 
 /// Id of the argument that names the file.
 const CONFIG: &str = "config";
+
+/// Heading of the settings that are in no section.
+const MAIN: &str = "Settings";
 
 /// What was given on the command line: any setting, and the file.
 #[derive(Clone, Debug, Default)]
@@ -28,11 +31,63 @@ impl Args for ServeArguments {
             .value_hint(ValueHint::FilePath)
             .help("Configuration file in TOML");
         let flags = SETTINGS.iter().filter_map(flag);
+        // Those of a section are told by `--help`, and by docs/configuration.md.
+        let flags = flags.map(|flag| {
+            let of_a_section = flag.get_help_heading() != Some(MAIN);
+            flag.hide_short_help(of_a_section)
+        });
         command.arg(file).args(flags)
     }
 
     fn augment_args_for_update(command: Command) -> Command {
         Self::augment_args(command)
+    }
+}
+
+/// The same of a command that works with the settings of `serve` and needs few of them. It
+/// takes all, and its help shows those that lead to the data.
+#[derive(Clone, Debug, Default)]
+pub struct BriefArguments(ServeArguments);
+
+/// The settings that it shows.
+const SHOWN: [&str; 4] = ["data_dir", "database_url", "local.root", "local.run_as"];
+
+/// Where all of them are described.
+const OTHERS: &str = "The other settings of `howdah serve` are taken here too: see `howdah serve \
+                      --help` and docs/configuration.md.";
+
+impl Deref for BriefArguments {
+    type Target = ServeArguments;
+
+    fn deref(&self) -> &ServeArguments {
+        &self.0
+    }
+}
+
+impl Args for BriefArguments {
+    fn augment_args(command: Command) -> Command {
+        let keys = || SETTINGS.iter().map(|setting| setting.key.as_str());
+        let hidden = |id: &str| keys().any(|key| key == id) && !SHOWN.contains(&id);
+        ServeArguments::augment_args(command)
+            .mut_args(|argument| {
+                let hide = hidden(argument.get_id().as_str());
+                argument.hide(hide).hide_short_help(false)
+            })
+            .after_help(OTHERS)
+    }
+
+    fn augment_args_for_update(command: Command) -> Command {
+        Self::augment_args(command)
+    }
+}
+
+impl FromArgMatches for BriefArguments {
+    fn from_arg_matches(matches: &ArgMatches) -> Result<Self, clap::Error> {
+        ServeArguments::from_arg_matches(matches).map(Self)
+    }
+
+    fn update_from_arg_matches(&mut self, matches: &ArgMatches) -> Result<(), clap::Error> {
+        self.0.update_from_arg_matches(matches)
     }
 }
 

@@ -28,7 +28,7 @@ use secrecy::SecretString;
 use serde::{Deserialize, Serialize};
 
 pub use self::{
-    arguments::ServeArguments,
+    arguments::{BriefArguments, ServeArguments},
     database::Database,
     finding::Finding,
     listen::ListenAddress,

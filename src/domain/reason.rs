@@ -117,6 +117,9 @@ reasons! {
     /// The data directory holds no metadata, or none from before a restore.
     MetadataNotFound = "METADATA_NOT_FOUND", NotFound;
 
+    /// There is no such backup file.
+    BackupNotFound = "BACKUP_NOT_FOUND", NotFound;
+
     /// There is no data of the server, neither where servers lie nor in the trash.
     ServerDataNotFound = "SERVER_DATA_NOT_FOUND", NotFound;
 

@@ -65,6 +65,52 @@ fn every_command_has_help() {
     }
 }
 
+/// Of the settings of `serve`, these show those that lead to the data.
+#[test]
+fn the_help_of_a_command_fits_on_a_screen_or_two() {
+    for words in COMMANDS {
+        let short = words.split_whitespace().chain(["-h"]);
+        let short = run(&short.collect::<Vec<_>>()).stdout;
+        assert!(short.lines().count() <= 60, "{words}:\n{short}");
+    }
+    for words in [
+        "migrate",
+        "doctor",
+        "metadata backup",
+        "metadata restore",
+        "trash list",
+        "trash empty",
+        "trash restore",
+        "trash throw",
+    ] {
+        let long = words.split_whitespace().chain(["--help"]);
+        let long = run(&long.collect::<Vec<_>>()).stdout;
+        assert!(long.lines().count() <= 90, "{words}:\n{long}");
+        assert!(long.contains("--data-dir") && !long.contains("--operations-lease"));
+        assert!(long.contains("docs/configuration.md"), "{long}");
+    }
+    let all = run(&["serve", "--help"]).stdout;
+    assert!(all.contains("--operations-lease"), "{all}");
+    // Hidden, and taken.
+    let taken = run(&["trash", "list", "--operations-lease", "no-duration"]);
+    assert!(
+        taken.stderr.contains("operations.lease"),
+        "{}",
+        taken.stderr
+    );
+}
+
+#[test]
+fn an_emptied_trash_has_to_be_asked_for_by_name_or_as_a_whole() {
+    let refused = run(&["trash", "empty"]);
+    assert_eq!(refused.code, 2);
+    assert!(
+        refused.stderr.contains("trash empty [OPTIONS] --all"),
+        "{}",
+        refused.stderr
+    );
+}
+
 #[test]
 fn the_help_and_the_document_tell_the_same_exit_codes() {
     let help = run(&["--help"]).stdout;

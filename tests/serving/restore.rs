@@ -114,7 +114,9 @@ async fn what_cannot_be_restored_changes_nothing() {
     let said = refused(&metadata(&howdah, &["restore", &bad]), "BACKUP_INVALID");
     assert!(said.contains("is no backup of Howdah's metadata"), "{said}");
     let absent = place(&howdah, "absent");
-    refused(&metadata(&howdah, &["restore", &absent]), "BACKUP_INVALID");
+    let done = metadata(&howdah, &["restore", &absent]);
+    refused(&done, "BACKUP_NOT_FOUND");
+    assert_eq!(done.status.code(), Some(3), "{done:?}");
     refused(
         &metadata(&howdah, &["restore", howdah.directory().to_str().unwrap()]),
         "BACKUP_INVALID",

@@ -2,7 +2,7 @@
 
 use std::{
     fs::{File, OpenOptions},
-    io::{Read, Seek},
+    io::{self, Read, Seek},
     os::unix::{fs::OpenOptionsExt, process::ExitStatusExt},
     path::{Path, PathBuf},
     process::Stdio,
@@ -60,7 +60,7 @@ impl Archive {
     /// Opens a file and reads its table of contents with the newest `pg_restore`.
     ///
     /// # Errors
-    /// BACKUP_INVALID; TOOL_MISSING without a `pg_restore` that can read it.
+    /// BACKUP_NOT_FOUND; BACKUP_INVALID; TOOL_MISSING without a `pg_restore` that can read it.
     pub async fn open(options: &Options, path: &Path) -> Result<Self> {
         let run_as = RunAs::resolve(options.run_as.as_deref())?;
         let file = open(path)?;
@@ -231,7 +231,13 @@ fn open(path: &Path) -> Result<File> {
         .read(true)
         .custom_flags(rustix::fs::OFlags::NONBLOCK.bits().cast_signed())
         .open(path);
-    let mut file = opened.map_err(|error| invalid(&error.kind().to_string()).with_source(error))?;
+    let mut file = opened.map_err(|error| match error.kind() {
+        io::ErrorKind::NotFound => {
+            let message = format!("there is no file {}", path.display());
+            Error::new(Reason::BackupNotFound, message)
+        }
+        kind => invalid(&kind.to_string()).with_source(error),
+    })?;
     if !file.metadata().is_ok_and(|facts| facts.is_file()) {
         return Err(invalid("it is no ordinary file"));
     }

@@ -20,7 +20,7 @@ create table hosts (
 
 -- Hosts that have been silent for so long that nothing is to be expected of them.
 create view hosts_gone as
-    select id, seen_time + interval '60 seconds' as since
+    select id, name, seen_time, seen_time + interval '60 seconds' as since
     from hosts where seen_time < now() - interval '60 seconds';
 
 -- Keys that values are sealed with. A process registers the key that it seals with at

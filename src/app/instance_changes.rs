@@ -8,8 +8,10 @@ use uuid::Uuid;
 
 use super::{
     App, Mutation,
+    longrunning::host_gone,
     mutation::{Accepting, Target, parameters},
     operations::{self, DeleteInstanceParameters, Plan, PurgeInstanceParameters},
+    withdrawal::Withdrawable,
 };
 use crate::{
     domain::{
@@ -247,13 +249,7 @@ impl App {
     /// What says that a host is gone, and what to do else than to start it there.
     pub(super) async fn host_gone(&self, host: Uuid, remedy: &str) -> Result<Error> {
         let name = self.parts.store.host_name(host).await?;
-        let message = format!(
-            "no Howdah process has been seen for a minute on the host {name} ({host}): start it \
-             there; {remedy}"
-        );
-        Ok(Error::new(Reason::HostUnavailable, message)
-            .with_metadata("host", host.to_string())
-            .with_metadata("host_name", name))
+        Ok(host_gone(host, &name, remedy))
     }
 
     async fn change(
@@ -277,7 +273,11 @@ impl App {
         if to.takes_the_place_of_a_start() {
             accepting.tx.lock_start(&change.name).await?;
         }
-        let instance = accepting.tx.lock_instance(&change.name).await?;
+        let queued = match to {
+            Change::Start => accepting.tx.lock_queued_on(&change.name).await?,
+            Change::Stop | Change::Restart | Change::Undelete => None,
+        };
+        let mut instance = accepting.tx.lock_instance(&change.name).await?;
         check_etag(&change.etag, &instance.etag())?;
         to.refuse_deleted(&instance)?;
         accepting = self
@@ -286,6 +286,12 @@ impl App {
         let uid = instance.uid;
         if to.takes_the_place_of_a_start() {
             accepting.tx.give_up_start(uid).await?;
+        }
+        if let Some(queued) = queued {
+            let why = "another call on the instance has taken its place";
+            self.take_back(&mut accepting.tx, queued, why).await?;
+            let now = accepting.tx.instance_by_uid(uid).await?;
+            instance = now.ok_or_else(|| Error::internal("a locked instance is gone"))?;
         }
         // Work on its databases is no reason: what has failed may wait for this very start.
         accepting.tx.refuse_busy(uid).await?;
@@ -317,7 +323,11 @@ impl App {
         let (reason, message) = to.unavailable();
         self.set_unavailable(&mut accepting.tx, uid, reason, message)
             .await?;
-        accepting.enqueue(to.plan(), target, Value::Null).await
+        let parameters = match to {
+            Change::Stop | Change::Restart => parameters(Withdrawable::of(&instance)?)?,
+            Change::Start | Change::Undelete => Value::Null,
+        };
+        accepting.enqueue(to.plan(), target, parameters).await
     }
 }
 

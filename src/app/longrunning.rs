@@ -10,7 +10,7 @@ use crate::domain::{
     Error, Reason, Result,
     list::{Place, page_size, page_token, parse_page_token},
     name::{OperationName, ProjectName},
-    operation::{Operation, Outcome, Response},
+    operation::{Operation, Outcome, Response, State},
 };
 
 /// A waiting call looks by itself this often, in case a notification got lost.
@@ -36,7 +36,19 @@ impl App {
     /// # Errors
     /// OPERATION_NOT_FOUND.
     pub async fn operation(&self, name: &OperationName) -> Result<Operation> {
-        self.parts.store.operation(name).await
+        let operation = self.parts.store.operation(name).await?;
+        Ok(self.shown(operation))
+    }
+
+    /// An operation with what it waits for, if its host is silent: this process shows that
+    /// its own is not.
+    fn shown(&self, mut operation: Operation) -> Operation {
+        let own = self.parts.host;
+        operation.silent_host.take_if(|host| host.id == own);
+        if let Some(host) = operation.silent_host.clone() {
+            operation.wait_for_host(&host);
+        }
+        operation
     }
 
     /// Lists a project's operations, newest first.
@@ -60,6 +72,7 @@ impl App {
             .operations(&project.project, done, after.as_ref(), limit)
             .await?;
         let mut next_page_token = String::new();
+        items = items.into_iter().map(|item| self.shown(item)).collect();
         if items.len() > size {
             items.truncate(size);
             if let Some(last) = items.last() {
@@ -100,7 +113,8 @@ impl App {
         }
     }
 
-    /// Asks for the cancellation of an operation: its finished steps are taken back.
+    /// Asks for the cancellation of an operation: its finished steps are taken back. A stop
+    /// or a restart is withdrawn as long as it waits for its turn.
     ///
     /// # Errors
     /// OPERATION_NOT_FOUND, OPERATION_NOT_CANCELLABLE, HOST_UNAVAILABLE.
@@ -113,17 +127,22 @@ impl App {
 
     async fn accept_cancel(&self, name: &OperationName) -> Result<()> {
         let (store, host) = (&self.parts.store, self.parts.host);
-        if store.operation(name).await?.is_done() {
+        let before = self.operation(name).await?;
+        if before.is_done() {
+            return Ok(());
+        }
+        // Its host has done nothing yet, and is not needed.
+        let waits = before.cancellable && before.state == Some(State::Pending);
+        if waits && self.withdraw(name.operation).await? {
             return Ok(());
         }
         // Also when it was requested before: the host may have gone since.
-        if store
-            .host_of_operation_is_gone(name.operation, host)
-            .await?
-        {
-            let message = "the host that works on the operation is gone: nobody can take \
-                 its steps back; deleting the instance with `force` and `purge` gives it up";
-            let error = Error::new(Reason::HostUnavailable, message);
+        let has_a_way_back = before.cancellable || before.state == Some(State::Undoing);
+        if let Some(host) = before.silent_host.filter(|_| has_a_way_back) {
+            let remedy = "no other host can take the steps of the operation back; only if the \
+                 host is lost for good, deleting the instance with `force` and `purge` gives \
+                 the operation up";
+            let error = host_gone(host.id, &host.name, remedy);
             return Err(error.with_resource(name.to_string()));
         }
         if store.request_cancel(name.operation, host).await? {
@@ -134,7 +153,7 @@ impl App {
         if now.is_done() || now.cancel_requested {
             return Ok(());
         }
-        let message = "the operation cannot be cancelled: it has no way back";
+        let message = "the operation cannot be cancelled: it has begun, and has no way back";
         let error = Error::new(Reason::OperationNotCancellable, message);
         Err(error.with_resource(name.to_string()))
     }
@@ -195,6 +214,17 @@ fn done_filter(filter: &str) -> Result<Option<bool>> {
             Err(Error::new(Reason::FilterInvalid, message).with_field("filter"))
         }
     }
+}
+
+/// What says that a host is gone, and what to do else than to start it there.
+pub(super) fn host_gone(host: Uuid, name: &str, remedy: &str) -> Error {
+    let message = format!(
+        "no Howdah process has been seen for a minute on the host {name} ({host}): start it \
+         there; {remedy}"
+    );
+    Error::new(Reason::HostUnavailable, message)
+        .with_metadata("host", host.to_string())
+        .with_metadata("host_name", name)
 }
 
 /// What streams and waiting calls end with at shutdown.

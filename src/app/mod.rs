@@ -17,6 +17,7 @@ mod pages;
 mod steady;
 mod subscriptions;
 mod supervision;
+mod withdrawal;
 
 use std::{sync::Arc, time::Duration};
 

@@ -1,7 +1,8 @@
 //! Operations as clients see them.
 
-use chrono::{DateTime, Utc};
+use chrono::{DateTime, SecondsFormat, Utc};
 use serde::{Deserialize, Serialize};
+use uuid::Uuid;
 
 use super::{
     database::Database,
@@ -103,6 +104,18 @@ pub struct Response {
 /// Encodes an outcome. Refuses a message with a field for secrets.
 pub type Encode = fn(Outcome) -> super::Result<Response>;
 
+/// A host on which no process has been seen for so long that nothing is to be expected of
+/// it.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct SilentHost {
+    /// Its identity.
+    pub id: Uuid,
+    /// Its name.
+    pub name: String,
+    /// When a process was seen there last.
+    pub seen_time: DateTime<Utc>,
+}
+
 /// A long-running operation.
 #[derive(Clone, Debug)]
 pub struct Operation {
@@ -132,9 +145,26 @@ pub struct Operation {
     pub response: Option<Response>,
     /// Why it ended without success.
     pub failure: Option<Failure>,
+    /// The host that must go on with it, if that is silent.
+    pub silent_host: Option<SilentHost>,
 }
 
 impl Operation {
+    /// Says in its present stage that a host is waited for.
+    pub fn wait_for_host(&mut self, host: &SilentHost) {
+        let of = |state| move |stage: &Stage| stage.state == Some(state);
+        let stages = &mut self.stages;
+        let running = stages.iter().position(of(StageState::Running));
+        let next = running.or_else(|| stages.iter().position(of(StageState::Pending)));
+        // Of one that is taken back, the last stage that is not.
+        let next = next.or_else(|| stages.iter().rposition(of(StageState::Succeeded)));
+        if let Some(stage) = next.and_then(|position| stages.get_mut(position)) {
+            let time = host.seen_time.to_rfc3339_opts(SecondsFormat::Secs, true);
+            let SilentHost { id, name, .. } = host;
+            stage.waits_for = format!("the host {name} ({id}), silent since {time}");
+        }
+    }
+
     /// Whether nothing will happen any more.
     #[must_use]
     pub fn is_done(&self) -> bool {

@@ -17,8 +17,10 @@ use super::{
 use crate::domain::{
     Error, Reason, Result,
     list::Place,
-    name::{Id, InstanceName, OperationName},
-    operation::{Failure, GivesWay, Operation, Response, Stage, StageState, State},
+    name::{Id, OperationName},
+    operation::{
+        Failure, GivesWay, Operation, Response, SilentHost, Stage, StageState, State,
+    },
 };
 
 /// A row of `operations` with its stages.
@@ -39,6 +41,7 @@ struct Record {
     create_time: DateTime<Utc>,
     end_time: Option<DateTime<Utc>>,
     stages: Json<Vec<StageRecord>>,
+    silent_host: Option<Json<SilentHost>>,
 }
 
 #[derive(Deserialize)]
@@ -70,7 +73,8 @@ macro_rules! select_operations {
         sqlx::query_as!(
             Record,
             r#"select o.id, o.project, o.target, o.verb, o.state, o.failures, o.deaths,
-                (o.cancellable and o.end_time is null and o.state <> 'UNDOING') as "cancellable!",
+                (o.end_time is null and (o.cancellable and o.state <> 'UNDOING'
+                    or o.state = 'PENDING' and o.parameters ? 'former')) as "cancellable!",
                 o.cancel_requested,
                 o.last_error::text as "last_error", o.failure::text as "failure",
                 o.response_type, o.response, o.create_time, o.end_time,
@@ -78,7 +82,10 @@ macro_rules! select_operations {
                     'state', s.state, 'start_time', s.start_time, 'end_time', s.end_time,
                     'progress_percent', s.progress_percent, 'waits_for', s.waits_for) order by s.position), '[]')
                     from operation_stages s where s.operation_id = o.id)
-                    as "stages!: Json<Vec<StageRecord>>"
+                    as "stages!: Json<Vec<StageRecord>>",
+                (select to_jsonb(g) from hosts_gone g
+                    where g.id = o.required_host and o.end_time is null)
+                    as "silent_host: Json<SilentHost>"
             from operations o "# $(+ $tail)*
             $(, $argument)*
         )
@@ -197,24 +204,6 @@ impl Store {
         Ok(!updated.is_empty())
     }
 
-    /// Whether an operation could be cancelled if its host were not gone. `host` is the
-    /// caller's own, which is there.
-    ///
-    /// # Errors
-    /// METADATA_UNAVAILABLE.
-    pub async fn host_of_operation_is_gone(&self, id: Uuid, host: Uuid) -> Result<bool> {
-        sqlx::query_scalar!(
-            r#"select exists (select from operations o join hosts_gone g on g.id = o.required_host
-                where o.id = $1 and o.end_time is null and o.cancellable and g.id <> $2)
-                as "gone!""#,
-            id,
-            host,
-        )
-        .fetch_one(&self.pool)
-        .named("operations.host_is_gone")
-        .await
-    }
-
     /// Hides a done operation, and answers whether it was done.
     ///
     /// # Errors
@@ -264,26 +253,6 @@ impl Tx {
         record.ok_or_else(missing)?.operation()
     }
 
-    /// Locks the operations of an instance and of its children. Workers lock an operation
-    /// before its instance: whoever ends all of them does the same.
-    ///
-    /// # Errors
-    /// METADATA_UNAVAILABLE.
-    pub async fn lock_family(&mut self, name: &InstanceName) -> Result<()> {
-        sqlx::query!(
-            "select o.id from operations o
-                join instances i on i.uid in (o.target_uid, o.parent_uid)
-             where i.project = $1 and i.id = $2 and o.end_time is null
-             order by o.id for no key update of o",
-            name.project.as_str(),
-            name.instance.as_str(),
-        )
-        .fetch_all(self.connection())
-        .named("operations.lock_family")
-        .await?;
-        Ok(())
-    }
-
     /// Ends operations on an instance and its children without success. A worker that is
     /// at work on one cannot commit any more; until it has noticed, or its lease is over,
     /// nothing else begins on the instance.
@@ -318,27 +287,6 @@ impl Tx {
         )
         .fetch_all(self.connection())
         .named("operations.give_up_family")
-        .await?;
-        Ok(())
-    }
-
-    /// Locks the recoveries of an instance's servers, and the start that another wish may take
-    /// the place of.
-    ///
-    /// # Errors
-    /// METADATA_UNAVAILABLE.
-    pub async fn lock_start(&mut self, name: &InstanceName) -> Result<()> {
-        sqlx::query!(
-            "select o.id from operations o
-                join instances i on i.uid in (o.target_uid, o.parent_uid)
-             where i.project = $1 and i.id = $2 and o.end_time is null
-                and o.gives_way <> 'NEVER'
-             for no key update of o",
-            name.project.as_str(),
-            name.instance.as_str(),
-        )
-        .fetch_all(self.connection())
-        .named("operations.lock_start")
         .await?;
         Ok(())
     }
@@ -555,6 +503,7 @@ impl Record {
                 .or_else(|| unknown.clone().filter(|_| !ended)),
             failure: failure.or_else(|| unknown.filter(|_| ended && response.is_none())),
             response,
+            silent_host: self.silent_host.map(|host| host.0),
         })
     }
 }

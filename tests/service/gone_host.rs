@@ -1,9 +1,13 @@
 //! What is said of a host on which no process has been seen for a minute.
 
-use howdah::pb::v1::{
-    Instance, StopInstanceRequest,
-    instance::{LocalProviderConfig, ProviderConfig},
+use howdah::pb::{
+    google::longrunning::{CancelOperationRequest, ListOperationsRequest, Operation},
+    v1::{
+        Instance, OperationMetadata, StopInstanceRequest,
+        instance::{LocalProviderConfig, ProviderConfig},
+    },
 };
+use prost::Message as _;
 use tonic::{Code, Status};
 use tonic_types::StatusExt as _;
 
@@ -13,7 +17,9 @@ use super::{
 };
 use crate::{
     soak::crash::world::metadata,
-    support::howdah::{Howdah, create_database, create_instance, instance_name},
+    support::howdah::{
+        Howdah, PROJECT, create_database, create_instance, eventually, instance_name,
+    },
 };
 
 #[tokio::test(flavor = "multi_thread")]
@@ -66,6 +72,64 @@ async fn a_refusal_names_the_host_and_what_brings_it_back() {
     let status = refused(answer, Code::FailedPrecondition, "HOST_UNAVAILABLE");
     names(&status, &host);
     assert!(status.message().contains("name another host"), "{status}");
+}
+
+/// It looks alive otherwise. Who cancels it is told what brings the host back.
+#[tokio::test(flavor = "multi_thread")]
+async fn an_operation_says_that_its_host_is_silent() {
+    let mut one = Howdah::new(options().await);
+    one.start("instance.create.start.before_effect=pause").await;
+    let request = create_instance("orders", Instance::default());
+    let accepted = one.instances().await.create_instance(request).await;
+    let operation = accepted.unwrap().into_inner();
+    let store = metadata(&one.options).await;
+    let begun = "select count(*) from operation_stages where name = 'start' and state = 'RUNNING'";
+    eventually("it has begun", async || {
+        store.query_one(begun, &[]).await.unwrap().get::<_, i64>(0) == 1
+    })
+    .await;
+    one.kill().await;
+    let named = "update hosts set name = 'kiln', seen_time = '2026-11-21 10:00 UTC'
+        returning id::text";
+    let host: String = store.query_one(named, &[]).await.unwrap().get(0);
+
+    let two = Howdah::serve(beside(&one)).await;
+    let silent = format!("the host kiln ({host}), silent since 2026-11-21T10:00:00Z");
+    assert_eq!(waits_for(&two.operation(&operation.name).await), silent);
+    let list = ListOperationsRequest {
+        name: PROJECT.into(),
+        ..ListOperationsRequest::default()
+    };
+    let listed = two.operations().await.list_operations(list).await;
+    assert_eq!(
+        waits_for(&listed.unwrap().into_inner().operations[0]),
+        silent
+    );
+    for requested in [false, true] {
+        let cancel = CancelOperationRequest {
+            name: operation.name.clone(),
+        };
+        let answer = two.operations().await.cancel_operation(cancel).await;
+        let status = refused(answer, Code::FailedPrecondition, "HOST_UNAVAILABLE");
+        names(&status, &host);
+        assert!(status.message().contains("`force` and `purge`"), "{status}");
+        let undoing = "update operations set cancel_requested = true, state = 'UNDOING'";
+        if !requested {
+            store.execute(undoing, &[]).await.unwrap();
+        }
+    }
+    // Its own host is there, whatever the record says until it is written again.
+    store.execute(named, &[]).await.unwrap();
+    one.start("").await;
+    assert_eq!(waits_for(&one.operation(&operation.name).await), "");
+}
+
+/// What the present stages of an operation wait for.
+fn waits_for(operation: &Operation) -> String {
+    let metadata = operation.metadata.as_ref().unwrap();
+    let metadata = OperationMetadata::decode(metadata.value.as_slice()).unwrap();
+    let stages = metadata.stages.iter();
+    stages.map(|stage| stage.waits_for.as_str()).collect()
 }
 
 /// The message and the metadata have the host's id and name, and what to do first.

@@ -32,6 +32,7 @@ mod tour;
 mod trash;
 mod validate_only;
 mod waiting;
+mod withdrawal;
 
 pub(crate) use self::{
     cancellation::clients_leave,

@@ -1,0 +1,92 @@
+//! Operations that wait for their turn and are taken back before they have begun: a stop or
+//! a restart behind work on the instance's databases.
+
+use serde::{Deserialize, Serialize};
+use uuid::Uuid;
+
+use super::App;
+use crate::{
+    domain::{
+        Error, Reason, Result,
+        instance::{Condition, Instance, ServerGoal, State, Status},
+        operation::{self, Failure},
+    },
+    store::{Tx, queued::Queued},
+};
+
+/// What an operation that can be withdrawn is accepted with.
+#[derive(Debug, Serialize, Deserialize)]
+pub(super) struct Withdrawable {
+    /// What its acceptance has changed. The store looks for the name of this field.
+    former: Former,
+}
+
+#[derive(Debug, Serialize, Deserialize)]
+struct Former {
+    state: String,
+    wanted: String,
+    available: Option<Condition>,
+}
+
+impl Withdrawable {
+    /// For an operation on an instance that is like this before it is accepted.
+    pub(super) fn of(instance: &Instance) -> Result<Self> {
+        let mut conditions = instance.conditions.iter();
+        let former = Former {
+            state: instance.state.as_str().to_owned(),
+            wanted: instance.active()?.wanted.as_str().to_owned(),
+            available: conditions.find(|known| known.is_available()).cloned(),
+        };
+        Ok(Self { former })
+    }
+}
+
+impl App {
+    /// Cancels an operation that waits for its turn, and answers whether it was one.
+    pub(super) async fn withdraw(&self, id: Uuid) -> Result<bool> {
+        let mut tx = self.parts.store.begin().await?;
+        let Some(queued) = tx.lock_queued(id).await? else {
+            return Ok(false);
+        };
+        self.take_back(&mut tx, queued, "cancelled by request")
+            .await?;
+        tx.commit().await?;
+        self.announce(id);
+        self.agenda.look_now();
+        Ok(true)
+    }
+
+    /// Ends an operation that waits for its turn; the instance is as it was before.
+    pub(super) async fn take_back(&self, tx: &mut Tx, queued: Queued, why: &str) -> Result<()> {
+        let parameters = serde_json::from_value(queued.parameters);
+        let Withdrawable { former } = parameters
+            .map_err(|error| Error::internal("parameters of an operation").with_source(error))?;
+        let uid = queued.target_uid;
+        if tx.lock_instance_by_uid(uid).await?.is_some() {
+            let (state, available) = match (State::parse(&former.state)?, former.available) {
+                (state @ (State::Ready | State::Stopped | State::Failed), Some(available)) => {
+                    (state, available)
+                }
+                // The start that was under way has ended for this operation: the supervisor
+                // looks at what has become of the server.
+                _ => (State::Failed, self.unseen()),
+            };
+            tx.set_instance_state(uid, state).await?;
+            tx.set_instance_condition(uid, &available).await?;
+            tx.want(uid, ServerGoal::parse(&former.wanted)?).await?;
+        }
+        let why = Failure {
+            reason: Reason::OperationCancelled.as_str().to_owned(),
+            message: why.to_owned(),
+        };
+        tx.fail_operation(queued.id, operation::State::Cancelled, &why)
+            .await
+    }
+
+    fn unseen(&self) -> Condition {
+        let message = "its start has ended for another operation, which was withdrawn; the server \
+             is looked at again";
+        let time = self.parts.clock.now();
+        Condition::available(Status::False, "OPERATION_WITHDRAWN", message, time)
+    }
+}

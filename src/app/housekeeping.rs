@@ -92,9 +92,15 @@ impl App {
             Ok(false) => {}
             Err(error) => warn::<()>("the clock", Err(error)),
         }
+        warn("trash", self.empty_trash().await);
+    }
+
+    async fn empty_trash(&self) -> Result<()> {
+        let now = self.parts.store.now().await?;
         for provider in self.parts.providers.all() {
-            warn("trash", provider.empty_trash().await);
+            warn("trash", provider.empty_trash(now).await);
         }
+        Ok(())
     }
 
     /// Begins the purge of instances whose time has come.

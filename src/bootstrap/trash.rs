@@ -2,6 +2,7 @@
 
 use std::{collections::BTreeSet, path::PathBuf};
 
+use chrono::{DateTime, Utc};
 use uuid::Uuid;
 
 use super::{
@@ -59,17 +60,17 @@ pub async fn trash_restore(config: Config, uid: Uuid) -> anyhow::Result<PathBuf>
 pub async fn trash_throw(config: Config, uid: Uuid) -> anyhow::Result<()> {
     let trash = open(&config)?;
     let host = trash.host()?.ok_or_else(nothing)?;
-    let known = async || {
-        let recorded = recorded(&config, host).await?;
-        Ok(recorded.contains(&uid))
+    let unknown = async || {
+        let (recorded, now) = recorded(&config, host).await?;
+        Ok((!recorded.contains(&uid)).then_some(now))
     };
-    Box::pin(trash.throw(uid, known)).await?;
+    Box::pin(trash.throw(uid, unknown)).await?;
     Ok(())
 }
 
-/// The servers on record for a host. The embedded metadata is started for this if nobody
-/// serves it.
-async fn recorded(config: &Config, host: Uuid) -> Result<Vec<Uuid>> {
+/// The servers on record for a host, and the metadata's time. The embedded metadata is
+/// started for this if nobody serves it.
+async fn recorded(config: &Config, host: Uuid) -> Result<(Vec<Uuid>, DateTime<Utc>)> {
     if let Some(url) = &config.database_url {
         return read(config, external(url.clone())?, host).await;
     }
@@ -95,14 +96,23 @@ pub(super) async fn recorded_where_served(
             }
         }
     };
-    read(config, database, host).await.map(Some)
+    let (recorded, _) = read(config, database, host).await?;
+    Ok(Some(recorded))
 }
 
-async fn read(config: &Config, database: Database, host: Uuid) -> Result<Vec<Uuid>> {
+async fn read(
+    config: &Config,
+    database: Database,
+    host: Uuid,
+) -> Result<(Vec<Uuid>, DateTime<Utc>)> {
     let store = store(config, database);
-    let recorded = store.servers_on(host).await;
+    let read = async {
+        let recorded = store.servers_on(host).await?;
+        Ok((recorded, store.now().await?))
+    };
+    let read = read.await;
     store.close().await;
-    recorded
+    read
 }
 
 fn open(config: &Config) -> Result<Trash> {

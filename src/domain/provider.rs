@@ -220,8 +220,8 @@ pub enum Presence {
 /// What becomes of the data of a server that is removed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Disposal {
-    /// It stays in the trash for its time.
-    Trash,
+    /// It stays in the trash for its time, from now on by the metadata database's clock.
+    Trash(DateTime<Utc>),
     /// It is deleted, with what the trash holds of that server.
     Delete,
 }
@@ -303,8 +303,9 @@ pub trait Provider: Send + Sync {
     /// The servers whose data is on this host, whether a record knows them or not.
     async fn present(&self) -> Result<Vec<Present>>;
 
-    /// Deletes what has been in the trash for its time.
-    async fn empty_trash(&self) -> Result<()>;
+    /// Deletes what has been in the trash for its time. Both ends of that time are by the
+    /// metadata database's clock, which is at `now`: that of a host may be wrong.
+    async fn empty_trash(&self, now: DateTime<Utc>) -> Result<()>;
 }
 
 /// The providers that this process knows, by name. One is used where none is asked for.

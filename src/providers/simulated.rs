@@ -13,6 +13,7 @@ use std::{
 };
 
 use async_trait::async_trait;
+use chrono::{DateTime, Utc};
 use secrecy::{ExposeSecret, SecretString};
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
 use uuid::Uuid;
@@ -342,7 +343,7 @@ impl Provider for Simulated {
         Ok(Vec::new())
     }
 
-    async fn empty_trash(&self) -> Result<()> {
+    async fn empty_trash(&self, _now: DateTime<Utc>) -> Result<()> {
         Ok(())
     }
 }

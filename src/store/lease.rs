@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use chrono::{DateTime, Utc};
 use serde_json::Value;
 use sqlx::types::Json;
 use uuid::Uuid;
@@ -146,6 +147,17 @@ macro_rules! let_wait {
 }
 
 impl Store {
+    /// The time by the database's clock.
+    ///
+    /// # Errors
+    /// METADATA_UNAVAILABLE.
+    pub async fn now(&self) -> Result<DateTime<Utc>> {
+        sqlx::query_scalar!(r#"select now() as "now!""#)
+            .fetch_one(&self.pool)
+            .named("lease.now")
+            .await
+    }
+
     /// Claims the operation that has been due the longest, if one is whose turn it is: see
     /// the view `operations_in_turn`. No operation begins on an instance while the worker
     /// of one that was given up may still be at work.

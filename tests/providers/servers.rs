@@ -2,6 +2,7 @@
 
 use std::{fs, os::unix::fs::MetadataExt, time::Duration};
 
+use chrono::{DateTime, TimeDelta, Utc};
 use howdah::{
     domain::{
         Reason,
@@ -22,6 +23,11 @@ use crate::support::{
     local::{Place, connect, end, installed, port, postmaster, server},
     postgres::tls::certificates,
 };
+
+/// When servers are thrown away by the metadata database's clock, which is not the host's.
+fn thrown() -> DateTime<Utc> {
+    DateTime::from_timestamp(1_000_000_000, 0).unwrap()
+}
 
 /// Makes and starts a server.
 async fn create(local: &Local, spec: &mut ServerSpec) {
@@ -84,8 +90,14 @@ async fn a_server_lives_is_adopted_and_ends() {
     assert_eq!(local.start(&spec).await.unwrap(), Started::Now);
 
     // It runs: removing stops it.
-    local.remove(&spec, Disposal::Trash).await.unwrap();
-    local.remove(&spec, Disposal::Trash).await.unwrap();
+    local
+        .remove(&spec, Disposal::Trash(thrown()))
+        .await
+        .unwrap();
+    local
+        .remove(&spec, Disposal::Trash(thrown()))
+        .await
+        .unwrap();
     local.stop(&spec).await.unwrap();
     assert_eq!(local.inspect(&spec).await.unwrap(), Presence::Missing);
     assert!(!place.home(&spec).exists() && !sockets.exists());
@@ -95,13 +107,18 @@ async fn a_server_lives_is_adopted_and_ends() {
             .count()
     };
     assert_eq!((left("trash"), left("locks"), left("servers")), (1, 0, 0));
-    local.empty_trash().await.unwrap();
+    local.empty_trash(thrown()).await.unwrap();
     assert_eq!(left("trash"), 1);
     let hasty = Settings {
         trash_retention: Duration::ZERO,
         ..place.settings()
     };
-    Local::new(hasty).unwrap().empty_trash().await.unwrap();
+    let hasty = Local::new(hasty).unwrap();
+    // The host's own clock has nothing to say.
+    let before = thrown() - TimeDelta::seconds(1);
+    hasty.empty_trash(before).await.unwrap();
+    assert_eq!(left("trash"), 1);
+    hasty.empty_trash(thrown()).await.unwrap();
     assert_eq!(left("trash"), 0);
 }
 
@@ -113,7 +130,10 @@ async fn a_server_that_is_not_to_be_kept_leaves_nothing() {
     spec.ephemeral = true;
     create(&local, &mut spec).await;
     // Of the same server, from before a restore of old metadata.
-    local.remove(&spec, Disposal::Trash).await.unwrap();
+    local
+        .remove(&spec, Disposal::Trash(thrown()))
+        .await
+        .unwrap();
     spec.system_identifier = None;
     create(&local, &mut spec).await;
     let left = |name: &str| {

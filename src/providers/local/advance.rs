@@ -305,7 +305,7 @@ impl Local {
         let (uid, now) = (server.uid, self.settings.clock.now());
         blocking(move || {
             match disposal {
-                Disposal::Trash => trash::throw(&root, uid, now)?,
+                Disposal::Trash(now) => trash::throw(&root, uid, now)?,
                 Disposal::Delete => trash::delete(&root, uid, now)?,
             }
             sockets::remove(&run_directory, &uid.as_simple().to_string())?;

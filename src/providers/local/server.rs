@@ -10,6 +10,7 @@ use std::{
 };
 
 use async_trait::async_trait;
+use chrono::{DateTime, Utc};
 use tokio::time::Instant;
 use uuid::Uuid;
 
@@ -435,9 +436,9 @@ impl Provider for Local {
         blocking(move || orphans::present(&root)).await
     }
 
-    async fn empty_trash(&self) -> Result<()> {
+    async fn empty_trash(&self, now: DateTime<Utc>) -> Result<()> {
         let root = self.settings.root.clone();
-        let (now, kept) = (self.settings.clock.now(), self.settings.trash_retention);
+        let kept = self.settings.trash_retention;
         let emptying = self.emptying.clone();
         blocking(move || emptying.empty(&root, now, kept, Instant::now())).await
     }

@@ -57,8 +57,8 @@ fn take(root: &Path, entry: Name) -> Result<()> {
 /// after a boot is set right within that, and what it made due is kept.
 const PROOF: Duration = Duration::from_secs(60 * 60);
 
-/// Deletes what has been in the trash for its time. The host's clock says when that is,
-/// and may have jumped: an entry goes when the clock has called it due for a while.
+/// Deletes what has been in the trash for its time. The metadata database's clock says when
+/// that is, and may have jumped: an entry goes when the clock has called it due for a while.
 #[derive(Debug, Default)]
 pub(super) struct Emptying {
     due: Mutex<HashMap<Name, Instant>>,

@@ -190,9 +190,13 @@ impl Trash {
     /// Stops a server that no record knows, and moves its data to the trash.
     ///
     /// # Errors
-    /// SERVER_DATA_NOT_FOUND; SERVER_ON_RECORD when `known` says so; its own errors;
+    /// SERVER_DATA_NOT_FOUND; SERVER_ON_RECORD unless `unknown` answers the metadata's time; its own errors;
     /// LOCK_TIMEOUT, SERVER_NOT_STOPPED, DATA_DIR_UNWRITABLE.
-    pub async fn throw(&self, uid: Uuid, known: impl AsyncFnOnce() -> Result<bool>) -> Result<()> {
+    pub async fn throw(
+        &self,
+        uid: Uuid,
+        unknown: impl AsyncFnOnce() -> Result<Option<DateTime<Utc>>>,
+    ) -> Result<()> {
         let absent = || {
             let message = format!("there is no data of the server {uid} on this host");
             Error::new(Reason::ServerDataNotFound, message)
@@ -202,7 +206,7 @@ impl Trash {
             return Err(absent());
         }
         let lock = self.lock(uid).await?;
-        let thrown = self.throw_locked(uid, known, lock.clone()).await;
+        let thrown = self.throw_locked(uid, unknown, lock.clone()).await;
         lock.remove()?;
         thrown
     }
@@ -210,17 +214,17 @@ impl Trash {
     async fn throw_locked(
         &self,
         uid: Uuid,
-        known: impl AsyncFnOnce() -> Result<bool>,
+        unknown: impl AsyncFnOnce() -> Result<Option<DateTime<Utc>>>,
         lock: Lock,
     ) -> Result<()> {
-        if known().await? {
+        let now = unknown().await?.ok_or_else(|| {
             let message = format!(
                 "the server {uid} is on record: `howdah instances delete` removes its instance"
             );
-            return Err(Error::new(Reason::ServerOnRecord, message));
-        }
+            Error::new(Reason::ServerOnRecord, message)
+        })?;
         self.cluster(uid).stop_at_any_cost(PATIENCE).await?;
-        let (root, now) = (self.settings.root.clone(), self.settings.clock.now());
+        let root = self.settings.root.clone();
         let run_directory = self.settings.run_directory.clone();
         blocking(move || {
             let _lock = lock;

@@ -7,7 +7,7 @@ use howdah::pb::{
     v1::{DeleteInstanceRequest, Instance},
 };
 
-use super::rig::{Metadata, failure};
+use super::rig::{Metadata, failure, labelled};
 use crate::{
     soak::crash::world::is_success,
     support::howdah::{Howdah, Options, create_instance, eventually, instance_name},
@@ -149,4 +149,55 @@ async fn fail_and_purge(howdah: &Howdah) {
     })
     .await;
     assert_eq!(left(howdah), (0, 0));
+}
+
+/// Whoever locks several operations of an instance does so in one order: neither the
+/// deletion nor the purge that takes its place is a victim of a deadlock.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_purge_beside_the_end_of_a_deletion_is_no_deadlock() {
+    let mut howdah = Howdah::new(Options::external().await);
+    howdah
+        .start("instance.delete.stop.before_commit=1*sleep(4000)")
+        .await;
+    create(&howdah, "orders").await;
+    let metadata = Metadata::of(&howdah).await;
+    let request = DeleteInstanceRequest {
+        name: instance_name("orders"),
+        ..DeleteInstanceRequest::default()
+    };
+    let accepted = howdah.instances().await.delete_instance(request).await;
+    let deletion = accepted.unwrap().into_inner();
+    let begun = "operation_stages where name = 'stop' and state = 'RUNNING'";
+    eventually("it has begun", async || metadata.count(begun).await == 1).await;
+    // Operations on its databases that have failed and wait for another try.
+    let children = "insert into operations (id, project, kind, plan_version, verb, target,
+            target_uid, parent_uid, principal, parameters, state, run_time, failures,
+            required_host, cancellable)
+        select gen_random_uuid(), o.project, 'database.create', 1, 'create', 'x',
+            gen_random_uuid(), o.target_uid, o.principal, 'null', 'RUNNING', 'infinity', 1,
+            o.required_host, true
+        from operations o, generate_series(1, 30) where o.kind = 'instance.delete'";
+    metadata.execute(children).await;
+    let holder = Metadata::of(&howdah).await;
+    let first = "begin; select id from operations where parent_uid is not null
+        order by id limit 1 for update";
+    holder.execute(first).await;
+    let purge = DeleteInstanceRequest {
+        name: instance_name("orders"),
+        force: true,
+        purge: true,
+        ..DeleteInstanceRequest::default()
+    };
+    let mut instances = howdah.instances().await;
+    let purging = tokio::spawn(async move { instances.delete_instance(purge).await });
+    // The purge, and then the worker at its commit.
+    let waiting = "pg_stat_activity where datname = current_database()
+        and wait_event_type = 'Lock'";
+    eventually("both wait", async || metadata.count(waiting).await >= 2).await;
+    holder.execute("commit").await;
+    let purged = howdah.wait(purging.await.unwrap().unwrap().get_ref()).await;
+    assert!(is_success(&purged));
+    assert!(howdah.operation(&deletion.name).await.done);
+    let deadlocks = labelled(&howdah, "db_client_operation_duration", "40P01").await;
+    assert_eq!(deadlocks, None);
 }

@@ -28,7 +28,10 @@ use crate::{
         provider::Wait,
     },
     failpoint,
-    store::lease::{Claim, Renewal},
+    store::{
+        Tx,
+        lease::{Claim, Renewal},
+    },
 };
 
 /// First and longest pause before a step is tried again while the metadata is away.
@@ -262,8 +265,7 @@ async fn advance(context: &Context, plan: &'static Plan, lease: &Lease) -> Resul
         }
     };
     kill_point(plan, current, "before_commit");
-    let mut tx = context.app.parts.store.begin().await?;
-    tx.check_token(claim.id, claim.token).await?;
+    let mut tx = checked(context, plan).await?;
     work(&mut tx).await?;
     tx.set_stage(claim.id, claim.position, StageState::Succeeded)
         .await?;
@@ -304,6 +306,19 @@ async fn cancel(context: &Context, plan: &'static Plan) -> Result<Next> {
     let message = "cancelled by request";
     let why = failure(&Error::new(Reason::OperationCancelled, message));
     turn_round(context, plan, &why).await
+}
+
+/// A transaction for the end of a step, in which nobody else can end the operation. All who
+/// lock several operations of an instance do so in the order of their ids.
+async fn checked(context: &Context, plan: &Plan) -> Result<Tx> {
+    let claim = &context.claim;
+    let mut tx = context.app.parts.store.begin().await?;
+    // What has a way back is a creation: it has no children.
+    if claim.parent_uid.is_none() && !plan.cancellable() {
+        tx.lock_family_of(claim.target_uid).await?;
+    }
+    tx.check_token(claim.id, claim.token).await?;
+    Ok(tx)
 }
 
 /// Whether the step has waited longer than [`LONGEST_WAIT`]: it is not tried again then.
@@ -445,8 +460,7 @@ async fn conclude(
     why: &Failure,
 ) -> Result<()> {
     let claim = &context.claim;
-    let mut tx = context.app.parts.store.begin().await?;
-    tx.check_token(claim.id, claim.token).await?;
+    let mut tx = checked(context, plan).await?;
     // Before `set_stage`, which clears the progress that `abandon` may read.
     (plan.abandon)(&mut tx, claim, why).await?;
     if claim.state != State::Undoing {

@@ -2,6 +2,7 @@
 
 mod arrows;
 mod documents;
+mod observations;
 mod readme;
 mod sizes;
 

@@ -2,7 +2,9 @@
 //!
 //! Compiled to nothing without the feature `failpoints`. A test sets
 //! `FAILPOINTS="name=return"` in the environment of the process, or `name=panic` for a
-//! panic.
+//! panic. A pause between two looks can be shortened, so that a test need not wait for it.
+
+use std::time::Duration;
 
 /// Keeps the points armed that `FAILPOINTS` names.
 #[cfg(feature = "failpoints")]
@@ -41,3 +43,18 @@ pub fn hit(name: &str) {
 /// Does nothing: failpoints are compiled out.
 #[cfg(not(feature = "failpoints"))]
 pub const fn hit(_name: &str) {}
+
+/// The pause `usual`, or as many milliseconds as `name=return(500)` says.
+#[cfg(feature = "failpoints")]
+#[must_use]
+pub fn pause(name: &str, usual: Duration) -> Duration {
+    let told = fail::eval(name, |told| told.and_then(|text| text.parse().ok()));
+    told.flatten().map_or(usual, Duration::from_millis)
+}
+
+/// The pause `usual`: failpoints are compiled out.
+#[cfg(not(feature = "failpoints"))]
+#[must_use]
+pub const fn pause(_name: &str, usual: Duration) -> Duration {
+    usual
+}

@@ -16,6 +16,7 @@ use super::{
 };
 use crate::{
     domain::{Error, Reason, Result},
+    failpoint,
     store::sealing::{Identity, RegisteredKey, Sealed},
 };
 
@@ -108,7 +109,7 @@ pub(super) async fn run(app: App) {
             known.hold = Some(Instant::now() + HOLD);
         }
         warn("keys", tended);
-        if stops(&app, INTERVAL).await {
+        if stops(&app, failpoint::pause("keys.pause", INTERVAL)).await {
             return;
         }
     }

@@ -8,6 +8,13 @@ use crate::{
     support::howdah::{Howdah, Options, create_database, create_instance, eventually, signal},
 };
 
+/// With metadata of its own, and with these keys, which it looks after every half second
+/// instead of every 10 s.
+async fn options(current: u8, previous: &[u8]) -> Options {
+    let options = with_keys(Options::external().await, current, previous);
+    options.with("FAILPOINTS", "keys.pause=return(500)")
+}
+
 /// Beside another one, on another host, with these keys.
 async fn beside(howdah: &Howdah, current: u8, previous: &[u8]) -> Howdah {
     Howdah::serve(with_keys(howdah.options.clone(), current, previous)).await
@@ -53,8 +60,7 @@ async fn of_two_with_different_keys_one_serves() {
 /// In the middle of a rotation one has the new key first, the other one the former.
 #[tokio::test(flavor = "multi_thread")]
 async fn swapped_orders_do_not_fight() {
-    let options = with_keys(Options::external().await, 1, &[2]);
-    let mut one = Howdah::serve(options).await;
+    let mut one = Howdah::serve(options(1, &[2]).await).await;
     let metadata = Metadata::of(&one).await;
     one.instance("orders").await;
     let shop = one.database("orders", "shop").await;
@@ -87,8 +93,7 @@ async fn swapped_orders_do_not_fight() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_key_in_use_is_not_forgotten() {
-    let options = with_keys(Options::external().await, 1, &[2]);
-    let mut one = Howdah::serve(options).await;
+    let mut one = Howdah::serve(options(1, &[2]).await).await;
     let metadata = Metadata::of(&one).await;
     let two = beside(&one, 2, &[1]).await;
     // Not to be forgotten before the process that uses it shows itself again.
@@ -109,8 +114,7 @@ async fn a_key_in_use_is_not_forgotten() {
 /// A process that was frozen while the others rotated its key out.
 #[tokio::test(flavor = "multi_thread")]
 async fn nothing_is_stored_with_a_forgotten_key() {
-    let options = with_keys(Options::external().await, 1, &[2]);
-    let mut one = Howdah::serve(options).await;
+    let mut one = Howdah::serve(options(1, &[2]).await).await;
     let metadata = Metadata::of(&one).await;
     one.instance("orders").await;
     let shop = one.database("orders", "shop").await;
@@ -148,7 +152,7 @@ async fn nothing_is_stored_with_a_forgotten_key() {
 /// A transaction that stores a value is still under way when its key could go.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_key_that_is_being_stored_with_is_not_forgotten() {
-    let one = Howdah::serve(with_keys(Options::external().await, 1, &[2])).await;
+    let one = Howdah::serve(options(1, &[2]).await).await;
     one.instance("orders").await;
     let metadata = Metadata::of(&one).await;
     let storing = Metadata::of(&one).await;
@@ -169,7 +173,7 @@ async fn a_key_that_is_being_stored_with_is_not_forgotten() {
 /// The first round of a rotation was left out.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_process_without_the_newest_key_says_so() {
-    let one = Howdah::serve(with_keys(Options::external().await, 1, &[])).await;
+    let one = Howdah::serve(options(1, &[]).await).await;
     one.instance("orders").await;
     let shop = one.database("orders", "shop").await;
     let two = beside(&one, 2, &[1]).await;
@@ -190,7 +194,7 @@ async fn a_process_without_the_newest_key_says_so() {
 /// Another process holds the lock for longer than one waits for it: it is frozen.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_start_waits_for_the_check_of_another() {
-    let one = Howdah::serve(with_keys(Options::external().await, 1, &[])).await;
+    let one = Howdah::serve(options(1, &[]).await).await;
     let metadata = Metadata::of(&one).await;
     let lock = "begin; lock table sealing_keys in share row exclusive mode";
     metadata.execute(lock).await;

@@ -71,7 +71,10 @@ impl World {
     pub(crate) fn servers(&self) -> Vec<PathBuf> {
         let entries = fs::read_dir(self.directory.path()).unwrap();
         let paths = entries.map(|entry| entry.unwrap().path());
-        let server = |path: &PathBuf| path.file_name().unwrap() != "world.json";
+        // Not those that are being written under another name.
+        let server = |path: &PathBuf| {
+            path.file_name().unwrap() != "world.json" && path.extension().unwrap() == "json"
+        };
         paths.filter(server).collect()
     }
 

@@ -1,6 +1,6 @@
 //! Compiles the protos: message and service code, validation rules, descriptors.
 
-use std::{env, error::Error, fs, path::PathBuf};
+use std::{collections::BTreeMap, env, error::Error, fs, path::PathBuf};
 
 /// Every proto with messages of ours, or of Google's that we serve.
 const PROTOS: &[&str] = &[
@@ -20,7 +20,9 @@ const SECRET_MESSAGES: &[&str] = &["howdah.v1.Connection"];
 fn main() -> Result<(), Box<dyn Error>> {
     println!("cargo:rerun-if-changed=proto");
     println!("cargo:rerun-if-changed=migrations");
+    println!("cargo:rerun-if-changed=docs/errors");
     let out = PathBuf::from(env::var("OUT_DIR")?);
+    fs::write(out.join("error_pages.rs"), error_pages()?)?;
     let mut compiler = protox::Compiler::new(["proto"])?;
     compiler.include_imports(true).include_source_info(true);
     compiler.open_files(PROTOS.iter().map(|path| path.trim_start_matches("proto/")))?;
@@ -41,4 +43,21 @@ fn main() -> Result<(), Box<dyn Error>> {
         .fail_on_runtime_only(true)
         .compile()?;
     Ok(())
+}
+
+/// Source of a constant with the pages of `docs/errors`, by reason and in that order.
+fn error_pages() -> Result<String, Box<dyn Error>> {
+    let directory = PathBuf::from(env::var("CARGO_MANIFEST_DIR")?).join("docs/errors");
+    let mut pages = BTreeMap::new();
+    for entry in fs::read_dir(directory)? {
+        let path = entry?.path();
+        let reason = path.file_stem().unwrap_or_default().to_string_lossy();
+        if path.extension().is_some_and(|extension| extension == "md") && reason != "README" {
+            pages.insert(reason.into_owned(), fs::read_to_string(&path)?);
+        }
+    }
+    let pages: Vec<_> = pages.into_iter().collect();
+    Ok(format!(
+        "/// Reasons with their pages.\nconst PAGES: &[(&str, &str)] = &{pages:?};\n"
+    ))
 }

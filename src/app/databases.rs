@@ -165,7 +165,8 @@ impl App {
                 .parts
                 .keyring
                 .open(&role.password, &role_identity(role.uid))?,
-            sslmode: if endpoint.tls { "require" } else { "prefer" },
+            // What the server does: drivers differ in what `prefer` does without TLS.
+            sslmode: if endpoint.tls { "require" } else { "disable" },
             database: database.postgresql_name,
         })
     }

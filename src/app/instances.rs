@@ -92,6 +92,9 @@ impl App {
         let filter = Filter::parse(&list.filter, FIELDS)?;
         let query = Query::new(&project.to_string(), list, order, filter)?;
         let mut part = self.parts.store.instances(project, query.slice()).await?;
+        if part.records.is_empty() {
+            self.parts.store.require_project(&project.project).await?;
+        }
         let located = |found: Recorded<Instance>| found.map(|instance| self.located(instance));
         part.records = part.records.into_iter().map(located).collect();
         query.page(part)

@@ -71,6 +71,9 @@ impl App {
             .store
             .operations(&project.project, done, after.as_ref(), limit)
             .await?;
+        if items.is_empty() {
+            self.parts.store.require_project(&project.project).await?;
+        }
         let mut next_page_token = String::new();
         items = items.into_iter().map(|item| self.shown(item)).collect();
         if items.len() > size {

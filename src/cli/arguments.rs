@@ -1,11 +1,14 @@
 //! What can be typed.
 
-use std::path::PathBuf;
+use std::{convert::Infallible, path::PathBuf};
 
 use clap::{Args, Parser, Subcommand, ValueEnum, ValueHint};
 use clap_complete::Shell;
 
-use super::{config, connection, databases, exit, instances, metadata, operations, streams, trash};
+use super::{
+    config, connection, databases, exit, explain, instances, metadata, operations, psql, streams,
+    trash,
+};
 use crate::config::{BriefArguments, ServeArguments};
 
 /// A gRPC control plane for PostgreSQL
@@ -18,6 +21,12 @@ pub(super) struct Arguments {
     pub(super) command: Command,
 }
 
+/// Where a server is called that nobody named.
+pub(super) const DEFAULT_ENDPOINT: &str = "127.0.0.1:7717";
+
+/// Project of short names where nobody named one.
+pub(super) const DEFAULT_PROJECT: &str = "default";
+
 /// What every command takes.
 #[derive(Debug, Args)]
 #[command(next_help_heading = "Global options")]
@@ -27,24 +36,29 @@ pub(super) struct Global {
         long,
         global = true,
         env = "HOWDAH_ENDPOINT",
-        default_value = "127.0.0.1:7717"
+        default_value = DEFAULT_ENDPOINT
     )]
     pub(super) endpoint: String,
     /// Project of short names
-    #[arg(long, global = true, env = "HOWDAH_PROJECT", default_value = "default")]
+    #[arg(long, global = true, env = "HOWDAH_PROJECT", default_value = DEFAULT_PROJECT)]
     pub(super) project: String,
     /// Form of the output
     #[arg(long, short, global = true, value_enum, default_value_t = Output::Table)]
     pub(super) output: Output,
     /// PEM file with the authorities of the server's certificate
-    #[arg(long, global = true, env = "HOWDAH_CA", value_name = "FILE", value_hint = ValueHint::FilePath)]
+    #[arg(long, global = true, env = "HOWDAH_CA", value_name = "FILE", value_parser = file, value_hint = ValueHint::FilePath)]
     pub(super) ca: Option<PathBuf>,
     /// PEM file with the client's certificate
-    #[arg(long, global = true, env = "HOWDAH_CERT", value_name = "FILE", value_hint = ValueHint::FilePath)]
+    #[arg(long, global = true, env = "HOWDAH_CERT", value_name = "FILE", value_parser = file, value_hint = ValueHint::FilePath)]
     pub(super) cert: Option<PathBuf>,
     /// PEM file with the key of the client's certificate
-    #[arg(long, global = true, env = "HOWDAH_KEY", value_name = "FILE", value_hint = ValueHint::FilePath)]
+    #[arg(long, global = true, env = "HOWDAH_KEY", value_name = "FILE", value_parser = file, value_hint = ValueHint::FilePath)]
     pub(super) key: Option<PathBuf>,
+}
+
+/// A path, which may be empty where a variable is: that counts as none.
+fn file(text: &str) -> Result<PathBuf, Infallible> {
+    Ok(PathBuf::from(text))
 }
 
 /// Form of the output.
@@ -52,8 +66,21 @@ pub(super) struct Global {
 pub(super) enum Output {
     /// Tables, for people
     Table,
+    /// Tables with more columns
+    Wide,
+    /// Names alone, a line each
+    Name,
     /// JSON of the API's messages, for scripts
     Json,
+    /// The same as YAML
+    Yaml,
+}
+
+impl Output {
+    /// Whether programs read it: JSON or YAML.
+    pub(super) const fn is_data(self) -> bool {
+        matches!(self, Self::Json | Self::Yaml)
+    }
 }
 
 #[derive(Debug, Subcommand)]
@@ -78,6 +105,8 @@ pub(super) enum Command {
         /// The shell
         shell: Shell,
     },
+    /// Say what the reason of an error means, and what to do
+    Explain(explain::Command),
     /// Provision PostgreSQL instances
     #[command(subcommand, visible_alias = "instance")]
     Instances(instances::Command),
@@ -86,6 +115,8 @@ pub(super) enum Command {
     Databases(databases::Command),
     /// Print how to connect to a database, with its password
     Connection(connection::Command),
+    /// Open a database with psql, as its owner
+    Psql(psql::Command),
     /// Look at long operations
     #[command(subcommand, visible_alias = "operation")]
     Operations(operations::Command),

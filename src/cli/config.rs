@@ -8,7 +8,7 @@ use serde_json::{Value, json};
 use super::{
     arguments::Output,
     exit::{Exit, Failure},
-    output::Sheet,
+    output::{Sheet, data},
 };
 use crate::config::{
     self, Loaded, Problem, ServeArguments, Surroundings, settings::SETTINGS, settings::Setting,
@@ -50,13 +50,13 @@ fn check(loaded: &Loaded, output: Output) -> Result<String, Failure> {
         (setting.key.clone(), value, source)
     });
     match output {
-        Output::Json => {
+        output if output.is_data() => {
             let settings: serde_json::Map<String, Value> = rows
                 .map(|(key, value, source)| (key, json!({ "value": value, "source": source })))
                 .collect();
-            pretty(&Value::Object(settings))
+            data(&Value::Object(settings), output)
         }
-        Output::Table => {
+        _ => {
             let row = |(key, value, source): (String, Value, String)| {
                 let value = if value.is_null() {
                     String::new()

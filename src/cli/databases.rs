@@ -1,18 +1,26 @@
 //! `howdah databases`.
 
-use clap::{Args, Subcommand};
+use std::time::Duration;
+
+use clap::{Args, Subcommand, ValueEnum};
 
 use super::{
+    arguments::Output,
     exit::{Exit, Failure},
     instances::pair,
     mutation::Mutation,
     names::Names,
-    output::{Sheet, time, yes},
+    output::{Sheet, age, time, yes},
     session::Session,
+    watch::{Named, until},
 };
-use crate::pb::v1::{
-    CreateDatabaseRequest, Database, DeleteDatabaseRequest, GetDatabaseRequest,
-    ListDatabasesRequest, ListDatabasesResponse,
+use crate::{
+    config::duration,
+    domain::Reason,
+    pb::v1::{
+        CreateDatabaseRequest, Database, DeleteDatabaseRequest, GetDatabaseRequest,
+        ListDatabasesRequest, ListDatabasesResponse,
+    },
 };
 
 #[derive(Debug, Subcommand)]
@@ -23,7 +31,12 @@ pub(super) enum Command {
     Get {
         /// Database, such as orders/shop
         database: String,
+        /// Go on, and print it again when it has changed
+        #[arg(long, short)]
+        watch: bool,
     },
+    /// Wait until a database is ready or deleted
+    Wait(Wait),
     /// List the databases of an instance
     List(List),
     /// Drop a database and its owner, for good
@@ -65,8 +78,32 @@ pub(super) struct Create {
     /// Refuse deletion without --force
     #[arg(long)]
     deletion_protection: bool,
+    /// Print the database of that id if there is one already, whatever it is like
+    #[arg(long, conflicts_with = "validate_only")]
+    if_not_exists: bool,
     #[command(flatten)]
     mutation: Mutation,
+}
+
+#[derive(Debug, Args)]
+pub(super) struct Wait {
+    /// Database, such as orders/shop
+    database: String,
+    /// What to wait for
+    #[arg(long = "for", value_enum, default_value_t = Wanted::Ready)]
+    wanted: Wanted,
+    /// Longest wait, such as 10m
+    #[arg(long, value_parser = duration::parse)]
+    timeout: Option<Duration>,
+}
+
+/// What is waited for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+enum Wanted {
+    /// Exists
+    Ready,
+    /// Gone
+    Deleted,
 }
 
 #[derive(Debug, Args)]
@@ -82,6 +119,9 @@ pub(super) struct List {
     /// Most databases to list
     #[arg(long, default_value_t = usize::MAX, hide_default_value = true)]
     limit: usize,
+    /// Go on, and print again what has changed
+    #[arg(long, short)]
+    watch: bool,
 }
 
 #[derive(Debug, Args)]
@@ -107,14 +147,20 @@ pub(super) struct Delete {
 pub(super) async fn run(session: Session, command: Command) -> Result<(), Failure> {
     match command {
         Command::Create(create) => create.run(&session).await,
-        Command::Get { database } => {
+        Command::Get { database, watch } => {
             let name = session.names.database(&database)?;
+            if watch {
+                let look = async || Ok(find(&session, &name).await?.into_iter().collect());
+                let rows = |items: &[Database]| rows(items, &session.names, session.output);
+                return super::watch::watch(&session, look, rows).await;
+            }
             let found = session
                 .client
                 .get_database(GetDatabaseRequest { name })
                 .await?;
             session.print("howdah.v1.Database", &found, sheet)
         }
+        Command::Wait(wait) => wait.run(&session).await,
         Command::List(list) => list.run(&session).await,
         Command::Delete(delete) => delete.run(&session).await,
     }
@@ -144,8 +190,82 @@ impl Create {
             request_id: self.mutation.request_id.clone(),
             validate_only: self.mutation.validate_only,
         };
-        let operation = session.client.create_database(request).await?;
-        self.mutation.finish(session, operation).await
+        match session.client.create_database(request).await {
+            Err(error)
+                if self.if_not_exists && error.has_reason(Reason::DatabaseExists.as_str()) =>
+            {
+                session.hint("it exists already");
+                let name = name.as_str();
+                print_present(session, name, &self.mutation).await
+            }
+            operation => self.mutation.finish(session, operation?).await,
+        }
+    }
+}
+
+/// Prints what was there before, when it is READY if that is waited for.
+async fn print_present(session: &Session, name: &str, mutation: &Mutation) -> Result<(), Failure> {
+    let found = match mutation.wait {
+        true => until("READY", mutation.timeout, || find(session, name)).await?,
+        false => find(session, name).await?,
+    };
+    let gone = || Failure::new(Exit::NotFound, format!("{name} was deleted meanwhile"));
+    session.print("howdah.v1.Database", &found.ok_or_else(gone)?, sheet)
+}
+
+/// The database of that name, if there is one.
+async fn find(session: &Session, name: &str) -> Result<Option<Database>, Failure> {
+    let request = GetDatabaseRequest {
+        name: name.to_owned(),
+    };
+    match session.client.get_database(request).await {
+        Err(error) if error.has_reason(Reason::DatabaseNotFound.as_str()) => Ok(None),
+        found => Ok(Some(found?)),
+    }
+}
+
+impl Wait {
+    async fn run(self, session: &Session) -> Result<(), Failure> {
+        let name = session.names.database(&self.database)?;
+        let look = || find(session, &name);
+        match until(self.wanted.state(), self.timeout, look).await? {
+            Some(found) => session.print("howdah.v1.Database", &found, sheet),
+            None if self.wanted == Wanted::Deleted => Ok(()),
+            None => {
+                let message = format!("there is no database {name}");
+                Err(Failure::new(Exit::NotFound, message))
+            }
+        }
+    }
+}
+
+impl Wanted {
+    /// The state in the API.
+    const fn state(self) -> &'static str {
+        match self {
+            Self::Ready => "READY",
+            Self::Deleted => "DELETED",
+        }
+    }
+}
+
+impl Named for Database {
+    const TYPE: &'static str = "howdah.v1.Database";
+
+    fn name(&self) -> &str {
+        &self.name
+    }
+
+    fn state_name(&self) -> &'static str {
+        self.state().as_str_name()
+    }
+
+    fn reconciling(&self) -> bool {
+        self.reconciling
+    }
+
+    fn trouble(&self) -> String {
+        String::new()
     }
 }
 
@@ -157,12 +277,21 @@ impl List {
             order_by: self.order_by,
             ..ListDatabasesRequest::default()
         };
+        let rows = |items: &[Database]| rows(items, &session.names, session.output);
+        if self.watch {
+            let look = async || {
+                let request = request.clone();
+                Ok(session.client.all_databases(request, self.limit).await?)
+            };
+            return super::watch::watch(session, look, rows).await;
+        }
         let databases = session.client.all_databases(request, self.limit).await?;
         let found = ListDatabasesResponse {
             databases,
             next_page_token: String::new(),
         };
-        session.print("howdah.v1.ListDatabasesResponse", &found, rows)
+        let full_name = "howdah.v1.ListDatabasesResponse";
+        session.print_list(full_name, &found, &found.databases, rows)
     }
 }
 
@@ -180,18 +309,46 @@ impl Delete {
     }
 }
 
-fn rows(found: &ListDatabasesResponse, names: &Names) -> Sheet {
+fn rows(databases: &[Database], names: &Names, output: Output) -> Sheet {
     let row = |database: &Database| {
         [
             names.short(&database.name),
             database.postgresql_name.clone(),
             database.owner.clone(),
             database.state().as_str_name().to_owned(),
-            time(database.create_time.as_ref()),
+            age(database.create_time.as_ref()),
         ]
     };
-    let header = ["NAME", "POSTGRESQL NAME", "OWNER", "STATE", "CREATED"];
-    Sheet::rows(header, found.databases.iter().map(row))
+    if output != Output::Wide {
+        let header = ["NAME", "POSTGRESQL NAME", "OWNER", "STATE", "AGE"];
+        return Sheet::rows(header, databases.iter().map(row));
+    }
+    let wide = |database: &Database| {
+        let [name, postgresql_name, owner, state, age] = row(database);
+        let created = time(database.create_time.as_ref());
+        let (display, uid) = (database.display_name.clone(), database.uid.clone());
+        [
+            name,
+            postgresql_name,
+            owner,
+            state,
+            age,
+            created,
+            display,
+            uid,
+        ]
+    };
+    let header = [
+        "NAME",
+        "POSTGRESQL NAME",
+        "OWNER",
+        "STATE",
+        "AGE",
+        "CREATED",
+        "DISPLAY NAME",
+        "UID",
+    ];
+    Sheet::rows(header, databases.iter().map(wide))
 }
 
 /// One database for people.

@@ -8,10 +8,11 @@ use std::{
 use serde_json::json;
 use tonic::Code;
 
-use super::arguments::Output;
+use super::{arguments::Output, explain};
 use crate::{
     client,
     config::{self, Kind},
+    domain::Reason,
 };
 
 /// The exit codes, for the help.
@@ -86,7 +87,7 @@ impl Failure {
         // Nobody is left to be told when stderr itself is gone.
         let _ = match output {
             Output::Json => writeln!(io::stderr(), "{}", self.json()),
-            Output::Table => write!(io::stderr(), "{}", self.text()),
+            _ => write!(io::stderr(), "{}", self.text()),
         };
         self.exit.into()
     }
@@ -107,7 +108,12 @@ impl Failure {
         }
         if !self.reason.is_empty() {
             let reason = &self.reason;
-            text.push_str(&format!("reason: {reason}, see docs/errors/{reason}.md\n"));
+            let more = match explain::is_known(reason) {
+                true => format!(", see `howdah explain {reason}`"),
+                // Of a newer server.
+                false => String::new(),
+            };
+            text.push_str(&format!("reason: {reason}{more}\n"));
         }
         text
     }
@@ -118,9 +124,20 @@ impl From<client::Error> for Failure {
         let message = error.to_string();
         match error {
             client::Error::Options(_) => Self::new(Exit::Usage, message),
+            client::Error::Unreachable {
+                without_tls: true, ..
+            } => Self::new(Exit::Unavailable, message)
+                .note("the server there does not speak TLS: http:// calls it without"),
             client::Error::Unreachable { .. } => Self::new(Exit::Unavailable, message)
                 .note("is `howdah serve` running there? --endpoint names another place"),
-            client::Error::Call(failure) => Self::of_call(exit_of(failure.code), *failure),
+            client::Error::Call(failure) => {
+                let exit = match failure.reason == Reason::StreamLost.as_str() {
+                    // ABORTED: the call lost against nobody, what it read from went away.
+                    true => Exit::Unavailable,
+                    false => exit_of(failure.code),
+                };
+                Self::of_call(exit, *failure)
+            }
             client::Error::Operation { name, failure } => {
                 Self::of_call(Exit::OperationFailed, *failure).note(format!("operation: {name}"))
             }
@@ -258,6 +275,6 @@ mod tests {
     fn reasons_name_their_page() {
         let failure = Failure::from(anyhow::Error::new(config::error(&[])).context("at start"));
         assert_eq!(failure.exit, Exit::Usage);
-        assert!(failure.text().contains("docs/errors/CONFIG_INVALID.md"));
+        assert!(failure.text().contains("`howdah explain CONFIG_INVALID`"));
     }
 }

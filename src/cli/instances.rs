@@ -1,19 +1,28 @@
 //! `howdah instances`.
 
-use clap::{Args, Subcommand};
+use std::time::Duration;
+
+use clap::{Args, Subcommand, ValueEnum};
 
 use super::{
-    exit::Failure,
+    arguments::Output,
+    exit::{Exit, Failure},
     mutation::Mutation,
     names::Names,
-    output::{Sheet, time, yes},
+    output::{Sheet, age, time, yes},
     session::Session,
+    watch::{Named, until},
 };
-use crate::pb::v1::{
-    CreateInstanceRequest, DeleteInstanceRequest, GetInstanceRequest, Instance, ListEnginesRequest,
-    ListEnginesResponse, ListInstancesRequest, ListInstancesResponse, RestartInstanceRequest,
-    Server, StartInstanceRequest, StopInstanceRequest, UndeleteInstanceRequest,
-    instance::{LocalProviderConfig, ProviderConfig},
+use crate::{
+    config::duration,
+    domain::Reason,
+    pb::v1::{
+        Condition, CreateInstanceRequest, DeleteInstanceRequest, GetInstanceRequest, Instance,
+        ListEnginesRequest, ListEnginesResponse, ListInstancesRequest, ListInstancesResponse,
+        RestartInstanceRequest, Server, StartInstanceRequest, StopInstanceRequest, UndeleteInstanceRequest,
+        condition,
+        instance::{LocalProviderConfig, ProviderConfig},
+    },
 };
 
 #[derive(Debug, Subcommand)]
@@ -24,7 +33,12 @@ pub(super) enum Command {
     Get {
         /// Instance, such as orders
         instance: String,
+        /// Go on, and print it again when it has changed
+        #[arg(long, short)]
+        watch: bool,
     },
+    /// Wait until an instance is ready, stopped or deleted
+    Wait(Wait),
     /// List instances
     List(List),
     /// Stop an instance and keep its data until it is purged
@@ -66,8 +80,34 @@ pub(super) struct Create {
     /// Refuse deletion without --force
     #[arg(long)]
     deletion_protection: bool,
+    /// Print the instance of that id if there is one already, whatever it is like
+    #[arg(long, conflicts_with = "validate_only")]
+    if_not_exists: bool,
     #[command(flatten)]
     mutation: Mutation,
+}
+
+#[derive(Debug, Args)]
+pub(super) struct Wait {
+    /// Instance, such as orders
+    instance: String,
+    /// What to wait for
+    #[arg(long = "for", value_enum, default_value_t = Wanted::Ready)]
+    wanted: Wanted,
+    /// Longest wait, such as 10m
+    #[arg(long, value_parser = duration::parse)]
+    timeout: Option<Duration>,
+}
+
+/// What is waited for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+enum Wanted {
+    /// Takes connections
+    Ready,
+    /// Stopped by request
+    Stopped,
+    /// Deleted or gone
+    Deleted,
 }
 
 #[derive(Debug, Args)]
@@ -84,6 +124,9 @@ pub(super) struct List {
     /// Most instances to list
     #[arg(long, default_value_t = usize::MAX, hide_default_value = true)]
     limit: usize,
+    /// Go on, and print again what has changed
+    #[arg(long, short)]
+    watch: bool,
 }
 
 #[derive(Debug, Args)]
@@ -137,14 +180,20 @@ macro_rules! act {
 pub(super) async fn run(session: Session, command: Command) -> Result<(), Failure> {
     match command {
         Command::Create(create) => create.run(&session).await,
-        Command::Get { instance } => {
+        Command::Get { instance, watch } => {
             let name = session.names.instance(&instance)?;
+            if watch {
+                let look = async || Ok(find(&session, &name).await?.into_iter().collect());
+                let rows = |items: &[Instance]| rows(items, &session.names, session.output);
+                return super::watch::watch(&session, look, rows).await;
+            }
             let found = session
                 .client
                 .get_instance(GetInstanceRequest { name })
                 .await?;
             session.print("howdah.v1.Instance", &found, sheet)
         }
+        Command::Wait(wait) => wait.run(&session).await,
         Command::List(list) => list.run(&session).await,
         Command::Delete(delete) => delete.run(&session).await,
         Command::Undelete(act) => act!(session, act, undelete_instance(UndeleteInstanceRequest)),
@@ -157,6 +206,7 @@ pub(super) async fn run(session: Session, command: Command) -> Result<(), Failur
 
 impl Create {
     async fn run(self, session: &Session) -> Result<(), Failure> {
+        let name = session.names.instance(&self.id)?;
         let local = |host| ProviderConfig::Local(LocalProviderConfig { host });
         let request = CreateInstanceRequest {
             parent: session.names.project(),
@@ -174,8 +224,89 @@ impl Create {
             request_id: self.mutation.request_id.clone(),
             validate_only: self.mutation.validate_only,
         };
-        let operation = session.client.create_instance(request).await?;
-        self.mutation.finish(session, operation).await
+        match session.client.create_instance(request).await {
+            Err(error)
+                if self.if_not_exists && error.has_reason(Reason::InstanceExists.as_str()) =>
+            {
+                session.hint("it exists already");
+                let name = name.as_str();
+                print_present(session, name, &self.mutation).await
+            }
+            operation => self.mutation.finish(session, operation?).await,
+        }
+    }
+}
+
+/// Prints what was there before, when it is READY if that is waited for.
+async fn print_present(session: &Session, name: &str, mutation: &Mutation) -> Result<(), Failure> {
+    let found = match mutation.wait {
+        true => until("READY", mutation.timeout, || find(session, name)).await?,
+        false => find(session, name).await?,
+    };
+    let gone = || Failure::new(Exit::NotFound, format!("{name} was deleted meanwhile"));
+    session.print("howdah.v1.Instance", &found.ok_or_else(gone)?, sheet)
+}
+
+/// The instance of that name, if there is one.
+async fn find(session: &Session, name: &str) -> Result<Option<Instance>, Failure> {
+    let request = GetInstanceRequest {
+        name: name.to_owned(),
+    };
+    match session.client.get_instance(request).await {
+        Err(error) if error.has_reason(Reason::InstanceNotFound.as_str()) => Ok(None),
+        found => Ok(Some(found?)),
+    }
+}
+
+impl Wait {
+    async fn run(self, session: &Session) -> Result<(), Failure> {
+        let name = session.names.instance(&self.instance)?;
+        let look = || find(session, &name);
+        match until(self.wanted.state(), self.timeout, look).await? {
+            Some(found) => session.print("howdah.v1.Instance", &found, sheet),
+            None if self.wanted == Wanted::Deleted => Ok(()),
+            None => {
+                let message = format!("there is no instance {name}");
+                Err(Failure::new(Exit::NotFound, message))
+            }
+        }
+    }
+}
+
+impl Wanted {
+    /// The state in the API.
+    const fn state(self) -> &'static str {
+        match self {
+            Self::Ready => "READY",
+            Self::Stopped => "STOPPED",
+            Self::Deleted => "DELETED",
+        }
+    }
+}
+
+impl Named for Instance {
+    const TYPE: &'static str = "howdah.v1.Instance";
+
+    fn name(&self) -> &str {
+        &self.name
+    }
+
+    fn state_name(&self) -> &'static str {
+        self.state().as_str_name()
+    }
+
+    fn reconciling(&self) -> bool {
+        self.reconciling
+    }
+
+    fn trouble(&self) -> String {
+        let down = |condition: &&Condition| {
+            condition.r#type == "Available" && condition.status() != condition::Status::True
+        };
+        let found = self.conditions.iter().find(down);
+        found
+            .map(|it| format!("{}: {}", it.reason, it.message))
+            .unwrap_or_default()
     }
 }
 
@@ -188,12 +319,21 @@ impl List {
             show_deleted: self.show_deleted,
             ..ListInstancesRequest::default()
         };
+        let rows = |items: &[Instance]| rows(items, &session.names, session.output);
+        if self.watch {
+            let look = async || {
+                let request = request.clone();
+                Ok(session.client.all_instances(request, self.limit).await?)
+            };
+            return super::watch::watch(session, look, rows).await;
+        }
         let instances = session.client.all_instances(request, self.limit).await?;
         let found = ListInstancesResponse {
             instances,
             next_page_token: String::new(),
         };
-        session.print("howdah.v1.ListInstancesResponse", &found, rows)
+        let full_name = "howdah.v1.ListInstancesResponse";
+        session.print_list(full_name, &found, &found.instances, rows)
     }
 }
 
@@ -260,18 +400,48 @@ fn version(instance: &Instance) -> String {
     found.cloned().unwrap_or_default()
 }
 
-fn rows(found: &ListInstancesResponse, names: &Names) -> Sheet {
+fn rows(instances: &[Instance], names: &Names, output: Output) -> Sheet {
     let row = |instance: &Instance| {
         [
             names.short(&instance.name),
             version(instance),
             instance.state().as_str_name().to_owned(),
             endpoint(instance),
-            time(instance.create_time.as_ref()),
+            age(instance.create_time.as_ref()),
         ]
     };
-    let header = ["NAME", "VERSION", "STATE", "ENDPOINT", "CREATED"];
-    Sheet::rows(header, found.instances.iter().map(row))
+    if output != Output::Wide {
+        let header = ["NAME", "VERSION", "STATE", "ENDPOINT", "AGE"];
+        return Sheet::rows(header, instances.iter().map(row));
+    }
+    let wide = |instance: &Instance| {
+        let [name, version, state, endpoint, age] = row(instance);
+        let created = time(instance.create_time.as_ref());
+        let (display, uid) = (instance.display_name.clone(), instance.uid.clone());
+        [
+            name,
+            version,
+            state,
+            endpoint,
+            age,
+            created,
+            display,
+            uid,
+            instance.trouble(),
+        ]
+    };
+    let header = [
+        "NAME",
+        "VERSION",
+        "STATE",
+        "ENDPOINT",
+        "AGE",
+        "CREATED",
+        "DISPLAY NAME",
+        "UID",
+        "TROUBLE",
+    ];
+    Sheet::rows(header, instances.iter().map(wide))
 }
 
 /// One instance for people.

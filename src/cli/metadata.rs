@@ -11,6 +11,7 @@ use serde_json::json;
 use super::{
     arguments::Output,
     exit::{Exit, Failure},
+    output::data,
     to_its_end,
 };
 use crate::{
@@ -65,9 +66,9 @@ pub(super) fn run(command: Command, output: Output) -> Result<Exit, Failure> {
     };
     // The command has succeeded, even if this output cannot be written.
     let _ = match output {
-        Output::Table => io::stderr().write_all(told.text.as_bytes()),
-        Output::Json if told.stdout_is_taken => writeln!(io::stderr(), "{:#}", told.json),
-        Output::Json => writeln!(io::stdout(), "{:#}", told.json),
+        output if !output.is_data() => io::stderr().write_all(told.text.as_bytes()),
+        output if told.stdout_is_taken => writeln!(io::stderr(), "{}", data(&told.json, output)?),
+        output => writeln!(io::stdout(), "{}", data(&told.json, output)?),
     };
     Ok(Exit::Success)
 }

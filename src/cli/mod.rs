@@ -6,6 +6,8 @@ mod connection;
 mod databases;
 mod doctor;
 mod exit;
+mod explain;
+mod foreign;
 mod instances;
 mod metadata;
 mod mutation;
@@ -13,9 +15,11 @@ mod names;
 mod operations;
 mod output;
 mod progress;
+mod psql;
 mod session;
 mod streams;
 mod trash;
+mod watch;
 
 use std::{
     future::Future,
@@ -24,7 +28,7 @@ use std::{
     time::Duration,
 };
 
-use clap::{CommandFactory, Parser};
+use clap::{CommandFactory, FromArgMatches};
 use tokio::{
     runtime::Runtime,
     signal::unix::{SignalKind, signal},
@@ -43,9 +47,13 @@ const THREADS_STOP: Duration = Duration::from_secs(1);
 /// Runs the command that the process was started with.
 #[must_use]
 pub fn run() -> ExitCode {
-    let arguments = Arguments::parse();
+    let matches = Arguments::command().get_matches();
+    let arguments = match Arguments::from_arg_matches(&matches) {
+        Ok(arguments) => arguments,
+        Err(error) => error.exit(),
+    };
     let output = arguments.global.output;
-    match dispatch(arguments) {
+    match foreign::refuse(&matches).and_then(|()| dispatch(arguments)) {
         Ok(exit) => exit.into(),
         Err(failure) => failure.report(output),
     }
@@ -66,6 +74,7 @@ fn dispatch(arguments: Arguments) -> Result<Exit, Failure> {
         Command::Trash(command) => trash::run(command, global.output),
         Command::Doctor(settings) => runtime()?.block_on(doctor::run(&settings, global.output)),
         Command::Config(command) => config::run(&command, global.output),
+        Command::Explain(command) => explain::run(&command, global.output),
         Command::Completion { shell } => {
             let mut command = Arguments::command();
             // Into memory first: the generator panics where its writer fails.
@@ -83,6 +92,10 @@ fn dispatch(arguments: Arguments) -> Result<Exit, Failure> {
         Command::Connection(command) => {
             client(async { connection::run(Session::open(global).await?, command).await })
         }
+        Command::Psql(command) => client(async {
+            let session = Session::open(global).await?;
+            psql::run(session, command).await
+        }),
         Command::Operations(command) => {
             client(async { operations::run(Session::open(global).await?, command).await })
         }

@@ -4,10 +4,7 @@ use std::{io, io::Write, time::Duration};
 
 use clap::Args;
 
-use super::{
-    arguments::Output, databases, exit::Failure, instances, operations, output::json,
-    session::Session,
-};
+use super::{databases, exit::Failure, instances, operations, output::json, session::Session};
 use crate::{
     client::unpack,
     config::duration,
@@ -67,7 +64,7 @@ fn valid(session: &Session, operation: &Operation) -> Result<(), Failure> {
         _ => false,
     };
     // `done` would say that it is gone.
-    if empty && session.output == Output::Table {
+    if empty && !session.output.is_data() {
         return Ok(());
     }
     print(session, operation)
@@ -79,8 +76,9 @@ pub(super) fn print(session: &Session, operation: &Operation) -> Result<(), Fail
         let full_name = "google.longrunning.Operation";
         return session.print(full_name, operation, operations::sheet);
     };
-    if session.output == Output::Json {
-        return Ok(writeln!(io::stdout(), "{}", json::render_any(response)?)?);
+    if session.output.is_data() {
+        let text = json::render_any(response, session.output)?;
+        return Ok(writeln!(io::stdout(), "{text}")?);
     }
     match response.type_url.rsplit('/').next().unwrap_or_default() {
         full_name @ "howdah.v1.Instance" => {

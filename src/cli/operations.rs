@@ -5,12 +5,14 @@ use std::time::Duration;
 use clap::{Args, Subcommand};
 
 use super::{
+    arguments::Output,
     exit::Failure,
     mutation,
     names::Names,
-    output::{Sheet, time, yes},
+    output::{Sheet, age, time, yes},
     progress,
     session::Session,
+    watch::Named,
 };
 use crate::{
     client::unpack,
@@ -58,9 +60,15 @@ pub(super) struct List {
     /// Filter, such as 'done = false'
     #[arg(long, default_value = "", hide_default_value = true)]
     filter: String,
-    /// Most operations to list
-    #[arg(long, default_value_t = usize::MAX, hide_default_value = true)]
+    /// Those that are under way: the same as --filter 'done = false'
+    #[arg(long, conflicts_with = "filter")]
+    open: bool,
+    /// Most operations to list, the newest first
+    #[arg(long, default_value_t = 50, conflicts_with = "all")]
     limit: usize,
+    /// List all of them
+    #[arg(long)]
+    all: bool,
 }
 
 pub(super) async fn run(session: Session, command: Command) -> Result<(), Failure> {
@@ -82,9 +90,7 @@ pub(super) async fn run(session: Session, command: Command) -> Result<(), Failur
             let request = CancelOperationRequest {
                 name: name(&operation)?,
             };
-            session.client.cancel_operation(request).await?;
-            session.hint("asked for; the operation ends when its stages are undone");
-            Ok(())
+            cancel(&session, request).await
         }
         Command::Delete { operation } => {
             let request = DeleteOperationRequest {
@@ -99,15 +105,33 @@ impl List {
     async fn run(self, session: &Session) -> Result<(), Failure> {
         let request = ListOperationsRequest {
             name: session.names.project(),
-            filter: self.filter,
+            filter: match self.open {
+                true => "done = false".to_owned(),
+                false => self.filter,
+            },
             ..ListOperationsRequest::default()
         };
-        let operations = session.client.all_operations(request, self.limit).await?;
+        let limit = match self.all {
+            true => usize::MAX,
+            false => self.limit,
+        };
+        // One more tells whether there are more.
+        let asked = limit.saturating_add(1);
+        let mut operations = session.client.all_operations(request, asked).await?;
+        let more = operations.len() > limit;
+        operations.truncate(limit);
         let found = ListOperationsResponse {
             operations,
             ..ListOperationsResponse::default()
         };
-        session.print("google.longrunning.ListOperationsResponse", &found, rows)
+        let full_name = "google.longrunning.ListOperationsResponse";
+        session.print_list(full_name, &found, &found.operations, |items| {
+            rows(items, &session.names, session.output)
+        })?;
+        if more {
+            session.hint(&format!("the newest {limit}: --all lists all of them"));
+        }
+        Ok(())
     }
 }
 
@@ -145,7 +169,7 @@ fn stage(operation: &Operation, metadata: &OperationMetadata) -> String {
     }
 }
 
-fn rows(found: &ListOperationsResponse, names: &Names) -> Sheet {
+fn rows(operations: &[Operation], names: &Names, output: Output) -> Sheet {
     let row = |operation: &Operation| {
         let metadata = metadata(operation);
         [
@@ -153,12 +177,69 @@ fn rows(found: &ListOperationsResponse, names: &Names) -> Sheet {
             metadata.verb.clone(),
             names.short(&metadata.target),
             status(operation, &metadata).to_owned(),
-            time(metadata.create_time.as_ref()),
+            age(metadata.create_time.as_ref()),
             stage(operation, &metadata),
         ]
     };
-    let header = ["ID", "VERB", "TARGET", "STATUS", "CREATED", "STAGE"];
-    Sheet::rows(header, found.operations.iter().map(row))
+    let header = ["ID", "VERB", "TARGET", "STATUS", "AGE", "STAGE"];
+    if output != Output::Wide {
+        return Sheet::rows(header, operations.iter().map(row));
+    }
+    let wide = |operation: &Operation| {
+        let metadata = metadata(operation);
+        let [id, verb, target, status, age, stage] = row(operation);
+        let (created, ended) = (metadata.create_time.as_ref(), metadata.end_time.as_ref());
+        [
+            id,
+            verb,
+            target,
+            status,
+            age,
+            time(created),
+            time(ended),
+            stage,
+        ]
+    };
+    let header = [
+        "ID", "VERB", "TARGET", "STATUS", "AGE", "CREATED", "ENDED", "STAGE",
+    ];
+    Sheet::rows(header, operations.iter().map(wide))
+}
+
+/// Asks an operation to stop, unless it has ended.
+async fn cancel(session: &Session, request: CancelOperationRequest) -> Result<(), Failure> {
+    let name = request.name.clone();
+    session.client.cancel_operation(request).await?;
+    let found = session
+        .client
+        .get_operation(GetOperationRequest { name })
+        .await?;
+    let told = match found.done {
+        true => "the operation has ended: nothing is left to cancel",
+        false => "asked for; the operation ends when its stages are undone",
+    };
+    session.hint(told);
+    Ok(())
+}
+
+impl Named for Operation {
+    const TYPE: &'static str = "google.longrunning.Operation";
+
+    fn name(&self) -> &str {
+        &self.name
+    }
+
+    fn state_name(&self) -> &'static str {
+        status(self, &metadata(self))
+    }
+
+    fn reconciling(&self) -> bool {
+        !self.done
+    }
+
+    fn trouble(&self) -> String {
+        metadata(self).last_error
+    }
 }
 
 /// One operation for people.

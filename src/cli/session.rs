@@ -2,17 +2,19 @@
 
 use std::{
     io::{self, IsTerminal, Write},
+    path::PathBuf,
     time::Duration,
 };
 
 use tokio::signal::unix::{SignalKind, signal};
 
 use super::{
-    arguments::{Global, Output},
+    arguments::{DEFAULT_ENDPOINT, DEFAULT_PROJECT, Global, Output},
     exit::{Exit, Failure},
     names::Names,
     output::{Sheet, json},
     progress::Progress,
+    watch::Named,
 };
 use crate::{
     client::{Client, Options, Wait},
@@ -31,15 +33,22 @@ pub(super) struct Session {
 
 impl Session {
     pub(super) async fn open(global: Global) -> Result<Self, Failure> {
+        // An empty variable is as good as none.
+        let file = |path: Option<PathBuf>| path.filter(|path| !path.as_os_str().is_empty());
+        let text = |text: String, default: &str| match text.is_empty() {
+            true => default.to_owned(),
+            false => text,
+        };
         let options = Options {
-            ca: global.ca,
-            certificate: global.cert,
-            key: global.key,
+            ca: file(global.ca),
+            certificate: file(global.cert),
+            key: file(global.key),
             ..Options::default()
         };
+        let endpoint = text(global.endpoint, DEFAULT_ENDPOINT);
         Ok(Self {
-            client: Client::connect(&global.endpoint, &options).await?,
-            names: Names::new(global.project),
+            client: Client::connect(&endpoint, &options).await?,
+            names: Names::new(text(global.project, DEFAULT_PROJECT)),
             output: global.output,
         })
     }
@@ -52,10 +61,39 @@ impl Session {
         sheet: impl FnOnce(&M, &Names) -> Sheet,
     ) -> Result<(), Failure> {
         let text = match self.output {
-            Output::Json => json::render(full_name, message)?,
-            Output::Table => sheet(message, &self.names).to_string(),
+            output if output.is_data() => json::render(full_name, message, output)?,
+            _ => sheet(message, &self.names).to_string(),
         };
         Ok(writeln!(io::stdout(), "{text}")?)
+    }
+
+    /// Prints a list: the whole answer for programs, else a row for each item.
+    pub(super) fn print_list<M: prost::Message, I: Named>(
+        &self,
+        full_name: &str,
+        message: &M,
+        items: &[I],
+        rows: impl FnOnce(&[I]) -> Sheet,
+    ) -> Result<(), Failure> {
+        let text = match self.output {
+            output if output.is_data() => json::render(full_name, message, output)?,
+            _ => self.listed(items, rows),
+        };
+        Ok(writeln!(io::stdout(), "{text}")?)
+    }
+
+    /// Items for people: their names, or a row for each.
+    pub(super) fn listed<I: Named>(&self, items: &[I], rows: impl FnOnce(&[I]) -> Sheet) -> String {
+        if !self.prints_names() {
+            return rows(items).to_string();
+        }
+        let names: Vec<String> = items.iter().map(|it| self.names.short(it.name())).collect();
+        names.join("\n")
+    }
+
+    /// Whether names alone are asked for.
+    pub(super) fn prints_names(&self) -> bool {
+        self.output == Output::Name
     }
 
     /// Waits for an operation, with a bar when somebody watches.
@@ -97,7 +135,7 @@ impl Session {
 
     /// Says something to people, beside the output.
     pub(super) fn hint(&self, text: &str) {
-        if self.output == Output::Table {
+        if !self.output.is_data() {
             // The command has done its work, whoever listens.
             let _ = writeln!(io::stderr(), "{text}");
         }

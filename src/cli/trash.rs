@@ -13,7 +13,7 @@ use uuid::Uuid;
 use super::{
     arguments::Output,
     exit::{Exit, Failure},
-    output::Sheet,
+    output::{Sheet, data},
     to_its_end,
 };
 use crate::{
@@ -93,9 +93,9 @@ pub(super) fn run(command: Command, output: Output) -> Result<Exit, Failure> {
 /// What was done: for people on stderr, for programs as JSON.
 fn say(text: &str, done: &Value, output: Output) -> Result<(), Failure> {
     match output {
-        Output::Json => writeln!(io::stdout(), "{done:#}")?,
+        output if output.is_data() => writeln!(io::stdout(), "{}", data(done, output)?)?,
         // The command has done its work, whoever reads it.
-        Output::Table => drop(writeln!(io::stderr(), "{text}")),
+        _ => drop(writeln!(io::stderr(), "{text}")),
     }
     Ok(())
 }
@@ -109,14 +109,14 @@ enum Listed<'a> {
 }
 
 fn print(listed: &Listed<'_>, output: Output) -> Result<(), Failure> {
-    let text = match (output, listed) {
-        (Output::Json, Listed::Kept(entries)) => rendered(entries.iter().map(kept).collect())?,
-        (Output::Json, Listed::Deleted(entries)) => rendered(entries.iter().map(object).collect())?,
-        (Output::Table, Listed::Kept(entries)) => {
+    let text = match (output.is_data(), listed) {
+        (true, Listed::Kept(entries)) => rendered(entries.iter().map(kept).collect(), output)?,
+        (true, Listed::Deleted(entries)) => rendered(entries.iter().map(object).collect(), output)?,
+        (false, Listed::Kept(entries)) => {
             let header = ["UID", "THROWN AWAY", "DELETED AT", "BYTES"];
             Sheet::rows(header, entries.iter().map(row)).to_string()
         }
-        (Output::Table, Listed::Deleted(entries)) => {
+        (false, Listed::Deleted(entries)) => {
             let header = ["DELETED", "THROWN AWAY", "BYTES"];
             let row = |entry: &Entry| {
                 let Entry {
@@ -134,9 +134,8 @@ fn print(listed: &Listed<'_>, output: Output) -> Result<(), Failure> {
     Ok(())
 }
 
-fn rendered(entries: Vec<Value>) -> Result<String, Failure> {
-    serde_json::to_string_pretty(&json!({ "entries": entries }))
-        .map_err(|error| Failure::new(Exit::Failed, error.to_string()))
+fn rendered(entries: Vec<Value>, output: Output) -> Result<String, Failure> {
+    data(&json!({ "entries": entries }), output)
 }
 
 fn object(entry: &Entry) -> Value {

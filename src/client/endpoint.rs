@@ -10,6 +10,9 @@ use super::{Error, Options, Result};
 /// Silence after which the server is asked whether it is still there.
 const KEEPALIVE: Duration = Duration::from_secs(20);
 
+/// Port that a server listens on unless it was told another one.
+const DEFAULT_PORT: u16 = 7717;
+
 /// Reads the endpoint and the TLS files.
 pub(super) fn prepare(text: &str, options: &Options) -> Result<Endpoint> {
     let wants_tls = options.ca.is_some() || options.certificate.is_some();
@@ -21,6 +24,10 @@ pub(super) fn prepare(text: &str, options: &Options) -> Result<Endpoint> {
     };
     if !is_unix(&uri) && !has_host(&uri) {
         return Err(malformed());
+    }
+    if !is_unix(&uri) && !text.contains("://") && !has_port(&uri) {
+        let message = format!("`{text}` names no port, such as {text}:{DEFAULT_PORT}");
+        return Err(Error::Options(message));
     }
     let mut endpoint = Endpoint::from_shared(uri.clone()).map_err(|_| malformed())?;
     if uri.starts_with("https://") {
@@ -60,6 +67,11 @@ fn has_host(uri: &str) -> bool {
         let known = matches!(uri.scheme_str(), Some("http" | "https"));
         known && uri.host().is_some_and(|host| !host.is_empty())
     })
+}
+
+fn has_port(uri: &str) -> bool {
+    uri.parse::<http::Uri>()
+        .is_ok_and(|uri| uri.port_u16().is_some())
 }
 
 fn tls(options: &Options) -> Result<ClientTlsConfig> {
@@ -102,7 +114,16 @@ mod tests {
         ] {
             prepare(text, &plain).unwrap_or_else(|error| panic!("{text}: {error}"));
         }
-        for text in ["", ":7717", "ftp://h:1", "http://", "h h:1"] {
+        for text in [
+            "",
+            ":7717",
+            "ftp://h:1",
+            "http://",
+            "h h:1",
+            "h",
+            "h:",
+            "::1",
+        ] {
             assert!(prepare(text, &plain).is_err(), "{text}");
         }
         let with_ca = Options {

@@ -30,6 +30,8 @@ pub enum Error {
         endpoint: String,
         /// Why.
         message: String,
+        /// Whether somebody answered who does not speak TLS.
+        without_tls: bool,
     },
     /// The server refused the call.
     #[error("{0}")]
@@ -60,9 +62,12 @@ impl Error {
         while let Some(source) = innermost.source() {
             innermost = source;
         }
+        // What rustls says of an answer that is no TLS record.
+        let message = innermost.to_string();
         Self::Unreachable {
             endpoint: endpoint.to_owned(),
-            message: innermost.to_string(),
+            without_tls: message.contains("InvalidContentType"),
+            message,
         }
     }
 
@@ -76,6 +81,13 @@ impl Error {
             | Self::NotDone { .. }
             | Self::Unexpected(_) => None,
         }
+    }
+
+    /// Whether the server gave that reason.
+    #[must_use]
+    pub fn has_reason(&self, reason: &str) -> bool {
+        self.failure()
+            .is_some_and(|failure| failure.reason == reason)
     }
 
     /// Whether the same call may succeed later: the server is away, or this caller uses

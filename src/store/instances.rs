@@ -268,6 +268,20 @@ impl Store {
     }
 }
 
+impl Store {
+    /// Refuses a project that does not exist.
+    ///
+    /// # Errors
+    /// PROJECT_NOT_FOUND; METADATA_UNAVAILABLE.
+    pub async fn require_project(&self, project: &Id) -> Result<()> {
+        let found = sqlx::query!("select id from projects where id = $1", project.as_str())
+            .fetch_optional(&self.pool)
+            .named("instances.require_project")
+            .await?;
+        found.map(|_| ()).ok_or_else(|| no_project(project))
+    }
+}
+
 impl Tx {
     /// Whether the project exists; it cannot go before the transaction ends.
     ///
@@ -281,12 +295,7 @@ impl Tx {
         .fetch_optional(self.connection())
         .named("instances.hold_project")
         .await?;
-        found.map(|_| ()).ok_or_else(|| {
-            Error::new(
-                Reason::ProjectNotFound,
-                format!("project `{project}` does not exist"),
-            )
-        })
+        found.map(|_| ()).ok_or_else(|| no_project(project))
     }
 
     /// The instance of that name, locked against every other change.
@@ -558,4 +567,9 @@ fn conditions(text: &str) -> Readable<Vec<Condition>> {
     let all: Vec<Value> = json("conditions", text)?;
     let read = all.into_iter().map(serde_json::from_value);
     Ok(read.filter_map(Result::ok).collect())
+}
+
+fn no_project(project: &Id) -> Error {
+    let message = format!("project `{project}` does not exist");
+    Error::new(Reason::ProjectNotFound, message).with_resource(format!("projects/{project}"))
 }

@@ -27,6 +27,7 @@ const COMMANDS: &[&str] = &[
     "config check",
     "config schema",
     "completion",
+    "explain",
     "instances",
     "instances create",
     "instances get",
@@ -37,12 +38,15 @@ const COMMANDS: &[&str] = &[
     "instances stop",
     "instances restart",
     "instances engines",
+    "instances wait",
     "databases",
     "databases create",
     "databases get",
     "databases list",
     "databases delete",
+    "databases wait",
     "connection",
+    "psql",
     "operations",
     "operations list",
     "operations get",
@@ -146,6 +150,8 @@ fn usage_errors_end_with_2() {
         &["instances", "create", "a", "--timeout", "10m"],
         &["instances", "create", "a", "--wait", "--timeout", "10"],
         &["streams", "subscribe", "orders", "shop"],
+        &["instances", "wait", "orders", "--for", "joy"],
+        &["operations", "list", "--all", "--limit", "3"],
         &[
             "streams",
             "subscribe",
@@ -167,7 +173,13 @@ fn usage_errors_end_with_2() {
         &["trash", "restore", "orders"],
         &["instances", "list", "--endpoint", "ftp://h:1"],
         &["instances", "list", "--ca", "/nowhere.pem"],
-        &["--output", "yaml", "doctor"],
+        &["--output", "xml", "doctor"],
+        &["serve", "--cert", "/nowhere.pem"],
+        &["doctor", "--endpoint", "127.0.0.1:1"],
+        &["--project", "p", "metadata", "backup", "b"],
+        &["config", "check", "--key", "/nowhere.pem"],
+        &["instances", "list", "--endpoint", "localhost"],
+        &["connection", "a/b", "--format", "odbc"],
     ];
     for words in cases {
         let run = run(words);
@@ -189,13 +201,66 @@ fn a_wrong_setting_is_told_with_reason_and_page() {
     assert!(
         wrong
             .stderr
-            .contains("CONFIG_INVALID, see docs/errors/CONFIG_INVALID.md")
+            .contains("CONFIG_INVALID, see `howdah explain CONFIG_INVALID`")
     );
 
     let json = run(&["serve", "--listen", "0.0.0.0:7717", "--output", "json"]);
     let told: serde_json::Value = serde_json::from_str(&json.stderr).unwrap();
     assert_eq!(told["error"]["reason"], "CONFIG_INVALID");
     assert_eq!(told["error"]["exitCode"], 2);
+}
+
+#[test]
+fn every_reason_can_be_explained() {
+    let page = include_str!("../../docs/errors/RESOURCE_BUSY.md");
+    for words in ["RESOURCE_BUSY", "resource-busy"] {
+        let explained = run(&["explain", words]);
+        assert_eq!((explained.code, explained.stdout.as_str()), (0, page));
+    }
+    let json = run(&["explain", "RESOURCE_BUSY", "-o", "json"]).json();
+    assert_eq!(json["code"], "ABORTED");
+    assert_eq!(json["page"], page);
+    let all = run(&["explain"]);
+    let row = |line: &&str| line.starts_with("RESOURCE_BUSY ") && line.ends_with(" ABORTED");
+    assert!(all.stdout.lines().any(|line| row(&line)), "{all:?}");
+    let unknown = run(&["explain", "BUSY"]);
+    assert_eq!(unknown.code, 3, "{unknown:?}");
+    assert!(
+        unknown.stderr.contains("similar: RESOURCE_BUSY"),
+        "{unknown:?}"
+    );
+}
+
+#[test]
+fn what_has_no_effect_is_refused_with_what_has() {
+    let refused = run(&["serve", "--cert", "/nowhere.pem"]);
+    assert!(
+        refused.stderr.contains("--cert has no effect"),
+        "{refused:?}"
+    );
+    assert!(refused.stderr.contains("--tls-certificate"), "{refused:?}");
+    let port = run(&["instances", "list", "--endpoint", "localhost"]);
+    assert!(port.stderr.contains("such as localhost:7717"), "{port:?}");
+    // By the environment they are set for whatever is called later.
+    let home = tempfile::tempdir().unwrap();
+    let checked = command(home.path(), &["config", "check"])
+        .env("HOWDAH_CERT", "/nowhere.pem")
+        .env("HOWDAH_PROJECT", "p")
+        .output();
+    assert_eq!(super::program::Run::from(checked.unwrap()).code, 0);
+}
+
+#[test]
+fn empty_variables_count_as_none() {
+    let home = tempfile::tempdir().unwrap();
+    let mut command = command(home.path(), &["instances", "list"]);
+    for name in ["ENDPOINT", "PROJECT", "CA", "CERT", "KEY"] {
+        command.env(format!("HOWDAH_{name}"), "");
+    }
+    let run = super::program::Run::from(command.output().unwrap());
+    // Nobody need serve at the default endpoint, but nothing else is called.
+    let default = run.code == 0 || run.stderr.contains("cannot reach 127.0.0.1:7717: ");
+    assert!(default, "{run:?}");
 }
 
 #[test]

@@ -85,7 +85,7 @@ impl User {
 
     /// Follows `public.items`, once that is under way.
     async fn follow(&self, options: &str) -> Follower {
-        let words = "streams subscribe orders shop --tables public.items";
+        let words = "streams subscribe orders/shop --tables public.items";
         let mut child = self.command(&format!("{words} {options}")).spawn().unwrap();
         let mut stderr = BufReader::new(child.stderr.take().unwrap());
         let mut line = String::new();
@@ -210,9 +210,189 @@ async fn a_first_tour() {
         lost.stderr,
         "error: the instance does not exist\n       \
          resource: projects/default/instances/orders\n\
-         reason: INSTANCE_NOT_FOUND, see docs/errors/INSTANCE_NOT_FOUND.md\n"
+         reason: INSTANCE_NOT_FOUND, see `howdah explain INSTANCE_NOT_FOUND`\n"
     );
     assert_eq!(lost.stdout, "");
+}
+
+#[tokio::test]
+async fn a_database_is_reached_in_every_form() {
+    let howdah = Howdah::serve(Options::external().await).await;
+    howdah.instance("orders").await;
+    howdah.database("orders", "shop").await;
+    let user = User::of(&howdah);
+    let ask = "select current_user, current_database()";
+    let there = "shop_user|shop\n";
+
+    let mut own = user.command("psql orders/shop -- -X -A -t -c");
+    let ended = own
+        .arg(ask)
+        .env("PGSERVICE", "elsewhere")
+        .output()
+        .await
+        .unwrap();
+    assert_eq!(String::from_utf8_lossy(&ended.stdout), there, "{ended:?}");
+    let missing = user
+        .command("psql orders/shop")
+        .env("PATH", "/nowhere")
+        .output();
+    let missing = missing.await.unwrap();
+    assert_eq!(missing.status.code(), Some(1), "{missing:?}");
+    let said = String::from_utf8_lossy(&missing.stderr);
+    assert!(said.contains("apt-get install postgresql-client"), "{said}");
+
+    let connection = user.json("connection orders/shop").await;
+    let text = |name: &str| connection[name].as_str().unwrap().to_owned();
+    assert_eq!(text("sslmode"), "disable");
+    let directory = tempfile::tempdir().unwrap();
+    let write = |name: &str, content: String| {
+        let path = directory.path().join(name);
+        std::fs::write(&path, content).unwrap();
+        let mode = std::os::unix::fs::PermissionsExt::from_mode(0o600);
+        std::fs::set_permissions(&path, mode).unwrap();
+        path
+    };
+    let pgpass = write(
+        "pgpass",
+        user.says("connection orders/shop --format pgpass").await,
+    );
+    let service = write(
+        "service",
+        user.says("connection orders/shop --format service").await,
+    );
+    let variables = async |format: &str| {
+        let words = format!("connection orders/shop --format {format}");
+        user.run(&words).await.stdout
+    };
+    let env = write("env", variables("env").await);
+    let dotenv = write("dotenv", variables("dotenv").await);
+    let (host, port) = (text("host"), connection["port"].to_string());
+    let sourced =
+        |path: &std::path::Path| format!("set -a; . {}; psql -X -A -t -c '{ask}'", path.display());
+    let scripts = [
+        format!(
+            "PGPASSFILE={} psql -X -A -t -h {host} -p {port} -U shop_user -d shop -c '{ask}'",
+            pgpass.display()
+        ),
+        format!(
+            "PGSERVICEFILE={} PGSERVICE=orders_shop psql -X -A -t -c '{ask}'",
+            service.display()
+        ),
+        sourced(&env),
+        sourced(&dotenv),
+    ];
+    for script in scripts {
+        let ended = Command::new("sh")
+            .args(["-c", &script])
+            .output()
+            .await
+            .unwrap();
+        assert_eq!(
+            String::from_utf8_lossy(&ended.stdout),
+            there,
+            "{script}: {ended:?}"
+        );
+    }
+    let jdbc = user.says("connection orders/shop --format jdbc").await;
+    let begin = format!("jdbc:postgresql://{host}:{port}/shop?user=shop_user&password=");
+    assert!(
+        jdbc.starts_with(&begin) && jdbc.ends_with("&sslmode=disable\n"),
+        "{jdbc}"
+    );
+}
+
+#[tokio::test]
+async fn resources_are_waited_for_and_listed_in_every_form() {
+    let howdah = Howdah::serve(Options::external().await).await;
+    howdah.instance("orders").await;
+    howdah.database("orders", "shop").await;
+    let user = User::of(&howdah);
+
+    let again = user
+        .run("instances create orders --if-not-exists --wait")
+        .await;
+    assert_eq!(
+        (again.code, again.stderr.as_str()),
+        (Some(0), "it exists already\n")
+    );
+    assert_eq!(field(&again.stdout, "state"), "READY");
+    let again = user
+        .run("databases create orders/shop --if-not-exists")
+        .await;
+    assert_eq!(again.code, Some(0), "{again:?}");
+    let refused = user.run("databases create orders/shop").await;
+    assert_eq!(refused.code, Some(4), "{refused:?}");
+
+    let alone = user
+        .run("streams subscribe orders --tables public.items")
+        .await;
+    assert_eq!(alone.code, Some(2), "{alone:?}");
+    assert_eq!(user.says("instances list -o name").await, "orders\n");
+    assert_eq!(
+        user.says("databases list orders -o name").await,
+        "orders/shop\n"
+    );
+    let yaml = user.says("instances list -o yaml").await;
+    assert!(yaml.contains("state: READY\n"), "{yaml}");
+    let wide = user.says("instances list -o wide").await;
+    assert!(wide.lines().next().unwrap().contains(" UID "), "{wide}");
+    let table = user.says("instances list").await;
+    let age = table
+        .lines()
+        .nth(1)
+        .unwrap()
+        .split_whitespace()
+        .last()
+        .unwrap();
+    assert!(age.ends_with(['s', 'm']), "{table}");
+
+    let ready = user
+        .says("instances wait orders --for ready --timeout 30s")
+        .await;
+    assert_eq!(field(&ready, "state"), "READY");
+    let late = user
+        .run("instances wait orders --for stopped --timeout 0s")
+        .await;
+    assert_eq!(late.code, Some(9), "{late:?}");
+    assert!(
+        late.stderr.contains("orders is READY, not STOPPED"),
+        "{late:?}"
+    );
+    let mut watch = user.command("instances list --watch").spawn().unwrap();
+    let mut lines = BufReader::new(watch.stdout.take().unwrap()).lines();
+    let mut line = async || {
+        timeout(LIMIT, lines.next_line())
+            .await
+            .unwrap()
+            .unwrap()
+            .unwrap()
+    };
+    assert!(line().await.starts_with("NAME "));
+    assert!(line().await.contains(" READY "));
+    user.says("instances stop orders --wait").await;
+    // The states on the way may pass between two looks.
+    while !line().await.contains(" STOPPED ") {}
+    let stuck = user.run("instances wait orders").await;
+    assert_eq!(stuck.code, Some(5), "{stuck:?}");
+    let stopped = user.says("instances wait orders --for stopped").await;
+    assert_eq!(field(&stopped, "state"), "STOPPED");
+
+    let cut = user.run("operations list --limit 2").await;
+    assert_eq!(cut.stdout.lines().count(), 3, "{cut:?}");
+    assert!(cut.stderr.contains("--all lists all"), "{cut:?}");
+    assert_eq!(user.says("operations list --open -o name").await, "\n");
+    let ended = user.says("operations list --all -o name").await;
+    let id = ended.lines().next().unwrap().to_owned();
+    let cancelled = user.run(&format!("operations cancel {id}")).await;
+    assert_eq!(
+        cancelled.stderr,
+        "the operation has ended: nothing is left to cancel\n"
+    );
+    for words in ["instances list", "operations list"] {
+        let nowhere = user.run(&format!("{words} --project nosuch")).await;
+        assert_eq!(nowhere.code, Some(3), "{nowhere:?}");
+        assert!(nowhere.stderr.contains("PROJECT_NOT_FOUND"), "{nowhere:?}");
+    }
 }
 
 #[tokio::test]

@@ -104,6 +104,13 @@ pub(in crate::api) fn connection_to_wire(connection: &Connection) -> v1::Connect
     let uri = uri(connection, &password);
     let environment = BTreeMap::from([
         ("DATABASE_URL".to_owned(), uri.clone()),
+        ("JDBC_DATABASE_URL".to_owned(), jdbc(connection, &password)),
+        ("PGHOST".to_owned(), connection.host.clone()),
+        ("PGPORT".to_owned(), connection.port.to_string()),
+        ("PGDATABASE".to_owned(), database.clone()),
+        ("PGUSER".to_owned(), user.clone()),
+        ("PGPASSWORD".to_owned(), password.clone()),
+        ("PGSSLMODE".to_owned(), connection.sslmode.to_owned()),
         ("DB_HOST".to_owned(), connection.host.clone()),
         ("DB_PORT".to_owned(), connection.port.to_string()),
         ("DB_NAME".to_owned(), database.clone()),
@@ -122,11 +129,29 @@ pub(in crate::api) fn connection_to_wire(connection: &Connection) -> v1::Connect
     }
 }
 
-fn uri(connection: &Connection, password: &str) -> String {
-    let host = match connection.host.contains(':') {
+/// The URL as JDBC's driver takes it: the login is in parameters.
+fn jdbc(connection: &Connection, password: &str) -> String {
+    format!(
+        "jdbc:postgresql://{}:{}/{}?user={}&password={}&sslmode={}",
+        host(connection),
+        connection.port,
+        percent(connection.database.as_str()),
+        percent(connection.user.as_str()),
+        percent(password),
+        connection.sslmode,
+    )
+}
+
+/// The host as URLs have it.
+fn host(connection: &Connection) -> String {
+    match connection.host.contains(':') {
         true => format!("[{}]", connection.host),
         false => connection.host.clone(),
-    };
+    }
+}
+
+fn uri(connection: &Connection, password: &str) -> String {
+    let host = host(connection);
     format!(
         "postgresql://{}:{}@{host}:{}/{}?sslmode={}",
         percent(connection.user.as_str()),
@@ -164,13 +189,18 @@ mod tests {
             database: PostgresName::parse("a/b?c", "d").unwrap(),
             user: PostgresName::parse("ü@x", "u").unwrap(),
             password: "p:w".into(),
-            sslmode: "prefer",
+            sslmode: "disable",
         };
         let wire = connection_to_wire(&connection);
         assert_eq!(
             wire.uri,
-            "postgresql://%C3%BC%40x:p%3Aw@[::1]:5432/a%2Fb%3Fc?sslmode=prefer"
+            "postgresql://%C3%BC%40x:p%3Aw@[::1]:5432/a%2Fb%3Fc?sslmode=disable"
         );
+        assert_eq!(
+            wire.environment["JDBC_DATABASE_URL"],
+            "jdbc:postgresql://[::1]:5432/a%2Fb%3Fc?user=%C3%BC%40x&password=p%3Aw&sslmode=disable"
+        );
+        assert_eq!(wire.environment["PGUSER"], "ü@x");
         assert_eq!(wire.environment["DB_PASSWORD"], "p:w");
         assert!(!format!("{wire:?}").contains("p:w"));
         assert!(!format!("{wire:?}").contains("p%3Aw"));

@@ -14,7 +14,7 @@ use serde_json::json;
 use super::{
     arguments::Output,
     exit::{Exit, Failure},
-    output::clean,
+    output::{clean, data},
 };
 use crate::{
     bootstrap,
@@ -36,9 +36,8 @@ pub(super) async fn run(arguments: &ServeArguments, output: Output) -> Result<Ex
             .collect(),
     };
     let text = match output {
-        Output::Json => serde_json::to_string_pretty(&json!({ "findings": findings }))
-            .map_err(|error| Failure::new(Exit::Failed, error.to_string()))?,
-        Output::Table => text(&findings),
+        output if output.is_data() => data(&json!({ "findings": findings }), output)?,
+        _ => text(&findings),
     };
     writeln!(io::stdout(), "{text}")?;
     let worst = findings.iter().map(|finding| finding.status).max();

@@ -8,7 +8,11 @@ use prost_reflect::{DescriptorError, DescriptorPool, DynamicMessage};
 use prost_types::Any;
 
 use crate::{
-    cli::exit::{Exit, Failure},
+    cli::{
+        arguments::Output,
+        exit::{Exit, Failure},
+        output::data,
+    },
     pb::DESCRIPTORS,
 };
 
@@ -16,17 +20,21 @@ static POOL: LazyLock<Result<DescriptorPool, DescriptorError>> =
     LazyLock::new(|| DescriptorPool::decode(DESCRIPTORS));
 
 /// A message of the type with that full name, over several lines.
-pub(in crate::cli) fn render<M: Message>(full_name: &str, message: &M) -> Result<String, Failure> {
-    of_bytes(full_name, &message.encode_to_vec())
+pub(in crate::cli) fn render<M: Message>(
+    full_name: &str,
+    message: &M,
+    output: Output,
+) -> Result<String, Failure> {
+    of_bytes(full_name, &message.encode_to_vec(), output)
 }
 
 /// A packed message by itself, without the type that it says.
-pub(in crate::cli) fn render_any(any: &Any) -> Result<String, Failure> {
+pub(in crate::cli) fn render_any(any: &Any, output: Output) -> Result<String, Failure> {
     let full_name = any.type_url.rsplit('/').next().unwrap_or_default();
-    of_bytes(full_name, &any.value)
+    of_bytes(full_name, &any.value, output)
 }
 
-fn of_bytes(full_name: &str, bytes: &[u8]) -> Result<String, Failure> {
+fn of_bytes(full_name: &str, bytes: &[u8], output: Output) -> Result<String, Failure> {
     let fail = |error: String| {
         Failure::new(
             Exit::Failed,
@@ -38,7 +46,8 @@ fn of_bytes(full_name: &str, bytes: &[u8]) -> Result<String, Failure> {
         .get_message_by_name(full_name)
         .ok_or_else(|| fail("its type is unknown".into()))?;
     let message = DynamicMessage::decode(descriptor, bytes).map_err(|e| fail(e.to_string()))?;
-    serde_json::to_string_pretty(&message).map_err(|error| fail(error.to_string()))
+    let value = serde_json::to_value(&message).map_err(|error| fail(error.to_string()))?;
+    data(&value, output)
 }
 
 #[cfg(test)]
@@ -80,17 +89,17 @@ mod tests {
         });
         let read = |text: String| serde_json::from_str::<serde_json::Value>(&text).unwrap();
         assert_eq!(
-            read(render("howdah.v1.Instance", &instance).unwrap()),
+            read(render("howdah.v1.Instance", &instance, Output::Json).unwrap()),
             expected
         );
-        assert_eq!(read(render_any(&packed).unwrap()), expected);
+        assert_eq!(read(render_any(&packed, Output::Json).unwrap()), expected);
 
         let operation = Operation {
             done: true,
             result: Some(operation::Result::Response(packed)),
             ..Operation::default()
         };
-        let shown = read(render("google.longrunning.Operation", &operation).unwrap());
+        let shown = read(render("google.longrunning.Operation", &operation, Output::Json).unwrap());
         assert_eq!(
             shown["response"]["@type"],
             "type.googleapis.com/howdah.v1.Instance"

@@ -3,7 +3,23 @@
 pub(super) mod json;
 mod sheet;
 
-pub(super) use self::sheet::{Sheet, time, yes};
+use serde_json::Value;
+
+pub(super) use self::sheet::{Sheet, age, time, yes};
+use super::{
+    arguments::Output,
+    exit::{Exit, Failure},
+};
+
+/// A value for programs: as YAML where that was asked for, else as JSON over several lines.
+pub(super) fn data(value: &Value, output: Output) -> Result<String, Failure> {
+    let text = match output {
+        Output::Yaml => serde_saphyr::to_string(value).map_err(|error| error.to_string()),
+        _ => serde_json::to_string_pretty(value).map_err(|error| error.to_string()),
+    };
+    let text = text.map_err(|error| Failure::new(Exit::Failed, error))?;
+    Ok(text.trim_end().to_owned())
+}
 
 /// Text for a terminal: control characters, which could move the cursor or start an
 /// escape sequence, are written as escapes.

@@ -1,10 +1,11 @@
 //! Tables.
 
-use std::fmt;
+use std::{fmt, time::SystemTime};
 
 use comfy_table::{Cell, Table, presets};
 
 use super::clean;
+use crate::domain::clock::{Clock as _, SystemClock};
 
 /// A table with a header, or names with values.
 pub(in crate::cli) struct Sheet(Table);
@@ -72,6 +73,22 @@ fn shown(cell: &str) -> String {
 pub(in crate::cli) fn time(time: Option<&prost_types::Timestamp>) -> String {
     let whole = time.map(|time| prost_types::Timestamp { nanos: 0, ..*time });
     whole.map(|time| time.to_string()).unwrap_or_default()
+}
+
+/// How long ago a time was, in its greatest unit: `45s`, `12m`, `7h`, `3d`. Empty for none.
+pub(in crate::cli) fn age(time: Option<&prost_types::Timestamp>) -> String {
+    let Some(then) = time.and_then(|time| SystemTime::try_from(*time).ok()) else {
+        return String::new();
+    };
+    // A time in the future comes from a clock that goes ahead of this one.
+    let seconds = SystemTime::from(SystemClock.now()).duration_since(then);
+    let seconds = seconds.unwrap_or_default().as_secs();
+    match seconds {
+        ..120 => format!("{seconds}s"),
+        120..7200 => format!("{}m", seconds / 60),
+        7200..172_800 => format!("{}h", seconds / 3600),
+        _ => format!("{}d", seconds / 86400),
+    }
 }
 
 /// `yes`, or nothing.

@@ -8,8 +8,10 @@ use std::io::{self, Write};
 use clap::{Args, Subcommand};
 
 use self::changes::Tables;
-use super::{arguments::Output, exit::Failure, session::Session};
-use crate::pb::v1::{ChangeBatch, SubscribeRequest, change::Event, change_batch::WaitingFor};
+use super::{arguments::Output, exit::Failure, output::data, session::Session};
+use crate::pb::v1::{
+    ChangeBatch, GetDatabaseRequest, SubscribeRequest, change::Event, change_batch::WaitingFor,
+};
 
 #[derive(Debug, Subcommand)]
 pub(super) enum Command {
@@ -19,10 +21,10 @@ pub(super) enum Command {
 
 #[derive(Debug, Args)]
 pub(super) struct Subscribe {
-    /// Instance, such as orders
+    /// Instance, such as orders, or database, such as orders/shop
     instance: String,
-    /// Database, by its name in PostgreSQL
-    database: String,
+    /// Database by its name in PostgreSQL, where the first argument is the instance
+    database: Option<String>,
     /// Tables as in SQL, such as public.items; with commas or repeated
     #[arg(long, required_unless_present = "publication")]
     tables: Vec<String>,
@@ -42,9 +44,10 @@ pub(super) struct Subscribe {
 
 pub(super) async fn run(session: Session, command: Command) -> Result<(), Failure> {
     let Command::Subscribe(subscribe) = command;
+    let (instance, database) = source(&session, &subscribe).await?;
     let request = SubscribeRequest {
-        instance: session.names.instance(&subscribe.instance)?,
-        database: subscribe.database.clone(),
+        instance,
+        database,
         tables: subscribe
             .tables
             .iter()
@@ -69,6 +72,25 @@ pub(super) async fn run(session: Session, command: Command) -> Result<(), Failur
         printer.flush()?;
     }
     Ok(())
+}
+
+/// The instance and the database's name in PostgreSQL, of one argument or two.
+async fn source(session: &Session, subscribe: &Subscribe) -> Result<(String, String), Failure> {
+    let text = &subscribe.instance;
+    if let Some(database) = &subscribe.database {
+        return Ok((session.names.instance(text)?, database.clone()));
+    }
+    let name = session.names.database(text)?;
+    let instance = name
+        .split("/databases/")
+        .next()
+        .unwrap_or_default()
+        .to_owned();
+    let database = session
+        .client
+        .get_database(GetDatabaseRequest { name })
+        .await?;
+    Ok((instance, database.postgresql_name))
 }
 
 /// The parts of `text` between the commas that stand outside double quotes.
@@ -132,7 +154,8 @@ impl Printer {
         if let Some(record) = record {
             let line = match self.output {
                 Output::Json => record.to_string(),
-                Output::Table => text::line(&record),
+                Output::Yaml => format!("---\n{}", data(&record, Output::Yaml)?),
+                _ => text::line(&record),
             };
             self.lines.push_str(&line);
             self.lines.push('\n');

@@ -1,0 +1,54 @@
+//! Options of the client that have no effect in a command are refused by it: `serve --cert`
+//! would serve without TLS otherwise, and nobody would notice.
+
+use clap::{ArgMatches, parser::ValueSource};
+
+use super::exit::{Exit, Failure};
+
+/// Commands that do not call a server.
+const LOCAL: &[&str] = &[
+    "serve",
+    "migrate",
+    "metadata",
+    "trash",
+    "doctor",
+    "config",
+    "explain",
+    "completion",
+];
+
+/// Options that only calls use. By the environment they may be set for every command.
+const OF_CALLS: &[&str] = &["endpoint", "project", "ca", "cert", "key"];
+
+/// Refuses an option of calls that was typed for a command that makes none.
+pub(super) fn refuse(matches: &ArgMatches) -> Result<(), Failure> {
+    let Some((command, of_command)) = matches.subcommand() else {
+        return Ok(());
+    };
+    if !LOCAL.contains(&command) {
+        return Ok(());
+    }
+    match OF_CALLS.iter().find(|option| is_typed(of_command, option)) {
+        None => Ok(()),
+        Some(option) => Err(refusal(command, option)),
+    }
+}
+
+/// Whether it was typed for the command or for one below it.
+fn is_typed(matches: &ArgMatches, option: &str) -> bool {
+    let typed = matches.value_source(option) == Some(ValueSource::CommandLine);
+    let below = matches.subcommand();
+    typed || below.is_some_and(|(_, below)| is_typed(below, option))
+}
+
+fn refusal(command: &str, option: &str) -> Failure {
+    let message = format!("`howdah {command}` calls no server: --{option} has no effect there");
+    let failure = Failure::new(Exit::Usage, message);
+    match (command, option) {
+        ("serve", "cert" | "key" | "ca") => {
+            failure.note("TLS of the server: --tls-certificate, --tls-key and --tls-client-ca")
+        }
+        ("serve", "endpoint") => failure.note("the address to serve at: --listen"),
+        _ => failure,
+    }
+}

@@ -19,8 +19,8 @@ use crate::{
     pb::v1::{
         Condition, CreateInstanceRequest, DeleteInstanceRequest, GetInstanceRequest, Instance,
         ListEnginesRequest, ListEnginesResponse, ListInstancesRequest, ListInstancesResponse,
-        RestartInstanceRequest, Server, StartInstanceRequest, StopInstanceRequest, UndeleteInstanceRequest,
-        condition,
+        RestartInstanceRequest, Server, StartInstanceRequest, StopInstanceRequest,
+        UndeleteInstanceRequest, condition,
         instance::{LocalProviderConfig, ProviderConfig},
     },
 };

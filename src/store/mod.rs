@@ -31,7 +31,6 @@ mod unreadable;
 
 use std::{sync::Arc, time::Duration};
 
-use chrono::{DateTime, Utc};
 use sqlx::postgres::PgConnectOptions;
 use uuid::Uuid;
 
@@ -113,17 +112,6 @@ impl Store {
             Ok(lease)
         };
         begun.named("mod.begin").await.map(Tx)
-    }
-
-    /// The time by the database's clock.
-    ///
-    /// # Errors
-    /// METADATA_UNAVAILABLE.
-    pub async fn now(&self) -> Result<DateTime<Utc>> {
-        sqlx::query_scalar!(r#"select clock_timestamp() as "now!""#)
-            .fetch_one(&self.pool)
-            .named("mod.now")
-            .await
     }
 
     /// Closes the connections that were idle for long.

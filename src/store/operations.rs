@@ -18,9 +18,7 @@ use crate::domain::{
     Error, Reason, Result,
     list::Place,
     name::{Id, OperationName},
-    operation::{
-        Failure, GivesWay, Operation, Response, SilentHost, Stage, StageState, State,
-    },
+    operation::{Failure, GivesWay, Operation, Response, SilentHost, Stage, StageState, State},
 };
 
 /// A row of `operations` with its stages.

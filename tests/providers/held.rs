@@ -82,7 +82,10 @@ async fn a_removal_names_the_process_that_holds_the_server_and_ends() {
     }
     // Nothing was removed under it. A start may take longer, and waits.
     assert_eq!(local.inspect(&spec).await.unwrap(), Presence::Stopped);
-    let waits = local.advance(&spec, Goal::Running, LONG.into()).await.unwrap();
+    let waits = local
+        .advance(&spec, Goal::Running, LONG.into())
+        .await
+        .unwrap();
     assert_eq!(waits_for(waits), format!("{who} and is stopped"));
 
     other.kill().unwrap();

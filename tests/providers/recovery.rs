@@ -17,7 +17,10 @@ use crate::support::local::{Place, server};
 async fn look(local: &Local, spec: &mut ServerSpec, since: Duration) -> (Next, Duration) {
     loop {
         let begin = Instant::now();
-        let advance = local.advance(spec, Goal::Running, since.into()).await.unwrap();
+        let advance = local
+            .advance(spec, Goal::Running, since.into())
+            .await
+            .unwrap();
         let learnt = advance.learnt;
         spec.system_identifier = learnt.system_identifier.or(spec.system_identifier);
         spec.address = learnt.address.or(spec.address.take());

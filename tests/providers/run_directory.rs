@@ -175,7 +175,9 @@ async fn a_metadata_server_starts_where_a_directory_can_be_made() {
 /// Brings the server up, and keeps what is learnt of it.
 async fn run(local: &Local, spec: &mut ServerSpec) {
     for _ in 0..10 {
-        let advance = local.advance(spec, Goal::Running, Duration::ZERO.into()).await;
+        let advance = local
+            .advance(spec, Goal::Running, Duration::ZERO.into())
+            .await;
         let advance = advance.unwrap();
         let learnt = advance.learnt;
         spec.system_identifier = learnt.system_identifier.or(spec.system_identifier);

@@ -187,7 +187,9 @@ async fn a_lost_pid_file_hides_no_server() {
     fs::create_dir(&file).unwrap();
     assert_eq!(local.inspect(&spec).await.unwrap(), Presence::Running);
     fs::remove_dir(&file).unwrap();
-    let stopped = local.advance(&spec, Goal::Stopped, Duration::ZERO.into()).await;
+    let stopped = local
+        .advance(&spec, Goal::Stopped, Duration::ZERO.into())
+        .await;
     assert!(matches!(stopped.unwrap().next, Next::Done));
     assert!(!runs(pid));
     assert_eq!(local.inspect(&spec).await.unwrap(), Presence::Stopped);

@@ -97,9 +97,7 @@ impl App {
         // Records of roles and databases are about the active server.
         instances.retain(|instance| {
             let active = instance.active();
-            active.is_ok_and(|active| {
-                self.watches(instance, active) && instance.is_to_run(active)
-            })
+            active.is_ok_and(|active| self.watches(instance, active) && instance.is_to_run(active))
         });
         let there: BTreeSet<Uuid> = instances.iter().map(|instance| instance.uid).collect();
         found.retain(|instance, _| there.contains(instance));

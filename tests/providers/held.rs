@@ -11,7 +11,7 @@ use howdah::{
         Reason,
         provider::{Advance, Disposal, Goal, Next, Presence, Provider, ServerSpec, Started},
     },
-    providers::local::Local,
+    providers::local::{Local, Settings},
 };
 use rustix::{
     fs::{FlockOperation, flock},
@@ -55,10 +55,19 @@ fn waits_for(advance: Advance) -> String {
     }
 }
 
+/// Waits for a lock as long as a process that serves.
+fn hasty(place: &Place) -> Local {
+    let settings = Settings {
+        lock_timeout: Duration::from_secs(1),
+        ..place.settings()
+    };
+    Local::new(settings).unwrap()
+}
+
 #[tokio::test]
 async fn a_removal_names_the_process_that_holds_the_server_and_ends() {
     let place = Place::new();
-    let local = place.local();
+    let local = hasty(&place);
     let spec = made(&place, &local).await;
     let mut other = holder(&place, &spec);
     let pid = other.id();
@@ -98,7 +107,7 @@ async fn a_removal_names_the_process_that_holds_the_server_and_ends() {
 #[tokio::test]
 async fn a_startup_log_that_nobody_reads_holds_up_no_start() {
     let place = Place::new();
-    let local = place.local();
+    let local = hasty(&place);
     let spec = made(&place, &local).await;
     let log = place.home(&spec).join("startup.log");
     for _ in 0..2 {

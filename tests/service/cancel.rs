@@ -167,3 +167,39 @@ async fn old_operations_are_forgotten() {
     .await;
     assert_eq!(metadata.count("operation_stages").await, 0);
 }
+
+/// A busy system tells of many changes: none of them may keep a lease from being
+/// renewed.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_lease_holds_while_others_change() {
+    let options = Options::external()
+        .await
+        .with("HOWDAH_OPERATIONS_LEASE", "3s");
+    let howdah = Howdah::serve(options).await;
+    let metadata = Metadata::of(&howdah).await;
+    let request = create_instance("orders", Instance::default());
+    let accepted = howdah.instances().await.create_instance(request).await;
+    let operation = accepted.unwrap().into_inner();
+    eventually("initdb runs", async || {
+        !programs(&howdah, "/initdb").is_empty()
+    })
+    .await;
+    let frozen = programs(&howdah, "/initdb");
+    for pid in &frozen {
+        signal(*pid, "STOP");
+    }
+    let old = "operations where now() > create_time + interval '7s'";
+    eventually("the operation is older than two leases", async || {
+        metadata
+            .execute("select pg_notify('howdah_operations', gen_random_uuid()::text)")
+            .await;
+        metadata.count(old).await == 1
+    })
+    .await;
+    let once = "operations where token = 1 and worker is not null";
+    assert_eq!(metadata.count(once).await, 1, "it was claimed once");
+    for pid in &frozen {
+        signal(*pid, "CONT");
+    }
+    assert!(is_success(&howdah.wait(&operation).await));
+}

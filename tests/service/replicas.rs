@@ -19,10 +19,7 @@ use howdah::{
 use rustix::fs::{FlockOperation, flock};
 use tonic_types::StatusExt as _;
 
-use super::{
-    cancel::programs,
-    rig::{queries, refused, superuser},
-};
+use super::rig::{queries, refused, superuser};
 use crate::{
     soak::crash::world::{is_success, metadata},
     support::{
@@ -281,38 +278,6 @@ async fn a_frozen_worker_holds_nothing_on_a_server() {
     })
     .await;
     two.database("orders", "other").await;
-}
-
-/// A busy system tells of many changes: none of them may keep a lease from being
-/// renewed.
-#[tokio::test(flavor = "multi_thread")]
-async fn a_lease_holds_while_others_change() {
-    let one = Howdah::serve(Options::external().await.with(LEASE.0, "3s")).await;
-    let store = metadata(&one.options).await;
-    let request = create_instance("orders", Instance::default());
-    let accepted = one.instances().await.create_instance(request).await;
-    let operation = accepted.unwrap().into_inner();
-    eventually("initdb runs", async || {
-        !programs(&one, "/initdb").is_empty()
-    })
-    .await;
-    let frozen = programs(&one, "/initdb");
-    for pid in &frozen {
-        signal(*pid, "STOP");
-    }
-    let tell = "select pg_notify('howdah_operations', gen_random_uuid()::text)";
-    let old = "select now() > create_time + interval '7s' from operations where id::text = $1";
-    eventually("the operation is older than two leases", async || {
-        store.execute(tell, &[]).await.unwrap();
-        let old = store.query_one(old, &[&id(&operation)]).await.unwrap();
-        old.get(0)
-    })
-    .await;
-    assert_eq!(token(&store, &operation).await, 1, "it was claimed once");
-    for pid in &frozen {
-        signal(*pid, "CONT");
-    }
-    assert!(is_success(&one.wait(&operation).await));
 }
 
 /// What talks to the server itself says which host can do it.

@@ -48,6 +48,7 @@ impl Place {
         Settings {
             run_directory: self.path().join("run"),
             start_timeout: Duration::from_secs(30),
+            lock_timeout: Duration::from_secs(60),
             ..Settings::new(self.path().join("local"))
         }
     }

@@ -5,19 +5,19 @@ use std::{
     future::pending,
     panic::AssertUnwindSafe,
     pin::pin,
-    sync::{Arc, Mutex, PoisonError},
-    task::Poll,
+    sync::Arc,
     time::{Duration, Instant},
 };
 
 use futures::FutureExt as _;
 use tokio::sync::OwnedSemaphorePermit;
-use tokio_util::{sync::CancellationToken, task::AbortOnDropHandle};
+use tokio_util::task::AbortOnDropHandle;
 
 use super::{
-    super::{App, longrunning::changed},
+    super::App,
     catalog,
     context::Context,
+    keeper::{Lease, keep},
     plan::{Commit, End, LONGEST_WAIT, Plan, Step},
     retry::{Verdict, after_panic, delay, verdict},
 };
@@ -28,10 +28,7 @@ use crate::{
         provider::Wait,
     },
     failpoint,
-    store::{
-        Tx,
-        lease::{Claim, Renewal},
-    },
+    store::{Tx, lease::Claim},
 };
 
 /// First and longest pause before a step is tried again while the metadata is away.
@@ -51,9 +48,6 @@ const PACE: Duration = Duration::from_millis(200);
 
 /// How long an operation keeps a worker to itself.
 const LONG: Duration = Duration::from_secs(2);
-
-/// How long a worker may take from its last commit to its end.
-const LAST_WORDS: Duration = Duration::from_secs(3600);
 
 /// Carries an operation as far as it goes, as long as the lease holds.
 pub(super) async fn work(app: App, claim: Claim, until: Instant, permit: OwnedSemaphorePermit) {
@@ -114,85 +108,6 @@ enum Left {
     Waiting(Instant),
     /// In any other way: what waited for it may be due.
     Anyhow,
-}
-
-/// What the keeper of a lease finds out.
-#[derive(Clone)]
-struct Lease {
-    lost: CancellationToken,
-    cancel_requested: CancellationToken,
-    /// Until when it holds for sure, by this process's clock.
-    until: Arc<Mutex<Instant>>,
-}
-
-impl Lease {
-    fn new(until: Instant) -> Self {
-        Self {
-            lost: CancellationToken::new(),
-            cancel_requested: CancellationToken::new(),
-            until: Arc::new(Mutex::new(until)),
-        }
-    }
-
-    fn extend(&self, until: Instant) {
-        *self.until.lock().unwrap_or_else(PoisonError::into_inner) = until;
-    }
-
-    fn has_expired(&self) -> bool {
-        Instant::now() >= *self.until.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    /// Ready when the lease may have run out. It only looks when it is polled: before
-    /// each move of the work that it stands in front of, so that a process that was
-    /// frozen does nothing more outside the metadata, where no token is checked.
-    async fn expired(&self) {
-        std::future::poll_fn(|_| match self.has_expired() {
-            true => Poll::Ready(()),
-            false => Poll::Pending,
-        })
-        .await;
-    }
-}
-
-/// Renews a lease until it is lost.
-async fn keep(app: App, id: uuid::Uuid, token: i64, lease: Lease) {
-    let length = app.parts.settings.lease;
-    let mut changes = app.changed.subscribe();
-    let mut pause = length / 3;
-    loop {
-        // One pause, however often other operations change meanwhile.
-        tokio::select! {
-            () = tokio::time::sleep(pause) => {}
-            // A request to cancel is told at once.
-            () = changed(&mut changes, id) => {}
-        }
-        let asked = Instant::now();
-        let seconds = length.as_secs_f64();
-        // Three tries fit into a lease: a connection that has gone silent costs one.
-        let renewing = app.parts.store.renew_lease(id, token, seconds);
-        let renewed = tokio::time::timeout(length / 5, renewing).await;
-        let renewed = renewed.unwrap_or_else(|_| Err(unanswered()));
-        pause = match renewed {
-            Ok(_) => length / 3,
-            Err(_) => length / 30,
-        };
-        match renewed {
-            Ok(Renewal::Held) => lease.extend(asked + length),
-            Ok(Renewal::CancelRequested) => {
-                lease.extend(asked + length);
-                lease.cancel_requested.cancel();
-            }
-            // Told by the database sooner than to the worker that committed it.
-            Ok(Renewal::Ended) => return lease.extend(asked + LAST_WORDS),
-            Ok(Renewal::Lost) => return lease.lost.cancel(),
-            Err(error) => tracing::warn!(operation = %id, error = %error, "cannot renew a lease"),
-        }
-    }
-}
-
-fn unanswered() -> Error {
-    let message = "the metadata database did not answer in time";
-    Error::new(Reason::MetadataUnavailable, message)
 }
 
 /// What comes after a try of a step.

@@ -16,6 +16,7 @@ mod delete_instance;
 mod dispatch;
 mod engine;
 mod instance_steps;
+mod keeper;
 mod plan;
 mod purge_instance;
 mod pursuit;

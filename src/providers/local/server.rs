@@ -38,10 +38,6 @@ use crate::domain::{
     version::Version,
 };
 
-/// Longest wait for another process that works on the same server, before it is waited for
-/// without a worker.
-const SERVER_LOCK: Duration = Duration::from_secs(1);
-
 /// Longest wait for another process that makes what servers are copied from or checked by:
 /// that takes it some seconds.
 const SHARED_LOCK: Duration = Duration::from_secs(10);
@@ -179,7 +175,8 @@ impl Local {
 
     /// The lock of a server.
     pub(super) async fn lock_server(&self, server: Uuid) -> Result<Lock> {
-        self.lock(&server.to_string(), SERVER_LOCK).await
+        let longest = self.settings.lock_timeout;
+        self.lock(&server.to_string(), longest).await
     }
 
     async fn lock(&self, name: &str, longest: Duration) -> Result<Lock> {

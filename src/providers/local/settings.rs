@@ -66,6 +66,9 @@ pub struct Settings {
     pub start_timeout: Duration,
     /// Longest wait for a server to go down.
     pub stop_timeout: Duration,
+    /// Longest wait for another process that works on the same server, before it is waited
+    /// for without a worker.
+    pub lock_timeout: Duration,
     /// The present time, for the names in the trash.
     pub clock: Arc<dyn Clock>,
 }
@@ -86,6 +89,7 @@ impl Settings {
             trash_retention: Duration::from_secs(7 * 24 * 60 * 60),
             start_timeout: Duration::from_secs(60),
             stop_timeout: Duration::from_secs(60),
+            lock_timeout: Duration::from_secs(1),
             clock: Arc::new(SystemClock),
         }
     }

@@ -66,6 +66,14 @@ create table instances (
     deletion_protection boolean not null,
     epoch bigint not null default 1,
     conditions jsonb not null default '[]',
+    -- No less than the bytes of its message in the API: pages are cut by it. Read without
+    -- the documents, which are large. What waits for a restart is among the parameters;
+    -- a sixteenth is for the lengths in front of keys and values, and the first number for
+    -- all short fields.
+    message_bytes integer not null generated always as (2560
+        + (octet_length(labels::text) + octet_length(annotations::text)
+            + 2 * octet_length(parameters::text)) / 16 * 17
+        + octet_length(conditions::text)) stored,
     unique (project, id),
     check ((delete_time is null) = (purge_time is null)),
     -- What the API can say (google.protobuf.Timestamp).
@@ -158,6 +166,9 @@ create table databases (
     locale text not null,
     connection_limit integer not null,
     deletion_protection boolean not null,
+    -- As in instances.
+    message_bytes integer not null generated always as (2560 + octet_length(locale)
+        + (octet_length(labels::text) + octet_length(annotations::text)) / 16 * 17) stored,
     unique (instance_uid, id),
     unique (instance_uid, postgresql_name),
     -- What the API can say (google.protobuf.Timestamp).

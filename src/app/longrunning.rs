@@ -8,7 +8,7 @@ use uuid::Uuid;
 use super::{App, Page};
 use crate::domain::{
     Error, Reason, Result,
-    list::{Place, page_size, page_token, parse_page_token},
+    list::{page_size, page_token, parse_page_token},
     name::{OperationName, ProjectName},
     operation::{Operation, Outcome, Response, State},
 };
@@ -65,33 +65,17 @@ impl App {
         let arguments = [parent.as_str(), "operations", list.filter.as_str()];
         let after = parse_page_token(&list.page_token, &arguments)?;
         let done = done_filter(&list.filter)?;
-        let limit = i64::try_from(size + 1).map_err(|_| Error::internal("page size"))?;
-        let mut items = self
-            .parts
-            .store
-            .operations(&project.project, done, after.as_ref(), limit)
+        let store = &self.parts.store;
+        let part = store
+            .operations(&project.project, done, after.as_ref(), size)
             .await?;
-        if items.is_empty() {
-            self.parts.store.require_project(&project.project).await?;
+        if part.records.is_empty() {
+            store.require_project(&project.project).await?;
         }
-        let mut next_page_token = String::new();
-        items = items.into_iter().map(|item| self.shown(item)).collect();
-        if items.len() > size {
-            items.truncate(size);
-            if let Some(last) = items.last() {
-                let id = last.name.operation.to_string();
-                next_page_token = page_token(
-                    &Place {
-                        time: last.create_time,
-                        id,
-                    },
-                    &arguments,
-                )?;
-            }
-        }
+        let token = part.next.map(|place| page_token(&place, &arguments));
         Ok(Page {
-            items,
-            next_page_token,
+            items: part.records.into_iter().map(|item| self.shown(item)).collect(),
+            next_page_token: token.transpose()?.unwrap_or_default(),
         })
     }
 

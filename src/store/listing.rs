@@ -6,6 +6,9 @@
 //! the page, and the list goes on after the last record that it has looked at. The first
 //! page of a plain list of instances is read by one statement: see
 //! [`Slice::is_plain_beginning`].
+//!
+//! A page ends before its message is larger than [`PAGE_BYTES`]. What a record takes there
+//! is a column, so that no document is read that is not answered.
 
 use std::collections::HashMap;
 
@@ -22,6 +25,20 @@ use crate::domain::{
 
 /// Most records that a filter looks at for one page: some 10 ms.
 pub const SCANNED: usize = 10_000;
+
+/// Most bytes of a page's message. Clients of gRPC take 4 MiB by default.
+pub const PAGE_BYTES: i64 = 3 * 1024 * 1024;
+
+/// How many records a page holds, of those of so many bytes: at most `limit`, as many as
+/// fit, and at least one, or the list would never go on.
+pub(super) fn fitting(limit: usize, bytes: impl IntoIterator<Item = i64>) -> usize {
+    let sums = bytes.into_iter().scan(0_i64, |sum, bytes| {
+        *sum = sum.saturating_add(bytes);
+        Some(*sum)
+    });
+    let fit = sums.take_while(|sum| *sum <= PAGE_BYTES).count();
+    fit.clamp(1, limit.max(1))
+}
 
 /// Which part of a list to read.
 #[derive(Clone, Copy, Debug)]
@@ -180,7 +197,7 @@ pub(super) async fn find(
     let mut query = statement(table, parent, slice)?;
     // Statements of filters are many: they would drive those out that are always needed.
     let persistent = slice.filter.is_empty();
-    let found: Vec<(Option<Uuid>, String, DateTime<Utc>)> = query
+    let found: Vec<(Option<Uuid>, String, DateTime<Utc>, i32)> = query
         .build_query_as()
         .persistent(persistent)
         .fetch_all(pool)
@@ -190,11 +207,16 @@ pub(super) async fn find(
         records: Vec::with_capacity(found.len()),
         next: None,
     };
+    let records = found.iter().filter(|(uid, ..)| uid.is_some());
+    let length = fitting(slice.limit, records.map(|(.., bytes)| i64::from(*bytes)));
     let mut last = None;
-    for (uid, id, time) in found {
+    for (uid, id, time, _) in found {
         let place = Place { time, id };
         match uid {
-            Some(_) if part.records.len() == slice.limit => part.next = last.take(),
+            Some(_) if part.records.len() == length => {
+                part.next = last.take();
+                break;
+            }
             Some(uid) => {
                 part.records.push(uid);
                 last = Some(place);
@@ -223,12 +245,14 @@ fn statement(
     };
     let mut query = QueryBuilder::new("");
     if slice.filter.is_empty() {
-        query.push(format_args!("select p.uid, p.id, {time} as at"));
+        query.push(format_args!(
+            "select p.uid, p.id, {time} as at, p.message_bytes"
+        ));
         rows(&mut query, table, parent, slice);
         query.push(" limit ").push_bind(more);
         return Ok(query);
     }
-    query.push("with found as (select w.uid, w.id, w.at from (");
+    query.push("with found as (select w.uid, w.id, w.at, w.message_bytes from (");
     query.push(format_args!("select p.*, {time} as at"));
     rows(&mut query, table, parent, slice);
     query.push(format_args!(" limit {SCANNED}) w where true"));
@@ -238,8 +262,8 @@ fn statement(
     }
     query.push(" limit ").push_bind(more);
     query.push(
-        ") select uid, id, at, false as ends from found
-         union all select null, e.id, e.at, true from (",
+        ") select uid, id, at, message_bytes, false as ends from found
+         union all select null, e.id, e.at, 0, true from (",
     );
     query.push(format_args!("select p.id, {time} as at"));
     rows(&mut query, table, parent, slice);
@@ -402,6 +426,17 @@ mod tests {
             let wanted = words(condition);
             assert!(newest.starts_with(&format!("{wanted};")), "{head}{wanted}");
         }
+    }
+
+    #[test]
+    fn a_page_holds_what_fits_and_at_least_one() {
+        const MIB: i64 = 1024 * 1024;
+        assert_eq!(fitting(50, []), 1);
+        assert_eq!(fitting(50, [9 * MIB, 1]), 1);
+        assert_eq!(fitting(50, [MIB, MIB, MIB, 1]), 3);
+        assert_eq!(fitting(50, [MIB, MIB, MIB - 1, 1, 1]), 4);
+        assert_eq!(fitting(2, [1, 1, 1]), 2);
+        assert_eq!(fitting(50, [i64::MAX, i64::MAX]), 1);
     }
 
     #[test]

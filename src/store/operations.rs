@@ -16,7 +16,6 @@ use super::{
 };
 use crate::domain::{
     Error, Reason, Result,
-    list::Place,
     name::{Id, OperationName},
     operation::{Failure, GivesWay, Operation, Response, SilentHost, Stage, StageState, State},
 };
@@ -90,6 +89,8 @@ macro_rules! select_operations {
     };
 }
 
+mod list;
+
 /// What a new operation is recorded with.
 #[derive(Clone, Debug)]
 pub struct NewOperation {
@@ -138,45 +139,6 @@ impl Store {
         let read = reads.read(tasks, name.operation, limit, query).await?;
         read.filter(|operation| operation.name.project == name.project)
             .ok_or_else(|| not_found(name))
-    }
-
-    /// A project's operations, newest first, after `after`; only those that are done
-    /// or only those that are not, if `done` says so.
-    ///
-    /// # Errors
-    /// METADATA_UNAVAILABLE.
-    pub async fn operations(
-        &self,
-        project: &Id,
-        done: Option<bool>,
-        after: Option<&Place>,
-        limit: i64,
-    ) -> Result<Vec<Operation>> {
-        let time = after.map_or(DateTime::<Utc>::MAX_UTC, |place| place.time);
-        let id = after.and_then(|place| Uuid::try_parse(&place.id).ok());
-        // One text for each index: a condition with a parameter would fit none of them.
-        macro_rules! list {
-            ($which:literal) => {
-                select_operations!(
-                    "where o.project = $1 and not o.hidden and (o.create_time, o.id) < ($2, $3) "
-                    $which
-                    " order by o.create_time desc, o.id desc limit $4",
-                    project.as_str(),
-                    time,
-                    id.unwrap_or(Uuid::max()),
-                    limit,
-                )
-                .fetch_all(&self.pool)
-                .named("operations.operations")
-                .await
-            };
-        }
-        let records = match done {
-            None => list!(""),
-            Some(false) => list!("and o.end_time is null"),
-            Some(true) => list!("and o.end_time is not null"),
-        }?;
-        records.into_iter().map(Record::operation).collect()
     }
 
     /// Asks for the cancellation of an operation that is under way, and answers

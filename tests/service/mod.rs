@@ -14,6 +14,7 @@ mod gone_host;
 mod idempotency;
 mod input;
 mod keys;
+mod large_pages;
 mod lists;
 pub(crate) mod metadata;
 mod orphans;

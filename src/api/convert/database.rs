@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use secrecy::ExposeSecret;
 
-use super::{refuse_nul, refuse_nul_in, timestamp};
+use super::{refuse_large, refuse_nul, refuse_nul_in, timestamp};
 use crate::{
     app::CreateDatabase,
     domain::{
@@ -79,6 +79,7 @@ pub(in crate::api) fn create(request: v1::CreateDatabaseRequest) -> Result<Creat
     ] {
         refuse_nul_in(map, &format!("database.{field}"), Reason::LabelInvalid)?;
     }
+    refuse_large(&[&database.labels, &database.annotations], "database")?;
     Ok(CreateDatabase {
         name: DatabaseName {
             instance: request.parent.parse()?,

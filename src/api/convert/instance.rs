@@ -2,7 +2,7 @@
 
 use uuid::Uuid;
 
-use super::{refuse_nul, refuse_nul_in, timestamp};
+use super::{refuse_large, refuse_nul, refuse_nul_in, timestamp};
 use crate::{
     app::CreateInstance,
     domain::{
@@ -185,6 +185,12 @@ pub(in crate::api) fn create(request: v1::CreateInstanceRequest) -> Result<Creat
     ] {
         refuse_nul_in(map, &format!("instance.{field}"), reason)?;
     }
+    let maps = [
+        &instance.labels,
+        &instance.annotations,
+        &instance.parameters,
+    ];
+    refuse_large(&maps, "instance")?;
     Ok(CreateInstance {
         name: InstanceName {
             project: parent.project,

@@ -36,3 +36,23 @@ fn refuse_nul_in(map: &BTreeMap<String, String>, field: &str, reason: Reason) ->
         .flat_map(|(key, value)| [key, value])
         .try_for_each(|text| refuse_nul(text, field, reason))
 }
+
+/// Most bytes of the keys and values of a resource's maps together. A page holds at least
+/// one resource, and a client that takes messages of 4 MiB must be able to read it.
+const MAP_BYTES: usize = 1024 * 1024;
+
+/// Refuses maps that are too large together.
+///
+/// # Errors
+/// FIELD_INVALID.
+fn refuse_large(maps: &[&BTreeMap<String, String>], field: &str) -> Result<()> {
+    let texts = maps.iter().flat_map(|map| map.iter());
+    let bytes: usize = texts.map(|(key, value)| key.len() + value.len()).sum();
+    if bytes <= MAP_BYTES {
+        return Ok(());
+    }
+    let message = format!(
+        "labels, annotations and parameters are {bytes} bytes together; they may be {MAP_BYTES}"
+    );
+    Err(Error::new(Reason::FieldInvalid, message).with_field(field))
+}

@@ -10,7 +10,10 @@ use prost::Message as _;
 use tonic::{Code, Status};
 use tonic_types::{ErrorDetails, ErrorInfo, FieldViolation, StatusExt as _};
 
-use crate::domain::{Error, Kind, Reason};
+use crate::{
+    domain::{Error, Kind, Reason},
+    telemetry::flood,
+};
 
 /// `ErrorInfo.domain` of all errors.
 pub const DOMAIN: &str = "howdah.dev";
@@ -103,9 +106,13 @@ pub fn to_rpc(error: &Error) -> crate::pb::google::rpc::Status {
 fn log(error: &Error) {
     let detail = error.internal_detail();
     let reason = error.reason().as_str();
+    let silent = error.kind() != Kind::Internal && detail.is_empty();
+    if silent || !flood::admits("call failed", reason) {
+        return;
+    }
     if error.kind() == Kind::Internal {
         tracing::error!(reason, detail, "internal error");
-    } else if !detail.is_empty() {
+    } else {
         tracing::warn!(reason, detail, "call failed");
     }
 }

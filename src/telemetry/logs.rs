@@ -1,5 +1,7 @@
 //! The log subscriber: one line per event on standard error.
 //!
+//! A [queue](super::queue) takes them when its reader stalls, so that nobody waits for it.
+//!
 //! Each line carries the spans that it happened in, and with them the field
 //! `trace_id` of the call or the operation.
 
@@ -14,7 +16,10 @@ use tracing_subscriber::{
     util::SubscriberInitExt as _,
 };
 
-use super::{Error, SERVICE_NAME, Settings};
+use super::{
+    Error, SERVICE_NAME, Settings,
+    queue::{Queue, StandardError},
+};
 
 /// Form of a log line.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -29,20 +34,22 @@ pub enum Format {
 /// Installs the subscriber for the whole process.
 ///
 /// # Errors
-/// When the filter cannot be read, or a subscriber is there already.
+/// When the filter cannot be read, a subscriber is there already, or no thread can be
+/// started.
 pub(super) fn install(
     settings: &Settings,
     traces: Option<&SdkTracerProvider>,
-) -> Result<(), Error> {
+) -> Result<Queue, Error> {
     let filter = EnvFilter::builder().parse(&settings.log_filter)?;
     let spans = traces
         .map(|provider| tracing_opentelemetry::layer().with_tracer(provider.tracer(SERVICE_NAME)));
+    let queue = Queue::start(StandardError)?;
     tracing_subscriber::registry()
-        .with(lines(settings.log_format, io::stderr))
+        .with(lines(settings.log_format, queue.clone()))
         .with(spans)
         .with(filter)
         .try_init()?;
-    Ok(())
+    Ok(queue)
 }
 
 fn lines<W>(format: Format, writer: W) -> Box<dyn Layer<Registry> + Send + Sync>

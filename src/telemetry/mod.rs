@@ -5,12 +5,14 @@
 //! and flushes at the end.
 
 pub mod admin;
+pub mod flood;
 pub mod logs;
 pub mod metrics;
 pub mod names;
 pub mod orphans;
 pub mod otlp;
 pub mod panics;
+mod queue;
 pub mod sql;
 
 use std::{env, time::Duration};
@@ -19,6 +21,9 @@ use opentelemetry::{Key, KeyValue, metrics::Meter};
 use opentelemetry_sdk::{Resource, trace::SdkTracerProvider};
 
 pub use logs::Format;
+
+/// Longest wait at the end for the reader of the log.
+const LOG_FLUSH: Duration = Duration::from_secs(1);
 
 /// Name under which Howdah appears in traces and metrics.
 pub const SERVICE_NAME: &str = "howdah";
@@ -58,6 +63,9 @@ pub enum Error {
     /// Telemetry was set up before in this process.
     #[error("a log subscriber is already installed")]
     Installed(#[from] tracing_subscriber::util::TryInitError),
+    /// The thread that writes the log cannot be started.
+    #[error("the log's thread cannot be started: {0}")]
+    Thread(#[from] std::io::Error),
     /// The OTLP exporter refuses its settings.
     #[error("the OTLP exporter cannot be built: {0}")]
     Exporter(#[from] opentelemetry_otlp::ExporterBuildError),
@@ -71,6 +79,17 @@ pub enum Error {
 pub struct Telemetry {
     metrics: metrics::Metrics,
     traces: Option<SdkTracerProvider>,
+    logs: Flushed,
+}
+
+/// The log, which is written to its end when this goes, also by a panic.
+#[derive(Debug)]
+struct Flushed(queue::Queue);
+
+impl Drop for Flushed {
+    fn drop(&mut self) {
+        self.0.flush(LOG_FLUSH);
+    }
 }
 
 /// Installs logs, and traces and metrics with their exporters.
@@ -87,11 +106,16 @@ pub fn init(settings: &Settings) -> Result<Telemetry, Error> {
     let traces = target
         .map(|target| otlp::tracer_provider(&target, resource))
         .transpose()?;
-    logs::install(settings, traces.as_ref())?;
+    let logs = Flushed(logs::install(settings, traces.as_ref())?);
+    count_lost_lines(&metrics.meter(), &logs.0);
     sql::install(&metrics.meter());
     panics::install(&metrics.meter());
     orphans::install(&metrics.meter());
-    Ok(Telemetry { metrics, traces })
+    Ok(Telemetry {
+        metrics,
+        traces,
+        logs,
+    })
 }
 
 impl Telemetry {
@@ -109,16 +133,32 @@ impl Telemetry {
 
     /// Sends what the exporters still hold, for at most `bound`.
     pub async fn shutdown(self, bound: Duration) {
+        let Self {
+            metrics,
+            traces,
+            logs,
+        } = self;
         let flush = tokio::task::spawn_blocking(move || {
-            if let Some(traces) = self.traces {
+            if let Some(traces) = traces {
                 let _ = traces.shutdown_with_timeout(bound);
             }
-            self.metrics.shutdown();
+            metrics.shutdown();
         });
         if tokio::time::timeout(bound, flush).await.is_err() {
             tracing::warn!("telemetry was not flushed in time");
         }
+        drop(logs);
     }
+}
+
+fn count_lost_lines(meter: &Meter, queue: &queue::Queue) {
+    let queue = queue.clone();
+    meter
+        .u64_observable_counter(names::LOG_LOST)
+        .with_unit("{line}")
+        .with_description("Log lines that were lost because standard error was not read.")
+        .with_callback(move |observer| observer.observe(queue.lost(), &[]))
+        .build();
 }
 
 fn resource(settings: &Settings) -> Resource {

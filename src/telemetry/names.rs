@@ -35,6 +35,9 @@ pub const LIMIT: &str = "howdah.limit";
 /// Whose bound it was: of the `process`, a `caller`, a `connection` or an `address`.
 pub const SCOPE: &str = "howdah.scope";
 
+/// Log lines that were lost because standard error was not read (Howdah's own).
+pub const LOG_LOST: &str = "howdah.log.lost";
+
 /// Panics (Howdah's own), by [`PLACE`].
 pub const PANICS: &str = "howdah.panics";
 /// File and line of a panic.

@@ -8,7 +8,13 @@ use opentelemetry_proto::tonic::{
     },
     common::v1::any_value::Value,
 };
-use tokio::{net::TcpListener, sync::mpsc, task::JoinSet, time::timeout};
+use tokio::{
+    io::{AsyncReadExt as _, AsyncWriteExt as _},
+    net::{TcpListener, TcpStream},
+    sync::mpsc,
+    task::JoinSet,
+    time::timeout,
+};
 use tokio_stream::wrappers::TcpListenerStream;
 use tonic::{
     Request, Response, Status,
@@ -165,4 +171,50 @@ async fn an_insecure_server_is_open_to_all_and_says_so() {
         "{}",
         howdah.log()
     );
+}
+
+/// A reader of standard error that stalls, as a terminal that was stopped or a collector
+/// that hangs, while there is much to log.
+#[tokio::test]
+async fn a_log_that_nobody_reads_stops_nothing() {
+    let options = Options::external().await.with("HOWDAH_LOG_FILTER", "trace");
+    let mut howdah = Howdah::new(options);
+    let (unread, stderr) = std::io::pipe().unwrap();
+    howdah.program(
+        std::path::Path::new(env!("CARGO_BIN_EXE_howdah")),
+        move |command| {
+            command.stderr(stderr.try_clone().unwrap());
+        },
+    );
+    howdah.start("").await;
+    let lost = async || {
+        let text = scrape(&howdah.admin_endpoint()).await;
+        let line = text
+            .lines()
+            .find(|line| line.starts_with("howdah_log_lost_total"));
+        line.is_some_and(|line| !line.ends_with(" 0"))
+    };
+    let filled = async {
+        while !lost().await {
+            for _ in 0..100 {
+                call(&howdah).await;
+            }
+        }
+    };
+    timeout(2 * LIMIT, filled)
+        .await
+        .expect("calls are answered");
+    assert!(howdah.stop().await.success());
+    drop(unread);
+}
+
+/// The metrics, as Prometheus reads them.
+async fn scrape(address: &str) -> String {
+    let mut stream = TcpStream::connect(address).await.unwrap();
+    let request = "GET /metrics HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n";
+    stream.write_all(request.as_bytes()).await.unwrap();
+    let mut answer = String::new();
+    let read = timeout(LIMIT, stream.read_to_string(&mut answer)).await;
+    read.expect("an answer").unwrap();
+    answer
 }

@@ -20,6 +20,7 @@ use crate::{
         status::code_name,
     },
     domain::{Reason, principal::Principal},
+    telemetry::flood,
 };
 
 use super::{
@@ -87,8 +88,13 @@ impl Record {
         })
     }
 
-    fn write(&mut self, result: &str) {
+    fn write(&mut self, result: &'static str) {
         self.written = true;
+        // Nothing has come of it, so that not every line is needed when there are many.
+        let failed = !matches!(result, "OK" | "ABANDONED");
+        if failed && !flood::admits("call was made", result) {
+            return;
+        }
         let effect = match self.method.effect {
             Effect::Secret => "secret",
             Effect::Mutation | Effect::Read => "mutation",
@@ -128,8 +134,11 @@ impl OnAnswer<Result<Response, Infallible>> for Entry {
     }
 }
 
-/// Writes down that a call was not let in.
+/// Writes down that a call was not let in. Of many in a second some are left out and counted.
 pub(super) fn denied<B>(request: &Request<B>, principal: &Principal, reason: Reason) {
+    if !flood::admits("call was denied", reason.as_str()) {
+        return;
+    }
     let extensions = request.extensions();
     let method = extensions.get::<Call>().map(|call| &*call.method.name);
     let address = extensions

@@ -26,7 +26,7 @@ use crate::{
         method::{Effect, Method},
         status::code_name,
     },
-    telemetry::{metrics::DURATION_BOUNDS, names},
+    telemetry::{flood, metrics::DURATION_BOUNDS, names},
 };
 
 use super::{
@@ -163,7 +163,8 @@ impl Guard {
         self.instruments.duration.record(seconds, attributes);
     }
 
-    /// Reads that went well are logged at DEBUG: there are many of them.
+    /// Reads that went well are logged at DEBUG: there are many of them. Of calls that
+    /// failed not every line is written when there are many.
     fn log(&self, seconds: f64, code: &'static str) {
         let quiet = code == "OK"
             && self
@@ -173,7 +174,7 @@ impl Guard {
         let _entered = self.span.enter();
         if quiet {
             tracing::debug!(target: "access", code, seconds, "call ended");
-        } else {
+        } else if code == "OK" || flood::admits("call ended", code) {
             tracing::info!(target: "access", code, seconds, "call ended");
         }
     }

@@ -28,7 +28,7 @@ use crate::{
     api::budget::{Accounts, Addresses, Entered, Refusals, Scope},
     auth::peer,
     domain::Result,
-    telemetry::names,
+    telemetry::{flood, names},
 };
 
 pub use settings::{Address, ClientAuth, STREAM_WINDOW, Settings, Tls};
@@ -151,7 +151,9 @@ impl Doors {
         };
         let Ok(permit) = Arc::clone(&self.free).try_acquire_owned() else {
             self.refusals.count(CONNECTIONS, Scope::Process);
-            tracing::warn!("connection was closed: there are too many");
+            if flood::admits("connection was closed", "process") {
+                tracing::warn!("connection was closed: there are too many");
+            }
             return None;
         };
         Some((entered, permit))
@@ -177,7 +179,9 @@ where
         match accepted {
             Ok(accepted) => admit(accepted, doors, acceptor, service),
             Err(error) => {
-                tracing::warn!(%error, "connection was not accepted");
+                if flood::admits("connection was not accepted", "") {
+                    tracing::warn!(%error, "connection was not accepted");
+                }
                 time::sleep(ACCEPT_PAUSE).await;
             }
         }

@@ -4,6 +4,9 @@
 //! - `GET /metrics`: all metrics in Prometheus' text form.
 //! - `GET /healthz`: 200 as long as the process answers.
 //! - `GET /readyz`: 200 when calls are served, else 503.
+//!
+//! A new connection always gets in, and the idlest one goes for it: idle and slow clients
+//! do not keep a probe from being answered.
 
 use std::{
     convert::Infallible,
@@ -20,17 +23,22 @@ use http_body_util::Full;
 use hyper::{body::Incoming, server::conn::http1, service::service_fn};
 use hyper_util::rt::{TokioIo, TokioTimer};
 use prometheus::{Encoder as _, TextEncoder};
-use tokio::{
-    net::{TcpListener, TcpStream},
-    sync::{OwnedSemaphorePermit, Semaphore},
-};
+use tokio::net::{TcpListener, TcpStream};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
-/// Most connections at once: scrapers and probes are few.
-const CONNECTIONS: usize = 64;
-/// Longest wait for a request's head, which bounds idle connections too.
-const HEAD_TIMEOUT: Duration = Duration::from_secs(30);
+use super::{
+    flood,
+    seats::{Seat, Seats},
+};
+
+/// Longest wait for a request's head, also for the next one of a connection.
+const HEAD_TIMEOUT: Duration = Duration::from_secs(10);
+/// Longest life of a connection, whatever it does: a client that does not read what it
+/// asked for would keep it.
+const LIFETIME: Duration = Duration::from_secs(600);
 const DRAIN_TIMEOUT: Duration = Duration::from_secs(2);
+/// Pause after an accept that failed, for lack of descriptors mostly.
+const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 
 /// Whether the process serves calls, shared between who knows and who tells.
 #[derive(Clone, Debug, Default)]
@@ -57,23 +65,23 @@ pub async fn serve(
     shutdown: CancellationToken,
 ) {
     let tasks = TaskTracker::new();
-    let free = Arc::new(Semaphore::new(CONNECTIONS));
+    let seats = Seats::default();
     loop {
-        let Ok(permit) = Arc::clone(&free).acquire_owned().await else {
-            break;
-        };
         let accepted = tokio::select! {
             () = shutdown.cancelled() => break,
             accepted = listener.accept() => accepted,
         };
         match accepted {
-            Ok((stream, _)) => {
+            Ok((stream, peer)) => {
                 let pages = (registry.clone(), readiness.clone());
-                tasks.spawn(connection(stream, pages, shutdown.clone(), permit));
+                let seat = seats.take(peer.ip());
+                tasks.spawn(connection(stream, pages, shutdown.clone(), seat));
             }
             Err(error) => {
-                tracing::warn!(%error, "admin connection was not accepted");
-                tokio::time::sleep(Duration::from_millis(100)).await;
+                if flood::admits("admin connection was not accepted", "") {
+                    tracing::warn!(%error, "admin connection was not accepted");
+                }
+                tokio::time::sleep(ACCEPT_PAUSE).await;
             }
         }
     }
@@ -85,9 +93,12 @@ async fn connection(
     stream: TcpStream,
     (registry, readiness): (prometheus::Registry, Readiness),
     shutdown: CancellationToken,
-    _permit: OwnedSemaphorePermit,
+    seat: Seat,
 ) {
+    let seat = Arc::new(seat);
+    let asking = Arc::clone(&seat);
     let service = service_fn(move |request: Request<Incoming>| {
+        asking.used();
         let response = answer(&request, &registry, &readiness);
         async move { Ok::<_, Infallible>(response) }
     });
@@ -99,6 +110,8 @@ async fn connection(
     );
     let served = tokio::select! {
         served = connection.as_mut() => served,
+        () = seat.lost() => Ok(()),
+        () = tokio::time::sleep(LIFETIME) => Ok(()),
         () = shutdown.cancelled() => {
             connection.as_mut().graceful_shutdown();
             tokio::time::timeout(DRAIN_TIMEOUT, connection).await.unwrap_or(Ok(()))

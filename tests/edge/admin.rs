@@ -26,6 +26,38 @@ async fn ask(address: SocketAddr, method: &str, path: &str) -> String {
     answer
 }
 
+/// Idle connections, and requests that never end, as many as there are seats and more.
+#[tokio::test]
+async fn idle_and_slow_connections_do_not_keep_a_probe_from_its_answer() {
+    let metrics = Metrics::new(Resource::builder_empty().build(), None).unwrap();
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = listener.local_addr().unwrap();
+    let mut tasks = JoinSet::new();
+    let stop = CancellationToken::new();
+    let registry = metrics.registry().clone();
+    tasks.spawn(serve(
+        listener,
+        registry,
+        Readiness::default(),
+        stop.clone(),
+    ));
+    let mut held = Vec::new();
+    for number in 0..200 {
+        let mut stream = TcpStream::connect(address).await.unwrap();
+        if number % 2 == 0 {
+            stream.write_all(b"GET /healthz HT").await.unwrap();
+        }
+        held.push(stream);
+    }
+    let answer = timeout(BOUND, ask(address, "GET", "/healthz")).await;
+    assert!(answer.expect("an answer").starts_with("HTTP/1.1 200"));
+    // Who was longest idle has made room.
+    let first = timeout(BOUND, held[1].read(&mut [0])).await;
+    assert_eq!(first.expect("the end").unwrap_or(0), 0);
+    stop.cancel();
+    timeout(BOUND, tasks.join_next()).await.expect("it stops");
+}
+
 #[tokio::test]
 async fn serves_metrics_and_probes_until_it_is_stopped() {
     let metrics = Metrics::new(Resource::builder_empty().build(), None).unwrap();

@@ -3,7 +3,10 @@
 use std::time::Duration;
 
 use opentelemetry::metrics::Meter;
-use tonic::service::Routes;
+use tonic::{
+    codec::CompressionEncoding::{Gzip, Zstd},
+    service::Routes,
+};
 
 use crate::{
     api::{
@@ -41,16 +44,25 @@ pub(super) const SERVICES: [&str; 4] = [
     "google.longrunning.Operations",
 ];
 
-/// Every service, without the layers.
+/// Every service, without the layers, which decompress requests and choose the answers
+/// that may be compressed.
 pub(super) fn routes(app: &App, health: &Reporter, max_message: usize) -> Result<Routes> {
     let instances = InstanceServiceServer::new(Instances(app.clone()));
     let databases = DatabaseServiceServer::new(Databases(app.clone()));
     let streams = ChangeStreamServiceServer::new(ChangeStreams(app.clone()));
     let operations = OperationsServer::new(Operations(app.clone()));
-    let routes = Routes::new(instances.max_decoding_message_size(max_message))
-        .add_service(databases.max_decoding_message_size(max_message))
-        .add_service(streams.max_decoding_message_size(max_message))
-        .add_service(operations.max_decoding_message_size(max_message))
+    macro_rules! set {
+        ($service:ident) => {
+            $service
+                .max_decoding_message_size(max_message)
+                .send_compressed(Zstd)
+                .send_compressed(Gzip)
+        };
+    }
+    let routes = Routes::new(set!(instances))
+        .add_service(set!(databases))
+        .add_service(set!(streams))
+        .add_service(set!(operations))
         .add_service(health.service());
     reflection::add_to(routes)
 }

@@ -11,7 +11,7 @@ use howdah::pb::{
 };
 use prost::Message;
 use tokio::{process::Command, time::timeout};
-use tonic::Code::InvalidArgument;
+use tonic::{Code::InvalidArgument, codec::CompressionEncoding};
 
 use super::rig::{Metadata, refused, serve};
 use crate::support::howdah::{Howdah, LIMIT, PROJECT, instance_name};
@@ -265,4 +265,23 @@ async fn an_instance_that_no_page_could_hold_is_refused() {
     refused(create(4000).await, InvalidArgument, "FIELD_INVALID");
     // Of this size it is only its parameters that are wrong.
     refused(create(3000).await, InvalidArgument, "PARAMETER_INVALID");
+}
+
+#[tokio::test]
+async fn a_list_is_compressed_for_who_asks_for_it() {
+    let howdah = serve().await;
+    insert_instances(&Metadata::of(&howdah).await, 10, 100_000).await;
+    for (encoding, name) in [
+        (CompressionEncoding::Gzip, "gzip"),
+        (CompressionEncoding::Zstd, "zstd"),
+    ] {
+        let mut client = howdah.instances().await.accept_compressed(encoding);
+        let request = ListInstancesRequest {
+            parent: PROJECT.into(),
+            ..ListInstancesRequest::default()
+        };
+        let answer = client.list_instances(request).await.unwrap();
+        assert_eq!(answer.metadata().get("grpc-encoding").unwrap(), name);
+        assert_eq!(answer.into_inner().instances.len(), 9);
+    }
 }

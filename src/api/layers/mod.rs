@@ -25,6 +25,7 @@ pub mod authenticate;
 pub mod authorise;
 mod body;
 pub mod deadline;
+mod compressed;
 pub mod details;
 pub mod drain;
 pub mod gate;

@@ -4,6 +4,8 @@
 //! for the process, for its caller and for its connection, and for a bounded time. Most
 //! requests are one frame, which is passed on as it came and counted nowhere.
 //!
+//! A compressed message is [decompressed](super::compressed), up to the same bound.
+//!
 //! Where the caller sends a stream, its handler reads as it likes; what may lie unread,
 //! the stream's window, counts while the call lasts.
 
@@ -20,7 +22,6 @@ use http::{Request, request::Parts};
 use http_body::{Body, Frame, SizeHint};
 use pin_project_lite::pin_project;
 use tokio::time::{Sleep, sleep};
-use tonic::Status;
 use tower::{BoxError, Layer, Service};
 
 use crate::{
@@ -31,7 +32,12 @@ use crate::{
     domain::{Error, Reason},
 };
 
-use super::{Response, body::Polled, method_of};
+use super::{
+    Response,
+    body::Polled,
+    compressed::{Encoding, choose_answers, refused},
+    method_of,
+};
 
 /// Bytes in front of a message: whether it is compressed, and its length.
 const HEAD: usize = 5;
@@ -87,8 +93,10 @@ where
         self.inner.poll_ready(context)
     }
 
-    fn call(&mut self, request: Request<B>) -> Self::Future {
-        let method = method_of(&request).map(Arc::as_ref);
+    fn call(&mut self, mut request: Request<B>) -> Self::Future {
+        let method = method_of(&request).cloned();
+        let method = method.as_deref();
+        choose_answers(method, request.headers_mut());
         let streams = method.is_some_and(|method| method.client_streaming);
         let caller = request.extensions().get::<Arc<Caller>>();
         let purse = Purse::of(method);
@@ -104,6 +112,10 @@ where
                 }
             };
         }
+        let encoding = match Encoding::take(request.headers_mut()) {
+            Ok(encoding) => encoding,
+            Err(refusal) => return Receiving::refused(refusal),
+        };
         let (parts, body) = request.into_parts();
         // The one that is ready goes with the call.
         let next = self.inner.clone();
@@ -113,6 +125,7 @@ where
             body,
             message: Message {
                 bounds: self.layer.bounds,
+                encoding,
                 first: Bytes::new(),
                 whole: BytesMut::new(),
                 unfinished,
@@ -148,7 +161,7 @@ pin_project! {
 impl<S, F, B> Receiving<S, F, B> {
     fn refused(refusal: Error) -> Self {
         Self::Refused {
-            response: Some(Status::from(refusal).into_http()),
+            response: Some(refused(refusal)),
         }
     }
 }
@@ -192,6 +205,7 @@ where
 #[derive(Debug)]
 pub(in crate::api) struct Message {
     bounds: Bounds,
+    encoding: Encoding,
     /// The first frame, as it came.
     first: Bytes,
     /// All frames, once there is a second one. Copied, since a small frame may keep a
@@ -220,7 +234,7 @@ impl Message {
                 },
                 Poll::Ready(None) => break,
                 Poll::Ready(Some(Err(error))) => {
-                    return Poll::Ready(Ok(self.received(Some(error.into()))));
+                    return Poll::Ready(self.received(Some(error.into())));
                 }
                 Poll::Pending => {
                     self.unfinished.hold(LEAST)?;
@@ -235,7 +249,7 @@ impl Message {
                 }
             }
         }
-        Poll::Ready(Ok(self.received(None)))
+        Poll::Ready(self.received(None))
     }
 
     fn push(&mut self, data: Bytes) -> Result<(), Error> {
@@ -265,17 +279,22 @@ impl Message {
         Err(Error::new(Reason::MessageTooLarge, message))
     }
 
-    fn received<B>(&mut self, failed: Option<BoxError>) -> Received<B> {
-        let bytes = match self.whole.is_empty() {
+    fn received<B>(&mut self, failed: Option<BoxError>) -> Result<Received<B>, Error> {
+        let arrived = match self.whole.is_empty() {
             true => std::mem::take(&mut self.first),
             false => std::mem::take(&mut self.whole).freeze(),
         };
-        Received {
+        let length = arrived.len();
+        let bytes = self.encoding.decompress(arrived, self.bounds.message)?;
+        if bytes.len() > length {
+            self.unfinished.hold(LEAST.max(length + bytes.len()))?;
+        }
+        Ok(Received {
             bytes,
             failed,
             rest: None,
             unfinished: self.unfinished.take(),
-        }
+        })
     }
 }
 

@@ -179,8 +179,7 @@ async fn attend(
             drain.clone(),
         ));
     }
-    let serving = listener.run(service, drain.clone());
-    tokio::pin!(serving);
+    let mut serving = Box::pin(listener.run(service, drain.clone()));
     let signals = Signals {
         health: health.clone(),
         readiness: readiness.clone(),

@@ -13,4 +13,5 @@ pub mod operations;
 pub mod reflection;
 pub mod server;
 pub mod status;
+mod unread;
 pub mod validate;

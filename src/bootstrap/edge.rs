@@ -86,6 +86,9 @@ fn settings(config: &Config) -> Settings {
         proxies: server.proxies.clone(),
         handshake_timeout: config.tls.handshake_timeout,
         max_age,
+        age_grace: Some(server.connection_age_grace).filter(|grace| !grace.is_zero()),
+        write_timeout: server.write_timeout,
+        stream_write_timeout: server.stream_write_timeout,
         keepalive_interval: server.keepalive_interval,
         keepalive_timeout: server.keepalive_timeout,
         max_concurrent_streams: server.max_concurrent_streams,
@@ -126,6 +129,7 @@ pub(super) fn limits(config: &Config) -> Limits {
             // Clients that follow the health have one stream on each connection.
             probes: connections(config),
             unfinished_bytes: server.max_unfinished_bytes,
+            unread_bytes: server.max_unread_bytes,
         },
         message_bytes: server.max_message_bytes,
         rate: server.rate_limit_per_second,

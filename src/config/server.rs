@@ -24,6 +24,16 @@ const COUNT: RangeInclusive<usize> = 1..=1_000_000;
 /// Bounds of `connection_max_age`.
 const MAX_AGE: RangeInclusive<Duration> = Duration::ZERO..=Duration::from_secs(30 * 86_400);
 
+/// Bounds of `connection_age_grace`.
+const AGE_GRACE: RangeInclusive<Duration> = Duration::ZERO..=Duration::from_secs(30 * 86_400);
+
+/// Bounds of `stream_write_timeout`.
+const PAUSE: RangeInclusive<Duration> = Duration::from_millis(100)..=Duration::from_secs(86_400);
+
+/// How many pages of 3 MiB `max_unread_bytes` has room for, at least: a connection has a
+/// quarter of it.
+const UNREAD_BYTES: usize = 16 * 1024 * 1024;
+
 /// Bounds of `drain_timeout`.
 const DRAIN: RangeInclusive<Duration> = Duration::ZERO..=duration::HOUR;
 
@@ -64,6 +74,9 @@ pub struct Server {
     /// `server.max_message_bytes`; one caller may have half of them, one connection a
     /// quarter.
     pub max_unfinished_bytes: usize,
+    /// Most bytes of answers that wait for their callers to read them, at least 16777216;
+    /// one caller may have half of them, one connection a quarter.
+    pub max_unread_bytes: usize,
     /// Longest time from the headers of a request to its end.
     #[serde(with = "duration")]
     #[schemars(with = "duration::Text")]
@@ -86,6 +99,21 @@ pub struct Server {
     #[serde(with = "duration")]
     #[schemars(with = "duration::Text")]
     pub connection_max_age: Duration,
+    /// Longest time that calls of a connection that was told to go may still last. 0s:
+    /// no limit.
+    #[serde(with = "duration")]
+    #[schemars(with = "duration::Text")]
+    pub connection_age_grace: Duration,
+    /// Longest time that a client may read nothing of an answer; then the call is reset.
+    /// Also of its socket; then the connection is closed.
+    #[serde(with = "duration")]
+    #[schemars(with = "duration::Text")]
+    pub write_timeout: Duration,
+    /// Longest time that a client may read nothing of a change stream that has something
+    /// for it; then the stream is reset.
+    #[serde(with = "duration")]
+    #[schemars(with = "duration::Text")]
+    pub stream_write_timeout: Duration,
     /// Longest wait at shutdown for calls under way; the rest is cut off.
     #[serde(with = "duration")]
     #[schemars(with = "duration::Text")]
@@ -109,11 +137,15 @@ impl Default for Server {
             max_streams_per_caller: 0,
             max_message_bytes: 4 * 1024 * 1024,
             max_unfinished_bytes: 64 * 1024 * 1024,
+            max_unread_bytes: 256 * 1024 * 1024,
             arrival_timeout: Duration::from_secs(10),
             request_timeout: Duration::from_secs(60),
             keepalive_interval: Duration::from_secs(20),
             keepalive_timeout: Duration::from_secs(10),
             connection_max_age: Duration::from_secs(30 * 60),
+            connection_age_grace: Duration::from_secs(3600),
+            write_timeout: Duration::from_secs(30),
+            stream_write_timeout: Duration::from_secs(600),
             drain_timeout: Duration::from_secs(25),
             rate_limit_per_second: 0,
         }
@@ -182,6 +214,7 @@ impl Server {
         let waits = [
             ("server.request_timeout", self.request_timeout),
             ("server.arrival_timeout", self.arrival_timeout),
+            ("server.write_timeout", self.write_timeout),
             ("server.keepalive_interval", self.keepalive_interval),
             ("server.keepalive_timeout", self.keepalive_timeout),
         ];
@@ -190,6 +223,16 @@ impl Server {
         }
         let age = self.connection_max_age;
         bound(problems, "server.connection_max_age", age, &MAX_AGE);
+        let grace = self.connection_age_grace;
+        bound(problems, "server.connection_age_grace", grace, &AGE_GRACE);
+        let pause = self.stream_write_timeout;
+        bound(problems, "server.stream_write_timeout", pause, &PAUSE);
+        require(
+            problems,
+            self.max_unread_bytes >= UNREAD_BYTES,
+            "server.max_unread_bytes",
+            "must be at least 16777216",
+        );
         let drain = self.drain_timeout;
         bound(problems, "server.drain_timeout", drain, &DRAIN);
     }

@@ -296,7 +296,7 @@ fn every_duration_has_bounds() {
             }
         }
     }
-    assert_eq!(count, 15);
+    assert_eq!(count, 18);
 }
 
 #[test]

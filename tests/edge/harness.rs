@@ -216,12 +216,22 @@ impl Raw {
         let (sender, connection) = http2::handshake(TokioExecutor::new(), TokioIo::new(recorder))
             .await
             .unwrap();
+        Self {
+            received,
+            ..Self::of(sender, connection)
+        }
+    }
+
+    pub(super) fn of(
+        sender: SendRequest<Body>,
+        connection: impl Future<Output = hyper::Result<()>> + Send + 'static,
+    ) -> Self {
         let mut tasks = JoinSet::new();
         tasks.spawn(connection);
         Self {
             sender,
             connection: tasks,
-            received,
+            received: Arc::default(),
         }
     }
 

@@ -16,7 +16,7 @@ use tonic::{Request, Response, Status};
 type Answer<T> = Result<Response<T>, Status>;
 
 /// Answers `GetDatabase` and `Subscribe` by the last part of the name that is asked for:
-/// `panic`, `hang`, or anything else, which works.
+/// `panic`, `hang`, `large-N` for an answer of so many bytes, or anything else, which works.
 #[derive(Clone, Debug, Default)]
 pub(super) struct Fickle {
     /// Told when a hanging handler was dropped.
@@ -49,6 +49,14 @@ impl database_service_server::DatabaseService for Fickle {
             "hang" => {
                 let _tell = TellDropped(Arc::clone(&self.dropped));
                 future::pending().await
+            }
+            name if name.starts_with("large-") => {
+                let length = name["large-".len()..].parse().unwrap();
+                let annotations = [("large".to_owned(), "x".repeat(length))];
+                Ok(Response::new(v1::Database {
+                    annotations: annotations.into(),
+                    ..Default::default()
+                }))
             }
             name => Ok(Response::new(v1::Database {
                 name: name.to_owned(),

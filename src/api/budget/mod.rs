@@ -133,6 +133,9 @@ pub struct Places {
     /// Bytes of requests that have not arrived as a whole, in all; of one caller half of
     /// that, of one connection a quarter.
     pub unfinished_bytes: usize,
+    /// Bytes of answers that wait for their callers to read them, in all; of one caller
+    /// half of that, of one connection a quarter.
+    pub unread_bytes: usize,
 }
 
 impl Default for Places {
@@ -143,6 +146,7 @@ impl Default for Places {
             streams: Limit::of(256),
             probes: Limit::of(1024),
             unfinished_bytes: 64 * 1024 * 1024,
+            unread_bytes: 256 * 1024 * 1024,
         }
     }
 }

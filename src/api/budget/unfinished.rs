@@ -1,4 +1,5 @@
-//! The memory of requests that have not arrived as a whole.
+//! The memory of requests that have not arrived as a whole, and of answers that were not
+//! read.
 
 use std::{
     sync::{
@@ -13,14 +14,11 @@ use crate::{
     domain::{Error, Reason, Result},
 };
 
-use super::{Budgets, Caller, Class, Scope, exhausted, take};
+use super::{Budgets, Caller, Class, Places, Scope, exhausted, take};
 
 /// What a request counts at least while it is on its way: its headers, its task, and the
 /// part of the connection's read buffer that its first bytes keep.
 pub(in crate::api) const LEAST: usize = 16 * 1024;
-
-/// As metrics and errors name it.
-const NAME: &str = "unfinished_bytes";
 
 /// Most bytes of unfinished probes, whose messages are small.
 const PROBES: usize = 4 * 1024 * 1024;
@@ -38,10 +36,12 @@ pub(in crate::api) enum Purse {
     Streams,
     /// Of methods that anybody may call, which take no place: `Check` of health.
     Probes,
+    /// Of answers that wait for their callers to read them.
+    Answers,
 }
 
-/// Bytes of unfinished requests, by purse.
-pub(super) type UnfinishedBytes = [AtomicUsize; 3];
+/// Bytes of unfinished requests and answers, by purse.
+pub(super) type UnfinishedBytes = [AtomicUsize; 4];
 
 impl Purse {
     pub(in crate::api) fn of(method: Option<&Method>) -> Self {
@@ -52,24 +52,35 @@ impl Purse {
         }
     }
 
-    pub(super) const fn count(self, [calls, streams, probes]: &UnfinishedBytes) -> &AtomicUsize {
+    pub(super) const fn count(self, bytes: &UnfinishedBytes) -> &AtomicUsize {
+        let [calls, streams, probes, answers] = bytes;
         match self {
             Self::Calls => calls,
             Self::Streams => streams,
             Self::Probes => probes,
+            Self::Answers => answers,
         }
     }
 
     /// Most bytes of all callers; of one caller half of that, of a connection a quarter.
-    const fn most(self, calls: usize) -> usize {
+    const fn most(self, limits: &Places) -> usize {
         match self {
-            Self::Calls | Self::Streams => calls,
+            Self::Calls | Self::Streams => limits.unfinished_bytes,
             Self::Probes => PROBES,
+            Self::Answers => limits.unread_bytes,
+        }
+    }
+
+    /// As metrics and errors name it.
+    const fn name(self) -> &'static str {
+        match self {
+            Self::Calls | Self::Streams | Self::Probes => "unfinished_bytes",
+            Self::Answers => "unread_bytes",
         }
     }
 }
 
-/// Bytes that one unfinished request is counted with. Dropping it gives them back.
+/// Bytes that one unfinished request or one answer is counted with. Dropping it gives them back.
 #[derive(Debug)]
 pub(in crate::api) struct Unfinished {
     budgets: Arc<Budgets>,
@@ -79,7 +90,7 @@ pub(in crate::api) struct Unfinished {
 }
 
 impl Unfinished {
-    /// A request that counts nothing yet.
+    /// A request or an answer that counts nothing yet.
     pub(in crate::api) fn new(
         budgets: &Arc<Budgets>,
         caller: Option<&Arc<Caller>>,
@@ -103,7 +114,7 @@ impl Unfinished {
         }
     }
 
-    /// Counts the request with so many bytes, if it has not as many already.
+    /// Counts it with so many bytes, if it has not as many already.
     ///
     /// # Errors
     /// BUDGET_EXHAUSTED when its connection or its caller has its share; OVERLOADED when
@@ -140,7 +151,7 @@ impl Unfinished {
     }
 
     fn most(&self, scope: Scope) -> usize {
-        let all = self.purse.most(self.budgets.limits.unfinished_bytes);
+        let all = self.purse.most(&self.budgets.limits);
         match scope {
             Scope::Process => all,
             Scope::Caller | Scope::Address => all / 2,
@@ -149,13 +160,17 @@ impl Unfinished {
     }
 
     fn refusal(&self, scope: Scope) -> Error {
-        self.budgets.refusals.count(NAME, scope);
+        let name = self.purse.name();
+        self.budgets.refusals.count(name, scope);
         match (scope, &self.caller) {
             (Scope::Process, _) | (_, None) => {
-                let message = "too many requests are on their way";
+                let message = match self.purse {
+                    Purse::Answers => "too many answers wait to be read",
+                    _ => "too many requests are on their way",
+                };
                 Error::new(Reason::Overloaded, message)
             }
-            (_, Some(caller)) => exhausted(caller, NAME, self.most(scope)),
+            (_, Some(caller)) => exhausted(caller, name, self.most(scope)),
         }
         .with_retry_after(RETRY_DELAY)
     }

@@ -15,6 +15,11 @@ pub(super) type Polled<B> = Poll<Option<Result<Frame<<B as Body>::Data>, <B as B
 pub trait Watch<B: Body> {
     /// Polls the body and may change what comes out.
     fn poll(&mut self, body: Pin<&mut B>, context: &mut Context<'_>) -> Polled<B>;
+
+    /// Whether nothing more comes out.
+    fn is_end_stream(&self, body: &B) -> bool {
+        body.is_end_stream()
+    }
 }
 
 pin_project! {
@@ -43,7 +48,7 @@ impl<B: Body, W: Watch<B>> Body for Watched<B, W> {
     }
 
     fn is_end_stream(&self) -> bool {
-        self.body.is_end_stream()
+        self.watch.is_end_stream(&self.body)
     }
 
     fn size_hint(&self) -> SizeHint {

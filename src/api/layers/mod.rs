@@ -3,16 +3,17 @@
 //! 1. [`trace`]: trace context, span, the [`Call`] that the layers below read;
 //! 2. [`measure`]: metrics and access log, of calls that are dropped too;
 //! 3. [`details`]: an `ErrorInfo` for every status, also for those that tonic makes;
-//! 4. [`panics`]: a panic becomes INTERNAL;
-//! 5. [`deadline`]: the caller's timeout and our own cap;
-//! 6. [`authenticate`]: who calls;
-//! 7. [`rate`]: how often this caller may;
-//! 8. [`authorise`]: whether it may, by the method's permission;
-//! 9. [`started`]: nothing is served before the start is complete;
-//! 10. [`drain`]: public streams end at the drain;
-//! 11. [`receive`]: the request arrives as a whole, within bounds of time and bytes;
-//! 12. [`admit`]: bounds on calls under way, of all callers and of each;
-//! 13. [`audit`]: mutations and secrets are written down.
+//! 4. [`send`]: what waits for the client to read it is bounded;
+//! 5. [`panics`]: a panic becomes INTERNAL;
+//! 6. [`deadline`]: the caller's timeout and our own cap;
+//! 7. [`authenticate`]: who calls;
+//! 8. [`rate`]: how often this caller may;
+//! 9. [`authorise`]: whether it may, by the method's permission;
+//! 10. [`started`]: nothing is served before the start is complete;
+//! 11. [`drain`]: public streams end at the drain;
+//! 12. [`receive`]: the request arrives as a whole, within bounds of time and bytes;
+//! 13. [`admit`]: bounds on calls under way, of all callers and of each;
+//! 14. [`audit`]: mutations and secrets are written down.
 //!
 //! The layers are always ready and hold no locks; their futures and bodies are
 //! concrete types, so that a unary call whose request is one frame costs no allocation in
@@ -24,8 +25,8 @@ pub mod audit;
 pub mod authenticate;
 pub mod authorise;
 mod body;
-pub mod deadline;
 mod compressed;
+pub mod deadline;
 pub mod details;
 pub mod drain;
 pub mod gate;
@@ -33,6 +34,7 @@ pub mod measure;
 pub mod panics;
 pub mod rate;
 pub(super) mod receive;
+pub(super) mod send;
 pub mod started;
 pub mod trace;
 

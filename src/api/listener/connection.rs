@@ -24,13 +24,17 @@ use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use tower::{BoxError, Service};
 
 use crate::{
-    api::budget::{Accounts, Caller},
+    api::{
+        budget::{Accounts, Caller, Refusals, Scope},
+        unread::{Patience, attended},
+    },
     auth::{Peer, certificate},
 };
 
 use super::{
     STREAM_WINDOW, Settings,
     coalesce::Coalesced,
+    deadline::Writing,
     io::{Plain, Prefaced, Stream},
     socket::Accepted,
     tls,
@@ -42,6 +46,7 @@ pub(super) struct Acceptor {
     pub(super) settings: Arc<Settings>,
     pub(super) certificates: Option<Arc<tls::Certificates>>,
     pub(super) open: UpDownCounter<i64>,
+    pub(super) refusals: Refusals,
     pub(super) accounts: Accounts,
     pub(super) tasks: TaskTracker,
     pub(super) drain: CancellationToken,
@@ -127,8 +132,9 @@ impl Acceptor {
     {
         let service = TowerToHyperService::new(service);
         let builder = self.builder();
+        let stream = Coalesced::new(Writing::new(stream, self.settings.write_timeout));
         let mut connection =
-            std::pin::pin!(builder.serve_connection(TokioIo::new(Coalesced::new(stream)), service));
+            std::pin::pin!(builder.serve_connection(TokioIo::new(stream), service));
         let too_old = self
             .settings
             .max_age
@@ -148,7 +154,14 @@ impl Acceptor {
 
     fn builder(&self) -> http2::Builder<Tracked> {
         let settings = &self.settings;
-        let mut builder = http2::Builder::new(Tracked(self.tasks.clone()));
+        let mut builder = http2::Builder::new(Tracked {
+            tasks: self.tasks.clone(),
+            patience: Patience {
+                call: settings.write_timeout,
+                stream: settings.stream_write_timeout,
+            },
+            refusals: self.refusals.clone(),
+        });
         builder
             .timer(TokioTimer::new())
             .keep_alive_interval(settings.keepalive_interval)
@@ -161,6 +174,9 @@ impl Acceptor {
         builder
     }
 }
+
+/// What metrics call the bound on the time that an answer stays unread.
+const UNREAD_TIME: &str = "unread_time";
 
 /// Sleeps until then, or for ever.
 async fn until(then: Option<Instant>) {
@@ -178,16 +194,22 @@ fn jittered(age: Duration) -> Duration {
 }
 
 /// Runs the tasks of calls where a shutdown sees them. They end with their connection:
-/// hyper drops a call whose stream is gone.
+/// hyper drops a call whose stream is gone. One whose answer is not read is given up.
 #[derive(Clone, Debug)]
-struct Tracked(TaskTracker);
+struct Tracked {
+    tasks: TaskTracker,
+    patience: Patience,
+    refusals: Refusals,
+}
 
 impl<F> Executor<F> for Tracked
 where
     F: Future<Output = ()> + Send + 'static,
 {
     fn execute(&self, future: F) {
-        self.0.spawn(future);
+        let refusals = self.refusals.clone();
+        let given_up = move || refusals.count(UNREAD_TIME, Scope::Connection);
+        self.tasks.spawn(attended(future, self.patience, given_up));
     }
 }
 

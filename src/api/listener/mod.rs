@@ -5,6 +5,7 @@
 
 mod coalesce;
 mod connection;
+mod deadline;
 mod io;
 mod settings;
 mod socket;
@@ -109,13 +110,14 @@ impl Listener {
         let doors = Doors {
             free: Arc::new(Semaphore::new(self.settings.max_connections)),
             addresses: Addresses::new(self.settings.max_connections_per_address, proxies),
-            refusals: self.refusals,
+            refusals: self.refusals.clone(),
         };
         let acceptor = Acceptor {
             accounts: Accounts::new(proxies),
             settings: Arc::new(self.settings),
             certificates: self.certificates,
             open: self.open,
+            refusals: self.refusals,
             tasks: tasks.clone(),
             drain: drain.clone(),
             abort: abort.clone(),

@@ -71,6 +71,11 @@ pub struct Settings {
     /// How long calls of a connection that was told to go may still last. None:
     /// as long as they like.
     pub age_grace: Option<Duration>,
+    /// How long a client may leave an answer unread, and the socket full; then the call is
+    /// reset, or the connection closed.
+    pub write_timeout: Duration,
+    /// How long a client may leave a message of a stream unread; then the stream is reset.
+    pub stream_write_timeout: Duration,
     /// A connection is pinged this often, so that a dead peer is found and proxies do
     /// not take it for idle.
     pub keepalive_interval: Duration,
@@ -83,7 +88,8 @@ pub struct Settings {
     pub max_concurrent_streams: u32,
     /// Size of a call's headers in bytes, as HPACK counts them.
     pub max_header_list_size: u32,
-    /// Bytes of answers that wait for one call's client to read them.
+    /// Bytes of one call's answer that may wait for the socket, beyond what was counted
+    /// as unread.
     pub max_send_buffer: usize,
     /// How long a shutdown waits for calls under way.
     pub drain_timeout: Duration,
@@ -100,13 +106,15 @@ impl Default for Settings {
             proxies: Vec::new(),
             handshake_timeout: Duration::from_secs(10),
             max_age: Some(Duration::from_secs(3600)),
-            age_grace: None,
+            age_grace: Some(Duration::from_secs(3600)),
+            write_timeout: Duration::from_secs(30),
+            stream_write_timeout: Duration::from_secs(600),
             keepalive_interval: Duration::from_secs(30),
             keepalive_timeout: Duration::from_secs(20),
             connection_window: 1024 * 1024,
             max_concurrent_streams: 256,
             max_header_list_size: 16 * 1024,
-            max_send_buffer: 1024 * 1024,
+            max_send_buffer: 64 * 1024,
             drain_timeout: Duration::from_secs(10),
             reload_interval: Duration::from_secs(5),
         }

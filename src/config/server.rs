@@ -146,7 +146,7 @@ impl Default for Server {
             connection_age_grace: Duration::from_secs(3600),
             write_timeout: Duration::from_secs(30),
             stream_write_timeout: Duration::from_secs(600),
-            drain_timeout: Duration::from_secs(25),
+            drain_timeout: Duration::from_secs(15),
             rate_limit_per_second: 0,
         }
     }

@@ -13,7 +13,10 @@ use tokio::{
     time::timeout,
 };
 
-use super::harness::{BOUND, Edge, Raw, Setup};
+use super::{
+    frames::{self, Framed},
+    harness::{BOUND, Edge, Raw, Setup},
+};
 
 fn named(name: &str) -> GetDatabaseRequest {
     GetDatabaseRequest {
@@ -169,6 +172,36 @@ async fn drain_is_bounded_whatever_a_stream_does() {
     stream.message().await.unwrap_err();
     client.ended().await;
     closed(&mut silent).await;
+}
+
+/// Clients that do not answer the GOAWAY, as one that hangs or is gone.
+#[tokio::test]
+async fn drain_does_not_wait_for_clients_without_calls() {
+    let mut edge = Edge::start(with(Settings {
+        drain_timeout: 10 * BOUND,
+        farewell: Duration::from_millis(50),
+        ..Settings::default()
+    }))
+    .await;
+    let mut idle = Framed::connect(&edge, 65_535).await;
+    let mut called = Framed::connect(&edge, 65_535).await;
+    let get = "/howdah.v1.DatabaseService/GetDatabase";
+    called.write(&frames::call(1, get, &[0; 5])).await;
+    for client in [&mut idle, &mut called] {
+        client.ping().await.unwrap();
+    }
+    let busy = edge.connect().await;
+    let request = SubscribeRequest::default();
+    let asked = busy.streams().subscribe(request).await;
+    let mut stream = asked.unwrap().into_inner();
+    stream.message().await.unwrap().unwrap();
+    edge.drain.cancel();
+    edge.measured(&["howdah_connections_open", " 1"]).await;
+    // What is under way is waited for.
+    edge.service.next.notify_one();
+    stream.message().await.unwrap().unwrap();
+    assert!(stream.message().await.unwrap().is_none());
+    edge.ended().await;
 }
 
 #[tokio::test]

@@ -19,6 +19,7 @@ mod frames;
 mod harness;
 mod limits;
 mod public;
+mod resets;
 mod service;
 mod tls;
 mod unread;

@@ -18,7 +18,7 @@ use hyper_util::{
 };
 use opentelemetry::{metrics::UpDownCounter, trace::TraceId};
 use opentelemetry_sdk::trace::{IdGenerator as _, RandomIdGenerator};
-use tokio::time::{Instant, sleep_until, timeout};
+use tokio::time::{Instant, sleep, sleep_until, timeout};
 use tokio_rustls::TlsAcceptor;
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use tower::{BoxError, Service};
@@ -131,7 +131,8 @@ impl Acceptor {
         B: Body<Data = Bytes, Error: Into<BoxError>> + Send + 'static,
     {
         let service = TowerToHyperService::new(service);
-        let builder = self.builder();
+        let calls = TaskTracker::new();
+        let builder = self.builder(&calls);
         let stream = Coalesced::new(Writing::new(stream, self.settings.write_timeout));
         let mut connection =
             std::pin::pin!(builder.serve_connection(TokioIo::new(stream), service));
@@ -149,13 +150,29 @@ impl Acceptor {
         tokio::select! {
             ended = connection => ended,
             () = until(patience) => Ok(()),
+            () = self.left_alone(&calls) => Ok(()),
         }
     }
 
-    fn builder(&self) -> http2::Builder<Tracked> {
+    /// Waits at the drain until a connection has had no calls for a while. The end that
+    /// HTTP/2 knows waits for the client to answer, which an idle one may never do.
+    async fn left_alone(&self, calls: &TaskTracker) {
+        self.drain.cancelled().await;
+        calls.close();
+        loop {
+            calls.wait().await;
+            sleep(self.settings.farewell).await;
+            if calls.is_empty() {
+                return;
+            }
+        }
+    }
+
+    fn builder(&self, calls: &TaskTracker) -> http2::Builder<Tracked> {
         let settings = &self.settings;
         let mut builder = http2::Builder::new(Tracked {
             tasks: self.tasks.clone(),
+            calls: calls.clone(),
             patience: Patience {
                 call: settings.write_timeout,
                 stream: settings.stream_write_timeout,
@@ -170,7 +187,9 @@ impl Acceptor {
             .initial_connection_window_size(settings.connection_window)
             .max_concurrent_streams(settings.max_concurrent_streams)
             .max_header_list_size(settings.max_header_list_size)
-            .max_send_buf_size(settings.max_send_buffer);
+            .max_send_buf_size(settings.max_send_buffer)
+            .max_pending_accept_reset_streams(settings.max_pending_resets)
+            .max_local_error_reset_streams(settings.max_local_resets);
         builder
     }
 }
@@ -198,6 +217,8 @@ fn jittered(age: Duration) -> Duration {
 #[derive(Clone, Debug)]
 struct Tracked {
     tasks: TaskTracker,
+    /// The calls of this connection.
+    calls: TaskTracker,
     patience: Patience,
     refusals: Refusals,
 }
@@ -209,7 +230,8 @@ where
     fn execute(&self, future: F) {
         let refusals = self.refusals.clone();
         let given_up = move || refusals.count(UNREAD_TIME, Scope::Connection);
-        self.tasks.spawn(attended(future, self.patience, given_up));
+        let call = attended(future, self.patience, given_up);
+        self.tasks.spawn(self.calls.track_future(call));
     }
 }
 

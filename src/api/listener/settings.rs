@@ -91,6 +91,14 @@ pub struct Settings {
     /// Bytes of one call's answer that may wait for the socket, beyond what was counted
     /// as unread.
     pub max_send_buffer: usize,
+    /// Calls that a client may send and cancel before they are looked at; above, the
+    /// connection ends with ENHANCE_YOUR_CALM. A proxy that loses many clients cancels
+    /// all of their calls at once.
+    pub max_pending_resets: usize,
+    /// Calls of one connection, over its whole life, that break the rules of HTTP/2.
+    pub max_local_resets: usize,
+    /// How long a connection without calls has at a shutdown to answer that it goes.
+    pub farewell: Duration,
     /// How long a shutdown waits for calls under way.
     pub drain_timeout: Duration,
     /// How often the TLS files are looked at.
@@ -115,6 +123,9 @@ impl Default for Settings {
             max_concurrent_streams: 256,
             max_header_list_size: 16 * 1024,
             max_send_buffer: 64 * 1024,
+            max_pending_resets: 1024,
+            max_local_resets: 10_000,
+            farewell: Duration::from_secs(2),
             drain_timeout: Duration::from_secs(10),
             reload_interval: Duration::from_secs(5),
         }

@@ -74,7 +74,11 @@ impl App {
         }
         let token = part.next.map(|place| page_token(&place, &arguments));
         Ok(Page {
-            items: part.records.into_iter().map(|item| self.shown(item)).collect(),
+            items: part
+                .records
+                .into_iter()
+                .map(|item| self.shown(item))
+                .collect(),
             next_page_token: token.transpose()?.unwrap_or_default(),
         })
     }

@@ -82,7 +82,7 @@ macro_rules! select_operations {
                     as "stages!: Json<Vec<StageRecord>>",
                 (select to_jsonb(g) from hosts_gone g
                     where g.id = o.required_host and o.end_time is null)
-                    as "silent_host: Json<SilentHost>"
+                    as "silent_host: Json<crate::domain::operation::SilentHost>"
             from operations o "# $(+ $tail)*
             $(, $argument)*
         )

@@ -2,13 +2,15 @@
 
 use std::{fmt, net::SocketAddr};
 
+use super::certificate::Identity;
+
 /// What is known of a connection's other side once it is established.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Peer {
     /// Where it comes from.
     pub address: Address,
-    /// Identity of its verified client certificate, if it showed one.
-    pub certificate: Option<String>,
+    /// Whom its verified client certificate stands for, if it showed one.
+    pub certificate: Option<Identity>,
 }
 
 /// Where a connection comes from.

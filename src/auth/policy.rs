@@ -35,7 +35,7 @@ impl Policy {
     #[must_use]
     pub const fn role(self, principal: &Principal) -> Option<Role> {
         match principal {
-            Principal::Howdah => None,
+            Principal::Howdah | Principal::Unidentified => None,
             Principal::Anonymous if !self.anonymous_allowed => None,
             Principal::Anonymous | Principal::UnixUser { .. } | Principal::Certificate { .. } => {
                 Some(Role::Admin)

@@ -2,16 +2,17 @@
 
 use crate::domain::principal::Principal;
 
-use super::{Peer, peer::Address};
+use super::{Peer, certificate::Identity, peer::Address};
 
 /// Who calls through this connection: the client certificate's identity, else the
 /// Unix socket's user, else nobody known.
 #[must_use]
 pub fn identify(peer: &Peer) -> Principal {
     match (&peer.certificate, peer.address) {
-        (Some(identity), _) => Principal::Certificate {
+        (Some(Identity::Of(identity)), _) => Principal::Certificate {
             identity: identity.clone(),
         },
+        (Some(Identity::Nobody), _) => Principal::Unidentified,
         (None, Address::Unix { uid }) => Principal::UnixUser { uid },
         (None, Address::Tcp(_)) => Principal::Anonymous,
     }

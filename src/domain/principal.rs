@@ -2,7 +2,7 @@
 
 use std::fmt;
 
-/// The authenticated caller of a request.
+/// The caller of a request.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub enum Principal {
     /// Nobody asked: loopback, Unix socket or `--insecure` only.
@@ -14,11 +14,45 @@ pub enum Principal {
     },
     /// The holder of a client certificate.
     Certificate {
-        /// Its SPIFFE URI, else its subject.
+        /// Its SPIFFE URI, else its subject as RFC 4514 writes it.
         identity: String,
     },
+    /// The holder of a client certificate that names nobody. It is never let in.
+    Unidentified,
     /// Howdah itself, which calls no method.
     Howdah,
+}
+
+impl Principal {
+    /// Whether the caller has said who it is.
+    #[must_use]
+    pub const fn is_authenticated(&self) -> bool {
+        match self {
+            Self::UnixUser { .. } | Self::Certificate { .. } => true,
+            Self::Anonymous | Self::Unidentified | Self::Howdah => false,
+        }
+    }
+
+    /// Reads `anonymous`, `uid:USER` or `cert:IDENTITY`, as logs and records name
+    /// callers; None for anything else.
+    #[must_use]
+    pub fn parse(text: &str) -> Option<Self> {
+        if text == "anonymous" {
+            return Some(Self::Anonymous);
+        }
+        match text.split_once(':')? {
+            // Only as it is written: `uid:01` would never be met.
+            ("uid", uid) => uid
+                .parse()
+                .ok()
+                .map(|uid| Self::UnixUser { uid })
+                .filter(|principal| principal.to_string() == text),
+            ("cert", identity) if !identity.is_empty() => Some(Self::Certificate {
+                identity: identity.to_owned(),
+            }),
+            _ => None,
+        }
+    }
 }
 
 impl fmt::Display for Principal {
@@ -28,7 +62,38 @@ impl fmt::Display for Principal {
             Self::Anonymous => formatter.write_str("anonymous"),
             Self::UnixUser { uid } => write!(formatter, "uid:{uid}"),
             Self::Certificate { identity } => write!(formatter, "cert:{identity}"),
+            Self::Unidentified => formatter.write_str("unidentified"),
             Self::Howdah => formatter.write_str("howdah"),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn callers_read_back_as_they_are_written() {
+        for text in [
+            "anonymous",
+            "uid:0",
+            "uid:1000",
+            "cert:CN=a,O=b",
+            "cert:x:y",
+        ] {
+            assert_eq!(Principal::parse(text).unwrap().to_string(), text);
+        }
+        for text in [
+            "",
+            "howdah",
+            "unidentified",
+            "uid:",
+            "uid:+1",
+            "uid:01",
+            "cert:",
+            "CN=a",
+        ] {
+            assert_eq!(Principal::parse(text), None, "{text}");
         }
     }
 }

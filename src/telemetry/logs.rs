@@ -17,7 +17,7 @@ use tracing_subscriber::{
 };
 
 use super::{
-    Error, SERVICE_NAME, Settings,
+    Error, SERVICE_NAME, Settings, fields,
     queue::{Queue, StandardError},
 };
 
@@ -65,6 +65,7 @@ where
             .with_writer(writer)
             .boxed(),
         Format::Pretty => fmt::layer()
+            .fmt_fields(fields::escaped())
             .with_ansi(io::stderr().is_terminal())
             .with_writer(writer)
             .boxed(),
@@ -77,6 +78,9 @@ mod tests {
 
     use super::*;
 
+    /// What a caller may name itself.
+    const FORGED: &str = "cert:CN=a\n2026-01-01 INFO audit: \u{1b}[2Jcall was made\u{202e}";
+
     /// What one event looks like, two spans deep.
     fn line(format: Format) -> String {
         let buffer = Arc::new(Mutex::new(Vec::new()));
@@ -85,8 +89,8 @@ mod tests {
         let subscriber = tracing_subscriber::registry().with(lines(format, writer));
         tracing::subscriber::with_default(subscriber, || {
             let _call = tracing::error_span!("rpc", trace_id = "4bf92f35").entered();
-            let _inner = tracing::info_span!("step").entered();
-            tracing::info!(rows = 3, "work was done");
+            let _inner = tracing::info_span!("step", of = %FORGED).entered();
+            tracing::info!(rows = 3, name = %FORGED, "work was done");
         });
         let bytes = written.lock().unwrap().clone();
         String::from_utf8(bytes).unwrap()
@@ -117,8 +121,17 @@ mod tests {
     fn pretty_line_has_the_trace_id() {
         let line = line(Format::Pretty);
         assert!(
-            line.contains("4bf92f35") && line.contains("work was done"),
+            line.contains("4bf92f35") && line.contains("work was done rows=3"),
             "{line}"
         );
+    }
+
+    #[test]
+    fn a_name_forges_no_line() {
+        let line = line(Format::Pretty);
+        assert_eq!(line.lines().count(), 1, "{line}");
+        assert!(!line.contains(['\u{1b}', '\u{202e}']), "{line}");
+        let escaped = r"name=cert:CN=a\n2026-01-01 INFO audit: \u{1b}[2Jcall was made\u{202e}";
+        assert!(line.contains(escaped), "{line}");
     }
 }

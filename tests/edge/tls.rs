@@ -50,11 +50,21 @@ impl Authority {
     }
 
     fn sign(&self, subject: &str, names: Vec<SanType>) -> Leaf {
+        let subject = (DnType::CommonName, subject);
+        let parts = [subject].into_iter().filter(|(_, text)| !text.is_empty());
+        self.sign_parts(parts, names)
+    }
+
+    fn sign_parts<'a>(
+        &self,
+        subject: impl IntoIterator<Item = (DnType, &'a str)>,
+        names: Vec<SanType>,
+    ) -> Leaf {
         let key = KeyPair::generate().unwrap();
         let mut params = CertificateParams::default();
         params.distinguished_name.remove(DnType::CommonName);
-        if !subject.is_empty() {
-            params.distinguished_name.push(DnType::CommonName, subject);
+        for (kind, text) in subject {
+            params.distinguished_name.push(kind, text);
         }
         params.subject_alt_names = names;
         let certificate = params.signed_by(&key, &self.issuer).unwrap();
@@ -98,6 +108,21 @@ async fn limited(
     settings: Settings,
     limits: Limits,
 ) -> (Edge, TempDir) {
+    let setup = Setup {
+        settings,
+        limits,
+        anonymous: false,
+        ..Setup::default()
+    };
+    with_tls(server, clients, setup).await
+}
+
+/// An edge with TLS, set up like that.
+async fn with_tls(
+    server: &Leaf,
+    clients: Option<(&Authority, ClientAuth)>,
+    setup: Setup,
+) -> (Edge, TempDir) {
     let directory = tempfile::tempdir().unwrap();
     let path = directory.path();
     store(path, server);
@@ -117,11 +142,9 @@ async fn limited(
     let setup = Setup {
         settings: Settings {
             tls: Some(tls),
-            ..settings
+            ..setup.settings
         },
-        limits,
-        anonymous: false,
-        ..Setup::default()
+        ..setup
     };
     (Edge::start(setup).await, directory)
 }
@@ -285,16 +308,65 @@ async fn client_certificate_becomes_the_principal() {
     assert_eq!(status.code(), tonic::Code::Unauthenticated);
 }
 
+/// Also where whoever shows nothing is let in.
 #[tokio::test]
-async fn ambiguous_client_certificate_is_nobody() {
+async fn certificate_without_a_usable_identity_is_refused() {
     let authority = Authority::new();
     let clients = Some((&authority, ClientAuth::Optional));
-    let (edge, _files) = edge(&authority.server(), clients, Settings::default()).await;
+    let (edge, _files) = with_tls(&authority.server(), clients, Setup::default()).await;
+    let nothing = connect(&edge, &authority, None).await;
+    assert_eq!(whoami(&nothing).await.unwrap(), "anonymous");
     let uri = |text: &str| SanType::URI(text.try_into().unwrap());
-    let two = authority.sign("two", vec![uri("spiffe://mesh/a"), uri("spiffe://mesh/b")]);
-    let client = connect(&edge, &authority, Some(&two)).await;
-    let status = whoami(&client).await.unwrap_err();
-    assert_eq!(status.code(), tonic::Code::Unauthenticated);
+    for leaf in [
+        authority.sign("two", vec![uri("spiffe://mesh/a"), uri("spiffe://mesh/b")]),
+        authority.sign("one", vec![uri("spiffe://mesh/a\nb")]),
+        authority.sign("one", vec![uri("SPIFFE://mesh/a")]),
+        authority.sign("", Vec::new()),
+        authority.sign(&"n".repeat(4000), Vec::new()),
+    ] {
+        let client = connect(&edge, &authority, Some(&leaf)).await;
+        let status = whoami(&client).await.unwrap_err();
+        assert_eq!(status.code(), tonic::Code::Unauthenticated, "{status:?}");
+        assert_eq!(status::reason(&status), Some(Reason::CredentialsMissing));
+        assert!(status.message().contains("names nobody"), "{status:?}");
+    }
+}
+
+#[tokio::test]
+async fn different_subjects_are_different_principals() {
+    let authority = Authority::new();
+    let clients = Some((&authority, ClientAuth::Required));
+    let (edge, _files) = edge(&authority.server(), clients, Settings::default()).await;
+    let (name, organisation) = (DnType::CommonName, DnType::OrganizationName);
+    let unnamed = DnType::CustomDnType(vec![1, 2, 840, 113_549, 1, 9, 1]);
+    for (subject, principal) in [
+        (
+            vec![(name.clone(), "admin"), (organisation.clone(), "ops")],
+            r"cert:O=ops,CN=admin",
+        ),
+        (
+            vec![(organisation.clone(), "ops"), (name.clone(), "admin")],
+            r"cert:CN=admin,O=ops",
+        ),
+        (
+            vec![(name.clone(), "admin, O=ops")],
+            r"cert:CN=admin\, O\=ops",
+        ),
+        (
+            vec![(name.clone(), "admin,O=ops")],
+            r"cert:CN=admin\,O\=ops",
+        ),
+        (
+            vec![(name.clone(), "ada\n2026-01-01 INFO audit: call was made")],
+            r"cert:CN=ada\0A2026-01-01 INFO audit: call was made",
+        ),
+        (vec![(unnamed, "a")], "cert:1.2.840.113549.1.9.1=#0c0161"),
+        (vec![(name, "#0c0161")], r"cert:CN=\#0c0161"),
+    ] {
+        let leaf = authority.sign_parts(subject, Vec::new());
+        let client = connect(&edge, &authority, Some(&leaf)).await;
+        assert_eq!(whoami(&client).await.unwrap(), principal);
+    }
 }
 
 #[tokio::test]

@@ -107,7 +107,7 @@ async fn a_client_certificate_opens_a_door_that_others_find_shut() {
         ..bare
     };
     let refused = list(&nobody, &howdah).await.unwrap_err();
-    assert_eq!(refused, "this server wants a client certificate");
+    assert!(refused.contains("names nobody"), "{refused}");
     let log = howdah.log();
     let denial = log.lines().find(|line| line.contains("call was denied"));
     let denial: serde_json::Value = serde_json::from_str(denial.expect("a denial")).unwrap();
@@ -115,7 +115,7 @@ async fn a_client_certificate_opens_a_door_that_others_find_shut() {
         ("target", "audit"),
         ("effect", "denial"),
         ("method", "howdah.v1.InstanceService/ListInstances"),
-        ("principal", "anonymous"),
+        ("principal", "unidentified"),
         ("result", "CREDENTIALS_MISSING"),
     ] {
         assert_eq!(denial[field], value, "{denial}");

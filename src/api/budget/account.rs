@@ -182,6 +182,7 @@ impl Drop for Account {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::auth::certificate::Identity;
 
     fn peer(address: &str) -> Peer {
         Peer {
@@ -192,7 +193,7 @@ mod tests {
 
     fn known(address: &str, identity: &str) -> Peer {
         Peer {
-            certificate: Some(identity.to_owned()),
+            certificate: Some(Identity::Of(identity.to_owned())),
             ..peer(address)
         }
     }

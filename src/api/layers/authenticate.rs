@@ -29,12 +29,17 @@ impl Check for Authenticate {
                 principal::identify(&caller.peer)
             });
         let public = method_of(request).is_some_and(|method| Method::is_public(method));
-        if self.policy.role(&principal).is_none() && !public {
+        if principal == Principal::Unidentified
+            || !(public || self.policy.role(&principal).is_some())
+        {
             audit::denied(request, &principal, Reason::CredentialsMissing);
-            return Err(Error::new(
-                Reason::CredentialsMissing,
-                "this server wants a client certificate",
-            ));
+            let message = match principal {
+                Principal::Unidentified => {
+                    "the client certificate names nobody: it needs one SPIFFE URI or a subject"
+                }
+                _ => "this server wants a client certificate",
+            };
+            return Err(Error::new(Reason::CredentialsMissing, message));
         }
         request.extensions_mut().insert(principal);
         Ok(())

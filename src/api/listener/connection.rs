@@ -28,7 +28,7 @@ use crate::{
         budget::{Accounts, Caller, Refusals, Scope},
         unread::{Patience, attended},
     },
-    auth::{Peer, certificate},
+    auth::{Peer, certificate::Identity},
 };
 
 use super::{
@@ -93,7 +93,7 @@ impl Acceptor {
     }
 
     /// TLS if configured, then the HTTP/2 preface.
-    async fn greet(&self, stream: Plain) -> io::Result<(Prefaced, Option<String>)> {
+    async fn greet(&self, stream: Plain) -> io::Result<(Prefaced, Option<Identity>)> {
         let bound = self.settings.handshake_timeout;
         let (stream, certificate) = match &self.certificates {
             None => (Stream::Plain(stream), None),
@@ -107,7 +107,7 @@ impl Acceptor {
                 let identity = session
                     .peer_certificates()
                     .and_then(<[_]>::first)
-                    .and_then(|der| certificate::identity(der));
+                    .map(|der| Identity::read(der));
                 (Stream::Tls(Box::new(stream)), identity)
             }
         };

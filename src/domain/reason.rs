@@ -71,6 +71,8 @@ reasons! {
     FieldInvalid = "FIELD_INVALID", InvalidArgument;
     /// The bytes are no message of the expected type, or hold invalid UTF-8.
     MessageUndecodable = "MESSAGE_UNDECODABLE", InvalidArgument;
+    /// The HTTP request is not one of gRPC.
+    HttpRequestInvalid = "HTTP_REQUEST_INVALID", InvalidArgument;
     /// The message is larger than the server takes.
     MessageTooLarge = "MESSAGE_TOO_LARGE", InvalidArgument;
     /// A page size is negative.

@@ -145,6 +145,79 @@ async fn bad_bytes_are_undecodable() {
     }
 }
 
+/// What a browser sends for any page, with the user's client certificate, is none of these.
+#[tokio::test]
+async fn only_a_post_of_grpc_is_a_call() {
+    let edge = Edge::start(Setup::default()).await;
+    let client = edge.connect().await;
+    let send = async |method: &str, content_type: Option<&str>| {
+        let mut request = http::Request::builder()
+            .method(method)
+            .uri(format!("http://localhost{GET}"));
+        if let Some(content_type) = content_type {
+            request = request.header("content-type", content_type);
+        }
+        let body = Full::new(frame(&named("shop").encode_to_vec()));
+        let request = request.body(Body::new(body)).unwrap();
+        client.sender.clone().send_request(request).await.unwrap()
+    };
+    for content_type in [
+        None,
+        Some("text/plain"),
+        Some("multipart/form-data"),
+        Some("application/x-www-form-urlencoded"),
+        Some("application/json"),
+        Some("application/grpc-web"),
+        Some("application/grpcx"),
+    ] {
+        let response = send("POST", content_type).await;
+        assert_eq!(response.status(), 415, "{content_type:?}");
+        let status = Status::from_header_map(response.headers()).unwrap();
+        assert_is(&status, Reason::HttpRequestInvalid);
+    }
+    for method in ["GET", "PUT", "OPTIONS", "HEAD"] {
+        let response = send(method, Some("application/grpc")).await;
+        assert_eq!(response.status(), 405, "{method}");
+        assert_eq!(response.headers()["allow"], "POST");
+    }
+    for content_type in ["application/grpc", "application/grpc+proto"] {
+        let response = send("POST", Some(content_type)).await;
+        assert_eq!(response.status(), 200, "{content_type}");
+        assert!(!response.headers().contains_key("grpc-status"));
+    }
+}
+
+/// A client that goes away in the middle of its request is no defect of the server.
+#[tokio::test]
+async fn request_that_is_broken_off_is_cancelled() {
+    use http_body_util::StreamBody;
+
+    let edge = Edge::start(Setup::default()).await;
+    let client = edge.connect().await;
+    let (sender, parts) = tokio::sync::mpsc::unbounded_channel();
+    let whole = frame(&named("shop").encode_to_vec());
+    sender
+        .send(Ok(http_body::Frame::data(whole.slice(..7))))
+        .unwrap();
+    let parts = tokio_stream::wrappers::UnboundedReceiverStream::new(parts);
+    let request = http::Request::post(format!("http://localhost{GET}"))
+        .header("content-type", "application/grpc")
+        .body(Body::new(StreamBody::new(parts)))
+        .unwrap();
+    let mut sending = client.sender.clone();
+    let answer = tokio::spawn(async move { sending.send_request(request).await });
+    edge.measured(&["howdah_rpc_active", " 1"]).await;
+    // The client's body fails: its stream is reset.
+    sender.send(Err(Status::internal("gone"))).unwrap();
+    edge.measured(&[
+        "rpc_server_call_duration_seconds_count",
+        "GetDatabase",
+        "rpc_response_status_code=\"CANCELLED\"",
+    ])
+    .await;
+    answer.await.unwrap().unwrap_err();
+}
+
 #[tokio::test]
 async fn unknown_methods_are_unimplemented() {
     let edge = Edge::start(Setup::default()).await;

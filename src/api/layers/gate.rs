@@ -86,9 +86,13 @@ impl<F> Passing<F> {
     }
 
     pub(super) fn refused(error: Error) -> Self {
+        Self::answered(Status::from(error).into_http())
+    }
+
+    pub(super) const fn answered(response: Response) -> Self {
         Self {
             future: None,
-            refusal: Some(Status::from(error).into_http()),
+            refusal: Some(response),
         }
     }
 }

@@ -6,14 +6,15 @@
 //! 4. [`send`]: what waits for the client to read it is bounded;
 //! 5. [`panics`]: a panic becomes INTERNAL;
 //! 6. [`deadline`]: the caller's timeout and our own cap;
-//! 7. [`authenticate`]: who calls;
-//! 8. [`rate`]: how often this caller may;
-//! 9. [`authorise`]: whether it may, by the method's permission;
-//! 10. [`started`]: nothing is served before the start is complete;
-//! 11. [`drain`]: public streams end at the drain;
-//! 12. [`receive`]: the request arrives as a whole, within bounds of time and bytes;
-//! 13. [`admit`]: bounds on calls under way, of all callers and of each;
-//! 14. [`audit`]: mutations and secrets are written down.
+//! 7. [`protocol`]: it is a call of gRPC;
+//! 8. [`authenticate`]: who calls;
+//! 9. [`rate`]: how often this caller may;
+//! 10. [`authorise`]: whether it may, by the method's permission;
+//! 11. [`started`]: nothing is served before the start is complete;
+//! 12. [`drain`]: public streams end at the drain;
+//! 13. [`receive`]: the request arrives as a whole, within bounds of time and bytes;
+//! 14. [`admit`]: bounds on calls under way, of all callers and of each;
+//! 15. [`audit`]: mutations and secrets are written down.
 //!
 //! The layers are always ready and hold no locks; their futures and bodies are
 //! concrete types, so that a unary call whose request is one frame costs no allocation in
@@ -32,6 +33,7 @@ pub mod drain;
 pub mod gate;
 pub mod measure;
 pub mod panics;
+pub mod protocol;
 pub mod rate;
 pub(super) mod receive;
 pub(super) mod send;

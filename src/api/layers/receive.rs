@@ -201,6 +201,14 @@ where
     }
 }
 
+/// The client has broken the request off, or its connection is gone.
+fn broken_off(error: BoxError) -> Error {
+    let message = "the client has broken the request off";
+    let error = error.to_string();
+    tracing::debug!(error, "a request did not arrive");
+    Error::new(Reason::OperationCancelled, message)
+}
+
 /// What has arrived of a request.
 #[derive(Debug)]
 pub(in crate::api) struct Message {
@@ -234,7 +242,7 @@ impl Message {
                 },
                 Poll::Ready(None) => break,
                 Poll::Ready(Some(Err(error))) => {
-                    return Poll::Ready(self.received(Some(error.into())));
+                    return Poll::Ready(Err(broken_off(error.into())));
                 }
                 Poll::Pending => {
                     self.unfinished.hold(LEAST)?;
@@ -249,7 +257,7 @@ impl Message {
                 }
             }
         }
-        Poll::Ready(self.received(None))
+        Poll::Ready(self.received())
     }
 
     fn push(&mut self, data: Bytes) -> Result<(), Error> {
@@ -279,7 +287,7 @@ impl Message {
         Err(Error::new(Reason::MessageTooLarge, message))
     }
 
-    fn received<B>(&mut self, failed: Option<BoxError>) -> Result<Received<B>, Error> {
+    fn received<B>(&mut self) -> Result<Received<B>, Error> {
         let arrived = match self.whole.is_empty() {
             true => std::mem::take(&mut self.first),
             false => std::mem::take(&mut self.whole).freeze(),
@@ -291,7 +299,6 @@ impl Message {
         }
         Ok(Received {
             bytes,
-            failed,
             rest: None,
             unfinished: self.unfinished.take(),
         })
@@ -303,8 +310,6 @@ pin_project! {
     #[derive(Debug)]
     pub(in crate::api) struct Received<B> {
         bytes: Bytes,
-        // How its arrival ended, if it did not end well.
-        failed: Option<BoxError>,
         #[pin]
         rest: Option<B>,
         // The bytes count until they are decoded.
@@ -316,7 +321,6 @@ impl<B> Received<B> {
     const fn streamed(body: B, unfinished: Unfinished) -> Self {
         Self {
             bytes: Bytes::new(),
-            failed: None,
             rest: Some(body),
             unfinished,
         }
@@ -336,9 +340,6 @@ where
             let bytes = std::mem::take(this.bytes);
             return Poll::Ready(Some(Ok(Frame::data(bytes))));
         }
-        if let Some(error) = this.failed.take() {
-            return Poll::Ready(Some(Err(error)));
-        }
         match this.rest.as_pin_mut() {
             Some(rest) => rest.poll_frame(context).map_err(Into::into),
             None => Poll::Ready(None),
@@ -346,8 +347,7 @@ where
     }
 
     fn is_end_stream(&self) -> bool {
-        let arrived = self.bytes.is_empty() && self.failed.is_none();
-        arrived && self.rest.as_ref().is_none_or(Body::is_end_stream)
+        self.bytes.is_empty() && self.rest.as_ref().is_none_or(Body::is_end_stream)
     }
 
     fn size_hint(&self) -> SizeHint {

@@ -1,0 +1,110 @@
+//! Only gRPC passes: a POST with gRPC's content type.
+//!
+//! A browser sends requests with the user's client certificate for any page that asks it
+//! to. None of those has this content type, unless the server has allowed it first.
+
+use std::{
+    convert::Infallible,
+    task::{Context, Poll},
+};
+
+use http::{HeaderMap, HeaderValue, Method, Request, StatusCode, header};
+use tonic::Status;
+use tower::{Layer, Service};
+
+use crate::domain::{Error, Reason};
+
+use super::{Response, gate::Passing};
+
+const CONTENT_TYPE: &str = "application/grpc";
+
+/// Refuses what is not gRPC.
+#[derive(Clone, Copy, Debug)]
+pub struct ProtocolLayer;
+
+impl<S> Layer<S> for ProtocolLayer {
+    type Service = Protocol<S>;
+
+    fn layer(&self, inner: S) -> Protocol<S> {
+        Protocol(inner)
+    }
+}
+
+/// A service for gRPC alone.
+#[derive(Clone, Debug)]
+pub struct Protocol<S>(S);
+
+impl<S, B> Service<Request<B>> for Protocol<S>
+where
+    S: Service<Request<B>, Response = Response, Error = Infallible>,
+{
+    type Response = Response;
+    type Error = Infallible;
+    type Future = Passing<S::Future>;
+
+    fn poll_ready(&mut self, context: &mut Context<'_>) -> Poll<Result<(), Infallible>> {
+        self.0.poll_ready(context)
+    }
+
+    fn call(&mut self, request: Request<B>) -> Self::Future {
+        match refusal(request.method(), request.headers()) {
+            None => Passing::through(self.0.call(request)),
+            Some(response) => Passing::answered(response),
+        }
+    }
+}
+
+/// The answer to a request that is not gRPC, for clients of HTTP and of gRPC.
+fn refusal(method: &Method, headers: &HeaderMap) -> Option<Response> {
+    let refuse = |code, message| {
+        let error = Error::new(Reason::HttpRequestInvalid, message);
+        let mut response: Response = Status::from(error).into_http();
+        *response.status_mut() = code;
+        response
+    };
+    if method != Method::POST {
+        let message = "a gRPC call is an HTTP POST";
+        let mut response = refuse(StatusCode::METHOD_NOT_ALLOWED, message);
+        let allowed = HeaderValue::from_static("POST");
+        response.headers_mut().insert(header::ALLOW, allowed);
+        return Some(response);
+    }
+    if headers.get(header::CONTENT_TYPE).is_some_and(is_grpc) {
+        return None;
+    }
+    let message = "a gRPC call has the content type application/grpc";
+    Some(refuse(StatusCode::UNSUPPORTED_MEDIA_TYPE, message))
+}
+
+/// Whether it is `application/grpc`, of protobuf if it says of what.
+fn is_grpc(value: &HeaderValue) -> bool {
+    let Ok(text) = value.to_str() else {
+        return false;
+    };
+    let (kind, _) = text.split_once(';').unwrap_or((text, ""));
+    let kind = kind.trim().to_ascii_lowercase();
+    kind.strip_prefix(CONTENT_TYPE)
+        .is_some_and(|format| matches!(format, "" | "+proto"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn grpc_alone_is_grpc() {
+        for (text, known) in [
+            ("application/grpc", true),
+            ("application/grpc+proto", true),
+            ("Application/gRPC ; charset=utf-8", true),
+            ("application/grpc-web", false),
+            ("application/grpc-web+proto", false),
+            ("application/grpc+json", false),
+            ("application/json", false),
+            ("text/plain;application/grpc", false),
+            ("", false),
+        ] {
+            assert_eq!(is_grpc(&HeaderValue::from_static(text)), known, "{text}");
+        }
+    }
+}

@@ -265,11 +265,15 @@ fn warn_of_open_doors(config: &Config) {
     if !config.lets_anybody_in() {
         return;
     }
-    if rustix::process::geteuid().is_root() {
-        tracing::warn!("serving as root without authentication: every local user is an admin");
+    let Some(role) = config.anonymous_role() else {
+        return;
+    };
+    let named = !config.bindings().is_empty();
+    if rustix::process::geteuid().is_root() || named {
+        tracing::warn!(%role, "serving without authentication: every local user has this role");
     }
     if config.insecure {
-        tracing::warn!("serving with --insecure: whoever reaches the port is an admin");
+        tracing::warn!(%role, "serving with --insecure: whoever reaches the port has this role");
     }
 }
 

@@ -103,7 +103,9 @@ where
         PanicLayer,
         DeadlineLayer(limits.deadlines),
         ProtocolLayer,
-        GateLayer(Authenticate { policy }),
+        GateLayer(Authenticate {
+            policy: policy.clone(),
+        }),
         GateLayer(Rate::new(limits.rate, limits.burst)),
         GateLayer(Authorise { policy }),
         GateLayer(started.clone()),

@@ -1,7 +1,7 @@
 //! Who calls, and may they.
 //!
-//! Principals come from the connection alone for now; tokens and stored policies
-//! have their place here: [`principal::identify`] and [`policy::Policy`].
+//! Principals come from the connection, bindings from the settings. Tokens and stored
+//! bindings have their place here: [`principal::identify`] and [`policy::Policy`].
 
 pub mod certificate;
 pub mod peer;

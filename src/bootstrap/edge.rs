@@ -111,10 +111,12 @@ fn tls(config: &Config) -> Option<Tls> {
     })
 }
 
-/// Who is let in. Where only this machine can reach us, nobody has to say who it is.
+/// Who is let in, and may do what.
 pub(super) fn policy(config: &Config) -> Policy {
-    Policy {
-        anonymous_allowed: config.insecure || config.listen.is_local(),
+    let (bindings, anonymous) = (config.bindings(), config.anonymous_role());
+    match bindings.is_empty() {
+        true => Policy::built_in(anonymous),
+        false => Policy::of(bindings, anonymous),
     }
 }
 

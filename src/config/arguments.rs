@@ -121,11 +121,13 @@ fn flag(setting: &'static Setting) -> Option<Arg> {
         [] => String::new(),
         some => format!(" [possible values: {}]", some.join(", ")),
     };
+    let variable = setting.variable.as_ref();
+    let variable = variable.map_or(String::new(), |variable| format!(" [env: {variable}]"));
     let argument = Arg::new(setting.key.as_str())
         .long(flag)
         .help(format!(
-            "{}{choices}{default} [env: {}]",
-            setting.description, setting.variable
+            "{}{choices}{default}{variable}",
+            setting.description
         ))
         .help_heading(setting.heading.as_str());
     Some(match setting.shape {
@@ -135,7 +137,7 @@ fn flag(setting: &'static Setting) -> Option<Arg> {
             .require_equals(true)
             .default_missing_value("true"),
         Shape::Integer => argument.value_name("NUMBER"),
-        Shape::List => argument.value_name("A,B,..."),
+        Shape::List | Shape::Tables => argument.value_name("A,B,..."),
         Shape::Text => argument.value_name(value_name(setting)),
     })
 }

@@ -179,9 +179,12 @@ fn flatten(
 fn read_environment(surroundings: &Surroundings, given: &mut Given) {
     for setting in SETTINGS.iter() {
         // An empty variable counts as none: that is how Compose and others unset.
-        let text = surroundings.variables.get(&setting.variable);
+        let Some(variable) = &setting.variable else {
+            continue;
+        };
+        let text = surroundings.variables.get(variable);
         if let Some(text) = text.filter(|text| !text.is_empty()) {
-            let source = Source::Environment(setting.variable.clone());
+            let source = Source::Environment(variable.clone());
             given.insert(&setting.key, (source, Value::String(text.clone())));
         }
     }
@@ -226,6 +229,7 @@ fn shaped(shape: Shape, text: String) -> Result<Value, String> {
     };
     match shape {
         Shape::Text => Ok(Value::String(text)),
+        Shape::Tables => Err("must be a list of tables".into()),
         Shape::List => {
             let items = text
                 .split(',')

@@ -5,6 +5,7 @@
 //! ([`settings`]). Strength: flag, environment, file, default.
 
 mod arguments;
+mod auth;
 mod database;
 pub mod duration;
 pub mod finding;
@@ -29,6 +30,7 @@ use serde::{Deserialize, Serialize};
 
 pub use self::{
     arguments::{BriefArguments, ServeArguments},
+    auth::Auth,
     database::Database,
     finding::Finding,
     listen::ListenAddress,
@@ -93,6 +95,8 @@ pub struct Config {
     pub secret_key_previous_file: Option<PathBuf>,
     /// TLS of the gRPC listener.
     pub tls: Tls,
+    /// Who may do what.
+    pub auth: Auth,
     /// What is logged and how.
     pub log: Log,
     /// Where traces and metrics are sent.
@@ -131,6 +135,7 @@ impl Config {
     /// Every rule that is broken by one setting's value or by several together.
     fn check(&self, problems: &mut Vec<Problem>) {
         listen::check(self, problems);
+        auth::check(self, problems);
         secret::check_database_url(self, problems);
         self.tls.check(problems);
         self.log.check(problems);

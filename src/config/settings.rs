@@ -9,10 +9,10 @@ use serde_json::{Map, Value};
 pub struct Setting {
     /// Key in the file, with its section: `tls.certificate`.
     pub key: String,
-    /// Environment variable: `HOWDAH_TLS_CERTIFICATE`.
-    pub variable: String,
-    /// Flag without its hyphens: `tls-certificate`. None for a secret, which anybody
-    /// on the machine could read off the command line.
+    /// Environment variable: `HOWDAH_TLS_CERTIFICATE`. None for tables.
+    pub variable: Option<String>,
+    /// Flag without its hyphens: `tls-certificate`. None for tables, and for a secret, which
+    /// anybody on the machine could read off the command line.
     pub flag: Option<String>,
     /// Title of its section in the help.
     pub heading: String,
@@ -39,6 +39,8 @@ pub enum Shape {
     Text,
     /// A list of strings; with commas between them as flag and variable.
     List,
+    /// A list of tables; only in the file.
+    Tables,
 }
 
 /// Every setting: first those outside sections, each group by the alphabet.
@@ -75,12 +77,15 @@ fn collect(schema: &Value, prefix: &str, found: &mut Vec<Setting>) {
 impl Setting {
     fn of(key: String, property: &Map<String, Value>) -> Self {
         let secret = property.get("writeOnly") == Some(&Value::Bool(true));
+        let shape = shape(property);
+        let is_text = shape != Shape::Tables;
         let text = |name: &str| property.get(name).and_then(Value::as_str);
         Self {
-            variable: format!("HOWDAH_{}", key.replace('.', "_").to_uppercase()),
+            variable: is_text.then(|| format!("HOWDAH_{}", key.replace('.', "_").to_uppercase())),
             // The URL of the metadata database is wanted as a flag too, and refused
             // there when it holds a password.
-            flag: (!secret || key == "database_url").then(|| key.replace(['.', '_'], "-")),
+            flag: (is_text && (!secret || key == "database_url"))
+                .then(|| key.replace(['.', '_'], "-")),
             heading: match key.split_once('.') {
                 Some((section, _)) => format!("Settings of {section}"),
                 None => "Settings".to_owned(),
@@ -91,7 +96,7 @@ impl Setting {
                 .filter(|value| !value.is_null() && value.as_array().is_none_or(|a| !a.is_empty()))
                 .cloned(),
             choices: choices(property),
-            shape: shape(property),
+            shape,
             secret,
             key,
         }
@@ -121,6 +126,11 @@ fn shape(property: &Map<String, Value>) -> Shape {
         Shape::Boolean
     } else if is("integer") {
         Shape::Integer
+    } else if property
+        .get("items")
+        .is_some_and(|items| items.get("properties").is_some())
+    {
+        Shape::Tables
     } else if is("array") {
         Shape::List
     } else {

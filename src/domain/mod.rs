@@ -1,5 +1,6 @@
 //! Pure types, names, rules and ports: no I/O and no runtime.
 
+pub mod access;
 pub mod clock;
 pub mod database;
 pub mod engine;

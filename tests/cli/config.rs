@@ -234,6 +234,7 @@ fn each_rule_refuses() {
             "secret_key",
         ),
         (&[("INSECURE", "perhaps")], "insecure"),
+        (&[("AUTH_ANONYMOUS_ROLE", "root")], "auth.anonymous_role"),
     ];
     for (variables, key) in cases {
         let start = variables.iter().fold(Start::new(), |start, (name, value)| {
@@ -242,6 +243,85 @@ fn each_rule_refuses() {
         let problem = start.refused_once();
         assert!(problem.starts_with(&format!("{key}: ")), "{problem}");
     }
+}
+
+/// Bindings of the file, and nothing else of it.
+fn bindings(tables: &[&str]) -> Start {
+    let tables = tables
+        .iter()
+        .map(|table| format!("[[auth.bindings]]\n{table}\n"));
+    Start::new().file(&tables.collect::<String>())
+}
+
+#[test]
+fn bindings_are_read_from_the_file() {
+    use howdah::domain::{
+        access::{Binding, Role, Scope, Subject},
+        principal::Principal,
+    };
+
+    let start = bindings(&[
+        "principal = 'cert:CN=ada,O=ops'\nrole = 'operator'\nscope = 'projects/a'",
+        "principal = 'uid:7'\nrole = 'connector'\nscope = '*'",
+    ]);
+    let config = start.load().unwrap().config;
+    let identity = "CN=ada,O=ops".to_owned();
+    let expected = [
+        Binding {
+            subject: Subject::Principal(Principal::Certificate { identity }),
+            role: Role::Operator,
+            scope: Scope::parse("projects/a").unwrap(),
+        },
+        Binding {
+            subject: Subject::Principal(Principal::UnixUser { uid: 7 }),
+            role: Role::Connector,
+            scope: Scope::Everything,
+        },
+    ];
+    assert_eq!(config.bindings(), expected);
+    assert_eq!(config.anonymous_role(), Some(Role::Admin));
+    let closed = Start::new().variable("HOWDAH_AUTH_ANONYMOUS_ROLE", "none");
+    assert_eq!(closed.load().unwrap().config.anonymous_role(), None);
+}
+
+#[test]
+fn a_binding_that_says_nothing_is_refused() {
+    let good = "principal = 'uid:7'\nrole = 'viewer'\nscope = '*'";
+    for (binding, why) in [
+        (
+            "principal = 'ada'\nrole = 'viewer'\nscope = '*'",
+            "`ada` is no principal",
+        ),
+        (
+            "principal = 'uid:7'\nrole = 'viewer'\nscope = 'orders'",
+            "`orders` is no scope",
+        ),
+        (
+            "principal = 'uid:7'\nrole = 'none'\nscope = '*'",
+            "`none` is no role",
+        ),
+        (
+            "principal = 'uid:7'\nrole = 'root'\nscope = '*'",
+            "unknown variant `root`",
+        ),
+        (
+            "principal = 'uid:7'\nrole = 'viewer'",
+            "missing field `scope`",
+        ),
+    ] {
+        let problem = bindings(&[good, binding]).refused_once();
+        assert!(problem.starts_with("auth.bindings: "), "{problem}");
+        assert!(problem.contains(why), "{problem}");
+    }
+    let anonymous = "principal = 'anonymous'\nrole = 'viewer'\nscope = '*'";
+    bindings(&[anonymous]).load().unwrap();
+    let text = Start::new()
+        .file("[auth]\nbindings = 'uid:7'")
+        .refused_once();
+    assert!(
+        text.starts_with("auth.bindings: must be a list of tables"),
+        "{text}"
+    );
 }
 
 /// The message names what is wrong, and the value that would do.
@@ -447,7 +527,8 @@ fn the_reference_lists_every_setting_and_no_other() {
             .as_ref()
             .map_or("none".into(), |flag| format!("--{flag}"));
         assert_eq!(row[2], flag, "flag of {}", setting.key);
-        assert_eq!(row[3], setting.variable, "variable of {}", setting.key);
+        let variable = setting.variable.as_deref().unwrap_or("none");
+        assert_eq!(row[3], variable, "variable of {}", setting.key);
         if let Some(default) = &setting.default
             && setting.shape != Shape::Boolean
         {

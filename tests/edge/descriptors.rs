@@ -4,7 +4,12 @@ use std::collections::BTreeSet;
 
 use howdah::{
     api::method::Methods,
-    auth::permission::Access,
+    auth::{
+        Permission,
+        permission::Access,
+        policy::{grants, ruled},
+    },
+    domain::access::Role,
     pb::{self, v1},
 };
 use prost::Message as _;
@@ -48,6 +53,39 @@ fn every_method_asks_for_a_permission() {
         }
     }
     assert!(seen > 15, "{seen} methods");
+}
+
+/// The roles that hold a permission beside `admin`, by its verb.
+fn holders(permission: &Permission) -> Vec<Role> {
+    let (collection, verb) = permission.as_str().split_once('.').unwrap();
+    match (collection, verb) {
+        ("audit" | "bindings" | "tokens", _) => vec![],
+        (_, "get" | "list" | "wait" | "watch") => vec![Role::Viewer, Role::Operator],
+        (_, "connect") => vec![Role::Connector],
+        (_, "subscribe" | "acknowledge") => vec![Role::Subscriber],
+        (_, "create" | "update" | "start" | "stop" | "restart" | "cancel") => vec![Role::Operator],
+        (_, "delete" | "undelete") => vec![],
+        _ => panic!("say which roles hold {permission}"),
+    }
+}
+
+#[test]
+fn each_permission_is_held_by_the_roles_that_should() {
+    let methods = Methods::load().unwrap();
+    let mut asked = BTreeSet::new();
+    for method in methods.iter() {
+        let Some(Access::Permission(permission)) = &method.access else {
+            continue;
+        };
+        asked.insert(permission.as_str());
+        let mut expected = holders(permission);
+        expected.push(Role::Admin);
+        let holds = |role: &Role| grants(*role, permission);
+        let found: Vec<Role> = Role::ALL.into_iter().filter(holds).collect();
+        assert_eq!(found, expected, "{permission} of {}", method.name);
+    }
+    // What no rule mentions would be the admins' by accident.
+    assert_eq!(asked, ruled().collect());
 }
 
 #[test]

@@ -18,6 +18,7 @@ use howdah::{
         server::{Limits, Started, assemble},
     },
     auth::Policy,
+    domain::access::Role,
     pb::google::longrunning::operations_server::OperationsServer,
     pb::v1::{
         change_stream_service_client::ChangeStreamServiceClient,
@@ -89,9 +90,7 @@ impl Edge {
             .add_service(ChangeStreamServiceServer::new(service.clone()))
             .add_service(OperationsServer::new(service.clone()))
             .add_service(health.service());
-        let policy = Policy {
-            anonymous_allowed: setup.anonymous,
-        };
+        let policy = Policy::built_in(setup.anonymous.then_some(Role::Admin));
         let routes = reflection::add_to(routes).unwrap();
         let (drain, started) = (CancellationToken::new(), Started::default());
         if setup.started {

@@ -167,7 +167,7 @@ async fn an_insecure_server_is_open_to_all_and_says_so() {
     assert!(
         howdah
             .log()
-            .contains("whoever reaches the port is an admin"),
+            .contains("whoever reaches the port has this role"),
         "{}",
         howdah.log()
     );

@@ -14,7 +14,7 @@ use super::{audit, gate::Check, method_of};
 
 /// Finds the principal of each call and refuses unknown ones, except for public
 /// methods.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Debug)]
 pub struct Authenticate {
     /// Who is let in.
     pub policy: Policy,
@@ -29,9 +29,7 @@ impl Check for Authenticate {
                 principal::identify(&caller.peer)
             });
         let public = method_of(request).is_some_and(|method| Method::is_public(method));
-        if principal == Principal::Unidentified
-            || !(public || self.policy.role(&principal).is_some())
-        {
+        if principal == Principal::Unidentified || !(public || self.policy.admits(&principal)) {
             audit::denied(request, &principal, Reason::CredentialsMissing);
             let message = match principal {
                 Principal::Unidentified => {

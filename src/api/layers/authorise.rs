@@ -1,4 +1,4 @@
-//! Whether the caller may: the method's permission, and nothing without one.
+//! Whether the caller may anywhere: the method's permission, and nothing without one.
 //!
 //! A method that the descriptors do not know is answered here and never reaches a
 //! service, so that nothing is served by accident.
@@ -13,7 +13,7 @@ use crate::{
 use super::{audit, gate::Check, method_of};
 
 /// Checks the permission of each call.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Debug)]
 pub struct Authorise {
     /// Who may do what.
     pub policy: Policy,
@@ -38,7 +38,7 @@ impl Check for Authorise {
             ));
         };
         let principal = principal.unwrap_or(&Principal::Anonymous);
-        if self.policy.allows(principal, permission) {
+        if self.policy.allows_anywhere(principal, permission) {
             return Ok(());
         }
         audit::denied(request, principal, Reason::PermissionMissing);
@@ -61,6 +61,7 @@ mod tests {
             method::{Effect, Method},
         },
         auth::Permission,
+        domain::access::Role,
     };
 
     fn ask(access: Option<Access>, principal: Principal) -> Result<()> {
@@ -78,9 +79,7 @@ mod tests {
             trace: TraceId::INVALID,
         });
         request.extensions_mut().insert(principal);
-        let policy = Policy {
-            anonymous_allowed: true,
-        };
+        let policy = Policy::built_in(Some(Role::Operator));
         Authorise { policy }.check(&mut request)
     }
 
@@ -89,6 +88,9 @@ mod tests {
         let permission = Permission::parse("instances.create").unwrap();
         let held = || Some(Access::Permission(permission.clone()));
         ask(held(), Principal::Anonymous).unwrap();
+        let delete = Permission::parse("instances.delete").unwrap();
+        let error = ask(Some(Access::Permission(delete)), Principal::Anonymous).unwrap_err();
+        assert_eq!(error.metadata()["permission"], "instances.delete");
         ask(Some(Access::Public), Principal::Howdah).unwrap();
         let refusals = [
             (held(), Reason::PermissionMissing),

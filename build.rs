@@ -8,6 +8,7 @@ const PROTOS: &[&str] = &[
     "proto/google/rpc/error_details.proto",
     "proto/howdah/options/v1/permission.proto",
     "proto/howdah/options/v1/secret.proto",
+    "proto/howdah/v1/audit_service.proto",
     "proto/howdah/v1/change_stream_service.proto",
     "proto/howdah/v1/database_service.proto",
     "proto/howdah/v1/instance_service.proto",

@@ -373,3 +373,32 @@ create table subscriptions (
 );
 create index subscriptions_server on subscriptions (server_uid);
 create index subscriptions_lease on subscriptions (lease_until);
+
+-- What was done, written in the transaction that does it, or before a secret is handed out.
+create table audit_records (
+    uid uuid primary key,
+    -- By which lists go on within one time.
+    id text collate "C" not null generated always as (uid::text) stored,
+    -- The record stays when the resource is gone.
+    project text not null,
+    create_time timestamptz not null default now(),
+    effect text not null,
+    principal text not null,
+    peer text not null,
+    method text not null,
+    resource text not null,
+    -- Empty without one, like the operation, by name.
+    request_id text not null,
+    operation text not null,
+    trace_id text not null,
+    -- In JSON and without secrets; cut where it is long.
+    request text not null,
+    result text not null,
+    -- No less than the bytes of its message in the API: pages are cut by it.
+    message_bytes integer not null generated always as (512 + octet_length(principal)
+        + octet_length(peer) + octet_length(method) + octet_length(resource)
+        + octet_length(request)) stored,
+    check (create_time >= '0001-01-01 UTC' and create_time < '10000-01-01 UTC')
+);
+create index audit_records_listed on audit_records (project, create_time, id);
+create index audit_records_age on audit_records (create_time);

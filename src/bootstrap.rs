@@ -343,6 +343,7 @@ fn app_settings(config: &Config) -> Settings {
         scan_interval: operations.scan_interval,
         retention: operations.retention,
         idempotency_retention: operations.idempotency_retention,
+        audit_retention: config.audit.retention,
     }
 }
 

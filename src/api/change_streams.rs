@@ -10,7 +10,7 @@ use std::{
 use futures::Stream;
 use tonic::{Request, Response, Status, async_trait};
 
-use super::{budget, validate::check};
+use super::{admit::admit, budget};
 use crate::{
     app::{App, Changes, Place},
     domain::{Error, Reason, Result, postgres::PostgresName},
@@ -39,9 +39,9 @@ impl ChangeStreamService for ChangeStreams {
         &self,
         request: Request<SubscribeRequest>,
     ) -> Result<Response<Batches>, Status> {
-        check(request.get_ref())?;
-        let place = request.extensions().get::<Arc<budget::Place>>().cloned();
-        let request = request.into_inner();
+        let admitted = admit(request)?;
+        let place = admitted.extensions.get::<Arc<budget::Place>>().cloned();
+        let request = admitted.message;
         let instance = request.instance.parse()?;
         let database = PostgresName::parse(&request.database, "database")?;
         let changes = self

@@ -2,11 +2,7 @@
 
 use tonic::{Request, Response, Status, async_trait};
 
-use super::{
-    convert::{database, mutation::mutation},
-    instances::{answer, mutation_of},
-    validate::check,
-};
+use super::{admit::admit, convert::database, instances::answer};
 use crate::{
     app::{App, DeleteDatabase, List},
     pb::{
@@ -27,15 +23,14 @@ impl DatabaseService for Databases {
         &self,
         request: Request<v1::CreateDatabaseRequest>,
     ) -> Answer<Operation> {
-        check(request.get_ref())?;
-        let mutation = mutation_of!(request, "howdah.v1.DatabaseService/CreateDatabase")?;
-        let new = database::create(request.into_inner())?;
+        let mut admitted = admit(request)?;
+        let mutation = admitted.mutation()?;
+        let new = database::create(admitted.message)?;
         answer(self.0.create_database(mutation, new).await)
     }
 
     async fn get_database(&self, request: Request<v1::GetDatabaseRequest>) -> Answer<v1::Database> {
-        check(request.get_ref())?;
-        let name = request.into_inner().name.parse()?;
+        let name = admit(request)?.message.name.parse()?;
         Ok(Response::new(database::recorded_to_wire(
             self.0.database(&name).await?,
         )))
@@ -45,8 +40,7 @@ impl DatabaseService for Databases {
         &self,
         request: Request<v1::ListDatabasesRequest>,
     ) -> Answer<v1::ListDatabasesResponse> {
-        check(request.get_ref())?;
-        let request = request.into_inner();
+        let request = admit(request)?.message;
         let list = List {
             page_size: request.page_size,
             page_token: request.page_token,
@@ -72,9 +66,9 @@ impl DatabaseService for Databases {
         &self,
         request: Request<v1::DeleteDatabaseRequest>,
     ) -> Answer<Operation> {
-        check(request.get_ref())?;
-        let mutation = mutation_of!(request, "howdah.v1.DatabaseService/DeleteDatabase")?;
-        let request = request.into_inner();
+        let mut admitted = admit(request)?;
+        let mutation = admitted.mutation()?;
+        let request = admitted.message;
         let delete = DeleteDatabase {
             name: request.name.parse()?,
             etag: request.etag,
@@ -87,9 +81,10 @@ impl DatabaseService for Databases {
         &self,
         request: Request<v1::GetConnectionRequest>,
     ) -> Answer<v1::Connection> {
-        check(request.get_ref())?;
-        let name = request.into_inner().name.parse()?;
-        let connection = self.0.connection(&name).await?;
+        let admitted = admit(request)?;
+        let origin = admitted.origin()?;
+        let name = admitted.message.name.parse()?;
+        let connection = self.0.connection(origin, &name).await?;
         Ok(Response::new(database::connection_to_wire(&connection)))
     }
 }

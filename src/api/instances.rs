@@ -3,8 +3,8 @@
 use tonic::{Request, Response, Status, async_trait};
 
 use super::{
-    convert::{instance, mutation::mutation, operation},
-    validate::check,
+    admit::admit,
+    convert::{instance, operation},
 };
 use crate::{
     app::{App, ChangeInstance, DeleteInstance, List},
@@ -21,29 +21,12 @@ pub struct Instances(pub App);
 
 type Answer<T> = Result<Response<T>, Status>;
 
-/// The mutation behind a request, whose id is left out of its hash.
-macro_rules! mutation_of {
-    ($request:ident, $method:literal) => {{
-        let mut anonymous = $request.get_ref().clone();
-        anonymous.request_id = String::new();
-        let asked = $request.get_ref();
-        mutation(
-            $method,
-            &$request,
-            &asked.request_id,
-            asked.validate_only,
-            &anonymous,
-        )
-    }};
-}
-pub(super) use mutation_of;
-
 /// A change of an instance that takes its name and etag alone.
 macro_rules! change {
-    ($self:ident, $request:ident, $use_case:ident, $method:literal) => {{
-        check($request.get_ref())?;
-        let mutation = mutation_of!($request, $method)?;
-        let request = $request.into_inner();
+    ($self:ident, $request:ident, $use_case:ident) => {{
+        let mut admitted = admit($request)?;
+        let mutation = admitted.mutation()?;
+        let request = admitted.message;
         let change = ChangeInstance {
             name: request.name.parse()?,
             etag: request.etag,
@@ -58,15 +41,14 @@ impl InstanceService for Instances {
         &self,
         request: Request<v1::CreateInstanceRequest>,
     ) -> Answer<Operation> {
-        check(request.get_ref())?;
-        let mutation = mutation_of!(request, "howdah.v1.InstanceService/CreateInstance")?;
-        let new = instance::create(request.into_inner())?;
+        let mut admitted = admit(request)?;
+        let mutation = admitted.mutation()?;
+        let new = instance::create(admitted.message)?;
         answer(self.0.create_instance(mutation, new).await)
     }
 
     async fn get_instance(&self, request: Request<v1::GetInstanceRequest>) -> Answer<v1::Instance> {
-        check(request.get_ref())?;
-        let name = request.into_inner().name.parse()?;
+        let name = admit(request)?.message.name.parse()?;
         Ok(Response::new(instance::recorded_to_wire(
             self.0.instance(&name).await?,
         )))
@@ -76,8 +58,7 @@ impl InstanceService for Instances {
         &self,
         request: Request<v1::ListInstancesRequest>,
     ) -> Answer<v1::ListInstancesResponse> {
-        check(request.get_ref())?;
-        let request = request.into_inner();
+        let request = admit(request)?.message;
         let list = List {
             page_size: request.page_size,
             page_token: request.page_token,
@@ -103,9 +84,9 @@ impl InstanceService for Instances {
         &self,
         request: Request<v1::DeleteInstanceRequest>,
     ) -> Answer<Operation> {
-        check(request.get_ref())?;
-        let mutation = mutation_of!(request, "howdah.v1.InstanceService/DeleteInstance")?;
-        let request = request.into_inner();
+        let mut admitted = admit(request)?;
+        let mutation = admitted.mutation()?;
+        let request = admitted.message;
         let delete = DeleteInstance {
             name: request.name.parse()?,
             etag: request.etag,
@@ -119,53 +100,32 @@ impl InstanceService for Instances {
         &self,
         request: Request<v1::UndeleteInstanceRequest>,
     ) -> Answer<Operation> {
-        change!(
-            self,
-            request,
-            undelete_instance,
-            "howdah.v1.InstanceService/UndeleteInstance"
-        )
+        change!(self, request, undelete_instance)
     }
 
     async fn start_instance(
         &self,
         request: Request<v1::StartInstanceRequest>,
     ) -> Answer<Operation> {
-        change!(
-            self,
-            request,
-            start_instance,
-            "howdah.v1.InstanceService/StartInstance"
-        )
+        change!(self, request, start_instance)
     }
 
     async fn stop_instance(&self, request: Request<v1::StopInstanceRequest>) -> Answer<Operation> {
-        change!(
-            self,
-            request,
-            stop_instance,
-            "howdah.v1.InstanceService/StopInstance"
-        )
+        change!(self, request, stop_instance)
     }
 
     async fn restart_instance(
         &self,
         request: Request<v1::RestartInstanceRequest>,
     ) -> Answer<Operation> {
-        change!(
-            self,
-            request,
-            restart_instance,
-            "howdah.v1.InstanceService/RestartInstance"
-        )
+        change!(self, request, restart_instance)
     }
 
     async fn list_engines(
         &self,
         request: Request<v1::ListEnginesRequest>,
     ) -> Answer<v1::ListEnginesResponse> {
-        check(request.get_ref())?;
-        let _: ProjectName = request.into_inner().parent.parse()?;
+        let _: ProjectName = admit(request)?.message.parent.parse()?;
         let engines = self.0.engines().await?;
         Ok(Response::new(v1::ListEnginesResponse {
             engines: engines.iter().map(instance::engine_to_wire).collect(),

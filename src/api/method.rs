@@ -138,17 +138,24 @@ impl Methods {
 /// # Errors
 /// INTERNAL when the descriptors cannot be read.
 pub(super) fn holds_secrets(message: &str) -> Result<bool> {
-    static POOL: OnceLock<DescriptorPool> = OnceLock::new();
-    let pool = match POOL.get() {
-        Some(pool) => pool,
-        None => {
-            let pool = DescriptorPool::decode(pb::DESCRIPTORS).map_err(broken)?;
-            POOL.get_or_init(|| pool)
-        }
-    };
+    let (pool, secret) = pool()?;
     let known = pool.get_message_by_name(message);
-    let known = known.zip(pool.get_extension_by_name(SECRET));
-    Ok(known.is_none_or(|(message, secret)| has_secret(&message, &secret, &mut Vec::new())))
+    Ok(known.is_none_or(|message| has_secret(&message, secret, &mut Vec::new())))
+}
+
+/// The descriptors of our own services, and the option of fields that hold secrets.
+///
+/// # Errors
+/// INTERNAL when they cannot be read.
+pub(super) fn pool() -> Result<&'static (DescriptorPool, ExtensionDescriptor)> {
+    static POOL: OnceLock<(DescriptorPool, ExtensionDescriptor)> = OnceLock::new();
+    if let Some(pool) = POOL.get() {
+        return Ok(pool);
+    }
+    let pool = DescriptorPool::decode(pb::DESCRIPTORS).map_err(broken)?;
+    let secret = pool.get_extension_by_name(SECRET);
+    let secret = secret.ok_or_else(|| Error::internal(format!("no option {SECRET}")))?;
+    Ok(POOL.get_or_init(|| (pool, secret)))
 }
 
 fn broken(error: impl std::error::Error + Send + Sync + 'static) -> Error {

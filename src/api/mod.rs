@@ -1,9 +1,13 @@
 //! The gRPC edge: listener, layers, conversions and one thin file per service.
 
+mod admit;
+mod asked;
+pub mod audit;
 pub(crate) mod budget;
 pub mod change_streams;
 mod convert;
 pub mod databases;
+mod fingerprint;
 pub mod health;
 pub mod instances;
 pub mod layers;

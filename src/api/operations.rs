@@ -4,7 +4,10 @@ use std::time::Duration;
 
 use tonic::{Request, Response, Status, async_trait};
 
-use super::convert::{self, operation::to_wire};
+use super::{
+    admit::{admit, collection_parent},
+    convert::{self, operation::to_wire},
+};
 use crate::{
     app::{App, ListOperations},
     domain::{
@@ -42,18 +45,14 @@ impl OperationsService for Operations {
         &self,
         request: Request<ListOperationsRequest>,
     ) -> Answer<ListOperationsResponse> {
-        let request = request.into_inner();
-        // The collection may be named as itself or as its parent.
-        let parent = request
-            .name
-            .strip_suffix("/operations")
-            .unwrap_or(&request.name);
+        let request = admit(request)?.message;
+        let parent = collection_parent(&request.name).parse()?;
         let list = ListOperations {
             page_size: request.page_size,
             page_token: request.page_token,
             filter: request.filter,
         };
-        let page = self.0.list_operations(&parent.parse()?, list).await?;
+        let page = self.0.list_operations(&parent, list).await?;
         Ok(Response::new(ListOperationsResponse {
             operations: page.items.into_iter().map(to_wire).collect(),
             next_page_token: page.next_page_token,
@@ -62,24 +61,28 @@ impl OperationsService for Operations {
     }
 
     async fn get_operation(&self, request: Request<GetOperationRequest>) -> Answer<Operation> {
-        let name: OperationName = request.into_inner().name.parse()?;
+        let name: OperationName = admit(request)?.message.name.parse()?;
         Ok(Response::new(to_wire(self.0.operation(&name).await?)))
     }
 
     async fn delete_operation(&self, request: Request<DeleteOperationRequest>) -> Answer<()> {
-        let name: OperationName = request.into_inner().name.parse()?;
-        self.0.delete_operation(&name).await?;
+        let admitted = admit(request)?;
+        let origin = admitted.origin()?;
+        let name: OperationName = admitted.message.name.parse()?;
+        self.0.delete_operation(origin, &name).await?;
         Ok(Response::new(()))
     }
 
     async fn cancel_operation(&self, request: Request<CancelOperationRequest>) -> Answer<()> {
-        let name: OperationName = request.into_inner().name.parse()?;
-        self.0.cancel_operation(&name).await?;
+        let admitted = admit(request)?;
+        let origin = admitted.origin()?;
+        let name: OperationName = admitted.message.name.parse()?;
+        self.0.cancel_operation(origin, &name).await?;
         Ok(Response::new(()))
     }
 
     async fn wait_operation(&self, request: Request<WaitOperationRequest>) -> Answer<Operation> {
-        let request = request.into_inner();
+        let request = admit(request)?.message;
         let name: OperationName = request.name.parse()?;
         let asked = request
             .timeout

@@ -6,7 +6,7 @@ use serde_json::json;
 use uuid::Uuid;
 
 use super::{
-    App, Mutation,
+    App, Mutation, Origin,
     admin::role_identity,
     mutation::{Accepting, Target},
     operations::{self, DeleteDatabaseParameters},
@@ -15,6 +15,7 @@ use super::{
 use crate::{
     domain::{
         Error, Reason, Result,
+        audit::Outcome,
         database::{Connection, Database, State, default_owner},
         filter::{Fields, Filter, Type, Value as Field},
         instance::{self, Instance, check_etag},
@@ -138,11 +139,11 @@ impl App {
         .await
     }
 
-    /// How to connect to a database, password included.
+    /// How to connect to a database, password included. Who asked is on record before.
     ///
     /// # Errors
     /// DATABASE_NOT_FOUND, DATABASE_NOT_READY, INSTANCE_NOT_READY.
-    pub async fn connection(&self, name: &DatabaseName) -> Result<Connection> {
+    pub async fn connection(&self, origin: Origin, name: &DatabaseName) -> Result<Connection> {
         let database = self.parts.store.database(name).await?.whole()?;
         if database.state != State::Ready {
             let message = format!("the database is {}, not READY", database.state.as_str());
@@ -157,7 +158,7 @@ impl App {
         let role = self.parts.store.owner_role(database.uid).await?;
         let endpoint = instance.endpoint.clone();
         let endpoint = endpoint.ok_or_else(|| refuse_unready(&instance))?;
-        Ok(Connection {
+        let connection = Connection {
             host: endpoint.host,
             port: endpoint.port,
             user: PostgresName::parse(&role.postgresql_name, "owner")?,
@@ -168,7 +169,14 @@ impl App {
             // What the server does: drivers differ in what `prefer` does without TLS.
             sslmode: if endpoint.tls { "require" } else { "disable" },
             database: database.postgresql_name,
-        })
+        };
+        let (project, resource) = (&name.instance.project, name.to_string());
+        let record = origin.record(project, &resource, Outcome::HandedOut);
+        let store = &self.parts.store;
+        store
+            .insert_audit_record(self.audit_uid()?, &record)
+            .await?;
+        Ok(connection)
     }
 
     async fn accept_create_database(

@@ -123,6 +123,8 @@ impl App {
         while store.forget_requests(kept).await? > 0 {}
         let kept = settings.retention.as_secs_f64();
         while store.forget_operations(kept).await? > 0 {}
+        let kept = settings.audit_retention.as_secs_f64();
+        while store.forget_audit_records(kept).await? > 0 {}
         Ok(())
     }
 

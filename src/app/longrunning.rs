@@ -5,12 +5,15 @@ use std::time::Duration;
 use tokio::{sync::broadcast::error::RecvError, time::Instant};
 use uuid::Uuid;
 
-use super::{App, Page};
-use crate::domain::{
-    Error, Reason, Result,
-    list::{page_size, page_token, parse_page_token},
-    name::{OperationName, ProjectName},
-    operation::{Operation, Outcome, Response, State},
+use super::{App, Origin, Page};
+use crate::{
+    domain::{
+        Error, Reason, Result, audit,
+        list::{page_size, page_token, parse_page_token},
+        name::{OperationName, ProjectName},
+        operation::{Operation, Outcome, Response, State},
+    },
+    store::Tx,
 };
 
 /// A waiting call looks by itself this often, in case a notification got lost.
@@ -109,14 +112,14 @@ impl App {
     ///
     /// # Errors
     /// OPERATION_NOT_FOUND, OPERATION_NOT_CANCELLABLE, HOST_UNAVAILABLE.
-    pub async fn cancel_operation(&self, name: &OperationName) -> Result<()> {
+    pub async fn cancel_operation(&self, origin: Origin, name: &OperationName) -> Result<()> {
         let app = self.clone();
         let name = name.clone();
-        self.detached(async move { app.accept_cancel(&name).await })
+        self.detached(async move { app.accept_cancel(&origin, &name).await })
             .await
     }
 
-    async fn accept_cancel(&self, name: &OperationName) -> Result<()> {
+    async fn accept_cancel(&self, origin: &Origin, name: &OperationName) -> Result<()> {
         let (store, host) = (&self.parts.store, self.parts.host);
         let before = self.operation(name).await?;
         if before.is_done() {
@@ -124,7 +127,7 @@ impl App {
         }
         // Its host has done nothing yet, and is not needed.
         let waits = before.cancellable && before.state == Some(State::Pending);
-        if waits && self.withdraw(name.operation).await? {
+        if waits && self.withdraw(origin, name).await? {
             return Ok(());
         }
         // Also when it was requested before: the host may have gone since.
@@ -136,10 +139,14 @@ impl App {
             let error = host_gone(host.id, &host.name, remedy);
             return Err(error.with_resource(name.to_string()));
         }
-        if store.request_cancel(name.operation, host).await? {
+        let mut tx = store.begin().await?;
+        if tx.request_cancel(name.operation, host).await? {
+            self.write_down(&mut tx, origin, name).await?;
+            tx.commit().await?;
             self.agenda.look_now();
             return Ok(());
         }
+        drop(tx);
         let now = store.operation(name).await?;
         if now.is_done() || now.cancel_requested {
             return Ok(());
@@ -153,18 +160,32 @@ impl App {
     ///
     /// # Errors
     /// OPERATION_NOT_FOUND, OPERATION_NOT_DONE.
-    pub async fn delete_operation(&self, name: &OperationName) -> Result<()> {
+    pub async fn delete_operation(&self, origin: Origin, name: &OperationName) -> Result<()> {
         let app = self.clone();
         let name = name.clone();
         self.detached(async move {
             app.parts.store.operation(&name).await?;
-            if app.parts.store.hide_operation(name.operation).await? {
-                return Ok(());
+            let mut tx = app.parts.store.begin().await?;
+            if tx.hide_operation(name.operation).await? {
+                app.write_down(&mut tx, &origin, &name).await?;
+                return tx.commit().await;
             }
             let message = "the operation is under way; cancel it first";
             Err(Error::new(Reason::OperationNotDone, message).with_resource(name.to_string()))
         })
         .await
+    }
+
+    /// Records what was done to an operation in the transaction that does it.
+    pub(super) async fn write_down(
+        &self,
+        tx: &mut Tx,
+        origin: &Origin,
+        name: &OperationName,
+    ) -> Result<()> {
+        let resource = name.to_string();
+        let record = origin.record(&name.project, &resource, audit::Outcome::Done);
+        tx.insert_audit_record(self.audit_uid()?, &record).await
     }
 
     /// Tells those who wait here that an operation has changed.

@@ -2,6 +2,7 @@
 //! operation.
 
 mod admin;
+mod audit;
 mod background;
 mod databases;
 mod engines;
@@ -25,6 +26,7 @@ use tokio::sync::{Semaphore, broadcast};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use uuid::Uuid;
 
+pub use audit::Origin;
 pub use databases::{CreateDatabase, DeleteDatabase};
 pub use instance_changes::{ChangeInstance, DeleteInstance};
 pub use instances::CreateInstance;
@@ -55,6 +57,8 @@ pub struct Settings {
     pub retention: Duration,
     /// For how long a replayed request finds its operation.
     pub idempotency_retention: Duration,
+    /// For how long it is kept on record who did what.
+    pub audit_retention: Duration,
 }
 
 /// What the use cases work with.

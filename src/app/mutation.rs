@@ -7,16 +7,15 @@ use serde::Serialize;
 use serde_json::Value;
 use uuid::Uuid;
 
-use super::{App, operations::Plan};
+use super::{App, Origin, operations::Plan};
 use crate::{
     domain::{
-        Error, Result,
+        Error, Result, audit,
         instance::{Instance, Server},
         name::Id,
         operation::{Operation, Outcome, Response, StageState, State},
-        principal::Principal,
     },
-    store::{Tx, operations::NewOperation, requests::RequestKey},
+    store::{Tx, audit::NewAuditRecord, operations::NewOperation, requests::RequestKey},
 };
 
 /// Something that a call holds until what it has begun has ended.
@@ -30,10 +29,8 @@ tokio::task_local! {
 /// Who asks for a mutation, and how it is known again.
 #[derive(Clone, Debug)]
 pub struct Mutation {
-    /// Who asks.
-    pub principal: Principal,
-    /// Full method name, `howdah.v1.InstanceService/CreateInstance`.
-    pub method: &'static str,
+    /// Who asks, how and from where.
+    pub origin: Origin,
     /// The caller's id of the request, if it gave one.
     pub request_id: Option<Uuid>,
     /// Hash of the request's content without its id.
@@ -127,8 +124,7 @@ impl App {
     /// Begins a mutation that Howdah asks for by itself.
     pub(super) async fn own(&self, method: &'static str) -> Result<Accepting> {
         let mutation = Mutation {
-            principal: Principal::Howdah,
-            method,
+            origin: Origin::own(method),
             request_id: None,
             fingerprint: Vec::new(),
             validate_only: false,
@@ -162,8 +158,8 @@ impl Mutation {
     fn key(&self) -> Option<RequestKey> {
         let request_id = self.request_id.filter(|_| !self.validate_only)?;
         Some(RequestKey {
-            principal: self.principal.to_string(),
-            method: self.method.to_owned(),
+            principal: self.origin.principal.to_string(),
+            method: self.origin.method.to_string(),
             request_id,
             fingerprint: self.fingerprint.clone(),
         })
@@ -211,6 +207,8 @@ impl Accepting {
             self.tx.rollback().await?;
             return Ok(as_if_done(operation, self.app.response(outcome)?));
         }
+        self.write_down(&operation, audit::Outcome::Accepted)
+            .await?;
         self.tx.commit().await?;
         self.app.agenda.look_now();
         Ok(operation)
@@ -231,8 +229,21 @@ impl Accepting {
             self.tx.rollback().await?;
             return Ok(as_if_done(operation, response));
         }
+        self.write_down(&operation, audit::Outcome::Done).await?;
         self.tx.commit().await?;
         Ok(operation)
+    }
+
+    /// Records the mutation in its own transaction.
+    async fn write_down(&mut self, operation: &Operation, outcome: audit::Outcome) -> Result<()> {
+        let (origin, name) = (&self.mutation.origin, &operation.name);
+        let record = NewAuditRecord {
+            request_id: self.mutation.request_id,
+            operation: Some(name.to_string()),
+            ..origin.record(&name.project, &operation.target, outcome)
+        };
+        let uid = self.app.audit_uid()?;
+        self.tx.insert_audit_record(uid, &record).await
     }
 
     fn operation(&self, plan: &'static Plan, target: Target, parameters: Value) -> NewOperation {
@@ -245,7 +256,7 @@ impl Accepting {
             target: target.name,
             target_uid: target.uid,
             parent_uid: target.parent,
-            principal: self.mutation.principal.to_string(),
+            principal: self.mutation.origin.principal.to_string(),
             parameters,
             required_host: target.host,
             cancellable: plan.cancellable(),

@@ -134,12 +134,12 @@ fn value(item: &impl Listed, name: &str) -> Value {
 
 #[cfg(test)]
 mod tests {
-    use super::super::{databases, instances};
+    use super::super::{audit, databases, instances};
     use crate::store::listing;
 
     #[test]
     fn each_field_of_a_filter_has_a_column() {
-        let names = [instances::FIELDS, databases::FIELDS]
+        let names = [instances::FIELDS, databases::FIELDS, audit::FIELDS]
             .map(|fields| fields.iter().map(|(name, _)| *name).collect::<Vec<_>>());
         assert_eq!(names, listing::fields());
     }

@@ -4,11 +4,12 @@
 use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
-use super::App;
+use super::{App, Origin};
 use crate::{
     domain::{
         Error, Reason, Result,
         instance::{Condition, Instance, ServerGoal, State, Status},
+        name::OperationName,
         operation::{self, Failure},
     },
     store::{Tx, queued::Queued},
@@ -43,13 +44,15 @@ impl Withdrawable {
 
 impl App {
     /// Cancels an operation that waits for its turn, and answers whether it was one.
-    pub(super) async fn withdraw(&self, id: Uuid) -> Result<bool> {
+    pub(super) async fn withdraw(&self, origin: &Origin, name: &OperationName) -> Result<bool> {
+        let id = name.operation;
         let mut tx = self.parts.store.begin().await?;
         let Some(queued) = tx.lock_queued(id).await? else {
             return Ok(false);
         };
         self.take_back(&mut tx, queued, "cancelled by request")
             .await?;
+        self.write_down(&mut tx, origin, name).await?;
         tx.commit().await?;
         self.announce(id);
         self.agenda.look_now();

@@ -19,6 +19,7 @@ const ADMINS: &[Role] = &[];
 /// The roles that hold each permission, beside `admin`, which holds all. Deletion is for
 /// admins, and with it what takes a deletion back.
 const RULES: &[(&str, &[Role])] = &[
+    ("audit.list", ADMINS),
     ("databases.connect", &[Role::Connector]),
     ("databases.create", OPERATORS),
     ("databases.delete", ADMINS),

@@ -10,6 +10,7 @@ use tonic::{
 
 use crate::{
     api::{
+        audit::Audit,
         change_streams::ChangeStreams,
         databases::Databases,
         health::Reporter,
@@ -26,6 +27,7 @@ use crate::{
     pb::{
         google::longrunning::operations_server::OperationsServer,
         v1::{
+            audit_service_server::AuditServiceServer,
             change_stream_service_server::ChangeStreamServiceServer,
             database_service_server::DatabaseServiceServer,
             instance_service_server::InstanceServiceServer,
@@ -37,10 +39,11 @@ use crate::{
 const LONGEST_WAIT: Duration = Duration::from_secs(310);
 
 /// Names of the services, for their health.
-pub(super) const SERVICES: [&str; 4] = [
+pub(super) const SERVICES: [&str; 5] = [
     "howdah.v1.InstanceService",
     "howdah.v1.DatabaseService",
     "howdah.v1.ChangeStreamService",
+    "howdah.v1.AuditService",
     "google.longrunning.Operations",
 ];
 
@@ -50,6 +53,7 @@ pub(super) fn routes(app: &App, health: &Reporter, max_message: usize) -> Result
     let instances = InstanceServiceServer::new(Instances(app.clone()));
     let databases = DatabaseServiceServer::new(Databases(app.clone()));
     let streams = ChangeStreamServiceServer::new(ChangeStreams(app.clone()));
+    let audit = AuditServiceServer::new(Audit(app.clone()));
     let operations = OperationsServer::new(Operations(app.clone()));
     macro_rules! set {
         ($service:ident) => {
@@ -62,6 +66,7 @@ pub(super) fn routes(app: &App, health: &Reporter, max_message: usize) -> Result
     let routes = Routes::new(set!(instances))
         .add_service(set!(databases))
         .add_service(set!(streams))
+        .add_service(set!(audit))
         .add_service(set!(operations))
         .add_service(health.service());
     reflection::add_to(routes)

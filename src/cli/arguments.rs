@@ -6,8 +6,8 @@ use clap::{Args, Parser, Subcommand, ValueEnum, ValueHint};
 use clap_complete::Shell;
 
 use super::{
-    config, connection, databases, exit, explain, instances, metadata, operations, psql, streams,
-    trash,
+    audit, config, connection, databases, exit, explain, instances, metadata, operations, psql,
+    streams, trash,
 };
 use crate::config::{BriefArguments, ServeArguments};
 
@@ -120,6 +120,9 @@ pub(super) enum Command {
     /// Look at long operations
     #[command(subcommand, visible_alias = "operation")]
     Operations(operations::Command),
+    /// See who has changed what, and who has read which password
+    #[command(subcommand)]
+    Audit(audit::Command),
     /// Follow the changes of a database
     #[command(subcommand, visible_alias = "stream")]
     Streams(streams::Command),

@@ -1,6 +1,7 @@
 //! The command line: serves, looks after the service, and calls it as a client.
 
 mod arguments;
+mod audit;
 mod config;
 mod connection;
 mod databases;
@@ -98,6 +99,9 @@ fn dispatch(arguments: Arguments) -> Result<Exit, Failure> {
         }),
         Command::Operations(command) => {
             client(async { operations::run(Session::open(global).await?, command).await })
+        }
+        Command::Audit(command) => {
+            client(async { audit::run(Session::open(global).await?, command).await })
         }
         Command::Streams(command) => {
             client(async { streams::run(Session::open(global).await?, command).await })

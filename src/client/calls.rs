@@ -10,12 +10,14 @@ use crate::pb::{
         ListOperationsResponse, Operation, operations_client::OperationsClient,
     },
     v1::{
-        ChangeBatch, Connection, CreateDatabaseRequest, CreateInstanceRequest, Database,
-        DeleteDatabaseRequest, DeleteInstanceRequest, GetConnectionRequest, GetDatabaseRequest,
-        GetInstanceRequest, Instance, ListDatabasesRequest, ListDatabasesResponse,
-        ListEnginesRequest, ListEnginesResponse, ListInstancesRequest, ListInstancesResponse,
-        RestartInstanceRequest, StartInstanceRequest, StopInstanceRequest, SubscribeRequest,
-        UndeleteInstanceRequest, change_stream_service_client::ChangeStreamServiceClient,
+        AuditRecord, ChangeBatch, Connection, CreateDatabaseRequest, CreateInstanceRequest,
+        Database, DeleteDatabaseRequest, DeleteInstanceRequest, GetConnectionRequest,
+        GetDatabaseRequest, GetInstanceRequest, Instance, ListAuditRecordsRequest,
+        ListAuditRecordsResponse, ListDatabasesRequest, ListDatabasesResponse, ListEnginesRequest,
+        ListEnginesResponse, ListInstancesRequest, ListInstancesResponse, RestartInstanceRequest,
+        StartInstanceRequest, StopInstanceRequest, SubscribeRequest, UndeleteInstanceRequest,
+        audit_service_client::AuditServiceClient,
+        change_stream_service_client::ChangeStreamServiceClient,
         database_service_client::DatabaseServiceClient,
         instance_service_client::InstanceServiceClient,
     },
@@ -105,6 +107,11 @@ reads! { DatabaseServiceClient:
     get_connection(GetConnectionRequest) -> Connection;
 }
 
+reads! { AuditServiceClient:
+    /// Lists a page of audit records.
+    list_audit_records(ListAuditRecordsRequest) -> ListAuditRecordsResponse;
+}
+
 reads! { OperationsClient:
     /// Gets an operation.
     get_operation(GetOperationRequest) -> Operation;
@@ -141,6 +148,8 @@ lists! {
     all_databases = list_databases(ListDatabasesRequest).databases -> Database;
     /// Lists operations to the end, or the first `limit`.
     all_operations = list_operations(ListOperationsRequest).operations -> Operation;
+    /// Lists audit records to the end, or the first `limit`.
+    all_audit_records = list_audit_records(ListAuditRecordsRequest).audit_records -> AuditRecord;
 }
 
 impl Client {

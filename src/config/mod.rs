@@ -5,6 +5,7 @@
 //! ([`settings`]). Strength: flag, environment, file, default.
 
 mod arguments;
+mod audit;
 mod auth;
 mod database;
 pub mod duration;
@@ -30,6 +31,7 @@ use serde::{Deserialize, Serialize};
 
 pub use self::{
     arguments::{BriefArguments, ServeArguments},
+    audit::Audit,
     auth::Auth,
     database::Database,
     finding::Finding,
@@ -97,6 +99,8 @@ pub struct Config {
     pub tls: Tls,
     /// Who may do what.
     pub auth: Auth,
+    /// Records of who did what.
+    pub audit: Audit,
     /// What is logged and how.
     pub log: Log,
     /// Where traces and metrics are sent.
@@ -136,6 +140,7 @@ impl Config {
     fn check(&self, problems: &mut Vec<Problem>) {
         listen::check(self, problems);
         auth::check(self, problems);
+        self.audit.check(problems);
         secret::check_database_url(self, problems);
         self.tls.check(problems);
         self.log.check(problems);

@@ -1,6 +1,7 @@
 //! Pure types, names, rules and ports: no I/O and no runtime.
 
 pub mod access;
+pub mod audit;
 pub mod clock;
 pub mod database;
 pub mod engine;

@@ -179,11 +179,29 @@ pub(super) const DATABASES: Table = Table {
     )],
 };
 
-/// The fields that filters of instances and of databases can name.
+/// Each release can read what another has written, and shows it as it is.
+pub(super) const AUDIT_RECORDS: Table = Table {
+    name: "audit_records",
+    live: "",
+    fields: &[
+        ("effect", "w.effect", true),
+        ("principal", "w.principal", true),
+        ("method", "w.method", true),
+        ("resource", "w.resource", true),
+        ("request_id", "w.request_id", true),
+        ("operation", "w.operation", true),
+        ("trace_id", "w.trace_id", true),
+        ("result", "w.result", true),
+        ("create_time", "w.create_time", true),
+    ],
+    irregular: &[],
+};
+
+/// The fields that filters of instances, of databases and of audit records can name.
 #[cfg(test)]
-pub(crate) fn fields() -> [Vec<&'static str>; 2] {
+pub(crate) fn fields() -> [Vec<&'static str>; 3] {
     let names = |table: &Table| table.fields.iter().map(|(name, ..)| *name).collect();
-    [names(&INSTANCES), names(&DATABASES)]
+    [names(&INSTANCES), names(&DATABASES), names(&AUDIT_RECORDS)]
 }
 
 /// Finds the records of a slice, in order: their identities.

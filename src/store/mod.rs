@@ -3,6 +3,7 @@
 //! Every query is checked at compile time against the migrations. `Store` is
 //! concrete: its only backend is PostgreSQL, and tests have a real one.
 
+pub mod audit;
 mod batch;
 pub mod changes;
 mod connect;

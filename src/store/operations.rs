@@ -141,44 +141,6 @@ impl Store {
             .ok_or_else(|| not_found(name))
     }
 
-    /// Asks for the cancellation of an operation that is under way, and answers
-    /// whether one was there to ask. `host` is the caller's own, which is not gone.
-    ///
-    /// # Errors
-    /// METADATA_UNAVAILABLE.
-    pub async fn request_cancel(&self, id: Uuid, host: Uuid) -> Result<bool> {
-        let updated = sqlx::query!(
-            "with cancelled as (
-                update operations set cancel_requested = true, run_time = least(run_time, now())
-                where id = $1 and end_time is null and cancellable and state <> 'UNDOING'
-                and not exists (select from hosts_gone g where g.id = required_host and g.id <> $3)
-                returning id)
-             select pg_notify($2, id::text) from cancelled",
-            id,
-            CHANNEL,
-            host,
-        )
-        .fetch_all(&self.pool)
-        .named("operations.request_cancel")
-        .await?;
-        Ok(!updated.is_empty())
-    }
-
-    /// Hides a done operation, and answers whether it was done.
-    ///
-    /// # Errors
-    /// METADATA_UNAVAILABLE.
-    pub async fn hide_operation(&self, id: Uuid) -> Result<bool> {
-        let updated = sqlx::query!(
-            "update operations set hidden = true where id = $1 and end_time is not null",
-            id,
-        )
-        .execute(&self.pool)
-        .named("operations.hide_operation")
-        .await?;
-        Ok(updated.rows_affected() == 1)
-    }
-
     /// Forgets operations that ended more than `seconds` ago and that no recorded
     /// request leads to, a thousand at most.
     ///
@@ -211,6 +173,44 @@ impl Tx {
             .await?;
         let missing = || Error::new(Reason::OperationNotFound, "the operation does not exist");
         record.ok_or_else(missing)?.operation()
+    }
+
+    /// Asks for the cancellation of an operation that is under way, and answers
+    /// whether one was there to ask. `host` is the caller's own, which is not gone.
+    ///
+    /// # Errors
+    /// METADATA_UNAVAILABLE.
+    pub async fn request_cancel(&mut self, id: Uuid, host: Uuid) -> Result<bool> {
+        let updated = sqlx::query!(
+            "with cancelled as (
+                update operations set cancel_requested = true, run_time = least(run_time, now())
+                where id = $1 and end_time is null and cancellable and state <> 'UNDOING'
+                and not exists (select from hosts_gone g where g.id = required_host and g.id <> $3)
+                returning id)
+             select pg_notify($2, id::text) from cancelled",
+            id,
+            CHANNEL,
+            host,
+        )
+        .fetch_all(self.connection())
+        .named("operations.request_cancel")
+        .await?;
+        Ok(!updated.is_empty())
+    }
+
+    /// Hides a done operation, and answers whether it was done.
+    ///
+    /// # Errors
+    /// METADATA_UNAVAILABLE.
+    pub async fn hide_operation(&mut self, id: Uuid) -> Result<bool> {
+        let updated = sqlx::query!(
+            "update operations set hidden = true where id = $1 and end_time is not null",
+            id,
+        )
+        .execute(self.connection())
+        .named("operations.hide_operation")
+        .await?;
+        Ok(updated.rows_affected() == 1)
     }
 
     /// Ends operations on an instance and its children without success. A worker that is

@@ -235,6 +235,7 @@ fn each_rule_refuses() {
         ),
         (&[("INSECURE", "perhaps")], "insecure"),
         (&[("AUTH_ANONYMOUS_ROLE", "root")], "auth.anonymous_role"),
+        (&[("AUDIT_RETENTION", "-1s")], "audit.retention"),
     ];
     for (variables, key) in cases {
         let start = variables.iter().fold(Start::new(), |start, (name, value)| {
@@ -376,7 +377,7 @@ fn every_duration_has_bounds() {
             }
         }
     }
-    assert_eq!(count, 18);
+    assert_eq!(count, 19);
 }
 
 #[test]

@@ -1,5 +1,7 @@
 //! The service as users meet it: the real program, called over its API.
 
+mod admission;
+mod audit;
 mod availability;
 mod cancel;
 mod cancellation;

@@ -131,10 +131,24 @@ async fn calls_are_logged_with_their_trace_and_audited() {
 
     howdah.instance("orders").await;
     howdah.database("orders", "shop").await;
-    for (method, effect) in [
-        ("howdah.v1.InstanceService/CreateInstance", "mutation"),
-        ("howdah.v1.DatabaseService/CreateDatabase", "mutation"),
-        ("howdah.v1.DatabaseService/GetConnection", "secret"),
+    let instance = "projects/default/instances/orders";
+    let database = format!("{instance}/databases/shop");
+    for (method, effect, resource) in [
+        (
+            "howdah.v1.InstanceService/CreateInstance",
+            "mutation",
+            PROJECT,
+        ),
+        (
+            "howdah.v1.DatabaseService/CreateDatabase",
+            "mutation",
+            instance,
+        ),
+        (
+            "howdah.v1.DatabaseService/GetConnection",
+            "secret",
+            &database,
+        ),
     ] {
         let audited = lines(&howdah, "audit", method);
         assert_eq!(audited.len(), 1, "{method}: {}", howdah.log());
@@ -142,6 +156,7 @@ async fn calls_are_logged_with_their_trace_and_audited() {
         for (field, value) in [
             ("effect", effect),
             ("method", method),
+            ("resource", resource),
             ("principal", "anonymous"),
             ("result", "OK"),
         ] {

@@ -1,8 +1,8 @@
 //! Between messages and the domain: the last gate for what comes in.
 
+pub(super) mod audit;
 pub(super) mod database;
 pub(super) mod instance;
-pub(super) mod mutation;
 pub(super) mod operation;
 
 use std::collections::BTreeMap;

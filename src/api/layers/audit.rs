@@ -1,15 +1,14 @@
-//! Who did what: mutations, secrets that were handed out, denials.
-//!
-//! Written as log records of target `audit`; the caller's resource stands in the
-//! operation's own record.
+//! The log of who did what: mutations, secrets that were handed out, denials, in records of
+//! target `audit`. What was done also stands in the metadata, written by the use cases; what
+//! was refused is here alone.
 
 use std::{
     convert::Infallible,
-    sync::Arc,
+    sync::{Arc, OnceLock},
     task::{Context, Poll},
 };
 
-use http::Request;
+use http::{Extensions, Request};
 use tonic::Code;
 use tower::{Layer, Service};
 
@@ -57,8 +56,8 @@ where
         self.0.poll_ready(context)
     }
 
-    fn call(&mut self, request: Request<B>) -> Self::Future {
-        let entry = Entry(Record::of(&request));
+    fn call(&mut self, mut request: Request<B>) -> Self::Future {
+        let entry = Entry(Record::of(&mut request));
         Answered::new(self.0.call(request), entry)
     }
 }
@@ -72,18 +71,41 @@ struct Record {
     method: Arc<Method>,
     principal: Principal,
     caller: Option<Arc<Caller>>,
+    resource: Resource,
     written: bool,
 }
 
+/// The name of the resource that a call is about, as soon as it is known.
+#[derive(Clone, Debug, Default)]
+struct Resource(Arc<OnceLock<String>>);
+
+/// Names the resource of a call for its record, if it gets one.
+pub(in crate::api) fn resource(extensions: &Extensions, name: &str) {
+    if let Some(Resource(slot)) = extensions.get() {
+        slot.get_or_init(|| cut(name).to_owned());
+    }
+}
+
+/// Most bytes of a resource's name in the log. No name that can be read is longer.
+const MOST: usize = 300;
+
+fn cut(name: &str) -> &str {
+    name.get(..name.floor_char_boundary(MOST)).unwrap_or(name)
+}
+
 impl Record {
-    fn of<B>(request: &Request<B>) -> Option<Self> {
-        let method = method_of(request).filter(|method| method.effect != Effect::Read)?;
+    fn of<B>(request: &mut Request<B>) -> Option<Self> {
+        let recorded = |method: &&Arc<Method>| method.effect != Effect::Read;
+        let method = Arc::clone(method_of(request).filter(recorded)?);
+        let resource = Resource::default();
+        request.extensions_mut().insert(resource.clone());
         let extensions = request.extensions();
         let principal = extensions.get::<Principal>().cloned();
         Some(Self {
-            method: Arc::clone(method),
+            method,
             principal: principal.unwrap_or(Principal::Anonymous),
             caller: extensions.get::<Arc<Caller>>().cloned(),
+            resource,
             written: false,
         })
     }
@@ -106,6 +128,7 @@ impl Record {
             method = &*self.method.name,
             principal = %self.principal,
             peer = address.map(tracing::field::display),
+            resource = self.resource.0.get(),
             result,
             "call was made",
         );
@@ -134,12 +157,17 @@ impl OnAnswer<Result<Response, Infallible>> for Entry {
     }
 }
 
-/// Writes down that a call was not let in. Of many in a second some are left out and counted.
-pub(super) fn denied<B>(request: &Request<B>, principal: &Principal, reason: Reason) {
+/// Writes down that a call was not let in, and for which resource, if that is known. Of many
+/// in a second some are left out and counted.
+pub(in crate::api) fn denied(
+    extensions: &Extensions,
+    principal: &Principal,
+    reason: Reason,
+    resource: Option<&str>,
+) {
     if !flood::admits("call was denied", reason.as_str()) {
         return;
     }
-    let extensions = request.extensions();
     let method = extensions.get::<Call>().map(|call| &*call.method.name);
     let address = extensions
         .get::<Arc<Caller>>()
@@ -150,6 +178,7 @@ pub(super) fn denied<B>(request: &Request<B>, principal: &Principal, reason: Rea
         method,
         principal = %principal,
         peer = address.map(tracing::field::display),
+        resource = resource.map(cut),
         result = reason.as_str(),
         "call was denied",
     );

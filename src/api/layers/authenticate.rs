@@ -30,7 +30,12 @@ impl Check for Authenticate {
             });
         let public = method_of(request).is_some_and(|method| Method::is_public(method));
         if principal == Principal::Unidentified || !(public || self.policy.admits(&principal)) {
-            audit::denied(request, &principal, Reason::CredentialsMissing);
+            audit::denied(
+                request.extensions(),
+                &principal,
+                Reason::CredentialsMissing,
+                None,
+            );
             let message = match principal {
                 Principal::Unidentified => {
                     "the client certificate names nobody: it needs one SPIFFE URI or a subject"

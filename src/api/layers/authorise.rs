@@ -1,4 +1,5 @@
-//! Whether the caller may anywhere: the method's permission, and nothing without one.
+//! Whether the caller may anywhere: the method's permission, and nothing without one. The
+//! handler asks whether it may on the resource of the request ([`admit`](crate::api::admit)).
 //!
 //! A method that the descriptors do not know is answered here and never reaches a
 //! service, so that nothing is served by accident.
@@ -6,11 +7,12 @@
 use http::Request;
 
 use crate::{
+    api::admit::missing,
     auth::{Policy, permission::Access},
     domain::{Error, Reason, Result, principal::Principal},
 };
 
-use super::{audit, gate::Check, method_of};
+use super::{Call, audit, gate::Check, method_of};
 
 /// Checks the permission of each call.
 #[derive(Clone, Debug)]
@@ -31,7 +33,7 @@ impl Check for Authorise {
         let principal = request.extensions().get::<Principal>();
         let Some(permission) = permission else {
             let principal = principal.unwrap_or(&Principal::Anonymous);
-            audit::denied(request, principal, Reason::MethodClosed);
+            audit::denied(request.extensions(), principal, Reason::MethodClosed, None);
             return Err(Error::new(
                 Reason::MethodClosed,
                 "this method can be called by nobody",
@@ -39,12 +41,14 @@ impl Check for Authorise {
         };
         let principal = principal.unwrap_or(&Principal::Anonymous);
         if self.policy.allows_anywhere(principal, permission) {
+            if let Some(call) = request.extensions_mut().get_mut::<Call>() {
+                call.policy = Some(self.policy.clone());
+            }
             return Ok(());
         }
-        audit::denied(request, principal, Reason::PermissionMissing);
-        let message = format!("the permission {permission} is missing");
-        Err(Error::new(Reason::PermissionMissing, message)
-            .with_metadata("permission", permission.as_str()))
+        let reason = Reason::PermissionMissing;
+        audit::denied(request.extensions(), principal, reason, None);
+        Err(missing(permission.as_str()))
     }
 }
 
@@ -56,10 +60,7 @@ mod tests {
 
     use super::*;
     use crate::{
-        api::{
-            layers::Call,
-            method::{Effect, Method},
-        },
+        api::method::{Effect, Method},
         auth::Permission,
         domain::access::Role,
     };
@@ -77,6 +78,7 @@ mod tests {
         request.extensions_mut().insert(Call {
             method: Arc::new(method),
             trace: TraceId::INVALID,
+            policy: None,
         });
         request.extensions_mut().insert(principal);
         let policy = Policy::built_in(Some(Role::Operator));

@@ -9,12 +9,12 @@
 //! 7. [`protocol`]: it is a call of gRPC;
 //! 8. [`authenticate`]: who calls;
 //! 9. [`rate`]: how often this caller may;
-//! 10. [`authorise`]: whether it may, by the method's permission;
+//! 10. [`authorise`]: whether it may anywhere, by the method's permission;
 //! 11. [`started`]: nothing is served before the start is complete;
 //! 12. [`drain`]: public streams end at the drain;
 //! 13. [`receive`]: the request arrives as a whole, within bounds of time and bytes;
 //! 14. [`admit`]: bounds on calls under way, of all callers and of each;
-//! 15. [`audit`]: mutations and secrets are written down.
+//! 15. [`audit`]: mutations and secrets are logged.
 //!
 //! The layers are always ready and hold no locks; their futures and bodies are
 //! concrete types, so that a unary call whose request is one frame costs no allocation in
@@ -47,6 +47,7 @@ use opentelemetry::trace::TraceId;
 use tonic::{Code, Status};
 
 use super::method::Method;
+use crate::auth::Policy;
 
 /// Answer of the services behind the layers.
 pub(super) type Response = http::Response<tonic::body::Body>;
@@ -58,6 +59,8 @@ pub struct Call {
     pub method: Arc<Method>,
     /// Trace that the call belongs to.
     pub trace: TraceId,
+    /// By which it was let in, from the layer of authorisation on.
+    pub policy: Option<Policy>,
 }
 
 /// The method of a request; None if the first layer was not passed.

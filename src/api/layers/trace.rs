@@ -80,7 +80,11 @@ where
     fn call(&mut self, mut request: Request<B>) -> Self::Future {
         let method = Arc::clone(self.methods.find(request.uri().path()));
         let (span, trace) = open(&method, request.headers());
-        request.extensions_mut().insert(Call { method, trace });
+        request.extensions_mut().insert(Call {
+            method,
+            trace,
+            policy: None,
+        });
         let future = span.in_scope(|| self.inner.call(request));
         Answered::new(future.instrument(span.clone()), Spanned(span))
     }

@@ -1,0 +1,164 @@
+//! The audit: who has changed what, and who has read which secret.
+
+use chrono::{DateTime, Utc};
+use uuid::Uuid;
+
+use super::{
+    Store, Tx,
+    fault::Measured,
+    listing::{self, Parent, Part, Slice},
+};
+use crate::domain::{
+    Result,
+    audit::{AuditRecord, Effect, Outcome},
+    name::{Id, ProjectName},
+};
+
+/// What is recorded.
+#[derive(Clone, Debug)]
+pub struct NewAuditRecord<'a> {
+    /// Project of the resource.
+    pub project: &'a Id,
+    /// What was done.
+    pub effect: Effect,
+    /// Who did it.
+    pub principal: String,
+    /// From where.
+    pub peer: &'a str,
+    /// Method that was called.
+    pub method: &'a str,
+    /// Resource by name.
+    pub resource: &'a str,
+    /// The caller's id of the request.
+    pub request_id: Option<Uuid>,
+    /// Operation that was accepted, by name.
+    pub operation: Option<String>,
+    /// Trace that the call belongs to.
+    pub trace_id: &'a str,
+    /// The request, bounded and without secrets.
+    pub request: &'a str,
+    /// What came of it.
+    pub outcome: Outcome,
+}
+
+struct Row {
+    uid: Uuid,
+    create_time: DateTime<Utc>,
+    effect: String,
+    principal: String,
+    peer: String,
+    method: String,
+    resource: String,
+    request_id: String,
+    operation: String,
+    trace_id: String,
+    request: String,
+    result: String,
+}
+
+/// One text for a transaction and for a statement of its own.
+macro_rules! insert {
+    ($executor:expr, $uid:expr, $new:expr) => {
+        sqlx::query!(
+            "insert into audit_records (uid, project, effect, principal, peer, method, resource,
+                request_id, operation, trace_id, request, result)
+             values ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12)",
+            $uid,
+            $new.project.as_str(),
+            $new.effect.as_str(),
+            $new.principal,
+            $new.peer,
+            $new.method,
+            $new.resource,
+            $new.request_id.map(|id| id.to_string()).unwrap_or_default(),
+            $new.operation.as_deref().unwrap_or_default(),
+            $new.trace_id,
+            $new.request,
+            $new.outcome.as_str(),
+        )
+        .execute($executor)
+        .named("audit.insert_record")
+        .await
+    };
+}
+
+impl Tx {
+    /// Records what the transaction does.
+    ///
+    /// # Errors
+    /// METADATA_UNAVAILABLE.
+    pub async fn insert_audit_record(&mut self, uid: Uuid, new: &NewAuditRecord<'_>) -> Result<()> {
+        insert!(self.connection(), uid, new).map(drop)
+    }
+}
+
+impl Store {
+    /// Records what is about to be done.
+    ///
+    /// # Errors
+    /// METADATA_UNAVAILABLE.
+    pub async fn insert_audit_record(&self, uid: Uuid, new: &NewAuditRecord<'_>) -> Result<()> {
+        insert!(&self.pool, uid, new).map(drop)
+    }
+
+    /// A part of a project's records.
+    ///
+    /// # Errors
+    /// METADATA_UNAVAILABLE.
+    pub async fn audit_records(
+        &self,
+        project: &ProjectName,
+        slice: Slice<'_>,
+    ) -> Result<Part<AuditRecord>> {
+        let parent = Parent::Project(project.project.as_str());
+        let table = &listing::AUDIT_RECORDS;
+        let found = listing::find(&self.pool, "audit.find_records", table, parent, slice).await?;
+        let rows = sqlx::query_as!(
+            Row,
+            "select uid, create_time, effect, principal, peer, method, resource, request_id,
+                operation, trace_id, request, result from audit_records where uid = any($1)",
+            &found.records,
+        )
+        .fetch_all(&self.pool)
+        .named("audit.records")
+        .await?;
+        let records = rows.into_iter().map(Row::record).collect();
+        Ok(found.of(records, |record: &AuditRecord| record.uid))
+    }
+
+    /// Forgets records that are older than `seconds`, a thousand at most.
+    ///
+    /// # Errors
+    /// METADATA_UNAVAILABLE.
+    pub async fn forget_audit_records(&self, seconds: f64) -> Result<u64> {
+        let deleted = sqlx::query!(
+            "delete from audit_records where uid in (select uid from audit_records
+                where create_time < now() - make_interval(secs => $1)
+                order by create_time limit 1000)",
+            seconds,
+        )
+        .execute(&self.pool)
+        .named("audit.forget_records")
+        .await?;
+        Ok(deleted.rows_affected())
+    }
+}
+
+impl Row {
+    fn record(self) -> AuditRecord {
+        AuditRecord {
+            uid: self.uid,
+            create_time: self.create_time,
+            effect: self.effect,
+            principal: self.principal,
+            peer: self.peer,
+            method: self.method,
+            resource: self.resource,
+            request_id: self.request_id,
+            operation: self.operation,
+            trace_id: self.trace_id,
+            request: self.request,
+            result: self.result,
+        }
+    }
+}

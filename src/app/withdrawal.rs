@@ -2,7 +2,6 @@
 //! a restart behind work on the instance's databases.
 
 use serde::{Deserialize, Serialize};
-use uuid::Uuid;
 
 use super::{App, Origin};
 use crate::{

@@ -59,28 +59,29 @@ pub(super) async fn work(app: App, claim: Claim, until: Instant, permit: OwnedSe
     let _keeper = AbortOnDropHandle::new(app.tasks.spawn(keeper));
     let (id, token) = (claim.id, claim.token);
     let steps = tracing::Instrument::instrument(carry_out(&app, claim, &lease), span);
-    let mut room = pin!(make_room(&app, permit));
-    let left = tokio::select! {
-        biased;
-        never = &mut room => match never {},
-        () = lease.lost.cancelled() => {
-            tracing::warn!(operation = %id, "lease lost");
-            // It runs out by itself if this fails.
-            let _ = app.parts.store.let_go(id, token).await;
-            Left::Anyhow
+    let left = {
+        let mut room = pin!(make_room(&app, permit));
+        tokio::select! {
+            biased;
+            never = &mut room => match never {},
+            () = lease.lost.cancelled() => {
+                tracing::warn!(operation = %id, "lease lost");
+                // It runs out by itself if this fails.
+                let _ = app.parts.store.let_go(id, token).await;
+                Left::Anyhow
+            }
+            () = lease.expired() => {
+                tracing::warn!(operation = %id, "lease expired");
+                let _ = app.parts.store.let_go(id, token).await;
+                Left::Anyhow
+            }
+            () = app.stopping.cancelled() => {
+                let _ = app.parts.store.release_operation(id, token, 0.0, None).await;
+                Left::Anyhow
+            }
+            left = steps => left,
         }
-        () = lease.expired() => {
-            tracing::warn!(operation = %id, "lease expired");
-            let _ = app.parts.store.let_go(id, token).await;
-            Left::Anyhow
-        }
-        () = app.stopping.cancelled() => {
-            let _ = app.parts.store.release_operation(id, token, 0.0, None).await;
-            Left::Anyhow
-        }
-        left = steps => left,
     };
-    drop(room);
     match left {
         Left::Waiting(due) => app.agenda.add(due),
         Left::Anyhow => app.agenda.look_now(),

@@ -425,21 +425,22 @@ impl Store {
 }
 
 impl Tx {
-    /// Refuses when the claim is not the newest one. Held until the transaction ends.
+    /// Refuses when the claim is not the newest one. Held until the transaction ends. Answers
+    /// whether the operation is to be cancelled.
     ///
     /// # Errors
     /// RESOURCE_BUSY when another worker has taken over; METADATA_UNAVAILABLE.
-    pub async fn check_token(&mut self, id: Uuid, token: i64) -> Result<()> {
-        let held = sqlx::query!(
-            "select id from operations where id = $1 and token = $2 and end_time is null
-             for no key update",
+    pub async fn check_token(&mut self, id: Uuid, token: i64) -> Result<bool> {
+        let held = sqlx::query_scalar!(
+            "select cancel_requested from operations
+             where id = $1 and token = $2 and end_time is null for no key update",
             id,
             token,
         )
         .fetch_optional(self.connection())
         .named("lease.check_token")
         .await?;
-        held.map(|_| ()).ok_or_else(taken_over)
+        held.ok_or_else(taken_over)
     }
 
     /// As [`Store::let_wait`], with what the step has found.

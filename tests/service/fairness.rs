@@ -120,6 +120,14 @@ pub(super) fn freeze(howdah: &Howdah) -> Vec<u32> {
     processes(howdah).into_iter().filter(is_frozen).collect()
 }
 
+/// Lets frozen processes go on, children first; some have ended by themselves.
+pub(super) fn thaw(frozen: &[u32]) {
+    for pid in frozen.iter().rev() {
+        let pid = Pid::from_raw(pid.cast_signed()).unwrap();
+        let _ = kill_process(pid, Signal::CONT);
+    }
+}
+
 /// A server that does not react any more is deleted all the same.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_frozen_server_can_be_purged() {

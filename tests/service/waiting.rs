@@ -15,7 +15,7 @@ use howdah::pb::{
 use prost::Message as _;
 
 use super::{
-    fairness::{freeze, processes, with_a_statement_under_way},
+    fairness::{freeze, processes, thaw, with_a_statement_under_way},
     rig::{Metadata, failure, serve, superuser},
 };
 use crate::support::howdah::{
@@ -65,9 +65,7 @@ async fn a_step_that_waits_holds_no_worker() {
         metadata.count(waiting).await == 1
     })
     .await;
-    for pid in &frozen {
-        signal(*pid, "CONT");
-    }
+    thaw(&frozen);
     let stopped: Instance = succeeded(&howdah.wait(&stop).await);
     assert_eq!(stopped.state(), State::Stopped);
     assert_eq!(stages(&howdah, &stop.name).await[0].waits_for, "");
@@ -133,9 +131,7 @@ async fn a_frozen_server_is_waited_for_within_limits() {
     assert_eq!(metadata.count(tried_again).await, 0);
 
     // The postmaster last: it ends the others.
-    for pid in frozen.iter().rev() {
-        signal(*pid, "CONT");
-    }
+    thaw(&frozen);
     // The wish to have it run outlives the start that was given up.
     let running = "instances i where state = 'READY' and not exists
         (select from operations o where o.target_uid = i.uid and o.end_time is null)";
@@ -171,9 +167,7 @@ pub(crate) async fn a_statement_on_a_frozen_server_is_given_up() {
         );
         tokio::time::sleep(Duration::from_millis(100)).await;
     }
-    for pid in frozen.iter().rev() {
-        signal(*pid, "CONT");
-    }
+    thaw(&frozen);
     let done: Database = succeeded(&howdah.wait(accepted.unwrap().get_ref()).await);
     assert_eq!(done.state(), database::State::Ready);
 }
@@ -196,9 +190,7 @@ pub(crate) async fn a_frozen_server_is_not_available() {
     status("TRUE").await;
     let frozen = freeze(&howdah);
     status("UNKNOWN").await;
-    for pid in frozen.iter().rev() {
-        signal(*pid, "CONT");
-    }
+    thaw(&frozen);
     status("TRUE").await;
 }
 
@@ -237,9 +229,7 @@ async fn a_stop_has_its_patience_from_its_turn_on() {
     drop(lock);
     let pursued = "operations where pursued_since is not null";
     eventually("it is pursued", async || metadata.count(pursued).await == 1).await;
-    for pid in frozen.iter().rev() {
-        signal(*pid, "CONT");
-    }
+    thaw(&frozen);
     let stopped: Instance = succeeded(&howdah.wait(&stop).await);
     assert_eq!(stopped.state(), State::Stopped);
 }
@@ -289,9 +279,7 @@ async fn others_are_worked_on(cancelled: bool) {
             begun.elapsed()
         );
     }
-    for pid in frozen.iter().rev() {
-        signal(*pid, "CONT");
-    }
+    thaw(&frozen);
     let metadata = Metadata::of(&howdah).await;
     let begun = Instant::now();
     while metadata.count("operations where end_time is null").await > 0 {
@@ -350,9 +338,7 @@ async fn a_server_that_ends_after_its_stop_was_given_up_is_stopped() {
     assert_eq!(metadata.count(unknown).await, 1);
 
     // The postmaster last: it ends the others.
-    for pid in frozen.iter().rev() {
-        signal(*pid, "CONT");
-    }
+    thaw(&frozen);
     let stopped = "instances where state = 'STOPPED' and conditions @>
         '[{\"type\": \"Available\", \"status\": \"FALSE\", \"reason\": \"STOPPED\"}]'";
     eventually("it is stopped", async || metadata.count(stopped).await == 1).await;

@@ -161,8 +161,8 @@ async fn advance(context: &Context, plan: &'static Plan, lease: &Lease) -> Resul
     let current = plan
         .step(claim.position)
         .ok_or_else(|| Error::internal(format!("{} has no step {}", claim.kind, claim.position)))?;
-    if claim.waited.is_zero() {
-        mark_running(context).await?;
+    if claim.waited.is_zero() && mark_running(context).await? && plan.cancellable() {
+        return cancel(context, plan).await;
     }
     kill_point(plan, current, "before_effect");
     let acted = tokio::select! {
@@ -263,18 +263,17 @@ async fn wait_outside(
     let wait = &paced(claim, wait);
     kill_point(plan, step, "before_wait");
     let store = &context.app.parts.store;
-    let next_look = match work {
-        None if !wait.at_most.is_zero() => Some(store.let_wait(claim, wait).await?),
+    let next = match work {
+        None if !wait.at_most.is_zero() => later(store.let_wait(claim, wait).await?),
         work => commit_wait(context, work, wait).await?,
     };
     kill_point(plan, step, "after_wait");
-    Ok(match next_look {
-        None => Next::Go(Box::new(Claim {
-            instant_waits: claim.instant_waits + 1,
-            ..claim.clone()
-        })),
-        Some(pause) => Next::Leave(Left::Waiting(Instant::now() + pause)),
-    })
+    Ok(next)
+}
+
+/// Leaves an operation whose next look is due after that pause.
+fn later(pause: Duration) -> Next {
+    Next::Leave(Left::Waiting(Instant::now() + pause))
 }
 
 /// A wait without a pause, unless there were too many in a row.
@@ -288,38 +287,38 @@ fn paced(claim: &Claim, wait: Wait) -> Wait {
     }
 }
 
-/// Commits what a look has found. Answers in how long the next one is due; none when it
-/// follows at once.
-async fn commit_wait(
-    context: &Context,
-    work: Option<Commit>,
-    wait: &Wait,
-) -> Result<Option<Duration>> {
+/// Commits what a look has found. The next one follows at once where the wait has no pause.
+async fn commit_wait(context: &Context, work: Option<Commit>, wait: &Wait) -> Result<Next> {
     let claim = &context.claim;
     let mut tx = context.app.parts.store.begin().await?;
-    tx.check_token(claim.id, claim.token).await?;
+    let cancel_requested = tx.check_token(claim.id, claim.token).await?;
     if let Some(work) = work {
         work(&mut tx).await?;
     }
-    let next_look = match wait.at_most.is_zero() {
+    let next = match wait.at_most.is_zero() {
         true => {
             tx.show_wait(claim.id, claim.position, wait).await?;
-            None
+            Next::Go(Box::new(Claim {
+                instant_waits: claim.instant_waits + 1,
+                cancel_requested,
+                ..claim.clone()
+            }))
         }
-        false => Some(tx.let_wait(claim, wait).await?),
+        false => later(tx.let_wait(claim, wait).await?),
     };
     tx.commit().await?;
-    Ok(next_look)
+    Ok(next)
 }
 
-/// Shows that the step has begun.
-async fn mark_running(context: &Context) -> Result<()> {
+/// Shows that the step has begun. Answers whether the operation is to be cancelled.
+async fn mark_running(context: &Context) -> Result<bool> {
     let claim = &context.claim;
     let mut tx = context.app.parts.store.begin().await?;
-    tx.check_token(claim.id, claim.token).await?;
+    let cancel_requested = tx.check_token(claim.id, claim.token).await?;
     tx.set_stage(claim.id, claim.position, StageState::Running)
         .await?;
-    tx.commit().await
+    tx.commit().await?;
+    Ok(cancel_requested)
 }
 
 /// Takes the step back that is next, and ends the operation after the first one.

@@ -322,7 +322,8 @@ create view operations_in_turn as
             else greatest(d.run_time, d.lease_until + pause_after(d.deaths + 1))
                 > now() - interval '60 seconds' end)
     and not (o.deaths >= 5 and exists (select from operations d
-        where d.end_time is null and d.lease_until >= now() and d.place = o.place
+        where d.worker is not null and d.end_time is null and d.lease_until >= now()
+        and d.place = o.place
         and d.kind = o.kind and d.position = o.position and d.id <> o.id offset 0))
     and not (o.after_children and o.create_time > now() - interval '60 seconds'
         and exists (select from operations c

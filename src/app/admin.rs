@@ -42,12 +42,13 @@ const FORMER_LIMIT: Duration = Duration::from_secs(30);
 /// worker is free meanwhile, and no other session queues behind our lock request.
 const LOCK_LIMIT: Duration = Duration::from_secs(5);
 
-/// Terminates the sessions of older claims on a resource and returns their number. Only
-/// one operation at a time is active on a resource, so any other operation's is older.
+/// Terminates the sessions of older claims on a resource, and those of tries of this claim
+/// that were broken off, and returns their number. Only one operation at a time is active
+/// on a resource, so any other operation's is older.
 const END_FORMER: &str = "select count(pg_terminate_backend(pid)) from (
         select pid, string_to_array(application_name, ' ') as word from pg_stat_activity
-        where usename = 'howdah_admin' and application_name ~ '^howdah-claim [0-9a-f]{16} [0-9a-f]{16} [0-9]{1,15}$'
-    ) claims where word[2] = $1 and (word[3] <> $2 or word[4]::bigint < $3)";
+        where usename = 'howdah_admin' and pid <> pg_backend_pid() and application_name ~ '^howdah-claim [0-9a-f]{16} [0-9a-f]{16} [0-9]{1,15}$'
+    ) claims where word[2] = $1 and (word[3] <> $2 or word[4]::bigint <= $3)";
 
 /// Application name of connections for a short look. `delete_database::usage` has it too.
 const SHORT: &str = "howdah-look";

@@ -331,10 +331,11 @@ impl App {
     }
 }
 
-/// The host may be silent by a clock that has just stepped.
+/// The host may be silent by a clock that is wrong.
 fn unsteady(instance: &Instance) -> Error {
-    let message = "the metadata database's clock has stepped: whether the host is gone cannot be \
-         told for five minutes, and what is given up cannot be had back";
+    let message = "whether the host is gone cannot be told yet: this process has started, or the \
+         metadata database's clock has stepped, within the last five minutes, and what is given \
+         up cannot be had back";
     Error::new(Reason::HostUnavailable, message)
         .with_resource(instance.name.to_string())
         .with_retry_after(Duration::from_secs(300))

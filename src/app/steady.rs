@@ -9,13 +9,13 @@ use std::{
 use chrono::{DateTime, TimeDelta, Utc};
 
 use super::App;
-use crate::domain::Result;
+use crate::{domain::Result, failpoint};
 
 /// Most by which the clock may differ from the time that has passed here since it was read
 /// last. It is also slewed, and an answer takes its time.
 const TOLERANCE: TimeDelta = TimeDelta::seconds(15);
 
-/// For how long it is not trusted after a step.
+/// For how long it is not trusted after a step, and after the start of the process.
 const SETTLING: Duration = Duration::from_secs(300);
 
 /// What was read of the clock.
@@ -26,31 +26,33 @@ pub(crate) struct Steadiness(Mutex<Option<Read>>);
 struct Read {
     database: DateTime<Utc>,
     here: Instant,
-    /// When it was last seen to have stepped.
-    stepped: Option<Instant>,
+    /// When it was last seen to have stepped; at first the time of the first reading.
+    stepped: Instant,
 }
 
 impl Steadiness {
-    /// Takes note of the database's time, and answers whether it is to be trusted: it has
-    /// not stepped for [`SETTLING`], as far as this process has seen.
-    fn note(&self, database: DateTime<Utc>, here: Instant) -> bool {
+    /// Takes note of the database's time, and answers whether it is to be trusted: this
+    /// process has seen it go without a step for so long.
+    fn note(&self, database: DateTime<Utc>, here: Instant, settling: Duration) -> bool {
         let mut last = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        let stepped = last.and_then(|last| match last.has_stepped(database, here) {
-            true => Some(here),
-            false => last.stepped,
-        });
-        if stepped == Some(here) {
-            tracing::warn!(
-                seconds = SETTLING.as_secs(),
-                "the metadata database's clock has stepped: nothing is purged for a while"
-            );
-        }
+        let stepped = match *last {
+            // With nothing to compare it with: it may be wrong since before the start.
+            None => here,
+            Some(last) if last.has_stepped(database, here) => {
+                tracing::warn!(
+                    seconds = settling.as_secs(),
+                    "the metadata database's clock has stepped: nothing is purged for a while"
+                );
+                here
+            }
+            Some(last) => last.stepped,
+        };
         *last = Some(Read {
             database,
             here,
             stepped,
         });
-        stepped.is_none_or(|stepped| here.duration_since(stepped) > SETTLING)
+        here.duration_since(stepped) >= settling
     }
 }
 
@@ -73,7 +75,8 @@ impl App {
         let database = self.parts.store.now().await?;
         // The time is somewhere between the question and the answer.
         let here = begun + begun.elapsed() / 2;
-        Ok(self.steadiness.note(database, here))
+        let settling = failpoint::pause("clock.settling", SETTLING);
+        Ok(self.steadiness.note(database, here, settling))
     }
 }
 
@@ -87,17 +90,19 @@ mod tests {
         let (start, zero) = (Instant::now(), DateTime::UNIX_EPOCH);
         let note = |here: u64, database: i64| {
             let database = zero + TimeDelta::seconds(database);
-            steadiness.note(database, start + Duration::from_secs(here))
+            steadiness.note(database, start + Duration::from_secs(here), SETTLING)
         };
-        assert!(note(0, 1000));
-        assert!(note(60, 1065));
+        // It may have been wrong since before the start.
+        assert!(!note(0, 1000));
+        assert!(!note(60, 1065));
+        assert!(note(300, 1305));
         // Ten days ahead for 14 s.
-        assert!(!note(70, 864_000 + 1075));
-        assert!(!note(84, 1089));
-        assert!(!note(380, 1385));
-        assert!(note(390, 1395));
+        assert!(!note(310, 864_000 + 1315));
+        assert!(!note(324, 1329));
+        assert!(!note(620, 1625));
+        assert!(note(630, 1635));
         // An hour back.
-        assert!(!note(400, 1405 - 3600));
-        assert!(note(800, 1805 - 3600));
+        assert!(!note(640, 1645 - 3600));
+        assert!(note(1000, 2005 - 3600));
     }
 }

@@ -23,12 +23,9 @@ use crate::{
 /// What is in the trash, the oldest first.
 ///
 /// # Errors
-/// CONFIG_INVALID, DATA_DIR_UNWRITABLE.
+/// SERVER_DATA_NOT_FOUND, CONFIG_INVALID, DATA_DIR_UNWRITABLE.
 pub async fn trash_list(config: Config) -> anyhow::Result<Vec<Entry>> {
-    match Trash::open(local_settings(&config))? {
-        Some(trash) => Ok(trash.entries().await?),
-        None => Ok(Vec::new()),
-    }
+    Ok(open(&config)?.entries().await?)
 }
 
 /// Deletes the data of these servers, or of all where none are named.

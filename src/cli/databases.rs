@@ -150,6 +150,11 @@ pub(super) async fn run(session: Session, command: Command) -> Result<(), Failur
         Command::Get { database, watch } => {
             let name = session.names.database(&database)?;
             if watch {
+                // What is not there is no resource to wait for.
+                session
+                    .client
+                    .get_database(GetDatabaseRequest { name: name.clone() })
+                    .await?;
                 let look = async || Ok(find(&session, &name).await?.into_iter().collect());
                 let rows = |items: &[Database]| rows(items, &session.names, session.output);
                 return super::watch::watch(&session, look, rows).await;
@@ -206,7 +211,7 @@ impl Create {
 /// Prints what was there before, when it is READY if that is waited for.
 async fn print_present(session: &Session, name: &str, mutation: &Mutation) -> Result<(), Failure> {
     let found = match mutation.wait {
-        true => until("READY", mutation.timeout, || find(session, name)).await?,
+        true => until(session, "READY", mutation.timeout, || find(session, name)).await?,
         false => find(session, name).await?,
     };
     let gone = || Failure::new(Exit::NotFound, format!("{name} was deleted meanwhile"));
@@ -228,7 +233,7 @@ impl Wait {
     async fn run(self, session: &Session) -> Result<(), Failure> {
         let name = session.names.database(&self.database)?;
         let look = || find(session, &name);
-        match until(self.wanted.state(), self.timeout, look).await? {
+        match until(session, self.wanted.state(), self.timeout, look).await? {
             Some(found) => session.print("howdah.v1.Database", &found, sheet),
             None if self.wanted == Wanted::Deleted => Ok(()),
             None => {

@@ -79,6 +79,11 @@ impl Failure {
         self
     }
 
+    /// Whether the server, or something that it needs, is away.
+    pub(super) fn is_unavailable(&self) -> bool {
+        self.exit == Exit::Unavailable
+    }
+
     /// Tells it on stderr and gives its exit code.
     pub(super) fn report(&self, output: Output) -> ExitCode {
         if self.exit == Exit::Success {
@@ -161,6 +166,9 @@ impl Failure {
         }));
         if !failure.resource.is_empty() && !failure.message.contains(&failure.resource) {
             notes.push(format!("resource: {}", failure.resource));
+        }
+        if exit == Exit::Unavailable && failure.reason.is_empty() {
+            notes.push("is `howdah serve` running there? --endpoint names another place".into());
         }
         if let Some(delay) = failure.retry_after {
             notes.push(format!("try again in {:.1} s", delay.as_secs_f64()));

@@ -21,7 +21,7 @@ use crate::{
         ListEnginesRequest, ListEnginesResponse, ListInstancesRequest, ListInstancesResponse,
         RestartInstanceRequest, Server, StartInstanceRequest, StopInstanceRequest,
         UndeleteInstanceRequest, condition,
-        instance::{LocalProviderConfig, ProviderConfig},
+        instance::{LocalProviderConfig, ProviderConfig, State},
     },
 };
 
@@ -183,6 +183,11 @@ pub(super) async fn run(session: Session, command: Command) -> Result<(), Failur
         Command::Get { instance, watch } => {
             let name = session.names.instance(&instance)?;
             if watch {
+                // What is not there is no resource to wait for.
+                session
+                    .client
+                    .get_instance(GetInstanceRequest { name: name.clone() })
+                    .await?;
                 let look = async || Ok(find(&session, &name).await?.into_iter().collect());
                 let rows = |items: &[Instance]| rows(items, &session.names, session.output);
                 return super::watch::watch(&session, look, rows).await;
@@ -240,7 +245,7 @@ impl Create {
 /// Prints what was there before, when it is READY if that is waited for.
 async fn print_present(session: &Session, name: &str, mutation: &Mutation) -> Result<(), Failure> {
     let found = match mutation.wait {
-        true => until("READY", mutation.timeout, || find(session, name)).await?,
+        true => until(session, "READY", mutation.timeout, || find(session, name)).await?,
         false => find(session, name).await?,
     };
     let gone = || Failure::new(Exit::NotFound, format!("{name} was deleted meanwhile"));
@@ -262,7 +267,7 @@ impl Wait {
     async fn run(self, session: &Session) -> Result<(), Failure> {
         let name = session.names.instance(&self.instance)?;
         let look = || find(session, &name);
-        match until(self.wanted.state(), self.timeout, look).await? {
+        match until(session, self.wanted.state(), self.timeout, look).await? {
             Some(found) => session.print("howdah.v1.Instance", &found, sheet),
             None if self.wanted == Wanted::Deleted => Ok(()),
             None => {
@@ -285,6 +290,13 @@ impl Wanted {
 }
 
 impl Named for Instance {
+    fn is_stuck(&self, wanted: &str) -> bool {
+        let state = self.state_name();
+        // A server that has failed may come up by itself: it is started again.
+        let settled = matches!(state, "READY" | "STOPPED" | "DELETED");
+        !self.reconciling && state != wanted && settled
+    }
+
     const TYPE: &'static str = "howdah.v1.Instance";
 
     fn name(&self) -> &str {
@@ -300,6 +312,10 @@ impl Named for Instance {
     }
 
     fn trouble(&self) -> String {
+        // One that was stopped by request is in no trouble.
+        if matches!(self.state(), State::Stopped | State::Deleted) {
+            return String::new();
+        }
         let down = |condition: &&Condition| {
             condition.r#type == "Available" && condition.status() != condition::Status::True
         };
@@ -400,12 +416,21 @@ fn version(instance: &Instance) -> String {
     found.cloned().unwrap_or_default()
 }
 
+/// Its state, with the reason why it is not what the state promises.
+fn standing(instance: &Instance) -> String {
+    let state = instance.state().as_str_name();
+    match instance.trouble().split_once(':') {
+        Some((reason, _)) if instance.state() == State::Ready => format!("{state},{reason}"),
+        _ => state.to_owned(),
+    }
+}
+
 fn rows(instances: &[Instance], names: &Names, output: Output) -> Sheet {
     let row = |instance: &Instance| {
         [
             names.short(&instance.name),
             version(instance),
-            instance.state().as_str_name().to_owned(),
+            standing(instance),
             endpoint(instance),
             age(instance.create_time.as_ref()),
         ]

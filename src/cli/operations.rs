@@ -26,6 +26,9 @@ use crate::{
     },
 };
 
+/// `google.rpc.Code.CANCELLED`.
+const CANCELLED: i32 = tonic::Code::Cancelled as i32;
+
 #[derive(Debug, Subcommand)]
 pub(super) enum Command {
     /// List operations
@@ -146,6 +149,7 @@ fn metadata(operation: &Operation) -> OperationMetadata {
 /// How an operation stands, in a word.
 fn status(operation: &Operation, metadata: &OperationMetadata) -> &'static str {
     match &operation.result {
+        Some(operation::Result::Error(error)) if error.code == CANCELLED => "CANCELLED",
         Some(operation::Result::Error(_)) => "FAILED",
         _ if operation.done => "DONE",
         _ if metadata.cancel_requested => "CANCELLING",
@@ -214,9 +218,10 @@ async fn cancel(session: &Session, request: CancelOperationRequest) -> Result<()
         .client
         .get_operation(GetOperationRequest { name })
         .await?;
-    let told = match found.done {
-        true => "the operation has ended: nothing is left to cancel",
-        false => "asked for; the operation ends when its stages are undone",
+    let told = match status(&found, &metadata(&found)) {
+        "CANCELLED" => "the operation is cancelled",
+        "DONE" | "FAILED" => "the operation has ended: nothing is left to cancel",
+        _ => "asked for; the operation ends when its stages are undone",
     };
     session.hint(told);
     Ok(())
@@ -265,7 +270,7 @@ pub(super) fn sheet(operation: &Operation, names: &Names) -> Sheet {
             format!("stage {}", stage.name),
             match stage.waits_for.as_str() {
                 "" => format!("{state}  {}", stage.title),
-                what => format!("{state}  {}: {what}", stage.title),
+                what => format!("{state}  {}, waits for {what}", stage.title),
             },
         )
     }));

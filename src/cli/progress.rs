@@ -73,7 +73,7 @@ pub(super) fn line(metadata: &OperationMetadata) -> String {
     let waits_for = current.map_or("", |stage| stage.waits_for.as_str());
     let title = match waits_for {
         "" => title.to_owned(),
-        what => format!("{title}: {what}"),
+        what => format!("{title}, waits for {what}"),
     };
     let again = match (metadata.attempt, metadata.last_error.as_str()) {
         (2.., error) if !error.is_empty() => format!(" (try {}: {error})", metadata.attempt),

@@ -17,9 +17,12 @@ use super::{
     watch::Named,
 };
 use crate::{
-    client::{Client, Options, Wait},
+    client::{self, Client, Options, Wait},
     pb::google::longrunning::Operation,
 };
+
+/// How much longer than it was asked to wait the server has for its answer.
+const GRACE: Duration = Duration::from_secs(2);
 
 /// Pause between two looks at an operation while somebody watches.
 const WATCHED_POLL: Duration = Duration::from_millis(250);
@@ -62,6 +65,10 @@ impl Session {
     ) -> Result<(), Failure> {
         let text = match self.output {
             output if output.is_data() => json::render(full_name, message, output)?,
+            Output::Name => match json::name_of(full_name, message)? {
+                Some(name) => self.names.short(&name),
+                None => sheet(message, &self.names).to_string(),
+            },
             _ => sheet(message, &self.names).to_string(),
         };
         Ok(writeln!(io::stdout(), "{text}")?)
@@ -120,6 +127,8 @@ impl Session {
         let result = tokio::select! {
             waited = waited => waited.map_err(Failure::from),
             _ = interrupt.recv() => Err(self.interrupted(name)),
+            // Also when the server does not answer.
+            () = over(timeout) => Err(client::Error::NotDone { name: name.to_owned() }.into()),
         };
         progress.clear();
         result
@@ -139,5 +148,13 @@ impl Session {
             // The command has done its work, whoever listens.
             let _ = writeln!(io::stderr(), "{text}");
         }
+    }
+}
+
+/// Ready when the time of a wait is over; never where it has no limit.
+async fn over(timeout: Option<Duration>) {
+    match timeout {
+        Some(timeout) => tokio::time::sleep(timeout.saturating_add(GRACE)).await,
+        None => std::future::pending().await,
     }
 }

@@ -4,12 +4,13 @@ use std::{
     collections::HashMap,
     future::Future,
     io::{self, Write},
-    time::{Duration, Instant},
+    time::Duration,
 };
 
 use prost::Message;
 
 use super::{
+    arguments::Output,
     exit::{Exit, Failure},
     output::Sheet,
     session::Session,
@@ -17,6 +18,9 @@ use super::{
 
 /// Pause between two looks.
 const PAUSE: Duration = Duration::from_secs(1);
+
+/// Time that one look has, however short the wait.
+const SHORTEST: Duration = Duration::from_secs(2);
 
 /// Something with a resource name.
 pub(super) trait Named: Message + Clone + PartialEq {
@@ -34,6 +38,16 @@ pub(super) trait Named: Message + Clone + PartialEq {
 
     /// What is wrong with it, for people; empty for nothing.
     fn trouble(&self) -> String;
+
+    /// Whether it is in that state, and is what the state promises.
+    fn is(&self, wanted: &str) -> bool {
+        self.state_name() == wanted && !self.reconciling() && self.trouble().is_empty()
+    }
+
+    /// Whether only somebody's call brings it into that state.
+    fn is_stuck(&self, wanted: &str) -> bool {
+        !self.reconciling() && self.state_name() != wanted
+    }
 }
 
 /// Prints what `look` finds, and again each resource that has changed, until Ctrl-C.
@@ -47,8 +61,12 @@ where
 {
     let mut seen: HashMap<String, M> = HashMap::new();
     let mut headed = false;
+    let mut is_away = false;
     loop {
-        let found = look().await?;
+        let Some(found) = patiently(session, look().await, &mut is_away)? else {
+            tokio::time::sleep(PAUSE).await;
+            continue;
+        };
         let changed: Vec<M> = found
             .iter()
             .filter(|resource| seen.get(resource.name()) != Some(resource))
@@ -80,6 +98,9 @@ fn show<M: Named>(
     }
     if session.output.is_data() {
         for resource in changed {
+            if session.output == Output::Yaml {
+                writeln!(io::stdout(), "---")?;
+            }
             session.print(M::TYPE, resource, |_, _| Sheet::fields([]))?;
         }
         return Ok(());
@@ -95,8 +116,30 @@ fn show<M: Named>(
     Ok(stdout.flush()?)
 }
 
+/// The answer of a look; none while the server is away, which is said once.
+fn patiently<T>(
+    session: &Session,
+    looked: Result<T, Failure>,
+    is_away: &mut bool,
+) -> Result<Option<T>, Failure> {
+    match looked {
+        Err(failure) if failure.is_unavailable() => {
+            if !*is_away {
+                session.hint("the server is away; it is asked again");
+            }
+            *is_away = true;
+            Ok(None)
+        }
+        looked => {
+            *is_away = false;
+            looked.map(Some)
+        }
+    }
+}
+
 /// Waits until a resource is in that state; `None` is what a look finds when it is gone.
 pub(super) async fn until<M: Named, F>(
+    session: &Session,
     wanted: &str,
     timeout: Option<Duration>,
     look: impl Fn() -> F,
@@ -104,27 +147,38 @@ pub(super) async fn until<M: Named, F>(
 where
     F: Future<Output = Result<Option<M>, Failure>>,
 {
-    let end = timeout.map(|timeout| Instant::now() + timeout);
-    loop {
-        let found = look().await?;
-        match &found {
-            None => return Ok(found),
-            Some(resource) if resource.state_name() == wanted && !resource.reconciling() => {
-                return Ok(found);
-            }
-            Some(resource) if is_stuck(resource, wanted) => return Err(stuck(resource, wanted)),
-            Some(resource) if end.is_some_and(|end| Instant::now() >= end) => {
-                return Err(too_late(resource, wanted));
-            }
-            Some(_) => tokio::time::sleep(PAUSE).await,
-        }
+    let mut last = None;
+    let waiting = reached(session, wanted, look, &mut last);
+    let Some(timeout) = timeout else {
+        return waiting.await;
+    };
+    match tokio::time::timeout(timeout.max(SHORTEST), waiting).await {
+        Ok(found) => found,
+        // Also when the server does not answer.
+        Err(_) => Err(too_late(last.as_ref(), wanted)),
     }
 }
 
-/// Whether only somebody's call brings it on.
-fn is_stuck(resource: &impl Named, wanted: &str) -> bool {
-    let state = resource.state_name();
-    !resource.reconciling() && state != wanted && matches!(state, "FAILED" | "STOPPED" | "DELETED")
+async fn reached<M: Named, F>(
+    session: &Session,
+    wanted: &str,
+    look: impl Fn() -> F,
+    last: &mut Option<M>,
+) -> Result<Option<M>, Failure>
+where
+    F: Future<Output = Result<Option<M>, Failure>>,
+{
+    let mut is_away = false;
+    loop {
+        if let Some(found) = patiently(session, look().await, &mut is_away)? {
+            match &found {
+                Some(resource) if resource.is_stuck(wanted) => return Err(stuck(resource, wanted)),
+                Some(resource) if !resource.is(wanted) => *last = found,
+                _ => return Ok(found),
+            }
+        }
+        tokio::time::sleep(PAUSE).await;
+    }
 }
 
 fn stuck(resource: &impl Named, wanted: &str) -> Failure {
@@ -133,9 +187,16 @@ fn stuck(resource: &impl Named, wanted: &str) -> Failure {
     noted(Failure::new(Exit::Precondition, message), resource)
 }
 
-fn too_late(resource: &impl Named, wanted: &str) -> Failure {
+fn too_late(resource: Option<&impl Named>, wanted: &str) -> Failure {
+    let Some(resource) = resource else {
+        let message = "the time is over, and the server has not answered";
+        return Failure::new(Exit::TimeOver, message);
+    };
     let (name, state) = (resource.name(), resource.state_name());
-    let message = format!("the time is over: {name} is {state}, not {wanted}");
+    let message = match state == wanted {
+        true => format!("the time is over: {name} is {state}, but cannot be used yet"),
+        false => format!("the time is over: {name} is {state}, not {wanted}"),
+    };
     noted(Failure::new(Exit::TimeOver, message), resource)
 }
 

@@ -14,6 +14,9 @@ const TIMEOUT_EXPIRED: &str = "Timeout expired";
 /// Reason of a call that was refused before it reached a handler.
 const BUDGET_EXHAUSTED: &str = "BUDGET_EXHAUSTED";
 
+/// What is said where a connection that was lost cannot be made again.
+const AWAY: &str = "the server cannot be reached any more";
+
 /// What is said of a call whose connection was cut.
 const CUT: &str = "the connection to the server was lost";
 
@@ -145,6 +148,7 @@ impl From<&Status> for Failure {
         let (code, message) = match status.message() {
             _ if ran_out => (Code::DeadlineExceeded, TIMEOUT_EXPIRED),
             _ if is_cut(status) => (Code::Unavailable, CUT),
+            _ if is_away(status) => (Code::Unavailable, AWAY),
             message => (status.code(), message),
         };
         Self {
@@ -166,6 +170,20 @@ impl From<&Status> for Failure {
             retry_after: details.retry_info().and_then(|retry| retry.retry_delay),
         }
     }
+}
+
+/// Whether no connection to the server could be made again.
+fn is_away(status: &Status) -> bool {
+    let mut source = status
+        .source()
+        .filter(|_| status.code() == Code::Unavailable);
+    while let Some(error) = source {
+        if error.is::<tonic::transport::Error>() || error.is::<std::io::Error>() {
+            return true;
+        }
+        source = error.source();
+    }
+    false
 }
 
 /// Whether the connection ended before the server's answer did. It is no word of the

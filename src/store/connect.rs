@@ -17,7 +17,7 @@ pub type Source = Arc<dyn Fn() -> Result<PgConnectOptions, String> + Send + Sync
 
 /// Settings of a role, a database or a server that would change what our statements mean
 /// or how durable they are. Values in the startup packet are stronger than all of those.
-const PINNED: [(&str, &str); 11] = [
+const PINNED: [(&str, &str); 12] = [
     ("default_transaction_isolation", "read committed"),
     ("default_transaction_read_only", "off"),
     ("default_transaction_deferrable", "off"),
@@ -30,6 +30,8 @@ const PINNED: [(&str, &str); 11] = [
     ("standard_conforming_strings", "on"),
     ("transform_null_equals", "off"),
     ("lock_timeout", "5s"),
+    // Every query is short: to compile one takes longer than to carry it out.
+    ("jit", "off"),
     // "relation already exists, skipping" of a migration is no news.
     ("client_min_messages", "warning"),
 ];

@@ -284,9 +284,14 @@ impl Store {
                 lease_until = least(lease_until, now()),
                 death_time = least(death_time, now()),
                 waiting_since = least(waiting_since, now()),
-                pursued_since = least(pursued_since, now())
-             where end_time is null and greatest(run_time, lease_until)
-                > now() + interval '15 minutes'",
+                pursued_since = least(pursued_since, now()),
+                create_time = least(create_time, now())
+             where id = any(array(select id from operations where id in (
+                    select id from operations where end_time is null
+                    and greatest(run_time, lease_until, create_time) > now() + interval '15 minutes'
+                    union all select id from operations where end_time is not null
+                    and lease_until > now() + interval '15 minutes')
+                order by id for no key update))",
         )
         .execute(&self.pool)
         .named("lease.mend_times_ahead")
@@ -378,7 +383,8 @@ impl Store {
             "update operations set lease_until = null, worker = null, deaths = deaths + 1,
                 death_time = now(),
                 run_time = greatest(run_time, now() + pause_after(deaths + 1))
-             where worker = $1",
+             where id = any(array(select id from operations where worker = $1
+                order by id for no key update))",
             worker,
         )
         .execute(&self.pool)
@@ -433,7 +439,8 @@ impl Tx {
     pub async fn check_token(&mut self, id: Uuid, token: i64) -> Result<bool> {
         let held = sqlx::query_scalar!(
             "select cancel_requested from operations
-             where id = $1 and token = $2 and end_time is null for no key update",
+             where id = $1 and token = $2 and worker is not null and end_time is null
+             for no key update",
             id,
             token,
         )

@@ -346,18 +346,31 @@ async fn resources_are_waited_for_and_listed_in_every_form() {
         .unwrap();
     assert!(age.ends_with(['s', 'm']), "{table}");
 
+    assert_eq!(user.says("instances get orders -o name").await, "orders\n");
+    let nobody = user.run("instances get nope --watch").await;
+    assert_eq!(nobody.code, Some(3), "{nobody:?}");
+    let other = user.run("instances wait orders --for stopped").await;
+    assert_eq!(other.code, Some(5), "{other:?}");
+    // A server that takes no connections is not ready, and shown where instances are listed.
+    let metadata = super::rig::Metadata::of(&howdah).await;
+    let is = async |status: &str| {
+        let sql = format!(
+            "update instances set conditions = jsonb_set(conditions, '{{0,status}}', '\"{status}\"')"
+        );
+        metadata.execute(&sql).await;
+    };
+    is("UNKNOWN").await;
+    let late = user.run("instances wait orders --timeout 1s").await;
+    assert_eq!(late.code, Some(9), "{late:?}");
+    let said = "orders is READY, but cannot be used yet";
+    assert!(late.stderr.contains(said), "{late:?}");
+    let listed = user.says("instances list").await;
+    assert!(listed.contains(" READY,SERVER_RUNNING "), "{listed}");
+    is("TRUE").await;
     let ready = user
         .says("instances wait orders --for ready --timeout 30s")
         .await;
     assert_eq!(field(&ready, "state"), "READY");
-    let late = user
-        .run("instances wait orders --for stopped --timeout 0s")
-        .await;
-    assert_eq!(late.code, Some(9), "{late:?}");
-    assert!(
-        late.stderr.contains("orders is READY, not STOPPED"),
-        "{late:?}"
-    );
     let mut watch = user.command("instances list --watch").spawn().unwrap();
     let mut lines = BufReader::new(watch.stdout.take().unwrap()).lines();
     let mut line = async || {
@@ -422,7 +435,9 @@ async fn over_a_unix_socket_and_through_a_crash() {
     howdah.kill().await;
     let (code, said) = follower.end().await;
     assert_eq!(code, Some(6), "{said}");
-    assert_eq!(said, "error: the connection to the server was lost\n");
+    let (first, hint) = said.split_once('\n').unwrap();
+    assert_eq!(first, "error: the connection to the server was lost");
+    assert!(hint.contains("is `howdah serve` running there?"), "{said}");
     let away = user.run("instances list").await;
     assert_eq!(away.code, Some(6), "{away:?}");
 }

@@ -174,7 +174,7 @@ impl Howdah {
             .env("HOWDAH_LOCAL_PORTS", &self.ports)
             .env("HOWDAH_LOG_FORMAT", "json")
             .env("HOWDAH_LOG_FILTER", "info,howdah=debug")
-            .env("FAILPOINTS", failpoints)
+            .env("FAILPOINTS", with_a_steady_clock(failpoints))
             .stdin(Stdio::null())
             .stdout(log.try_clone().unwrap())
             .stderr(log);
@@ -582,5 +582,13 @@ pub fn create_database(instance: &str, id: &str) -> CreateDatabaseRequest {
         database_id: id.into(),
         database: Some(Database::default()),
         ..CreateDatabaseRequest::default()
+    }
+}
+
+/// A process trusts the metadata's clock from its start on, unless the test says otherwise.
+fn with_a_steady_clock(failpoints: &str) -> String {
+    match failpoints.contains("clock.settling") {
+        true => failpoints.to_owned(),
+        false => format!("clock.settling=return(0);{failpoints}"),
     }
 }

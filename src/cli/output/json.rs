@@ -34,7 +34,20 @@ pub(in crate::cli) fn render_any(any: &Any, output: Output) -> Result<String, Fa
     of_bytes(full_name, &any.value, output)
 }
 
+/// The resource name in a message of the type with that full name, if it has one.
+pub(in crate::cli) fn name_of<M: Message>(
+    full_name: &str,
+    message: &M,
+) -> Result<Option<String>, Failure> {
+    let value = value(full_name, &message.encode_to_vec())?;
+    Ok(value["name"].as_str().map(str::to_owned))
+}
+
 fn of_bytes(full_name: &str, bytes: &[u8], output: Output) -> Result<String, Failure> {
+    data(&value(full_name, bytes)?, output)
+}
+
+fn value(full_name: &str, bytes: &[u8]) -> Result<serde_json::Value, Failure> {
     let fail = |error: String| {
         Failure::new(
             Exit::Failed,
@@ -46,8 +59,7 @@ fn of_bytes(full_name: &str, bytes: &[u8], output: Output) -> Result<String, Fai
         .get_message_by_name(full_name)
         .ok_or_else(|| fail("its type is unknown".into()))?;
     let message = DynamicMessage::decode(descriptor, bytes).map_err(|e| fail(e.to_string()))?;
-    let value = serde_json::to_value(&message).map_err(|error| fail(error.to_string()))?;
-    data(&value, output)
+    serde_json::to_value(&message).map_err(|error| fail(error.to_string()))
 }
 
 #[cfg(test)]

@@ -203,8 +203,8 @@ impl Cluster {
     async fn not_stopped(&self) -> Result<Error> {
         let message = match self.look().await? {
             Found::Running(file) => format!(
-                "the server did not stop in time: it is frozen or still writes its data; `kill \
-                 -QUIT {}` ends it as a crash would",
+                "the server did not stop in time: it still writes its data, or is frozen; `kill \
+                 -QUIT {0}; kill -CONT {0}` ends it as a crash would",
                 file.pid
             ),
             Found::Lingering => self.occupied("").await?.message().to_owned(),

@@ -12,7 +12,10 @@ use crate::{
 /// instead of every 10 s.
 async fn options(current: u8, previous: &[u8]) -> Options {
     let options = with_keys(Options::external().await, current, previous);
-    options.with("FAILPOINTS", "keys.pause=return(500)")
+    options.with(
+        "FAILPOINTS",
+        "clock.settling=return(0);keys.pause=return(500)",
+    )
 }
 
 /// Beside another one, on another host, with these keys.

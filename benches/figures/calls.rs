@@ -96,9 +96,11 @@ async fn copy_instances(database_url: &str) {
         "insert into projects (id) values ('bench');
          create temporary table copies as select gen_random_uuid() as uid, number
             from generate_series(0, {INSTANCES} - 1) number;
-         insert into instances select (jsonb_populate_record(i, jsonb_build_object(
-                'project', 'bench', 'id', 'orders-' || c.number, 'uid', c.uid, 'running', false))).*
-            from instances i, copies c;
+         insert into instances (uid, project, id, display_name, labels, annotations, state,
+                wanted_version, parameters, ephemeral, deletion_protection, epoch, conditions)
+            select c.uid, 'bench', 'orders-' || c.number, i.display_name, i.labels, i.annotations,
+                i.state, i.wanted_version, i.parameters, i.ephemeral, i.deletion_protection,
+                i.epoch, i.conditions from instances i, copies c;
          insert into servers (uid, instance_uid, number, role, provider, version, host, port,
                 system_identifier, started, admin_password)
             select gen_random_uuid(), c.uid, s.number, s.role, s.provider, s.version, s.host,

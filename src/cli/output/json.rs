@@ -40,7 +40,8 @@ pub(in crate::cli) fn name_of<M: Message>(
     message: &M,
 ) -> Result<Option<String>, Failure> {
     let value = value(full_name, &message.encode_to_vec())?;
-    Ok(value["name"].as_str().map(str::to_owned))
+    let name = value.get("name").and_then(serde_json::Value::as_str);
+    Ok(name.map(str::to_owned))
 }
 
 fn of_bytes(full_name: &str, bytes: &[u8], output: Output) -> Result<String, Failure> {

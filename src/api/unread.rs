@@ -40,7 +40,7 @@ pub(super) enum Reader {
 
 /// Says that a body was asked for more, and whether what it answers is now the client's.
 pub(super) fn note(reader: Option<Reader>) {
-    // Without a listener, as in unit tests, nobody wants to know.
+    // Unit tests have no listener, and so no receiver.
     let _ = NOTED.try_with(|noted| {
         noted.set(Noted {
             asked: noted.get().asked.wrapping_add(1),

@@ -121,7 +121,7 @@ impl App {
         accepting.tx.lock_family(&delete.name).await?;
         let instance = accepting.tx.lock_instance(&delete.name).await?;
         check_etag(&delete.etag, &instance.etag())?;
-        // What is left of it is in reach of nobody.
+        // No living process can reach a server of it.
         let mut servers = instance.servers.iter();
         let gone = servers.all(|server| self.host_gone_time(server).is_some());
         if everything && gone && !self.clock_is_steady().await? {

@@ -27,18 +27,18 @@ const ATTRIBUTES: [(&str, &str); 9] = [
     ("0.9.2342.19200300.100.1.1", "UID"),
 ];
 
-/// Whom a client certificate stands for.
+/// The identity of a client certificate.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Identity {
     /// Its holder.
     Of(String),
-    /// Nobody who can be told from others.
+    /// It has no identity that distinguishes its holder.
     Nobody,
 }
 
 impl Identity {
     /// The identity that a verified certificate stands for: its SPIFFE URI, else its
-    /// subject as RFC 4514 writes it. Nobody's if it has neither, several SPIFFE URIs or
+    /// subject as RFC 4514 writes it. Nameless if it has neither, several SPIFFE URIs or
     /// one that is none (an X.509-SVID has exactly one, by the SPIFFE specification).
     #[must_use]
     pub fn read(der: &[u8]) -> Self {

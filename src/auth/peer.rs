@@ -9,7 +9,7 @@ use super::certificate::Identity;
 pub struct Peer {
     /// Where it comes from.
     pub address: Address,
-    /// Whom its verified client certificate stands for, if it showed one.
+    /// Identity of its verified client certificate, if it showed one.
     pub certificate: Option<Identity>,
 }
 

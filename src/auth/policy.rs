@@ -13,7 +13,7 @@ use super::Permission;
 const READERS: &[Role] = &[Role::Viewer, Role::Operator];
 /// Who changes things.
 const OPERATORS: &[Role] = &[Role::Operator];
-/// Nobody but admins.
+/// Admins only.
 const ADMINS: &[Role] = &[];
 
 /// The roles that hold each permission, beside `admin`, which holds all. Deletion is for
@@ -93,14 +93,14 @@ impl Policy {
         principal.is_authenticated() || self.of_principal(principal).next().is_some()
     }
 
-    /// Whether the principal may do what the permission stands for, on that scope.
+    /// Whether the principal has the permission on that scope.
     #[must_use]
     pub fn allows(&self, principal: &Principal, permission: &Permission, scope: &Scope) -> bool {
         self.of_principal(principal)
             .any(|binding| grants(binding.role, permission) && binding.scope.contains(scope))
     }
 
-    /// Whether the principal may do what the permission stands for, on any scope.
+    /// Whether the principal has the permission on any scope.
     #[must_use]
     pub fn allows_anywhere(&self, principal: &Principal, permission: &Permission) -> bool {
         self.of_principal(principal)
@@ -156,7 +156,7 @@ mod tests {
         assert!(open.admits(&anonymous));
         assert!(open.allows(&anonymous, &permission("instances.get"), &Scope::Everything));
         assert!(!open.allows_anywhere(&anonymous, &permission("instances.create")));
-        // A certificate that names nobody is no way to be anonymous.
+        // A certificate without an identity does not make its holder anonymous.
         assert!(!open.admits(&Principal::Unidentified));
     }
 

@@ -21,10 +21,10 @@ pub(super) struct Arguments {
     pub(super) command: Command,
 }
 
-/// Where a server is called that nobody named.
+/// Endpoint that is called by default.
 pub(super) const DEFAULT_ENDPOINT: &str = "127.0.0.1:7717";
 
-/// Project of short names where nobody named one.
+/// Project of short names by default.
 pub(super) const DEFAULT_PROJECT: &str = "default";
 
 /// What every command takes.

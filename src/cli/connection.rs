@@ -19,7 +19,7 @@ pub(super) struct Command {
     env: bool,
 }
 
-/// A form in which programs are told how to connect.
+/// A format of connection parameters.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 enum Format {
     /// URL of libpq and most drivers

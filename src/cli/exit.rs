@@ -137,7 +137,7 @@ impl From<client::Error> for Failure {
                 .note("is `howdah serve` running there? --endpoint names another place"),
             client::Error::Call(failure) => {
                 let exit = match failure.reason == Reason::StreamLost.as_str() {
-                    // ABORTED: the call lost against nobody, what it read from went away.
+                    // ABORTED means a conflict elsewhere; here the server it read from went away.
                     true => Exit::Unavailable,
                     false => exit_of(failure.code),
                 };

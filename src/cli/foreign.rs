@@ -1,5 +1,5 @@
 //! Options of the client that have no effect in a command are refused by it: `serve --cert`
-//! would serve without TLS otherwise, and nobody would notice.
+//! would serve without TLS otherwise, without a word.
 
 use clap::{ArgMatches, parser::ValueSource};
 

@@ -22,7 +22,7 @@ pub(super) struct Command {
     arguments: Vec<OsString>,
 }
 
-/// Becomes psql. The password goes by the environment: it stands in no command line and in
+/// Becomes psql. The password goes by the environment: it is in no command line and in
 /// no history.
 pub(super) async fn run(session: Session, command: Command) -> Result<(), Failure> {
     let name = session.names.database(&command.database)?;

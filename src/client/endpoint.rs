@@ -10,7 +10,7 @@ use super::{Error, Options, Result};
 /// Silence after which the server is asked whether it is still there.
 const KEEPALIVE: Duration = Duration::from_secs(20);
 
-/// Port that a server listens on unless it was told another one.
+/// Port that a server listens on by default.
 const DEFAULT_PORT: u16 = 7717;
 
 /// Reads the endpoint and the TLS files.

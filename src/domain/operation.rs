@@ -179,7 +179,7 @@ pub enum GivesWay {
     Never,
     /// While it waits for something outside.
     Waiting,
-    /// At any time: nobody has asked for it.
+    /// At any time: no user has asked for it.
     Always,
 }
 

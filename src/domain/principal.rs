@@ -17,7 +17,7 @@ pub enum Principal {
         /// Its SPIFFE URI, else its subject as RFC 4514 writes it.
         identity: String,
     },
-    /// The holder of a client certificate that names nobody. It is never let in.
+    /// The holder of a client certificate without an identity. It is never let in.
     Unidentified,
     /// Howdah itself, which calls no method.
     Howdah,

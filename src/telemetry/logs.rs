@@ -1,6 +1,6 @@
 //! The log subscriber: one line per event on standard error.
 //!
-//! A [queue](super::queue) takes them when its reader stalls, so that nobody waits for it.
+//! A [queue](super::queue) takes them when its reader stalls, so that no caller waits for it.
 //!
 //! Each line carries the spans that it happened in, and with them the field
 //! `trace_id` of the call or the operation.

@@ -236,7 +236,7 @@ mod tests {
 
     const BOUND: Duration = Duration::from_secs(10);
 
-    /// A reader that reads when it is told to, and passes on what it read.
+    /// A reader that reads on request, and passes on what it read.
     struct Slow {
         ready: Arc<AtomicBool>,
         turns: Mutex<mpsc::Receiver<()>>,

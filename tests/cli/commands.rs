@@ -258,7 +258,7 @@ fn empty_variables_count_as_none() {
         command.env(format!("HOWDAH_{name}"), "");
     }
     let run = super::program::Run::from(command.output().unwrap());
-    // Nobody need serve at the default endpoint, but nothing else is called.
+    // A server may or may not run at the default endpoint; no other one is called.
     let default = run.code == 0 || run.stderr.contains("cannot reach 127.0.0.1:7717: ");
     assert!(default, "{run:?}");
 }

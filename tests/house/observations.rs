@@ -6,7 +6,7 @@ use howdah::domain::Reason;
 
 use super::{files, root, text};
 
-/// What stands in code quotes in the rows of a page's tables, by column.
+/// The texts in code quotes in the rows of a page's tables, by column.
 fn rows(page: &str) -> Vec<Vec<BTreeSet<String>>> {
     let page = text(&root().join(page));
     let lines = page.lines().filter(|line| line.starts_with("| "));

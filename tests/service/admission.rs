@@ -208,7 +208,7 @@ async fn nobody_learns_anything_where_it_may_nothing() {
     );
 }
 
-/// Where bindings are named, nobody else has a role.
+/// Where bindings are given, other principals have no role.
 #[tokio::test(flavor = "multi_thread")]
 async fn anonymous_callers_have_the_role_that_the_setting_gives() {
     use howdah::pb::v1::ListInstancesRequest;

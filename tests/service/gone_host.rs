@@ -74,7 +74,7 @@ async fn a_refusal_names_the_host_and_what_brings_it_back() {
     assert!(status.message().contains("name another host"), "{status}");
 }
 
-/// It looks alive otherwise. Who cancels it is told what brings the host back.
+/// It looks alive otherwise. The refusal of a cancellation says what brings the host back.
 #[tokio::test(flavor = "multi_thread")]
 async fn an_operation_says_that_its_host_is_silent() {
     let mut one = Howdah::new(options().await);

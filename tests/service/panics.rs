@@ -83,8 +83,8 @@ async fn a_step_that_ends_its_process_rests() {
     assert_eq!(done.state(), database::State::Ready);
 }
 
-/// A step that ends its process is tried alone on its host, and holds nobody up who rests
-/// no longer than it takes.
+/// A step that ends its process is tried alone on its host. While it rests, others at the
+/// same step go on.
 #[tokio::test]
 async fn a_step_that_ends_its_process_is_tried_alone() {
     let howdah = serve("").await;

@@ -224,7 +224,7 @@ async fn cancel(context: &Context, plan: &'static Plan) -> Result<Next> {
     turn_round(context, plan, &why).await
 }
 
-/// A transaction for the end of a step, in which nobody else can end the operation. All who
+/// A transaction for the end of a step, in which no other caller can end the operation. All who
 /// lock several operations of an instance do so in the order of their ids.
 async fn checked(context: &Context, plan: &Plan) -> Result<Tx> {
     let claim = &context.claim;

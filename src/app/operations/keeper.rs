@@ -64,7 +64,7 @@ pub(super) async fn keep(app: App, id: uuid::Uuid, token: i64, lease: Lease) {
         // One pause, however often other operations change meanwhile.
         tokio::select! {
             () = tokio::time::sleep(pause) => {}
-            // A request to cancel is told at once.
+            // A request to cancel is passed on at once.
             () = changed(&mut changes, id) => {}
         }
         let asked = Instant::now();
@@ -83,7 +83,7 @@ pub(super) async fn keep(app: App, id: uuid::Uuid, token: i64, lease: Lease) {
                 lease.extend(asked + length);
                 lease.cancel_requested.cancel();
             }
-            // Told by the database sooner than to the worker that committed it.
+            // The database reports it before the worker sees its own commit.
             Ok(Renewal::Ended) => return lease.extend(asked + LAST_WORDS),
             Ok(Renewal::Lost) => return lease.lost.cancel(),
             Err(error) => tracing::warn!(operation = %id, error = %error, "cannot renew a lease"),

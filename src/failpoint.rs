@@ -44,6 +44,21 @@ pub fn hit(name: &str) {
 #[cfg(not(feature = "failpoints"))]
 pub const fn hit(_name: &str) {}
 
+/// Whether an answer that has arrived is to be taken for lost, as `name=1*return` says of the
+/// first one.
+#[cfg(feature = "failpoints")]
+#[must_use]
+pub fn loses(name: &str) -> bool {
+    fail::eval(name, |_| ()).is_some()
+}
+
+/// False: failpoints are compiled out.
+#[cfg(not(feature = "failpoints"))]
+#[must_use]
+pub const fn loses(_name: &str) -> bool {
+    false
+}
+
 /// The pause `usual`, or as many milliseconds as `name=return(500)` says.
 #[cfg(feature = "failpoints")]
 #[must_use]

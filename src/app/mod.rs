@@ -97,6 +97,8 @@ pub struct Inner {
     pub(crate) tasks: TaskTracker,
     /// Ends the workers.
     pub(crate) stopping: CancellationToken,
+    /// Operations that this process works on.
+    pub(crate) held: operations::Held,
     /// Places beside the workers, of operations that take long.
     pub(crate) long_operations: Arc<Semaphore>,
     /// What was seen of the metadata database's clock.
@@ -136,6 +138,7 @@ impl App {
             parts,
             tasks: TaskTracker::new(),
             stopping: CancellationToken::new(),
+            held: operations::Held::default(),
             long_operations: Arc::new(Semaphore::new(beside)),
             steadiness: steady::Steadiness::default(),
             agenda: operations::Agenda::default(),

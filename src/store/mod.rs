@@ -21,6 +21,7 @@ pub mod operations;
 mod pool;
 pub mod probe;
 pub mod queued;
+mod release;
 pub mod requests;
 pub mod roles;
 pub mod sealing;

@@ -7,8 +7,17 @@ use std::{
 
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
-use super::{super::App, catalog, engine::work};
-use crate::store::lease::{Capability, Due};
+use super::{
+    super::App,
+    catalog,
+    engine::work,
+    held::{give_back_unknown, hold},
+};
+use crate::{
+    domain::{Error, Reason, Result},
+    failpoint,
+    store::lease::{Capability, Claim, Due},
+};
 
 /// Operations that take long, for each worker, which can be under way beside the workers.
 pub(crate) const LONG_FOR_EACH: usize = 4;
@@ -34,10 +43,14 @@ pub(crate) async fn dispatch(app: App) {
             lease_seconds: app.parts.settings.lease.as_secs_f64(),
             of_one_instance,
         };
-        let until = Instant::now() + app.parts.settings.lease;
-        match app.parts.store.claim_operation(&capability).await {
-            Ok(Some(claim)) => {
-                app.tasks.spawn(work(app.clone(), claim, until, permit));
+        match claim(&app, &capability).await {
+            Ok(Some((claim, until))) => {
+                let holding = hold(&app, &claim);
+                let work = work(app.clone(), claim, until, permit);
+                app.tasks.spawn(async move {
+                    work.await;
+                    drop(holding);
+                });
             }
             Ok(None) => {
                 drop(permit);
@@ -45,11 +58,24 @@ pub(crate) async fn dispatch(app: App) {
             }
             Err(error) => {
                 drop(permit);
+                app.held.note_failure();
                 tracing::warn!(error = %error, detail = error.internal_detail(), "cannot claim operations");
                 pause(&app, OUTAGE_PAUSE).await;
             }
         }
     }
+}
+
+/// Claims an operation. The answer includes until when the claim holds.
+async fn claim(app: &App, capability: &Capability<'_>) -> Result<Option<(Claim, Instant)>> {
+    give_back_unknown(app).await?;
+    let until = Instant::now() + app.parts.settings.lease;
+    let claim = app.parts.store.claim_operation(capability).await?;
+    if claim.is_some() && failpoint::loses("operations.claim.answer") {
+        let message = "the answer to a claim was lost";
+        return Err(Error::new(Reason::MetadataUnavailable, message));
+    }
+    Ok(claim.map(|claim| (claim, until)))
 }
 
 async fn permit(app: &App, permits: &Arc<Semaphore>) -> Option<OwnedSemaphorePermit> {

@@ -66,13 +66,12 @@ pub(super) async fn work(app: App, claim: Claim, until: Instant, permit: OwnedSe
             never = &mut room => match never {},
             () = lease.lost.cancelled() => {
                 tracing::warn!(operation = %id, "lease lost");
-                // It runs out by itself if this fails.
-                let _ = app.parts.store.let_go(id, token).await;
+                let_go(&app, id, token).await;
                 Left::Anyhow
             }
             () = lease.expired() => {
                 tracing::warn!(operation = %id, "lease expired");
-                let _ = app.parts.store.let_go(id, token).await;
+                let_go(&app, id, token).await;
                 Left::Anyhow
             }
             () = app.stopping.cancelled() => {
@@ -441,7 +440,7 @@ async fn failed(
     );
     if error.reason() == Reason::ResourceBusy && error.resource().is_none() {
         // The token is not the newest any more.
-        let _ = context.app.parts.store.let_go(claim.id, claim.token).await;
+        let_go(&context.app, claim.id, claim.token).await;
         return Next::Leave(Left::Anyhow);
     }
     let undoing = claim.state == State::Undoing;
@@ -499,10 +498,17 @@ async fn release(context: &Context, delay: Duration, why: Option<&Failure>) -> N
     let (store, seconds) = (&context.app.parts.store, delay.as_secs_f64());
     let released = store.release_operation(claim.id, claim.token, seconds, why);
     if let Err(error) = released.await {
-        // The lease runs out by itself.
+        context.app.held.note_failure();
         tracing::warn!(operation = %claim.id, error = %error, "cannot give an operation back");
     }
     Next::Leave(Left::Anyhow)
+}
+
+/// Says that nothing more is done for a claim that was lost or given up.
+async fn let_go(app: &App, id: uuid::Uuid, token: i64) {
+    if app.parts.store.let_go(id, token).await.is_err() {
+        app.held.note_failure();
+    }
 }
 
 fn failure(error: &Error) -> Failure {

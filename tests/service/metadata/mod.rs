@@ -1,6 +1,7 @@
 //! A metadata database that is somebody else's: what its network, its server and its
 //! settings do, and what callers notice of it.
 
+mod claims;
 mod deadlines;
 mod full_disk;
 mod load;

@@ -1,0 +1,144 @@
+//! How claims on operations end before their leases do.
+
+use sqlx::types::Json;
+use uuid::Uuid;
+
+use super::{Store, changes::CHANNEL, fault::Measured};
+use crate::domain::{Result, operation::Failure};
+
+impl Store {
+    /// Gives a claim back: the operation is due again after `seconds`, or at once when it
+    /// is to be cancelled. With an error, the try counts as failed. A claim that was lost is
+    /// let go.
+    ///
+    /// # Errors
+    /// METADATA_UNAVAILABLE.
+    pub async fn release_operation(
+        &self,
+        id: Uuid,
+        token: i64,
+        seconds: f64,
+        error: Option<&Failure>,
+    ) -> Result<()> {
+        let released = sqlx::query!(
+            "update operations set lease_until = null, worker = null, deaths = 0,
+                run_time = case when cancel_requested and cancellable and state <> 'UNDOING'
+                    then now() else now() + make_interval(secs => $3) end,
+                failures = failures + case when $4::jsonb is null then 0 else 1 end,
+                last_error = coalesce($4, last_error)
+             where id = $1 and token = $2 and end_time is null",
+            id,
+            token,
+            seconds,
+            error.map(Json) as _,
+        )
+        .execute(&self.pool)
+        .named("release.release_operation")
+        .await?;
+        match released.rows_affected() {
+            0 => self.let_go(id, token).await,
+            _ => Ok(()),
+        }
+    }
+
+    /// Says that a worker does nothing more for a claim that was given up, so that what
+    /// waits for it can begin. For a claim that another worker has, nothing changes.
+    ///
+    /// # Errors
+    /// METADATA_UNAVAILABLE.
+    pub async fn let_go(&self, id: Uuid, token: i64) -> Result<()> {
+        // Giving the operation up has raised its token by one: see `give_up_family`.
+        sqlx::query!(
+            "with left_alone as (
+                update operations set lease_until = null, worker = null
+                where id = $1 and token - 1 = $2 and end_time is not null returning id)
+             select pg_notify($3, id::text) from left_alone",
+            id,
+            token,
+            CHANNEL,
+        )
+        .fetch_all(&self.pool)
+        .named("release.let_go")
+        .await?;
+        Ok(())
+    }
+
+    /// Gives back everything that a worker of that identity held: it has died. What several
+    /// have died of is due after a pause.
+    ///
+    /// # Errors
+    /// METADATA_UNAVAILABLE.
+    pub async fn release_worker(&self, worker: Uuid) -> Result<u64> {
+        let released = sqlx::query!(
+            "update operations set lease_until = null, worker = null, deaths = deaths + 1,
+                death_time = now(),
+                run_time = greatest(run_time, now() + pause_after(deaths + 1))
+             where id = any(array(select id from operations where worker = $1
+                order by id for no key update))",
+            worker,
+        )
+        .execute(&self.pool)
+        .named("release.release_worker")
+        .await?;
+        Ok(released.rows_affected())
+    }
+
+    /// Gives back the claims of a worker but for those that it knows of, by operation and
+    /// token. Their operations are due at once, or given up for good if they have ended.
+    /// Answers how many there were.
+    ///
+    /// # Errors
+    /// METADATA_UNAVAILABLE.
+    pub async fn release_unknown(&self, worker: Uuid, known: &[(Uuid, i64)]) -> Result<u64> {
+        let (ids, tokens): (Vec<Uuid>, Vec<i64>) = known.iter().copied().unzip();
+        // Giving an operation up has raised its token by one: see `give_up_family`.
+        let released = sqlx::query!(
+            "with unknown as (select id from operations o where worker = $1
+                and not exists (select from unnest($2::uuid[], $3::bigint[]) as k (id, token)
+                    where k.id = o.id and (k.token = o.token
+                        or k.token = o.token - 1 and o.end_time is not null))
+                order by id for no key update),
+             released as (update operations o set lease_until = null, worker = null
+                from unknown u where o.id = u.id returning o.id)
+             select pg_notify($4, id::text) from released",
+            worker,
+            &ids,
+            &tokens,
+            CHANNEL,
+        )
+        .fetch_all(&self.pool)
+        .named("release.release_unknown")
+        .await?;
+        Ok(released.len() as u64)
+    }
+
+    /// Has operations looked at now that are due further ahead than any pause is long, and
+    /// lets leases end that are longer than any: the clock has been set back.
+    ///
+    /// # Errors
+    /// METADATA_UNAVAILABLE.
+    pub async fn mend_times_ahead(&self) -> Result<()> {
+        let mended = sqlx::query!(
+            "update operations set run_time = least(run_time, now()),
+                lease_until = least(lease_until, now()),
+                death_time = least(death_time, now()),
+                waiting_since = least(waiting_since, now()),
+                pursued_since = least(pursued_since, now()),
+                create_time = least(create_time, now())
+             where id = any(array(select id from operations where id in (
+                    select id from operations where end_time is null
+                    and greatest(run_time, lease_until, create_time) > now() + interval '15 minutes'
+                    union all select id from operations where end_time is not null
+                    and lease_until > now() + interval '15 minutes')
+                order by id for no key update))",
+        )
+        .execute(&self.pool)
+        .named("release.mend_times_ahead")
+        .await?;
+        if mended.rows_affected() > 0 {
+            let operations = mended.rows_affected();
+            tracing::warn!(operations, "the metadata database's clock was set back");
+        }
+        Ok(())
+    }
+}

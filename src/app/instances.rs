@@ -144,7 +144,7 @@ impl App {
     }
 
     /// The version that a new instance will run. Its parameters are checked against that
-    /// version's catalogue where it is: on another host, by the operation's first step.
+    /// version's known parameters where they are: on another host, by the operation's first step.
     async fn check_new(&self, new: &CreateInstance) -> Result<Version> {
         if let Some(host) = new.host.filter(|host| *host != self.parts.host) {
             let versions = self.parts.store.host_versions(host).await?;

@@ -394,7 +394,7 @@ impl Tx {
         .fetch_one(self.connection())
         .named("lease.move_operation")
         .await?;
-        self.tell_operation(id).await?;
+        self.notify_operation(id).await?;
         Ok(cancel_requested)
     }
 
@@ -414,7 +414,7 @@ impl Tx {
         .execute(self.connection())
         .named("lease.undo_operation")
         .await?;
-        self.tell_operation(id).await
+        self.notify_operation(id).await
     }
 
     /// Ends an operation with what it answers.
@@ -433,7 +433,7 @@ impl Tx {
         .execute(self.connection())
         .named("lease.finish_operation")
         .await?;
-        self.tell_operation(id).await
+        self.notify_operation(id).await
     }
 
     /// Ends an operation without success.
@@ -451,7 +451,7 @@ impl Tx {
         .execute(self.connection())
         .named("lease.fail_operation")
         .await?;
-        self.tell_operation(id).await
+        self.notify_operation(id).await
     }
 }
 

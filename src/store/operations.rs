@@ -351,7 +351,7 @@ impl Tx {
             Err(error) => return Err(classify(error)),
         }
         self.insert_stages(new.id, &new.stages).await?;
-        self.tell_operation(new.id).await
+        self.notify_operation(new.id).await
     }
 
     /// Records an operation that is done before it begins.
@@ -392,10 +392,10 @@ impl Tx {
     ///
     /// # Errors
     /// METADATA_UNAVAILABLE.
-    pub async fn tell_operation(&mut self, id: Uuid) -> Result<()> {
+    pub async fn notify_operation(&mut self, id: Uuid) -> Result<()> {
         sqlx::query!("select pg_notify($1, $2)", CHANNEL, id.to_string())
             .fetch_all(self.connection())
-            .named("operations.tell_operation")
+            .named("operations.notify_operation")
             .await?;
         Ok(())
     }

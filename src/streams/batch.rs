@@ -4,21 +4,21 @@ use prost::Message;
 
 use crate::pb::v1::{Change, ChangeBatch, change::Event, change_batch::Position};
 
-/// Largest batch on the wire; the usual limit of receivers is 4 MiB.
+/// Largest encoded batch in bytes. The usual limit of gRPC clients is 4 MiB.
 const LARGEST: usize = 3_500_000;
 
-/// What a batch takes on the wire beside its changes, at most: its token, position,
-/// time and places.
+/// Upper bound for the encoded size of a batch without its changes: token, position, time and
+/// server positions. In bytes.
 const AROUND: usize = 160;
 
-/// A change that no batch can hold.
+/// A change that is larger than a batch may be.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) struct TooLarge {
-    /// What it takes.
+    /// Its encoded size.
     pub(super) bytes: usize,
 }
 
-/// A batch that grows.
+/// A batch that is being filled.
 #[derive(Debug)]
 pub(super) struct Batch {
     changes: Vec<Change>,
@@ -35,10 +35,10 @@ impl Batch {
         }
     }
 
-    /// Adds a change; answers a full batch that has to be sent before it.
+    /// Adds a change. Returns the former batch if that had no room for it: it is to be sent.
     ///
     /// # Errors
-    /// [`TooLarge`] for a change that no batch can hold.
+    /// [`TooLarge`] for a change that is larger than a batch may be.
     pub(super) fn add(
         &mut self,
         event: Event,
@@ -63,7 +63,7 @@ impl Batch {
         self.changes.is_empty()
     }
 
-    /// The batch so far, if there is anything in it.
+    /// Takes the batch out, unless it is empty.
     pub(super) fn take(&mut self) -> Option<ChangeBatch> {
         if self.changes.is_empty() {
             return None;

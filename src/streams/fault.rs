@@ -1,12 +1,12 @@
-//! What the errors of a replication connection mean to a subscriber.
+//! Translates errors of PostgreSQL into those that a subscriber gets.
 
 use crate::{
     domain::{Error, Reason, sqlstate::Meaning},
     pg::{self, Lsn},
 };
 
-/// Of the replication connection before the stream runs. There 53300 is of
-/// `max_wal_senders`, and 53400 of `max_replication_slots`.
+/// An error of the replication connection before the stream runs. SQLSTATE 53300 means
+/// `max_wal_senders` there, and 53400 `max_replication_slots`.
 pub(super) fn of_slot(error: pg::Error) -> Error {
     if matches!(error.sqlstate(), Some("53400" | "53300")) {
         let message = "the server has no replication slot or walsender left";
@@ -15,14 +15,14 @@ pub(super) fn of_slot(error: pg::Error) -> Error {
     of_setup(error)
 }
 
-/// Of a statement before the stream runs.
+/// An error of a statement before the stream runs.
 pub(super) fn of_setup(error: pg::Error) -> Error {
     let Some(server) = error.server() else {
         if error.is_connection() {
             let message = "the instance's server is not available";
             return Error::new(Reason::ServerUnavailable, message).with_source(error);
         }
-        // Ours: another try ends in the same way.
+        // A fault of Howdah itself: trying again would not help.
         return Error::internal("setting up a stream").with_source(error);
     };
     let (code, text) = (server.code.as_str(), server.message.as_str());
@@ -61,7 +61,7 @@ pub(super) fn of_setup(error: pg::Error) -> Error {
     Error::new(reason, message).with_source(error)
 }
 
-/// Of a stream that was running.
+/// An error that ends a running stream.
 pub(super) fn of_stream(error: pg::Error) -> Error {
     let (reason, message) = match &error {
         pg::Error::Shutdown => (
@@ -93,7 +93,8 @@ pub(super) fn of_stream(error: pg::Error) -> Error {
     Error::new(reason, message).with_source(error)
 }
 
-/// Of a change that no message can hold, with what is known of it.
+/// For a change that is larger than a message may be, with its table and transaction where they
+/// are known.
 pub(super) fn too_large(bytes: usize, table: Option<&str>, commit: Option<Lsn>) -> Error {
     let mut message = format!("a change takes {bytes} bytes, more than a message can hold");
     if let Some(table) = table {
@@ -112,7 +113,7 @@ pub(super) fn too_large(bytes: usize, table: Option<&str>, commit: Option<Lsn>) 
     error
 }
 
-/// Of a message that cannot be what PostgreSQL sends.
+/// For a message that breaks PostgreSQL's protocol.
 pub(super) fn malformed(what: impl std::fmt::Display) -> Error {
     Error::internal(format!("logical decoding message: {what}"))
 }

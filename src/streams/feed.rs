@@ -1,4 +1,4 @@
-//! The batches of a subscription, and the task that makes them.
+//! The queue of batches between the task that reads the log and the subscriber.
 
 use std::task::{Context, Poll};
 
@@ -9,7 +9,7 @@ use crate::{
     pb::v1::ChangeBatch,
 };
 
-/// Batches that wait for the subscriber. While it is full the reader is held back.
+/// Capacity of the queue in batches. While it is full, the reader waits.
 const DEPTH: usize = 2;
 
 /// The batches of a subscription. Dropping it ends the subscription.
@@ -21,9 +21,9 @@ pub struct Feed {
 }
 
 impl Feed {
-    /// Runs `work` until it ends or `stop` says why it has to, and passes on what it
-    /// sends and how it ends. `guard` is dropped as soon as the work has gone, however
-    /// that comes and whether or not the subscriber reads.
+    /// Runs `work` until it ends, or until `stop` returns the reason to end it. The batches
+    /// that it sends, and its error, arrive here. `guard` is dropped as soon as the work has
+    /// been dropped, whatever ended it and whether or not the subscriber reads.
     pub(super) fn start<W, F>(
         work: W,
         stop: impl Future<Output = Error> + Send + 'static,
@@ -45,7 +45,7 @@ impl Feed {
             };
             drop(guard);
             if let Err(error) = ended {
-                // Without a receiver there is nobody to tell.
+                // Fails only when the subscriber is gone.
                 let _ = sender.send(Err(error)).await;
             }
         });
@@ -55,7 +55,7 @@ impl Feed {
         }
     }
 
-    /// The next batch, heartbeats included; an error is the last thing that comes.
+    /// The next batch, heartbeats included. Nothing follows an error.
     pub async fn next(&mut self) -> Option<Result<ChangeBatch>> {
         self.batches.recv().await
     }
@@ -93,20 +93,20 @@ mod tests {
     #[tokio::test]
     async fn a_stalled_subscriber_keeps_nothing_alive_once_the_work_has_to_stop() {
         let (dropped, seen) = tokio::sync::oneshot::channel();
-        let (tell, told) = tokio::sync::oneshot::channel::<()>();
+        let (end, ended) = tokio::sync::oneshot::channel::<()>();
         let work = |mut out: Output| async move {
             loop {
                 out.send(ChangeBatch::default()).await?;
             }
         };
         let stop = async {
-            told.await.unwrap();
+            ended.await.unwrap();
             Error::new(Reason::ShuttingDown, "over")
         };
         let mut feed = Feed::start(work, stop, Guard(Some(dropped)));
         assert!(feed.next().await.unwrap().is_ok());
-        tell.send(()).unwrap();
-        // Nobody reads.
+        end.send(()).unwrap();
+        // The subscriber does not read.
         seen.await.unwrap();
         let mut last = None;
         while let Some(next) = feed.next().await {

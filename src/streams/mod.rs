@@ -1,22 +1,22 @@
 //! The change-stream pipeline: from a server's log to batches of changes.
 //!
-//! Now: temporary subscriptions. `preflight` looks before anything is made,
-//! `publication` and `slot` make what a subscription needs, `pump` reads, `relation`
-//! knows the tables, `encode` and `batch` make messages, `feed` holds them. Durable streams add a spill, a
-//! snapshot and a fan-out between reader and encoder.
+//! It serves temporary subscriptions. `preflight` checks the request before anything is
+//! created. `publication` and `slot` create what a subscription needs on the server. `pump`
+//! reads the log, `relation` keeps the tables' schemas, `encode` and `batch` build messages,
+//! and `feed` queues them for the subscriber. `replica_identity` watches the published tables.
 
 mod batch;
-mod catalog;
 mod encode;
 mod fault;
 mod feed;
-mod identity;
 mod place;
 mod plain;
 mod preflight;
 mod publication;
 mod pump;
 mod relation;
+mod replica_identity;
+mod session;
 mod slot;
 
 use std::time::Duration;
@@ -46,11 +46,11 @@ pub struct Request {
     pub binary: bool,
     /// Size in bytes at which a batch is cut.
     pub max_batch_bytes: usize,
-    /// Longest silence between two batches.
+    /// Longest time between two batches; an empty one is sent when nothing has changed.
     pub heartbeat: Duration,
 }
 
-/// Where a temporary subscription reads from, and what it may make there.
+/// Where a temporary subscription reads from, and the names of what it may create there.
 #[derive(Clone, Debug)]
 pub struct Source {
     /// Identity of the subscription.

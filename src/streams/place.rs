@@ -1,12 +1,13 @@
-//! Where a stream stands, for its tokens.
+//! A place in a stream, as in its tokens.
 
 use uuid::Uuid;
 
 use crate::pg::Lsn;
 
-/// Everything whose record starts below `lsn`, and the first `events` events of the
-/// transaction whose commit record starts there. Events are rows, truncates and
-/// transactional messages, before filters of the request. A place only rises.
+/// Comprises all transactions whose commit record starts below `lsn`, and the first `events`
+/// events of the transaction whose commit record starts at `lsn`. Events are rows, truncates
+/// and transactional messages, counted before the filters of the request. The place of a stream
+/// never goes back.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) struct Place {
     pub(super) lsn: Lsn,

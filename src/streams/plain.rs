@@ -1,12 +1,12 @@
-//! The text of binary values of the types that keys are made of.
+//! The text form of binary values, for the types that are common in keys.
 
 use std::fmt::{Display, Write};
 
 use tokio_postgres::types::Type;
 use uuid::Uuid;
 
-/// Adds the text that the type's output function gives; false, and nothing added, for
-/// other types.
+/// Appends the text that the type's output function gives. Returns false, with nothing appended,
+/// for types that are not known here and for malformed values.
 pub(super) fn write(out: &mut String, type_oid: u32, bytes: &[u8]) -> bool {
     match Type::from_oid(type_oid) {
         Some(Type::INT2) => add(out, bytes.try_into().map(i16::from_be_bytes).ok()),

@@ -1,8 +1,8 @@
-//! Looks at the tables before anything is made for a subscription.
+//! Checks the request of a subscription before anything is created for it.
 
 use tokio_postgres::Row;
 
-use super::{Request, catalog::Catalog, fault};
+use super::{Request, fault, session::Session};
 use crate::{
     domain::{
         Error, Reason, Result,
@@ -11,10 +11,10 @@ use crate::{
     pg,
 };
 
-/// What the database is like.
+/// What was found out about the database.
 #[derive(Clone, Debug)]
 pub(super) struct Database {
-    /// What to ask values in: UTF8, or SQL_ASCII for a database in that.
+    /// The `client_encoding` to ask for: UTF8, or SQL_ASCII where the database has that.
     pub(super) client_encoding: &'static str,
     /// The tables, in the order of the request; empty with a publication.
     pub(super) tables: Vec<Table>,
@@ -25,21 +25,22 @@ pub(super) struct Database {
 pub(super) struct Table {
     pub(super) name: TableName,
     pub(super) oid: u32,
-    /// It stands for its partitions, or is one.
+    /// Whether it is a partitioned table or a partition.
     pub(super) partitioned: bool,
-    /// Updates and deletes of it, and of all its partitions, can be published.
+    /// Whether it and all of its partitions have a replica identity, so that updates and deletes
+    /// can be published.
     pub(super) identified: bool,
 }
 
-/// First major version whose changes can be followed. Before it the catalog has no row
-/// filters and column lists of publications, which are asked for.
+/// First major version whose changes can be followed. The catalogs of older ones have no row
+/// filters and column lists of publications, which the queries here read.
 const FIRST_MAJOR: u32 = 15;
 
 /// Checks that everything that is asked for is there.
-pub(super) async fn look(catalog: &mut Catalog, request: &Request) -> Result<Database> {
-    let client = catalog.client().await.map_err(fault::of_setup)?;
+pub(super) async fn look(session: &mut Session, request: &Request) -> Result<Database> {
+    let client = session.client().await.map_err(fault::of_setup)?;
     followed(client.server_major())?;
-    let settings = catalog
+    let settings = session
         .query(
             "select current_setting('wal_level'), pg_encoding_to_char(encoding)
              from pg_database where datname = current_database()",
@@ -60,10 +61,10 @@ pub(super) async fn look(catalog: &mut Catalog, request: &Request) -> Result<Dat
     };
     let tables = match &request.publication {
         Some(publication) => {
-            exists(catalog, publication).await?;
+            exists(session, publication).await?;
             Vec::new()
         }
-        None => tables(catalog, &request.tables).await?,
+        None => tables(session, &request.tables).await?,
     };
     Ok(Database {
         client_encoding,
@@ -82,9 +83,9 @@ fn followed(major: Option<u32>) -> Result<()> {
     Err(Error::new(Reason::Unimplemented, message))
 }
 
-async fn exists(catalog: &mut Catalog, publication: &PostgresName) -> Result<()> {
+async fn exists(session: &mut Session, publication: &PostgresName) -> Result<()> {
     let query = "select 1 from pg_publication where pubname = $1";
-    let found = catalog.query(query, &[&publication.as_str()]).await;
+    let found = session.query(query, &[&publication.as_str()]).await;
     if found.map_err(fault::of_setup)?.is_empty() {
         let message = format!("the publication `{publication}` does not exist");
         return Err(Error::new(Reason::PublicationNotFound, message).with_field("publication"));
@@ -108,7 +109,7 @@ pub(super) const IDENTIFIED: &str = "
         or (c.relreplident = 'i' and exists (select from pg_index x
             where x.indrelid = c.oid and x.indisreplident and x.indisvalid)))";
 
-async fn tables(catalog: &mut Catalog, names: &[TableName]) -> Result<Vec<Table>> {
+async fn tables(session: &mut Session, names: &[TableName]) -> Result<Vec<Table>> {
     let schemas: Vec<&str> = names.iter().map(|name| name.schema.as_str()).collect();
     let tables: Vec<&str> = names.iter().map(|name| name.table.as_str()).collect();
     let query = format!(
@@ -119,7 +120,7 @@ async fn tables(catalog: &mut Catalog, names: &[TableName]) -> Result<Vec<Table>
          left join pg_class c on c.relnamespace = p.oid and c.relname = u.t
          order by u.n"
     );
-    let rows = catalog.query(&query, &[&schemas, &tables]).await;
+    let rows = session.query(&query, &[&schemas, &tables]).await;
     let rows = rows.map_err(fault::of_setup)?;
     let mut found = Vec::with_capacity(rows.len());
     for (row, name) in rows.iter().zip(names) {
@@ -143,7 +144,7 @@ fn table(row: &Row, name: &TableName) -> Result<Table> {
     let (kind, persistence) = (text(row, 1)?, text(row, 2)?);
     if !matches!(kind.as_str(), "r" | "p") || persistence != "p" {
         return refuse(format!(
-            "{name} is no ordinary, logged table: it cannot be followed"
+            "{name} is not an ordinary, logged table: it cannot be followed"
         ));
     }
     Ok(Table {

@@ -1,39 +1,40 @@
 //! The publications of a temporary subscription.
 //!
-//! A table without replica identity must not be in a publication that carries
-//! updates: production's UPDATEs would fail at once. Such tables go into a second
-//! publication, of inserts and truncates alone.
+//! A table without replica identity must not be in a publication of updates: the
+//! application's UPDATEs would fail. Such tables are in a second publication, which publishes
+//! inserts and truncates only.
 
 use std::collections::HashSet;
 
 use super::{
-    Request, Source,
-    catalog::Catalog,
-    fault,
+    Request, Source, fault,
     preflight::{Database, Table, get},
+    session::Session,
 };
 use crate::{
     domain::{Error, Reason, Result},
     pg::sql::quote_identifier,
 };
 
-/// CREATE PUBLICATION blocks vacuum and index builds, not writes, while it waits.
+/// Longest wait for table locks. While CREATE PUBLICATION waits, it blocks vacuum and index
+/// builds; writes go on.
 const LOCK_TIMEOUT: &str = "2s";
 
-/// What to read, once it is there.
+/// The publications to read from.
 #[derive(Clone, Debug)]
 pub(super) struct Published {
     /// Names for START_REPLICATION.
     pub(super) names: Vec<String>,
-    /// Only these relations are wanted; none: all that come.
+    /// The relations that the subscriber asked for; none: all that are published.
     pub(super) wanted: Option<HashSet<u32>>,
-    /// Whether the publications are ours, so that their tables are to be watched.
+    /// Whether the publications were created for this subscription, so that their tables are
+    /// watched.
     pub(super) ours: bool,
 }
 
-/// Finds or makes the publications for a request.
+/// Finds or creates the publications for a request.
 pub(super) async fn prepare(
-    catalog: &mut Catalog,
+    session: &mut Session,
     request: &Request,
     source: &Source,
     database: &Database,
@@ -46,7 +47,7 @@ pub(super) async fn prepare(
             ours: false,
         });
     }
-    if let Some(name) = covering(catalog, &database.tables).await? {
+    if let Some(name) = covering(session, &database.tables).await? {
         let wanted = database.tables.iter().map(|table| table.oid).collect();
         return Ok(Published {
             names: vec![name],
@@ -54,7 +55,7 @@ pub(super) async fn prepare(
             ours: false,
         });
     }
-    create(catalog, source, &database.tables).await?;
+    create(session, source, &database.tables).await?;
     let names = vec![
         source.publication.clone(),
         source.insert_publication.clone(),
@@ -66,26 +67,26 @@ pub(super) async fn prepare(
     })
 }
 
-/// Checks that what is to be read was there when the slot was made: from here on a
-/// publication that goes away ends the stream.
-pub(super) async fn check(catalog: &mut Catalog, published: &Published) -> Result<()> {
+/// Checks that the publications existed when the slot was created. From then on, the loss of a
+/// publication ends the stream.
+pub(super) async fn check(session: &mut Session, published: &Published) -> Result<()> {
     let query = "select 1 from pg_publication where pubname = any($1)";
-    let found = catalog.query(query, &[&published.names]).await;
+    let found = session.query(query, &[&published.names]).await;
     if found.map_err(fault::of_setup)?.len() == published.names.len() {
         return Ok(());
     }
-    let message = "a publication was dropped while the subscription was made";
+    let message = "a publication was dropped while the subscription was being created";
     Err(Error::new(Reason::PublicationLost, message))
 }
 
-/// A publication that exists and carries all of the tables, whole. Rows of partitions
-/// may come as their root's, or not: only a publication of ours is sure.
-async fn covering(catalog: &mut Catalog, tables: &[Table]) -> Result<Option<String>> {
+/// An existing publication that publishes everything of all of the tables. Not for partitioned
+/// tables: only in a publication of our own is it certain that rows are published as the root's.
+async fn covering(session: &mut Session, tables: &[Table]) -> Result<Option<String>> {
     if tables.iter().any(|table| table.partitioned) {
         return Ok(None);
     }
     let oids: Vec<u32> = tables.iter().map(|table| table.oid).collect();
-    let found = catalog
+    let found = session
         .query(
             "select p.pubname::text from pg_publication p
              where p.pubinsert and p.pubupdate and p.pubdelete and p.pubtruncate
@@ -102,7 +103,7 @@ async fn covering(catalog: &mut Catalog, tables: &[Table]) -> Result<Option<Stri
     found.first().map(|row| get(row, 0)).transpose()
 }
 
-async fn create(catalog: &mut Catalog, source: &Source, tables: &[Table]) -> Result<()> {
+async fn create(session: &mut Session, source: &Source, tables: &[Table]) -> Result<()> {
     let (whole, inserts): (Vec<&Table>, Vec<&Table>) =
         tables.iter().partition(|table| table.identified);
     let statements = [
@@ -115,8 +116,8 @@ async fn create(catalog: &mut Catalog, source: &Source, tables: &[Table]) -> Res
         statement(&source.insert_publication, &inserts, "insert, truncate"),
         "commit".to_owned(),
     ];
-    // A publication whose making is given up is rolled back with its connection.
-    let made = catalog.run(&statements.join(";\n")).await;
+    // If this is cancelled, the connection is closed and the server rolls back.
+    let made = session.run(&statements.join(";\n")).await;
     made.map_err(fault::of_setup)
 }
 
@@ -133,9 +134,9 @@ fn statement(name: &str, tables: &[&Table], publish: &str) -> String {
     sql
 }
 
-/// Moves a table that has lost its replica identity to the publication of inserts; as
-/// when they were made, without the tables that inherit from it.
-pub(super) async fn downgrade(catalog: &mut Catalog, source: &Source, table: &str) -> Result<()> {
+/// Moves a table that has lost its replica identity to the publication of inserts. Tables that
+/// inherit from it stay where they are (ONLY), as when the publications were created.
+pub(super) async fn downgrade(session: &mut Session, source: &Source, table: &str) -> Result<()> {
     let (whole, inserts) = (
         quote_identifier(&source.publication),
         quote_identifier(&source.insert_publication),
@@ -145,5 +146,5 @@ pub(super) async fn downgrade(catalog: &mut Catalog, source: &Source, table: &st
          alter publication {whole} drop table only {table};
          alter publication {inserts} add table only {table}; commit"
     );
-    catalog.run(&sql).await.map_err(fault::of_setup)
+    session.run(&sql).await.map_err(fault::of_setup)
 }

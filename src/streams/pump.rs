@@ -1,4 +1,4 @@
-//! From segments of the log to batches.
+//! Reads segments of the log and turns them into batches.
 
 use std::time::Duration;
 
@@ -7,11 +7,11 @@ use tokio::time::{Instant, sleep_until};
 use super::{
     Request, Source,
     batch::{Batch, TooLarge},
-    catalog::Catalog,
     encode, fault,
     feed::Output,
     place::Place,
     relation::{Known, Relations},
+    session::Session,
 };
 use crate::{
     domain::{Error, Reason, Result},
@@ -23,37 +23,39 @@ use crate::{
     },
 };
 
-/// How long more changes are waited for once the log has run dry, before what there
-/// is is sent. Small DATA frames in great number would make HTTP/2 peers hang up.
+/// How long to wait for more changes before an unfilled batch is sent, once nothing more has
+/// arrived from the server. Without it, many small DATA frames would be sent, for which some
+/// HTTP/2 peers close the connection.
 const LINGER: Duration = Duration::from_millis(2);
 
-/// How long a change may wait for its batch to fill while the log flows slowly.
+/// Longest time that a change waits for its batch to fill while more changes arrive.
 const OLDEST: Duration = Duration::from_millis(10);
 
 /// A subscription that runs.
 pub(super) struct Pump<'a> {
     stream: ReplicationStream,
-    catalog: Catalog,
+    session: Session,
     relations: Relations,
     decoder: Decoder,
     batch: Batch,
     out: Output,
     source: &'a Source,
     heartbeat: Duration,
-    /// When the subscriber is to hear something at the latest.
+    /// When the next batch is to be sent at the latest: the heartbeat.
     due: Instant,
-    /// When the oldest change of the batch came.
+    /// When the first change of the batch arrived.
     oldest: Option<Instant>,
     transaction: Option<Transaction>,
     wal_end: Lsn,
-    /// Up to where everything is sent, or in the batch.
+    /// Everything before this place was sent, or is in the batch.
     place: Place,
 }
 
 /// A transaction that is being read.
 struct Transaction {
     begin: Begin,
-    /// Whether its begin was sent: it is with its first event.
+    /// Whether its begin event was added. It is added right before the first event, so that
+    /// transactions without events for this subscriber are not sent.
     open: bool,
     origin: String,
     events: u64,
@@ -63,7 +65,7 @@ impl<'a> Pump<'a> {
     /// Over a stream from a slot that was made at `consistent_point`.
     pub(super) fn new(
         (stream, consistent_point): (ReplicationStream, Lsn),
-        catalog: Catalog,
+        session: Session,
         relations: Relations,
         request: &Request,
         source: &'a Source,
@@ -71,7 +73,7 @@ impl<'a> Pump<'a> {
     ) -> Self {
         Self {
             stream,
-            catalog,
+            session,
             relations,
             decoder: Decoder::new(),
             batch: Batch::new(request.max_batch_bytes),
@@ -86,12 +88,12 @@ impl<'a> Pump<'a> {
         }
     }
 
-    /// Pumps until the stream ends or the subscriber is gone. The first batch is
-    /// empty: it says that the slot is made.
+    /// Runs until the stream ends or the subscriber is gone. The first batch is empty: it says
+    /// that the slot has been created.
     pub(super) async fn run(mut self) -> Result<()> {
         self.send(ChangeBatch::default()).await?;
         let ended = self.follow().await;
-        // What came before the end is as good as without it.
+        // Changes that were decoded before the error are still correct: send them first.
         self.flush().await?;
         ended
     }
@@ -100,33 +102,35 @@ impl<'a> Pump<'a> {
         loop {
             let oldest = self.oldest.map(|at| at + OLDEST);
             let wake = oldest.map_or(self.due, |at| at.min(Instant::now() + LINGER));
-            // Safe to cancel: a segment is taken whole or not at all.
+            // Safe to cancel: a segment is returned whole or stays in the stream.
             let next = tokio::select! {
                 biased;
                 next = self.stream.next() => Some(next),
                 () = sleep_until(wake) => None,
             };
-            let dry = next.is_none();
+            let idle = next.is_none();
             if let Some(next) = next {
                 self.take(self.segment(next)?).await?;
             }
-            self.attend(dry).await?;
+            self.send_due(idle).await?;
         }
     }
 
-    /// Sends what is due.
-    async fn attend(&mut self, dry: bool) -> Result<()> {
+    /// Sends the batch if it is due, or a heartbeat. `idle`: nothing has arrived from the
+    /// server within the linger time.
+    async fn send_due(&mut self, idle: bool) -> Result<()> {
         let now = Instant::now();
         if self.batch.is_empty() {
             self.oldest = None;
             if now >= self.due {
                 self.send(ChangeBatch::default()).await?;
             }
-        } else if dry || now >= *self.oldest.get_or_insert(now) + OLDEST {
+        } else if idle || now >= *self.oldest.get_or_insert(now) + OLDEST {
             self.flush().await?;
         }
         if self.batch.is_empty() {
-            // What was handed over is never asked for again: the slot is temporary.
+            // The slot is temporary: nobody can resume from it, so a change that was handed to
+            // the subscriber's queue is acknowledged at once.
             self.stream.acknowledge(self.place.lsn);
         }
         Ok(())
@@ -135,7 +139,7 @@ impl<'a> Pump<'a> {
     fn segment(&self, next: Option<Result<Segment, pg::Error>>) -> Result<Segment> {
         next.unwrap_or(Err(pg::Error::Closed))
             .map_err(|error| match error {
-                // What comes before it was taken: it is of this transaction.
+                // Everything before it has been taken, so it belongs to this transaction.
                 pg::Error::TooLarge { bytes, .. } => {
                     fault::too_large(bytes, None, self.commit_lsn())
                 }
@@ -162,7 +166,7 @@ impl<'a> Pump<'a> {
                         self.reach(Place::at(wal_end));
                     }
                 }
-                Item::Notice(notice) => harmless(&notice)?,
+                Item::Notice(notice) => refuse_skipped_publication(&notice)?,
             }
         }
         Ok(())
@@ -192,7 +196,7 @@ impl<'a> Pump<'a> {
             }
             Message::Truncate(truncate) => self.truncate(&truncate).await?,
             Message::Logical(message) => self.logical(&message).await?,
-            // Names of types; protocol 1 has no others.
+            // The names of types. Protocol 1 sends no other messages.
             _ => {}
         }
         Ok(())
@@ -219,9 +223,9 @@ impl<'a> Pump<'a> {
 
     async fn row(&mut self, oid: u32, row: impl FnOnce(&Known) -> RowChange) -> Result<()> {
         if !self.relations.wants(oid) {
-            return self.pass();
+            return self.count();
         }
-        self.tell(oid).await?;
+        self.announce_schema(oid).await?;
         let event = Event::Row(row(self.relations.get(oid)?));
         self.event(event).await
     }
@@ -230,12 +234,12 @@ impl<'a> Pump<'a> {
         let mut schema_ids = Vec::new();
         for oid in truncate.relations() {
             if self.relations.wants(oid) {
-                self.tell(oid).await?;
+                self.announce_schema(oid).await?;
                 schema_ids.push(self.relations.get(oid)?.schema.schema_id);
             }
         }
         if schema_ids.is_empty() {
-            return self.pass();
+            return self.count();
         }
         let (cascade, restart_identity) = (truncate.cascade, truncate.restart_identity);
         self.event(Event::Truncate(Truncate {
@@ -251,25 +255,25 @@ impl<'a> Pump<'a> {
         if message.transactional {
             return self.event(event).await;
         }
-        // It stands between two transactions, and alone.
+        // It belongs to no transaction, and is an event of its own between two of them.
         self.add(event, 1).await?;
         self.reach(Place::at(message.lsn));
         Ok(())
     }
 
-    /// Tells the table's shape, where the subscriber does not know it.
-    async fn tell(&mut self, oid: u32) -> Result<()> {
-        if self.relations.is_told(oid) {
+    /// Adds the table's schema event, if the subscriber does not have its newest schema.
+    async fn announce_schema(&mut self, oid: u32) -> Result<()> {
+        if self.relations.is_announced(oid) {
             return Ok(());
         }
-        if let Some(schema) = self.relations.settle(oid, &mut self.catalog).await? {
+        if let Some(schema) = self.relations.settle(oid, &mut self.session).await? {
             self.open().await?;
             self.add(Event::Schema(schema), 0).await?;
         }
         Ok(())
     }
 
-    /// Sends the begin of the transaction before its first event.
+    /// Adds the transaction's begin event, if this is its first event.
     async fn open(&mut self) -> Result<()> {
         let transaction = transaction(&mut self.transaction)?;
         if transaction.open {
@@ -282,16 +286,17 @@ impl<'a> Pump<'a> {
         Ok(())
     }
 
-    /// Adds an event of the transaction that counts.
+    /// Adds an event of the transaction that has an ordinal.
     async fn event(&mut self, event: Event) -> Result<()> {
         self.open().await?;
         let ordinal = transaction(&mut self.transaction)?.events + 1;
         self.add(event, ordinal).await?;
-        self.pass()
+        self.count()
     }
 
-    /// Counts an event, whether or not the subscriber gets it.
-    fn pass(&mut self) -> Result<()> {
+    /// Counts an event of the transaction, also one that is not for this subscriber, so that
+    /// ordinals do not depend on what is asked for.
+    fn count(&mut self) -> Result<()> {
         let transaction = transaction(&mut self.transaction)?;
         transaction.events += 1;
         let (lsn, events) = (transaction.begin.commit_lsn, transaction.events);
@@ -303,7 +308,7 @@ impl<'a> Pump<'a> {
         self.place = self.place.max(place);
     }
 
-    /// Adds an event. A full batch goes out before it, with the place before it.
+    /// Adds an event to the batch. A batch that has no room for it is sent first.
     async fn add(&mut self, event: Event, ordinal: u64) -> Result<()> {
         let schema_id = match &event {
             Event::Row(row) => Some(row.schema_id),
@@ -347,9 +352,10 @@ fn transaction(open: &mut Option<Transaction>) -> Result<&mut Transaction> {
         .ok_or_else(|| fault::malformed("a change outside a transaction"))
 }
 
-/// From 18 on a server that cannot find a publication says so and goes on without it.
-fn harmless(notice: &ServerError) -> Result<()> {
-    // By its code too: the text may be in any language.
+/// Fails when the server has skipped a publication. From PostgreSQL 18 on, a missing
+/// publication is a warning, and the stream goes on without its changes.
+fn refuse_skipped_publication(notice: &ServerError) -> Result<()> {
+    // Also by SQLSTATE, since the text may be translated.
     let skipped = notice.severity == "WARNING" && notice.code == "55000";
     if skipped || notice.message.contains("skipped loading publication") {
         let message = "a publication of the stream was dropped: changes were lost";

@@ -1,8 +1,8 @@
-//! The tables that rows refer to.
+//! The tables of a stream and their schemas, as announced to the subscriber.
 
 use std::collections::{HashMap, HashSet};
 
-use super::{catalog::Catalog, fault};
+use super::{fault, session::Session};
 use crate::{
     domain::Result,
     pb::v1::{Schema, schema},
@@ -12,7 +12,7 @@ use crate::{
     },
 };
 
-/// A table as the subscriber was told.
+/// A table with the schema that was announced to the subscriber.
 #[derive(Clone, Debug)]
 pub(super) struct Known {
     pub(super) schema: Schema,
@@ -24,7 +24,7 @@ pub(super) struct Known {
 #[derive(Debug, Default)]
 struct Entry {
     known: Option<Known>,
-    /// Its newest shape, until a row needs it: without number and key.
+    /// A newer schema that was not announced yet. It has no schema id and no key.
     fresh: Option<Schema>,
 }
 
@@ -38,7 +38,7 @@ pub(super) struct Relations {
 }
 
 impl Relations {
-    /// Of a subscriber who wants only these relations, or all.
+    /// For a subscriber of these relations, or of all.
     pub(super) fn new(wanted: Option<HashSet<u32>>, key_columns: Vec<String>) -> Self {
         Self {
             entries: HashMap::new(),
@@ -55,14 +55,14 @@ impl Relations {
             .is_none_or(|wanted| wanted.contains(&oid))
     }
 
-    /// The table of that oid; its newest shape must be settled.
+    /// The table of that oid. [`Relations::settle`] must have been called for its newest schema.
     pub(super) fn get(&self, oid: u32) -> Result<&Known> {
         let entry = self.entries.get(&oid);
         let known = entry.and_then(|entry| entry.known.as_ref());
         known.ok_or_else(|| fault::malformed(format_args!("row of unknown relation {oid}")))
     }
 
-    /// The name, as in SQL, of the table whose shape was told under that number.
+    /// The SQL name of the table that was announced with this schema id.
     pub(super) fn name(&self, schema_id: u32) -> Option<String> {
         let mut known = self
             .entries
@@ -79,32 +79,32 @@ impl Relations {
         ))
     }
 
-    /// Whether the subscriber knows the relation's newest shape.
-    pub(super) fn is_told(&self, oid: u32) -> bool {
+    /// Whether the relation's newest schema was announced.
+    pub(super) fn is_announced(&self, oid: u32) -> bool {
         let entry = self.entries.get(&oid);
         entry.is_some_and(|entry| entry.fresh.is_none())
     }
 
-    /// Takes a relation's shape. The server sends it again when anything about the
-    /// relation may have changed, and for partitions whose rows come as their root's.
+    /// Records a relation's schema. The server sends it again whenever the relation may have
+    /// changed, and also for partitions whose rows are published as their root's.
     pub(super) fn learn(&mut self, relation: &Relation<'_>) {
         if self.wants(relation.oid) {
-            self.entries.entry(relation.oid).or_default().fresh = Some(shape(relation));
+            self.entries.entry(relation.oid).or_default().fresh = Some(schema_of(relation));
         }
     }
 
-    /// Settles the key of a relation's newest shape; answers the event that tells
-    /// it if it differs from what was told before.
+    /// Determines the key of a relation's newest schema. Returns the schema if it has to be
+    /// announced: it differs from the one that was announced before.
     pub(super) async fn settle(
         &mut self,
         oid: u32,
-        catalog: &mut Catalog,
+        session: &mut Session,
     ) -> Result<Option<Schema>> {
         let fresh = self.entries.get(&oid).and_then(|entry| entry.fresh.clone());
         let Some(mut schema) = fresh else {
             return Ok(None);
         };
-        let key = self.key(&schema, catalog).await?;
+        let key = self.key(&schema, session).await?;
         let name = |at: &usize| schema.columns.get(*at).map(|column| column.name.clone());
         schema.key_columns = key.iter().filter_map(name).collect();
         let entry = self.entries.entry(oid).or_default();
@@ -117,24 +117,24 @@ impl Relations {
         }
         self.last_id += 1;
         schema.schema_id = self.last_id;
-        let told = schema.clone();
+        let announced = schema.clone();
         entry.known = Some(Known { schema, key });
-        Ok(Some(told))
+        Ok(Some(announced))
     }
 
     /// The key: from the request where the table has all its columns, else the
     /// primary key, else the replica identity where that is an index.
-    async fn key(&self, schema: &Schema, catalog: &mut Catalog) -> Result<Vec<usize>> {
+    async fn key(&self, schema: &Schema, session: &mut Session) -> Result<Vec<usize>> {
         let columns = &schema.columns;
-        let place = |name: &String| columns.iter().position(|column| column.name == *name);
+        let position = |name: &String| columns.iter().position(|column| column.name == *name);
         let all = |names: &[String]| -> Option<Vec<usize>> {
-            let places: Option<Vec<usize>> = names.iter().map(place).collect();
-            places.filter(|places| !places.is_empty())
+            let positions: Option<Vec<usize>> = names.iter().map(position).collect();
+            positions.filter(|positions| !positions.is_empty())
         };
         if let Some(key) = all(&self.key_columns) {
             return Ok(key);
         }
-        if let Some(key) = all(&primary_key(catalog, schema.relation_oid).await?) {
+        if let Some(key) = all(&primary_key(session, schema.relation_oid).await?) {
             return Ok(key);
         }
         let marked = columns
@@ -150,8 +150,8 @@ impl Relations {
     }
 }
 
-async fn primary_key(catalog: &mut Catalog, oid: u32) -> Result<Vec<String>> {
-    let rows = catalog
+async fn primary_key(session: &mut Session, oid: u32) -> Result<Vec<String>> {
+    let rows = session
         .query(
             "select a.attname::text from pg_index x
              cross join unnest(x.indkey::int2[]) with ordinality as k (attnum, n)
@@ -165,14 +165,14 @@ async fn primary_key(catalog: &mut Catalog, oid: u32) -> Result<Vec<String>> {
     rows.iter().map(name).collect()
 }
 
-fn shape(relation: &Relation<'_>) -> Schema {
+fn schema_of(relation: &Relation<'_>) -> Schema {
     let columns = relation.columns().map(|column| schema::Column {
         name: column.name.to_owned(),
         type_oid: column.type_oid,
         type_modifier: column.type_modifier,
         identity: column.key,
     });
-    // pgoutput leaves the name of pg_catalog out.
+    // pgoutput sends pg_catalog as an empty name.
     let namespace = match relation.schema {
         "" => "pg_catalog",
         named => named,
@@ -183,12 +183,12 @@ fn shape(relation: &Relation<'_>) -> Schema {
         namespace: namespace.to_owned(),
         table: relation.name.to_owned(),
         columns: columns.collect(),
-        replica_identity: identity(relation.identity).into(),
+        replica_identity: replica_identity(relation.identity).into(),
         key_columns: Vec::new(),
     }
 }
 
-fn identity(identity: Identity) -> schema::ReplicaIdentity {
+fn replica_identity(identity: Identity) -> schema::ReplicaIdentity {
     match identity {
         Identity::Default => schema::ReplicaIdentity::Default,
         Identity::Nothing => schema::ReplicaIdentity::Nothing,

@@ -1,12 +1,12 @@
-//! Makes the temporary slot of a subscription, and starts the stream from it.
+//! Creates the temporary slot of a subscription and starts the stream from it.
 
 use std::time::Duration;
 
 use prost_types::Timestamp;
 
 use super::{
-    Feed, Request, Source, catalog::Catalog, fault, feed, identity, preflight, publication,
-    pump::Pump, relation::Relations,
+    Feed, Request, Source, fault, feed, preflight, publication, pump::Pump, relation::Relations,
+    replica_identity, session::Session,
 };
 use crate::{
     domain::{Error, Result},
@@ -23,41 +23,42 @@ use crate::{
 /// Longest wait for a connection.
 const CONNECT_LIMIT: Duration = Duration::from_secs(10);
 
-/// When the server gives a silent client up; set by us, so that feedback is timely.
+/// Time after which the server ends a connection without feedback (`wal_sender_timeout`). Set
+/// for our session, so that our interval of feedback fits it whatever the server's value is.
 const WAL_SENDER_TIMEOUT: Duration = Duration::from_secs(30);
 
-/// Bytes that wait for a subscriber before reading stops.
+/// Bytes that are buffered for a subscriber before reading from the server pauses.
 const BUFFER: usize = 4 << 20;
 
-/// Largest message from the server. A change of more than a batch can hold is
-/// refused with its own reason as soon as it is decoded.
+/// Largest message that is read from the server, in bytes. A change that fits here and not
+/// into a batch is refused with CHANGE_TOO_LARGE when it is decoded.
 const LARGEST_MESSAGE: usize = 64 << 20;
 
-/// A subscription whose tables were looked at and whose publications are there.
+/// A subscription whose tables were checked and whose publications exist.
 #[derive(Debug)]
 pub struct Opening {
     connection: Connection,
-    catalog: Catalog,
-    watcher: Catalog,
+    session: Session,
+    watcher: Session,
     published: publication::Published,
     request: Request,
     source: Source,
 }
 
 impl Opening {
-    /// Looks at the tables, makes the publications and connects for replication.
+    /// Checks the tables, creates the publications and connects for replication.
     ///
     /// # Errors
     /// UNIMPLEMENTED before PostgreSQL 15; TABLE_NOT_FOUND, PUBLICATION_NOT_FOUND,
     /// DATABASE_NOT_FOUND, LOGICAL_DECODING_OFF, RIGHT_MISSING, LOCK_TIMEOUT, SLOTS_EXHAUSTED,
     /// SERVER_UNAVAILABLE.
     pub async fn prepare(source: Source, request: Request) -> Result<Self> {
-        let mut catalog = Catalog::connect(&source).await.map_err(fault::of_setup)?;
-        let database = preflight::look(&mut catalog, &request).await?;
-        let published = publication::prepare(&mut catalog, &request, &source, &database).await?;
-        let watcher = Catalog::connect(&source).await.map_err(fault::of_setup)?;
+        let mut session = Session::connect(&source).await.map_err(fault::of_setup)?;
+        let database = preflight::look(&mut session, &request).await?;
+        let published = publication::prepare(&mut session, &request, &source, &database).await?;
+        let watcher = Session::connect(&source).await.map_err(fault::of_setup)?;
         let options = Options {
-            // By this name the walsender is known when it is swept.
+            // The sweep of dead subscriptions finds the walsender by this name.
             application_name: source.slot.clone(),
             client_encoding: database.client_encoding.to_owned(),
             wal_sender_timeout: WAL_SENDER_TIMEOUT,
@@ -67,7 +68,7 @@ impl Opening {
         let connection = connection.map_err(fault::of_slot)?;
         Ok(Self {
             connection,
-            catalog,
+            session,
             watcher,
             published,
             request,
@@ -75,10 +76,9 @@ impl Opening {
         })
     }
 
-    /// Makes the slot and feeds changes from it, until `stop` says why that has to
-    /// end. Batches come at once: as long as the slot waits for transactions, they name
-    /// them. `guard` is dropped when nothing of this is connected to the server any
-    /// more.
+    /// Creates the slot and sends changes from it, until `stop` returns the reason to end.
+    /// While the server waits for transactions before it creates the slot, batches name those
+    /// transactions. `guard` is dropped when no connection of the subscription is left.
     #[must_use]
     pub fn run(
         self,
@@ -91,7 +91,7 @@ impl Opening {
     async fn feed(self, mut out: feed::Output) -> Result<()> {
         let Self {
             connection,
-            mut catalog,
+            mut session,
             watcher,
             published,
             request,
@@ -101,21 +101,21 @@ impl Opening {
         let streaming = async {
             let canceller = connection.canceller().map(CancelOnDrop::new);
             let making = start(connection, &source, &request, &published);
-            let stream = wait(making, &mut catalog, &request, &mut out).await?;
+            let stream = wait(making, &mut session, &request, &mut out).await?;
             canceller.into_iter().for_each(CancelOnDrop::disarm);
-            publication::check(&mut catalog, &published).await?;
+            publication::check(&mut session, &published).await?;
             let relations = Relations::new(published.wanted, request.key_columns.clone());
-            let pump = Pump::new(stream, catalog, relations, &request, &source, out);
+            let pump = Pump::new(stream, session, relations, &request, &source, out);
             pump.run().await
         };
         if !ours {
             return streaming.await;
         }
-        // From the first moment: the publications are there already, and the slot may
-        // wait for minutes.
+        // The watch begins before the slot exists: the publications already affect the
+        // application's UPDATEs, and creating the slot can take minutes.
         tokio::select! {
             ended = streaming => ended,
-            never = identity::watch(watcher, &source) => match never {},
+            never = replica_identity::watch(watcher, &source) => match never {},
         }
     }
 }
@@ -155,10 +155,11 @@ async fn start(
     Ok((stream.map_err(fault::of_slot)?, made.consistent_point))
 }
 
-/// Waits for the slot, and tells the subscriber meanwhile what it waits for.
+/// Waits until the slot is created. Meanwhile it sends the subscriber the transactions that the
+/// server waits for.
 async fn wait<T>(
     making: impl Future<Output = Result<T>>,
-    catalog: &mut Catalog,
+    session: &mut Session,
     request: &Request,
     out: &mut feed::Output,
 ) -> Result<T> {
@@ -168,8 +169,8 @@ async fn wait<T>(
             made = &mut making => return made,
             () = tokio::time::sleep(request.heartbeat) => {}
         }
-        let waiting_for = waiting_for(catalog).await?;
-        // Without any, a batch would say that the slot is made.
+        let waiting_for = waiting_for(session).await?;
+        // A batch without any would mean that the slot has been created.
         if waiting_for.is_empty() {
             continue;
         }
@@ -181,8 +182,8 @@ async fn wait<T>(
     }
 }
 
-async fn waiting_for(catalog: &mut Catalog) -> Result<Vec<WaitingFor>> {
-    let rows = catalog
+async fn waiting_for(session: &mut Session) -> Result<Vec<WaitingFor>> {
+    let rows = session
         .query(
             "select backend_xid::text::bigint, datname::text, '' as gid,
                 extract(epoch from xact_start)::float8
@@ -212,7 +213,8 @@ async fn waiting_for(catalog: &mut Catalog) -> Result<Vec<WaitingFor>> {
     Ok(found)
 }
 
-/// A walsender that makes a slot does not notice that its client has gone.
+/// Cancels the creation of a slot when it is dropped. A walsender that creates a slot does not
+/// notice that its client has disconnected.
 struct CancelOnDrop(Option<Canceller>);
 
 impl CancelOnDrop {
@@ -233,10 +235,10 @@ impl Drop for CancelOnDrop {
         let Ok(runtime) = tokio::runtime::Handle::try_current() else {
             return;
         };
-        // Bounded; if it is lost, the subscription's sweep ends the walsender.
+        // Bounded in time. If it fails, the sweep of dead subscriptions ends the walsender.
         runtime.spawn(async move {
             if let Err(error) = canceller.cancel(CONNECT_LIMIT).await {
-                tracing::warn!(%error, "cannot cancel the making of a slot");
+                tracing::warn!(%error, "cannot cancel the creation of a slot");
             }
         });
     }

@@ -2,7 +2,7 @@
 
 use serde::de::DeserializeOwned;
 
-use super::{super::App, catalog, plan::Step};
+use super::{super::App, plan::Step, plans};
 use crate::{
     domain::{
         Error, Result,
@@ -24,7 +24,7 @@ pub(crate) struct Context {
 impl Context {
     /// The step that it is at.
     pub(super) fn step(&self) -> Option<&'static Step> {
-        catalog::find(&self.claim.kind, self.claim.plan_version)?.step(self.claim.position)
+        plans::find(&self.claim.kind, self.claim.plan_version)?.step(self.claim.position)
     }
 
     /// What the operation was accepted with.

@@ -9,9 +9,9 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
 use super::{
     super::App,
-    catalog,
     engine::work,
     held::{give_back_unknown, hold},
+    plans,
 };
 use crate::{
     domain::{Error, Reason, Result},
@@ -30,7 +30,7 @@ const MIN_SLEEP: Duration = Duration::from_millis(20);
 
 /// Claims operations as long as the process serves.
 pub(crate) async fn dispatch(app: App) {
-    let plans: Vec<String> = catalog::ALL.iter().map(|plan| plan.key()).collect();
+    let plans: Vec<String> = plans::ALL.iter().map(|plan| plan.key()).collect();
     let workers = app.parts.settings.workers;
     let permits = Arc::new(Semaphore::new(workers));
     // A server that hangs holds half of the workers at most.

@@ -15,10 +15,10 @@ use tokio_util::task::AbortOnDropHandle;
 
 use super::{
     super::App,
-    catalog,
     context::Context,
     keeper::{Lease, keep},
     plan::{Commit, End, LONGEST_WAIT, Plan, Step},
+    plans,
     retry::{Verdict, after_panic, delay, verdict},
 };
 use crate::{
@@ -119,7 +119,7 @@ enum Next {
 }
 
 async fn carry_out(app: &App, claim: Claim, lease: &Lease) -> Left {
-    let Some(plan) = catalog::find(&claim.kind, claim.plan_version) else {
+    let Some(plan) = plans::find(&claim.kind, claim.plan_version) else {
         tracing::error!(kind = claim.kind, "claimed an operation of an unknown kind");
         return Left::Anyhow;
     };

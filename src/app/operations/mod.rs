@@ -7,7 +7,6 @@
 //! reverse order.
 
 mod agenda;
-mod catalog;
 mod context;
 mod create_database;
 mod create_instance;
@@ -19,22 +18,23 @@ mod held;
 mod instance_steps;
 mod keeper;
 mod plan;
+mod plans;
 mod purge_instance;
 mod pursuit;
 mod retry;
 mod run_instance;
 
 pub(crate) use agenda::Agenda;
-pub(crate) use catalog::{
-    ABANDON_INSTANCE, CREATE_DATABASE, CREATE_INSTANCE, DELETE_DATABASE, DELETE_INSTANCE,
-    PURGE_INSTANCE, RECOVER_INSTANCE, REMOVE_INSTANCE, RESTART_INSTANCE, START_INSTANCE,
-    STOP_INSTANCE, UNDELETE_INSTANCE,
-};
-pub use catalog::{PlanPoints, points};
 pub(crate) use delete_database::DeleteDatabaseParameters;
 pub(crate) use delete_instance::DeleteInstanceParameters;
 pub(crate) use dispatch::{LONG_FOR_EACH, dispatch};
 pub(crate) use held::Held;
 pub(in crate::app) use instance_steps::RecoverParameters;
 pub(crate) use plan::Plan;
+pub(crate) use plans::{
+    ABANDON_INSTANCE, CREATE_DATABASE, CREATE_INSTANCE, DELETE_DATABASE, DELETE_INSTANCE,
+    PURGE_INSTANCE, RECOVER_INSTANCE, REMOVE_INSTANCE, RESTART_INSTANCE, START_INSTANCE,
+    STOP_INSTANCE, UNDELETE_INSTANCE,
+};
+pub use plans::{PlanPoints, points};
 pub(crate) use purge_instance::PurgeInstanceParameters;

@@ -1,20 +1,20 @@
-//! The text of replication commands, as each major version wants it.
+//! The text of replication commands in the syntax of each major version.
 
 use crate::pg::Lsn;
 use crate::pg::sql::quote_identifier;
 
-/// What becomes of the snapshot that a new slot stands on.
+/// What is done with the snapshot of a new slot.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Snapshot {
     /// It is dropped.
     #[default]
     Nothing,
-    /// It is exported under a name, and lives until the connection's next
-    /// command or its end.
+    /// It is exported under a name. It is valid until the connection's next command or its
+    /// end.
     Export,
 }
 
-/// How a slot is made.
+/// How a slot is created.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct SlotOptions {
     /// Dropped when the connection ends.
@@ -27,25 +27,25 @@ pub struct SlotOptions {
     pub failover: bool,
 }
 
-/// Whether transactions arrive while they run.
+/// Whether transactions are streamed before they commit.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Streaming {
-    /// Only once committed.
+    /// Only after the commit.
     #[default]
     Off,
-    /// Large ones while they run (protocol 2, server 14).
+    /// Large ones before the commit (protocol 2, server 14).
     On,
-    /// As `On`, and aborts say where they happened (protocol 4, server 16).
+    /// As `On`, and aborts include their LSN and time (protocol 4, server 16).
     Parallel,
 }
 
-/// Which transactions arrive, by where they were made (server 16).
+/// Which transactions are streamed, by their origin (server 16).
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Origins {
     /// All.
     #[default]
     Any,
-    /// Those without an origin: made here.
+    /// Those without an origin: they were made on this server.
     Local,
 }
 
@@ -54,26 +54,26 @@ pub enum Origins {
 pub struct StartOptions {
     /// The slot.
     pub slot: String,
-    /// Where to start; below the slot's confirmed place the server silently
-    /// starts at that place.
+    /// Where to start. A place below the slot's confirmed place is silently replaced by that
+    /// one by the server.
     pub start: Lsn,
     /// pgoutput's protocol, 1 to 4.
     pub protocol: u8,
     /// The publications.
     pub publications: Vec<String>,
-    /// Whether `pg_logical_emit_message` arrives.
+    /// Whether messages of `pg_logical_emit_message` are streamed.
     pub messages: bool,
-    /// Whether values come in binary where their type can.
+    /// Whether values are sent in binary where their type supports it.
     pub binary: bool,
-    /// Whether transactions arrive while they run.
+    /// Whether transactions are streamed before they commit.
     pub streaming: Streaming,
-    /// Whether PREPARE TRANSACTION arrives when it happens (protocol 3).
+    /// Whether a transaction is streamed at its PREPARE TRANSACTION (protocol 3).
     pub two_phase: bool,
-    /// Which transactions arrive; sent only if not `Any`.
+    /// Which transactions are streamed. The option is sent only if it is not `Any`.
     pub origins: Origins,
 }
 
-/// The replication grammar's literals know no backslashes.
+/// In the replication grammar's literals a backslash has no special meaning.
 fn literal(text: &str) -> String {
     format!("'{}'", text.replace('\'', "''"))
 }

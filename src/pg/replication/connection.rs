@@ -9,19 +9,19 @@ use super::stream::{Limits, ReplicationStream};
 use crate::pg::wire::{self, BackendKey, Frame, Session, backend};
 use crate::pg::{Error, Login, Lsn, Target};
 
-/// Commands answer with a row or two; a query of a caller's own is no place
-/// for more.
+/// Largest number of rows of a command's answer. Replication commands answer with one or two
+/// rows.
 const ROW_LIMIT: usize = 10_000;
 
 /// How a replication session presents itself.
 #[derive(Clone, Debug)]
 pub struct Options {
-    /// What people see in `pg_stat_replication`.
+    /// As shown in `pg_stat_replication`.
     pub application_name: String,
     /// `UTF8`; `SQL_ASCII` for databases in that encoding.
     pub client_encoding: String,
-    /// When the server gives a silent client up. Feedback is sent at a third
-    /// of it, and every 10 s at least.
+    /// Time after which the server ends a connection without feedback. Feedback is sent after a
+    /// third of it, and at least every 10 s.
     pub wal_sender_timeout: Duration,
 }
 
@@ -42,7 +42,7 @@ pub struct SystemIdentity {
     pub system_id: u64,
     /// The timeline that it writes.
     pub timeline: u32,
-    /// Up to where its log is flushed.
+    /// The place up to which its log is flushed.
     pub flush_lsn: Lsn,
     /// The database that this connection is for.
     pub database: Option<String>,
@@ -64,7 +64,7 @@ pub struct Connection {
     target: Target,
     login: Login,
     options: Options,
-    // A command whose future was dropped leaves its answer in the way.
+    // A command whose future was dropped leaves its answer unread: the connection is unusable.
     busy: bool,
 }
 
@@ -81,17 +81,16 @@ impl Canceller {
         self.key.pid
     }
 
-    /// Asks the server to cancel the running command. A walsender that makes a
-    /// slot does not notice that its client has gone: it must be told.
+    /// Asks the server to cancel the running command. A walsender that creates a slot does not
+    /// notice that its client has disconnected, and has to be cancelled.
     pub async fn cancel(&self, limit: Duration) -> Result<(), Error> {
         wire::cancel(&self.target, &self.key, limit).await
     }
 }
 
 impl Connection {
-    /// Connects and logs in within `limit`. Settings that change how values
-    /// are written go into the startup packet, where they beat those of the
-    /// database and the role.
+    /// Connects and logs in within `limit`. Parameters that change how values are written are in
+    /// the startup packet, which takes precedence over the database's and the role's.
     pub async fn connect(
         target: &Target,
         login: &Login,
@@ -125,7 +124,7 @@ impl Connection {
         })
     }
 
-    /// What cancels this connection's commands.
+    /// A handle that cancels this connection's commands.
     pub fn canceller(&self) -> Option<Canceller> {
         let key = self.session.key.clone()?;
         Some(Canceller {
@@ -153,8 +152,8 @@ impl Connection {
         })
     }
 
-    /// Makes a slot. It waits for the transactions that run now, of all
-    /// databases, however long they take; see [`Canceller::cancel`].
+    /// Creates a slot. The server first waits for all transactions that are open now, in all
+    /// databases, without a limit; see [`Canceller::cancel`].
     pub async fn create_slot(
         &mut self,
         name: &str,
@@ -170,7 +169,8 @@ impl Connection {
         })
     }
 
-    /// Drops a slot; `wait` until nobody uses it, else that is an error.
+    /// Drops a slot. With `wait`, waits until no session uses it; otherwise a slot in use is an
+    /// error.
     pub async fn drop_slot(&mut self, name: &str, wait: bool) -> Result<(), Error> {
         self.query(&command::drop_slot(name, wait)).await.map(drop)
     }
@@ -213,9 +213,9 @@ impl Connection {
         }
         let every = (self.options.wal_sender_timeout / 3).min(Duration::from_secs(10));
         let (stream, buffer) = self.session.channel.into_parts();
-        // A server in the middle of a transaction that is filtered out says
-        // nothing for minutes, so silence is no sign of death; bytes that its
-        // kernel does not acknowledge are.
+        // While the server decodes a large transaction that is filtered out, it sends nothing for
+        // minutes. So silence does not mean that it is dead; bytes that its kernel does not
+        // acknowledge do.
         stream.set_send_timeout(self.options.wal_sender_timeout.max(Duration::from_secs(60)));
         Ok(ReplicationStream::run(
             stream,

@@ -1,4 +1,9 @@
-//! What a reader owes the server besides reading, and when it is due.
+//! What the reader does beside reading, and when: it sends feedback, it closes the stream when
+//! the consumer asks for it, and it notices a server that is stopping.
+//!
+//! A server that is stopping waits until its walsenders have sent everything. While the consumer
+//! does not read, the reader does not either, and cannot see the end of the stream. So it asks
+//! the server over a second connection (the probe) whether it is stopping, and lets go if it is.
 
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -13,11 +18,11 @@ use super::feedback::Feedback;
 use super::stream::Progress;
 use crate::pg::{Login, Lsn, Target, wire};
 
-/// Acknowledgements that follow each other faster share a message: the server
-/// may write the slot to disk for each.
+/// Shortest time between two messages that raise the flush place: the server may write the slot
+/// to disk for each of them. Acknowledgements within this time share a message.
 const FLUSH_EVERY: Duration = Duration::from_millis(100);
 
-/// How long one look at the server may take.
+/// Longest time that a probe may take.
 const PROBE_LIMIT: Duration = Duration::from_secs(1);
 
 /// Something to do.
@@ -25,9 +30,9 @@ const PROBE_LIMIT: Duration = Duration::from_secs(1);
 pub(super) enum Duty {
     /// Send feedback.
     Feedback,
-    /// The server is stopping and we hold it up.
+    /// End the stream: the server is stopping and waits for us.
     Shutdown,
-    /// The consumer wants the stream to end.
+    /// End the stream: the consumer asked for it.
     Close,
 }
 
@@ -42,7 +47,7 @@ pub(super) struct Duties {
     progress: Arc<Progress>,
     server: (Target, Login),
     probe_after: Duration,
-    // How long we were held back since the last probe.
+    // For how long the consumer has held the reader back since the last probe.
     held: Duration,
     held_since: Option<Instant>,
     probe: JoinSet<bool>,
@@ -76,13 +81,13 @@ impl Duties {
         }
     }
 
-    /// The server's log up to `lsn` has arrived.
+    /// Records that the server's log has arrived up to `lsn`.
     pub(super) fn receive(&mut self, lsn: Lsn, sent: i64) {
         self.feedback.receive(lsn, sent, Instant::now());
     }
 
-    /// A keepalive wants an answer. Since feedback never stops, that is most
-    /// likely a server that is stopping.
+    /// Answers a keepalive that asks for a reply. Feedback is sent all the time, so a server
+    /// asks for it mostly when it is stopping: the next hold is followed by a probe at once.
     pub(super) fn reply_at_once(&mut self) {
         self.reply_wanted = true;
         self.due = Instant::now();
@@ -100,8 +105,8 @@ impl Duties {
         message
     }
 
-    /// Shows others where the stream stands, and does not let an
-    /// acknowledgement wait that what was just received has made good.
+    /// Publishes the progress of the stream. An acknowledgement ahead of what had been received
+    /// can now be sent; then the next feedback is due soon.
     pub(super) fn publish(&mut self) {
         self.progress
             .received
@@ -114,7 +119,7 @@ impl Duties {
         }
     }
 
-    /// The consumer holds us back from here on.
+    /// Notes that the consumer holds the reader back from now on.
     pub(super) fn hold(&mut self) {
         self.held_since.get_or_insert_with(Instant::now);
         if std::mem::take(&mut self.reply_wanted) {
@@ -122,7 +127,7 @@ impl Duties {
         }
     }
 
-    /// It does no more.
+    /// Notes that the consumer does not hold the reader back any more.
     pub(super) fn release(&mut self) {
         self.reply_wanted = false;
         if let Some(since) = self.held_since.take() {
@@ -146,7 +151,8 @@ impl Duties {
                         if self.held_since.is_some() {
                             return Duty::Shutdown;
                         }
-                        // Reading goes on, and so may be all that it takes.
+                        // The reader goes on, which may be enough for the server to end the
+                        // stream. The next hold is followed by a probe at once.
                         self.held = self.probe_after;
                     }
                 }
@@ -155,14 +161,14 @@ impl Duties {
                     self.due = self.due.min((self.sent + FLUSH_EVERY).max(now));
                 }
                 () = sleep_until(probe_at.unwrap_or(now)), if idle && probe_at.is_some() => {
-                    self.look();
+                    self.start_probe();
                 }
             }
         }
     }
 
     /// Asks the server, over a connection of its own, whether it is stopping.
-    fn look(&mut self) {
+    fn start_probe(&mut self) {
         self.held = Duration::ZERO;
         self.held_since = Some(Instant::now());
         let (target, login) = self.server.clone();

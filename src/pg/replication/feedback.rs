@@ -1,9 +1,9 @@
-//! What we tell the server about our progress, and when.
+//! The progress that is reported to the server (standby status updates), and when.
 //!
-//! A walsender that is being shut down waits until the client has flushed
-//! everything, or, where flush is 0, has written everything. A flush that is
-//! repeated in each message would make the server's shutdown wait for a
-//! subscriber's acknowledgement; so flush is said once, when it rises.
+//! A walsender that is being shut down waits until the client has flushed everything; or has
+//! written everything, if the last message says 0 for flush. If each message repeated the flush
+//! place, the server's shutdown would wait for the subscriber's acknowledgement. So a message
+//! has the flush place only when it has risen, and 0 otherwise.
 
 use std::time::Duration;
 
@@ -17,7 +17,7 @@ pub(super) struct Feedback {
     received: Lsn,
     acknowledged: Lsn,
     confirmed: Lsn,
-    // The server's clock when it last sent something, and ours then.
+    // The server's clock when it last sent something, and our clock at that time.
     clock: Option<(i64, Instant)>,
 }
 
@@ -31,13 +31,13 @@ impl Feedback {
         }
     }
 
-    /// Something up to `lsn` has arrived, sent at `server_time`.
+    /// Records what has arrived, up to `lsn`, sent at `server_time`.
     pub(super) fn receive(&mut self, lsn: Lsn, server_time: i64, now: Instant) {
         self.received = self.received.max(lsn);
         self.clock = Some((server_time, now));
     }
 
-    /// Everything up to `lsn` will never be asked for again.
+    /// Records that the consumer does not need anything up to `lsn` any more.
     pub(super) fn acknowledge(&mut self, lsn: Lsn) {
         self.acknowledged = self.acknowledged.max(lsn);
     }
@@ -50,13 +50,13 @@ impl Feedback {
         self.confirmed
     }
 
-    /// Whether the next message would raise the slot's place. A server
-    /// believes any flush, so it never exceeds what was received.
+    /// Whether the next message would raise the slot's confirmed place. The server does not
+    /// check it, so it never exceeds what was received.
     pub(super) fn rises(&self) -> bool {
         self.acknowledged.min(self.received) > self.confirmed
     }
 
-    /// A standby status update in its CopyData.
+    /// A standby status update, as a CopyData message.
     pub(super) fn message(&mut self, now: Instant) -> [u8; 39] {
         let flush = match self.rises() {
             true => {
@@ -65,8 +65,8 @@ impl Feedback {
             }
             false => Lsn::ZERO,
         };
-        // The server's own clock, carried on: ours may be wrong, and only
-        // people read it (`reply_time`).
+        // The server's own clock plus the time since then: our clock may be wrong. Only people
+        // read it (`reply_time`).
         let time = self.clock.map_or(0, |(server, at)| {
             server.saturating_add(micros(now.saturating_duration_since(at)))
         });
@@ -83,7 +83,7 @@ impl Feedback {
             .into_iter()
             .chain(numbers.iter().map(|n| &n[..]))
             .flatten();
-        // The last byte stays 0: no answer wanted.
+        // The last byte stays 0: no reply is asked for.
         for (to, from) in out.iter_mut().zip(bytes) {
             *to = *from;
         }

@@ -16,15 +16,15 @@ use crate::pg::wire::frame::{HEADER, header};
 use crate::pg::wire::{Scanner, backend};
 use crate::pg::{Error, Stream};
 
-/// One read, and the size of the blocks that segments are cut from. With less
-/// room than a quarter of it a new block is begun.
+/// Size in bytes of the blocks that are read into, and from which segments are cut. A new block
+/// is allocated when less than a quarter of it is free.
 const READ: usize = 256 * 1024;
 
 /// Why reading ended.
 enum End {
-    /// Because the consumer wants it.
+    /// The consumer asked for it.
     Closed,
-    /// Because of this.
+    /// An error, or the end of the stream by the server.
     Failed(Error),
 }
 
@@ -51,7 +51,7 @@ impl Reader {
         mut limits: Limits,
         out: mpsc::UnboundedSender<Result<Segment, Error>>,
     ) -> Self {
-        // Room is acquired by a u32 at a time.
+        // The semaphore takes a u32.
         limits.buffer = limits
             .buffer
             .clamp(1, u32::MAX as usize)
@@ -69,14 +69,14 @@ impl Reader {
 
     pub(super) async fn run(mut self) {
         if let Err(End::Failed(error)) = self.pump().await {
-            // Nobody may be there to hear it.
+            // Fails only when the consumer is gone.
             let _ = self.out.send(Err(error));
         }
     }
 
     async fn pump(&mut self) -> Result<(), End> {
         loop {
-            // What startup read beyond its own last message comes first.
+            // Bytes that the startup has read after its own last message come first.
             let (len, end) = self.walk();
             self.duties.publish();
             if len > 0 {
@@ -98,8 +98,8 @@ impl Reader {
         }
     }
 
-    /// Looks at the whole messages in the buffer; the answer is their length,
-    /// and the end of the stream if it stands behind them.
+    /// Checks the complete messages in the buffer. Returns their length in bytes, and the end of
+    /// the stream if it follows them.
     fn walk(&mut self) -> (usize, Option<End>) {
         let mut walked = 0;
         loop {
@@ -111,7 +111,7 @@ impl Reader {
         }
     }
 
-    /// The length of the message at `at`, if all of it is there.
+    /// The length of the message at `at`, if it is complete.
     fn step(&mut self, at: usize) -> Result<Option<usize>, End> {
         let bytes = self.buffer.get(at..).unwrap_or_default();
         let Some((tag, len)) = header(bytes)? else {
@@ -126,8 +126,8 @@ impl Reader {
         };
         match tag {
             b'E' => return Err(Error::Server(Box::new(backend::notice(body)?)).into()),
-            // A walsender that stops ends the copy by itself, once everything
-            // was received; nothing else makes it do so.
+            // A walsender ends the copy by itself only when its server is stopping and
+            // everything was received.
             b'C' | b'c' => return Err(Error::Shutdown.into()),
             _ => {}
         }
@@ -145,7 +145,7 @@ impl Reader {
         Ok(Some(HEADER + len))
     }
 
-    /// Waits for room, and does its duties meanwhile.
+    /// Waits until the consumer has made room, and does the other duties meanwhile.
     async fn hand_over(&mut self, bytes: Bytes) -> Result<(), End> {
         let wanted = bytes.len().min(self.limits.buffer);
         let wanted = u32::try_from(wanted).unwrap_or(u32::MAX);
@@ -154,7 +154,7 @@ impl Reader {
             Err(_) => self.wait_for_room(wanted).await?,
         };
         self.duties.release();
-        // The receiver is gone: so is the reason to read.
+        // The consumer is gone.
         self.out
             .send(Ok(Segment::new(bytes, room)))
             .map_err(|_| End::Closed)
@@ -196,10 +196,10 @@ impl Reader {
         self.stream.flush().await
     }
 
-    /// CopyDone, then everything that the server still sends is read and
-    /// forgotten: a walsender looks at CopyDone between transactions only, and
-    /// cannot go on while its socket is full. What does not end within the
-    /// grace is cut off, which a walsender notices at its next write.
+    /// Sends CopyDone and discards everything that the server still sends: a walsender reads
+    /// CopyDone between two transactions only, and cannot go on while its socket is full. If the
+    /// server does not end the stream within the grace, the connection is closed, which the
+    /// walsender notices at its next write.
     async fn wind_down(&mut self) {
         let (stream, buffer) = (&mut self.stream, &mut self.buffer);
         let work = async {
@@ -230,13 +230,13 @@ async fn forget(stream: &mut Stream, buffer: &mut BytesMut) -> io::Result<()> {
     }
 }
 
-/// Reads what is there, up to a block's end, in one go. Safe to cancel.
+/// Reads all bytes that are available, up to the block's end. Safe to cancel.
 async fn fill(stream: &mut Stream, buffer: &mut BytesMut) -> io::Result<usize> {
     if buffer.capacity() - buffer.len() < READ / 4 {
         buffer.reserve(READ);
     }
     let mut total = stream.read_buf(buffer).await?;
-    // TLS gives a record at a time; a segment should be more than that.
+    // A read from TLS returns one record. A segment should have several.
     while total > 0 && buffer.len() < buffer.capacity() {
         match stream.read_buf(buffer).now_or_never() {
             Some(Ok(more)) if more > 0 => total += more,

@@ -1,4 +1,4 @@
-//! What the reader hands over: whole messages, as they lay on the wire.
+//! What the reader passes to the consumer: complete messages in their wire form.
 
 use bytes::Bytes;
 use tokio::sync::OwnedSemaphorePermit;
@@ -7,7 +7,7 @@ use crate::pg::wire::frame::{HEADER, header};
 use crate::pg::wire::{Cursor, Malformed, backend};
 use crate::pg::{Lsn, ServerError};
 
-/// A run of whole messages. It counts against the stream's bound until it is
+/// Consecutive complete messages. Their bytes count against the stream's limit until this is
 /// dropped.
 #[derive(Debug)]
 pub struct Segment {
@@ -21,22 +21,21 @@ pub struct Segment {
 pub enum Item<'a> {
     /// A message of the output plugin.
     Data(Data<'a>),
-    /// The server has sent everything up to here. Already answered.
+    /// A keepalive: the server has sent everything up to here. The reader has answered it.
     Keepalive {
-        /// How far the server has come.
+        /// The end of the server's log.
         wal_end: Lsn,
-        /// When it said so.
+        /// When it was sent.
         sent: i64,
     },
-    /// A notice or a warning; some of them are fatal to a stream.
+    /// A notice or a warning. After some of them the stream is incomplete.
     Notice(ServerError),
 }
 
 /// XLogData.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Data<'a> {
-    /// The place of the record that it comes from: a change's start, a
-    /// commit's end.
+    /// The place of its record in the log: the start of a change, the end of a commit.
     pub lsn: Lsn,
     /// When it was sent.
     pub sent: i64,
@@ -69,7 +68,7 @@ impl<'a> Iterator for Items<'a> {
 
     fn next(&mut self) -> Option<Item<'a>> {
         loop {
-            // The reader has been over these bytes: nothing fails here.
+            // The reader has checked these bytes: this does not fail.
             let (tag, len) = header(self.0).ok()??;
             let (frame, rest) = self.0.split_at_checked(HEADER.checked_add(len)?)?;
             self.0 = rest;
@@ -80,7 +79,7 @@ impl<'a> Iterator for Items<'a> {
     }
 }
 
-/// Reads one message; none for those that say nothing to a consumer.
+/// Reads one message. None for a message that the consumer does not need.
 pub(super) fn item(tag: u8, body: &[u8]) -> Result<Option<Item<'_>>, Malformed> {
     let mut cursor = Cursor::new(body);
     match tag {
@@ -108,7 +107,7 @@ pub(super) fn item(tag: u8, body: &[u8]) -> Result<Option<Item<'_>>, Malformed> 
     }
 }
 
-/// Whether a keepalive wants an answer at once: its last byte.
+/// Whether a keepalive asks for a reply at once (its last byte).
 pub(super) fn wants_reply(body: &[u8]) -> bool {
     body.last() == Some(&1)
 }

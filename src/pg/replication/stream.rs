@@ -17,16 +17,14 @@ use crate::pg::{Error, Login, Lsn, Stream, Target};
 /// The bounds of a stream.
 #[derive(Clone, Debug)]
 pub struct Limits {
-    /// How many bytes may wait for the consumer, or be in its hands, before
-    /// reading stops. A single larger message is let through alone.
+    /// Most bytes in segments that the consumer has not dropped yet; reading pauses there. A
+    /// single larger message is passed on alone.
     pub buffer: usize,
-    /// The largest message that is taken. PostgreSQL itself sends none of
-    /// 1 GiB or more.
+    /// Largest message that is accepted, in bytes. PostgreSQL never sends one of 1 GiB or more.
     pub message: usize,
-    /// How long the consumer may hold the reader back, all told, before the
-    /// server is asked whether it is stopping. A walsender that is stopped
-    /// while we do not read cannot tell us on the stream: what it says lies
-    /// behind what is not read.
+    /// For how long in total the consumer may hold the reader back before the server is asked
+    /// whether it is stopping. While the reader does not read, it cannot see that on the stream:
+    /// the message is behind unread bytes.
     pub probe: Duration,
     /// How long the server may take to end the stream after CopyDone; inside a
     /// large transaction it takes as long as that transaction.
@@ -44,14 +42,14 @@ impl Default for Limits {
     }
 }
 
-/// Where a stream stands, for people and for feedback.
+/// The progress of a stream.
 #[derive(Debug, Default)]
 pub(super) struct Progress {
     pub(super) received: AtomicU64,
     pub(super) confirmed: AtomicU64,
 }
 
-/// Changes as they come. Dropping it closes the connection at once.
+/// The messages of a stream. Dropping it closes the connection at once.
 #[derive(Debug)]
 pub struct ReplicationStream {
     segments: mpsc::UnboundedReceiver<Result<Segment, Error>>,
@@ -62,14 +60,13 @@ pub struct ReplicationStream {
     reader: JoinSet<()>,
 }
 
-/// Tells a stream what will never be asked for again.
+/// Acknowledges what the consumer does not need any more.
 #[derive(Clone, Debug)]
 pub struct Acknowledger(Arc<watch::Sender<Lsn>>);
 
 impl Acknowledger {
-    /// Everything up to `lsn` is safe: the server may forget it. A place that
-    /// does not rise changes nothing; one that was not received yet waits
-    /// until it is.
+    /// Acknowledges everything up to `lsn`: the server may remove it. A lower place than before
+    /// changes nothing. A place that was not received yet takes effect when it is.
     pub fn acknowledge(&self, lsn: Lsn) {
         self.0.send_if_modified(|place| {
             let rises = lsn > *place;
@@ -80,7 +77,7 @@ impl Acknowledger {
 }
 
 impl ReplicationStream {
-    /// Starts the reader on a connection that has just gone into CopyBoth.
+    /// Starts the reader on a connection that has just entered CopyBoth mode.
     pub(super) fn run(
         stream: Stream,
         buffer: BytesMut,
@@ -112,13 +109,12 @@ impl ReplicationStream {
         }
     }
 
-    /// The next segment; an error is the last thing that comes. Safe to
-    /// cancel.
+    /// The next segment. Nothing follows an error. Safe to cancel.
     pub async fn next(&mut self) -> Option<Result<Segment, Error>> {
         self.segments.recv().await
     }
 
-    /// What acknowledges on this stream.
+    /// A handle that acknowledges on this stream.
     pub fn acknowledger(&self) -> Acknowledger {
         self.acknowledger.clone()
     }
@@ -128,18 +124,18 @@ impl ReplicationStream {
         self.acknowledger.acknowledge(lsn);
     }
 
-    /// How far the server's log was received.
+    /// The place up to which the server's log was received.
     pub fn received(&self) -> Lsn {
         Lsn::new(self.progress.received.load(Ordering::Relaxed))
     }
 
-    /// The last flush place that the server was told.
+    /// The last flush place that was sent to the server.
     pub fn confirmed(&self) -> Lsn {
         Lsn::new(self.progress.confirmed.load(Ordering::Relaxed))
     }
 
-    /// Ends the stream in good order: what was acknowledged is told to the
-    /// server, which then ends the copy, or is cut off after the grace.
+    /// Ends the stream in order: sends the last acknowledgement, and closes the connection when
+    /// the server has ended the copy or the grace is over.
     pub async fn close(mut self) {
         self.stop.cancel();
         while self.reader.join_next().await.is_some() {}

@@ -1,4 +1,4 @@
-//! Every kind of long operation there is.
+//! The plans of all kinds of operations.
 
 use super::{
     create_database, create_instance, delete_database, delete_instance,

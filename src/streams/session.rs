@@ -1,4 +1,4 @@
-//! SQL on the server of a stream, beside the stream.
+//! An SQL session on the server of a stream, beside the replication connection.
 
 use std::time::Duration;
 
@@ -13,30 +13,30 @@ const CONNECT_LIMIT: Duration = Duration::from_secs(10);
 /// Longest run of one statement.
 const STATEMENT_LIMIT: Duration = Duration::from_secs(30);
 
-/// A connection that is made anew when it was lost.
+/// An SQL connection that is replaced when it is lost.
 #[derive(Debug)]
-pub(super) struct Catalog {
+pub(super) struct Session {
     target: Target,
     login: Login,
     name: String,
     client: Option<Client>,
 }
 
-impl Catalog {
-    /// Connects under the name of the slot: by it the sweep finds what is left of a
-    /// subscription on the server.
+impl Session {
+    /// Connects with the slot's name as `application_name`, by which the sweep of dead
+    /// subscriptions finds what is left on the server.
     pub(super) async fn connect(source: &Source) -> Result<Self, pg::Error> {
-        let mut catalog = Self {
+        let mut session = Self {
             target: source.target.clone(),
             login: source.login.clone(),
             name: source.slot.clone(),
             client: None,
         };
-        catalog.client().await?;
-        Ok(catalog)
+        session.client().await?;
+        Ok(session)
     }
 
-    /// The connection, as far as is known a living one.
+    /// The connection; a new one if the last one is known to be closed.
     pub(super) async fn client(&mut self) -> Result<&Client, pg::Error> {
         let client = match self.client.take().filter(|client| !client.is_closed()) {
             Some(client) => client,
@@ -49,7 +49,7 @@ impl Catalog {
         Ok(self.client.insert(client))
     }
 
-    /// Runs a query, and once more if the connection turns out to be lost.
+    /// Runs a query. Runs it once more if the connection was lost.
     pub(super) async fn query(
         &mut self,
         sql: &str,
@@ -69,7 +69,7 @@ impl Catalog {
     pub(super) async fn run(&mut self, statements: &str) -> Result<(), pg::Error> {
         let ended = self.client().await?.batch_execute(statements).await;
         if ended.is_err() {
-            // Otherwise the connection could stay in a failed transaction.
+            // The connection may still be in the failed transaction.
             self.client = None;
         }
         Ok(ended?)

@@ -32,7 +32,7 @@ pub(crate) use catalog::{
 pub use catalog::{PlanPoints, points};
 pub(crate) use delete_database::DeleteDatabaseParameters;
 pub(crate) use delete_instance::DeleteInstanceParameters;
-pub(crate) use dispatch::{LONG_FOR_EACH, dispatch};
+pub(crate) use dispatch::{LONG_FOR_EACH, StepEngine};
 pub(in crate::app) use instance_steps::RecoverParameters;
 pub(crate) use plan::Plan;
 pub(crate) use purge_instance::PurgeInstanceParameters;

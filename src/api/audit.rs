@@ -4,13 +4,13 @@ use tonic::{Request, Response, Status, async_trait};
 
 use super::{admit::admit, convert::audit};
 use crate::{
-    app::{App, List},
+    app::{self, List},
     pb::v1::{self, audit_service_server::AuditService},
 };
 
 /// The service over the use cases.
 #[derive(Clone)]
-pub struct Audit(pub App);
+pub struct Audit(pub app::Audit);
 
 #[async_trait]
 impl AuditService for Audit {
@@ -26,7 +26,7 @@ impl AuditService for Audit {
             ..List::default()
         };
         let parent = request.parent.parse()?;
-        let page = self.0.list_audit_records(&parent, list).await?;
+        let page = self.0.list(&parent, list).await?;
         Ok(Response::new(v1::ListAuditRecordsResponse {
             audit_records: page.items.into_iter().map(audit::to_wire).collect(),
             next_page_token: page.next_page_token,

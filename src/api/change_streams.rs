@@ -12,7 +12,7 @@ use tonic::{Request, Response, Status, async_trait};
 
 use super::{admit::admit, budget};
 use crate::{
-    app::{App, Changes, Place},
+    app::{Changes, Place, Subscriptions},
     domain::{Error, Reason, Result, postgres::PostgresName},
     pb::v1::{
         ChangeBatch, SubscribeRequest, ValueFormat,
@@ -29,7 +29,7 @@ const HEARTBEAT: Duration = Duration::from_secs(10);
 
 /// The service over the use cases.
 #[derive(Clone)]
-pub struct ChangeStreams(pub App);
+pub struct ChangeStreams(pub Subscriptions);
 
 #[async_trait]
 impl ChangeStreamService for ChangeStreams {

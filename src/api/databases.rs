@@ -1,10 +1,14 @@
 //! `howdah.v1.DatabaseService`.
 
-use tonic::{Request, Response, Status, async_trait};
+use tonic::{Request, Response, async_trait};
 
-use super::{admit::admit, convert::database, instances::answer};
+use super::{
+    admit::admit,
+    answer::{Answer, answer},
+    convert::database,
+};
 use crate::{
-    app::{App, DeleteDatabase, List},
+    app::{self, DeleteDatabase, List},
     pb::{
         google::longrunning::Operation,
         v1::{self, database_service_server::DatabaseService},
@@ -13,9 +17,7 @@ use crate::{
 
 /// The service over the use cases.
 #[derive(Clone)]
-pub struct Databases(pub App);
-
-type Answer<T> = Result<Response<T>, Status>;
+pub struct Databases(pub app::Databases);
 
 #[async_trait]
 impl DatabaseService for Databases {
@@ -26,13 +28,13 @@ impl DatabaseService for Databases {
         let mut admitted = admit(request)?;
         let mutation = admitted.mutation()?;
         let new = database::create(admitted.message)?;
-        answer(self.0.create_database(mutation, new).await)
+        answer(self.0.create(mutation, new).await)
     }
 
     async fn get_database(&self, request: Request<v1::GetDatabaseRequest>) -> Answer<v1::Database> {
         let name = admit(request)?.message.name.parse()?;
         Ok(Response::new(database::recorded_to_wire(
-            self.0.database(&name).await?,
+            self.0.get(&name).await?,
         )))
     }
 
@@ -48,10 +50,7 @@ impl DatabaseService for Databases {
             order_by: request.order_by,
             show_deleted: false,
         };
-        let page = self
-            .0
-            .list_databases(&request.parent.parse()?, list)
-            .await?;
+        let page = self.0.list(&request.parent.parse()?, list).await?;
         Ok(Response::new(v1::ListDatabasesResponse {
             databases: page
                 .items
@@ -74,7 +73,7 @@ impl DatabaseService for Databases {
             etag: request.etag,
             force: request.force,
         };
-        answer(self.0.delete_database(mutation, delete).await)
+        answer(self.0.delete(mutation, delete).await)
     }
 
     async fn get_connection(

@@ -1,14 +1,15 @@
 //! `howdah.v1.InstanceService`.
 
-use tonic::{Request, Response, Status, async_trait};
+use tonic::{Request, Response, async_trait};
 
 use super::{
     admit::admit,
-    convert::{instance, operation},
+    answer::{Answer, answer},
+    convert::instance,
 };
 use crate::{
-    app::{App, ChangeInstance, DeleteInstance, List},
-    domain::{Error, name::ProjectName},
+    app::{self, ChangeInstance, DeleteInstance, List},
+    domain::name::ProjectName,
     pb::{
         google::longrunning::Operation,
         v1::{self, instance_service_server::InstanceService},
@@ -17,9 +18,12 @@ use crate::{
 
 /// The service over the use cases.
 #[derive(Clone)]
-pub struct Instances(pub App);
-
-type Answer<T> = Result<Response<T>, Status>;
+pub struct Instances {
+    /// Instances.
+    pub instances: app::Instances,
+    /// What they can run.
+    pub engines: app::Engines,
+}
 
 /// A change of an instance that takes its name and etag alone.
 macro_rules! change {
@@ -31,7 +35,7 @@ macro_rules! change {
             name: request.name.parse()?,
             etag: request.etag,
         };
-        answer($self.0.$use_case(mutation, change).await)
+        answer($self.instances.$use_case(mutation, change).await)
     }};
 }
 
@@ -44,13 +48,13 @@ impl InstanceService for Instances {
         let mut admitted = admit(request)?;
         let mutation = admitted.mutation()?;
         let new = instance::create(admitted.message)?;
-        answer(self.0.create_instance(mutation, new).await)
+        answer(self.instances.create(mutation, new).await)
     }
 
     async fn get_instance(&self, request: Request<v1::GetInstanceRequest>) -> Answer<v1::Instance> {
         let name = admit(request)?.message.name.parse()?;
         Ok(Response::new(instance::recorded_to_wire(
-            self.0.instance(&name).await?,
+            self.instances.get(&name).await?,
         )))
     }
 
@@ -66,10 +70,7 @@ impl InstanceService for Instances {
             order_by: request.order_by,
             show_deleted: request.show_deleted,
         };
-        let page = self
-            .0
-            .list_instances(&request.parent.parse()?, list)
-            .await?;
+        let page = self.instances.list(&request.parent.parse()?, list).await?;
         Ok(Response::new(v1::ListInstancesResponse {
             instances: page
                 .items
@@ -93,32 +94,32 @@ impl InstanceService for Instances {
             force: request.force,
             purge: request.purge,
         };
-        answer(self.0.delete_instance(mutation, delete).await)
+        answer(self.instances.delete(mutation, delete).await)
     }
 
     async fn undelete_instance(
         &self,
         request: Request<v1::UndeleteInstanceRequest>,
     ) -> Answer<Operation> {
-        change!(self, request, undelete_instance)
+        change!(self, request, undelete)
     }
 
     async fn start_instance(
         &self,
         request: Request<v1::StartInstanceRequest>,
     ) -> Answer<Operation> {
-        change!(self, request, start_instance)
+        change!(self, request, start)
     }
 
     async fn stop_instance(&self, request: Request<v1::StopInstanceRequest>) -> Answer<Operation> {
-        change!(self, request, stop_instance)
+        change!(self, request, stop)
     }
 
     async fn restart_instance(
         &self,
         request: Request<v1::RestartInstanceRequest>,
     ) -> Answer<Operation> {
-        change!(self, request, restart_instance)
+        change!(self, request, restart)
     }
 
     async fn list_engines(
@@ -126,16 +127,9 @@ impl InstanceService for Instances {
         request: Request<v1::ListEnginesRequest>,
     ) -> Answer<v1::ListEnginesResponse> {
         let _: ProjectName = admit(request)?.message.parent.parse()?;
-        let engines = self.0.engines().await?;
+        let engines = self.engines.list().await?;
         Ok(Response::new(v1::ListEnginesResponse {
             engines: engines.iter().map(instance::engine_to_wire).collect(),
         }))
     }
-}
-
-/// The answer of every mutation.
-pub(super) fn answer(
-    operation: Result<crate::domain::operation::Operation, Error>,
-) -> Answer<Operation> {
-    Ok(Response::new(operation::to_wire(operation?)))
 }

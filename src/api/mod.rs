@@ -1,6 +1,7 @@
 //! The gRPC edge: listener, layers, conversions and one thin file per service.
 
 mod admit;
+mod answer;
 mod asked;
 pub mod audit;
 pub(crate) mod budget;

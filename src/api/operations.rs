@@ -2,14 +2,15 @@
 
 use std::time::Duration;
 
-use tonic::{Request, Response, Status, async_trait};
+use tonic::{Request, Response, async_trait};
 
 use super::{
     admit::{admit, collection_parent},
+    answer::Answer,
     convert::{self, operation::to_wire},
 };
 use crate::{
-    app::{App, ListOperations},
+    app::{self, ListOperations},
     domain::{
         Result as DomainResult,
         name::OperationName,
@@ -35,9 +36,7 @@ pub fn encode(outcome: Outcome) -> DomainResult<OperationResponse> {
 
 /// The service over the use cases.
 #[derive(Clone)]
-pub struct Operations(pub App);
-
-type Answer<T> = Result<Response<T>, Status>;
+pub struct Operations(pub app::Operations);
 
 #[async_trait]
 impl OperationsService for Operations {
@@ -52,7 +51,7 @@ impl OperationsService for Operations {
             page_token: request.page_token,
             filter: request.filter,
         };
-        let page = self.0.list_operations(&parent, list).await?;
+        let page = self.0.list(&parent, list).await?;
         Ok(Response::new(ListOperationsResponse {
             operations: page.items.into_iter().map(to_wire).collect(),
             next_page_token: page.next_page_token,
@@ -62,14 +61,14 @@ impl OperationsService for Operations {
 
     async fn get_operation(&self, request: Request<GetOperationRequest>) -> Answer<Operation> {
         let name: OperationName = admit(request)?.message.name.parse()?;
-        Ok(Response::new(to_wire(self.0.operation(&name).await?)))
+        Ok(Response::new(to_wire(self.0.get(&name).await?)))
     }
 
     async fn delete_operation(&self, request: Request<DeleteOperationRequest>) -> Answer<()> {
         let admitted = admit(request)?;
         let origin = admitted.origin()?;
         let name: OperationName = admitted.message.name.parse()?;
-        self.0.delete_operation(origin, &name).await?;
+        self.0.delete(origin, &name).await?;
         Ok(Response::new(()))
     }
 
@@ -77,7 +76,7 @@ impl OperationsService for Operations {
         let admitted = admit(request)?;
         let origin = admitted.origin()?;
         let name: OperationName = admitted.message.name.parse()?;
-        self.0.cancel_operation(origin, &name).await?;
+        self.0.cancel(origin, &name).await?;
         Ok(Response::new(()))
     }
 
@@ -88,8 +87,6 @@ impl OperationsService for Operations {
             .timeout
             .map(|timeout| Duration::try_from(timeout).unwrap_or_default());
         let limit = asked.unwrap_or(MAX_WAIT).min(MAX_WAIT);
-        Ok(Response::new(to_wire(
-            self.0.wait_operation(&name, limit).await?,
-        )))
+        Ok(Response::new(to_wire(self.0.wait(&name, limit).await?)))
     }
 }

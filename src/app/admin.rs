@@ -5,16 +5,16 @@ use std::{ops::Deref, sync::Arc, time::Duration};
 use tokio_postgres::Row;
 use uuid::Uuid;
 
-use super::App;
+use super::hosts::Hosts;
 use crate::{
     domain::{
         Error, Reason, Result,
         instance::{Instance, Server},
-        provider::{Provider, ServerSpec},
+        provider::{Provider, Providers, ServerSpec},
         sqlstate::Meaning,
     },
     pg::{self, Client, Host, Login, Target, Tls},
-    store::lease::Claim,
+    store::{Store, lease::Claim, sealing::Keyring},
 };
 
 pub(super) use crate::domain::provider::ADMIN;
@@ -125,10 +125,28 @@ impl Session {
     }
 }
 
-impl App {
+/// The servers of instances, as Howdah works on them. Cheap to clone.
+#[derive(Clone)]
+pub(super) struct Servers {
+    store: Store,
+    providers: Providers,
+    keyring: Keyring,
+    hosts: Hosts,
+}
+
+impl Servers {
+    pub(super) fn new(store: Store, providers: Providers, keyring: Keyring, hosts: Hosts) -> Self {
+        Self {
+            store,
+            providers,
+            keyring,
+            hosts,
+        }
+    }
+
     /// The provider of that name.
     pub(super) fn provider_of(&self, name: &str) -> Result<&Arc<dyn Provider>> {
-        self.parts.providers.of(name)
+        self.providers.of(name)
     }
 
     /// A server of an instance as its provider takes it.
@@ -138,7 +156,7 @@ impl App {
         server: &Server,
         token: i64,
     ) -> Result<ServerSpec> {
-        let sealed = self.parts.store.admin_password(server.uid).await?;
+        let sealed = self.store.admin_password(server.uid).await?;
         Ok(ServerSpec {
             uid: server.uid,
             provider: server.provider.clone(),
@@ -146,7 +164,7 @@ impl App {
             placement: server.placement,
             parameters: instance.parameters.clone(),
             ephemeral: instance.ephemeral,
-            admin_password: self.parts.keyring.open(&sealed, &identity(server.uid))?,
+            admin_password: self.keyring.open(&sealed, &identity(server.uid))?,
             system_identifier: server.system_identifier,
             address: server.address.clone(),
             token,
@@ -155,12 +173,13 @@ impl App {
 
     /// Refuses what only a process of another host can do.
     async fn refuse_elsewhere(&self, instance: &Instance, server: &Server) -> Result<()> {
-        let Some(host) = server.host().filter(|host| *host != self.parts.host) else {
+        let Some(host) = server.host().filter(|host| *host != self.hosts.here()) else {
             return Ok(());
         };
-        self.refuse_gone((), instance, std::slice::from_ref(server))
+        self.hosts
+            .refuse_gone((), instance, std::slice::from_ref(server))
             .await?;
-        let name = self.parts.store.host_name(host).await?;
+        let name = self.store.host_name(host).await?;
         let message = format!(
             "the instance's server is on the host {name} ({host}): send the call to a process \
              of Howdah there"
@@ -200,7 +219,7 @@ impl App {
         })
     }
 
-    /// As [`App::access_to`], for the active server.
+    /// As [`Servers::access_to`], for the active server.
     async fn admin_access(&self, instance: &Instance, database: &str) -> Result<AdminAccess> {
         self.access_to(instance, instance.active()?, database).await
     }
@@ -216,7 +235,7 @@ impl App {
         access.session("howdah").await
     }
 
-    /// As [`App::connection_to`], for the active server.
+    /// As [`Servers::connection_to`], for the active server.
     pub(super) async fn admin_connection(
         &self,
         instance: &Instance,
@@ -226,7 +245,7 @@ impl App {
         self.connection_to(instance, active, database).await
     }
 
-    /// As [`App::admin_connection`], for a short look: it does not count as use of the
+    /// As [`Servers::admin_connection`], for a short look: it does not count as use of the
     /// database.
     pub(super) async fn short_connection(
         &self,

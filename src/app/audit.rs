@@ -5,12 +5,7 @@
 
 use std::{collections::BTreeMap, sync::Arc};
 
-use uuid::Uuid;
-
-use super::{
-    App,
-    pages::{List, Listed, Page, Query},
-};
+use super::pages::{List, Listed, Page, Query};
 use crate::{
     domain::{
         Error, Reason, Result,
@@ -20,7 +15,7 @@ use crate::{
         name::{Id, ProjectName},
         principal::Principal,
     },
-    store::audit::NewAuditRecord,
+    store::{Store, audit::NewAuditRecord},
 };
 
 pub(super) const FIELDS: Fields = &[
@@ -94,16 +89,18 @@ impl Origin {
     }
 }
 
-impl App {
+/// The records of the audit. Cheap to clone.
+#[derive(Clone)]
+pub struct Audit {
+    pub(super) store: Store,
+}
+
+impl Audit {
     /// Lists the records of a project, newest first.
     ///
     /// # Errors
     /// PAGE_SIZE_NEGATIVE, PAGE_TOKEN_INVALID, FILTER_INVALID.
-    pub async fn list_audit_records(
-        &self,
-        project: &ProjectName,
-        list: List,
-    ) -> Result<Page<AuditRecord>> {
+    pub async fn list(&self, project: &ProjectName, list: List) -> Result<Page<AuditRecord>> {
         let filter = Filter::parse(&list.filter, FIELDS)?;
         let mut fields = filter.comparisons().iter().map(|it| it.field.as_str());
         if let Some(field) = fields.find(|field| field.starts_with("labels.")) {
@@ -111,13 +108,7 @@ impl App {
             return Err(Error::new(Reason::FilterInvalid, message).with_field("filter"));
         }
         let query = Query::new(&format!("{project}/audit"), list, ORDER, filter)?;
-        let store = &self.parts.store;
-        query.page(store.audit_records(project, query.slice()).await?)
-    }
-
-    /// An identity for a record.
-    pub(super) fn audit_uid(&self) -> Result<Uuid> {
-        self.parts.random.uuid()
+        query.page(self.store.audit_records(project, query.slice()).await?)
     }
 }
 

@@ -1,14 +1,15 @@
 //! Databases and how to connect to them.
 
-use std::{collections::BTreeMap, slice};
+use std::{collections::BTreeMap, slice, sync::Arc};
 
 use serde_json::json;
 use uuid::Uuid;
 
 use super::{
-    App, Mutation, Origin,
+    Mutation, Origin,
     admin::role_identity,
-    mutation::{Accepting, Target},
+    hosts::Hosts,
+    mutation::{Accepting, Mutations, Target},
     operations::{self, DeleteDatabaseParameters},
     pages::{List, Listed, Page, Query},
 };
@@ -18,14 +19,15 @@ use crate::{
         audit::Outcome,
         database::{Connection, Database, State, default_owner},
         filter::{Fields, Filter, Type, Value as Field},
-        instance::{self, Instance, check_etag},
+        instance::{Instance, check_etag},
         list::Order,
         name::{DatabaseName, Id, InstanceName},
         operation::Operation,
         postgres::PostgresName,
+        random::Random,
         recorded::Recorded,
     },
-    store::{databases::NewDatabase, roles::NewRole},
+    store::{Store, databases::NewDatabase, roles::NewRole, sealing::Keyring},
 };
 
 pub(super) const FIELDS: Fields = &[
@@ -78,20 +80,30 @@ pub struct DeleteDatabase {
     pub force: bool,
 }
 
-impl App {
+/// Databases. Cheap to clone.
+#[derive(Clone)]
+pub struct Databases {
+    pub(super) store: Store,
+    pub(super) keyring: Keyring,
+    pub(super) random: Arc<dyn Random>,
+    pub(super) hosts: Hosts,
+    pub(super) mutations: Mutations,
+}
+
+impl Databases {
     /// Gets a database.
     ///
     /// # Errors
     /// DATABASE_NOT_FOUND.
-    pub async fn database(&self, name: &DatabaseName) -> Result<Recorded<Database>> {
-        self.parts.store.database(name).await
+    pub async fn get(&self, name: &DatabaseName) -> Result<Recorded<Database>> {
+        self.store.database(name).await
     }
 
     /// Lists the databases of an instance.
     ///
     /// # Errors
-    /// INSTANCE_NOT_FOUND; as [`App::list_instances`].
-    pub async fn list_databases(
+    /// INSTANCE_NOT_FOUND; as [`Instances::list`](super::Instances::list).
+    pub async fn list(
         &self,
         instance: &InstanceName,
         list: List,
@@ -99,11 +111,11 @@ impl App {
         let order = Order::parse(&list.order_by, "database_id")?;
         let filter = Filter::parse(&list.filter, FIELDS)?;
         let query = Query::new(&instance.to_string(), list, order, filter)?;
-        let instance = match self.parts.store.instance(instance).await? {
+        let instance = match self.store.instance(instance).await? {
             Recorded::Whole(instance) => instance.uid,
             Recorded::Unreadable(unreadable) => unreadable.uid,
         };
-        let part = self.parts.store.databases(instance, query.slice()).await?;
+        let part = self.store.databases(instance, query.slice()).await?;
         query.page(part)
     }
 
@@ -112,15 +124,10 @@ impl App {
     /// # Errors
     /// INSTANCE_NOT_FOUND, INSTANCE_NOT_READY, DATABASE_EXISTS, ROLE_EXISTS,
     /// NAME_TOO_LONG, FIELD_INVALID, RESOURCE_BUSY, HOST_UNAVAILABLE.
-    pub async fn create_database(
-        &self,
-        mutation: Mutation,
-        new: CreateDatabase,
-    ) -> Result<Operation> {
-        self.mutate(mutation, move |app, accepting| {
-            app.accept_create_database(accepting, new)
-        })
-        .await
+    pub async fn create(&self, mutation: Mutation, new: CreateDatabase) -> Result<Operation> {
+        let databases = self.clone();
+        let accept = move |accepting| databases.accept_create(accepting, new);
+        self.mutations.accept(mutation, accept).await
     }
 
     /// Drops a database and its owner role.
@@ -128,15 +135,10 @@ impl App {
     /// # Errors
     /// DATABASE_NOT_FOUND, ETAG_MISMATCH, DELETION_PROTECTED, INSTANCE_NOT_READY,
     /// RESOURCE_BUSY, HOST_UNAVAILABLE.
-    pub async fn delete_database(
-        &self,
-        mutation: Mutation,
-        delete: DeleteDatabase,
-    ) -> Result<Operation> {
-        self.mutate(mutation, move |app, accepting| {
-            app.accept_delete_database(accepting, delete)
-        })
-        .await
+    pub async fn delete(&self, mutation: Mutation, delete: DeleteDatabase) -> Result<Operation> {
+        let databases = self.clone();
+        let accept = move |accepting| databases.accept_delete(accepting, delete);
+        self.mutations.accept(mutation, accept).await
     }
 
     /// How to connect to a database, password included. Who asked is on record before.
@@ -144,26 +146,26 @@ impl App {
     /// # Errors
     /// DATABASE_NOT_FOUND, DATABASE_NOT_READY, INSTANCE_NOT_READY.
     pub async fn connection(&self, origin: Origin, name: &DatabaseName) -> Result<Connection> {
-        let database = self.parts.store.database(name).await?.whole()?;
+        let database = self.store.database(name).await?.whole()?;
         if database.state != State::Ready {
             let message = format!("the database is {}, not READY", database.state.as_str());
             return Err(
                 Error::new(Reason::DatabaseNotReady, message).with_resource(name.to_string())
             );
         }
-        let instance = self.located(self.parts.store.instance(&name.instance).await?.whole()?);
+        let instance = self.store.instance(&name.instance).await?.whole()?;
+        let instance = self.hosts.located(instance);
         if instance.delete_time.is_some() {
-            return Err(refuse_unready(&instance));
+            return Err(instance.not_ready());
         }
-        let role = self.parts.store.owner_role(database.uid).await?;
+        let role = self.store.owner_role(database.uid).await?;
         let endpoint = instance.endpoint.clone();
-        let endpoint = endpoint.ok_or_else(|| refuse_unready(&instance))?;
+        let endpoint = endpoint.ok_or_else(|| instance.not_ready())?;
         let connection = Connection {
             host: endpoint.host,
             port: endpoint.port,
             user: PostgresName::parse(&role.postgresql_name, "owner")?,
             password: self
-                .parts
                 .keyring
                 .open(&role.password, &role_identity(role.uid))?,
             // What the server does: drivers differ in what `prefer` does without TLS.
@@ -172,29 +174,29 @@ impl App {
         };
         let (project, resource) = (&name.instance.project, name.to_string());
         let record = origin.record(project, &resource, Outcome::HandedOut);
-        let store = &self.parts.store;
+        let store = &self.store;
         store
-            .insert_audit_record(self.audit_uid()?, &record)
+            .insert_audit_record(self.random.uuid()?, &record)
             .await?;
         Ok(connection)
     }
 
-    async fn accept_create_database(
+    async fn accept_create(
         self,
         mut accepting: Accepting,
         new: CreateDatabase,
     ) -> Result<Operation> {
         let instance = accepting.tx.hold_instance(&new.name.instance).await?;
         let active = slice::from_ref(instance.active()?);
-        accepting = self.refuse_gone(accepting, &instance, active).await?;
-        ready(&instance)?;
+        accepting = self.hosts.refuse_gone(accepting, &instance, active).await?;
+        instance.require_ready()?;
         let tx = &mut accepting.tx;
         tx.refuse_busy(instance.uid).await?;
-        let (uid, role) = (self.parts.random.uuid()?, self.parts.random.uuid()?);
+        let (uid, role) = (self.random.uuid()?, self.random.uuid()?);
         let name = new.name.clone();
         let database = record(new, uid, instance.uid)?;
         refuse_reserved(&database)?;
-        let password = self.parts.random.password()?;
+        let password = self.random.password()?;
         tx.insert_database(&database).await?;
         tx.insert_role(&NewRole {
             uid: role,
@@ -202,7 +204,7 @@ impl App {
             id: role_id(&name.database)?,
             postgresql_name: database.owner.to_string(),
             database_uid: uid,
-            password: self.parts.keyring.seal(&password, &role_identity(role))?,
+            password: self.keyring.seal(&password, &role_identity(role))?,
         })
         .await?;
         let target = target_of(&name, uid, &instance)?;
@@ -211,7 +213,7 @@ impl App {
             .await
     }
 
-    async fn accept_delete_database(
+    async fn accept_delete(
         self,
         mut accepting: Accepting,
         delete: DeleteDatabase,
@@ -220,8 +222,8 @@ impl App {
         let database = accepting.tx.lock_database(&delete.name).await?;
         check_etag(&delete.etag, &database.etag())?;
         let active = slice::from_ref(instance.active()?);
-        accepting = self.refuse_gone(accepting, &instance, active).await?;
-        ready(&instance)?;
+        accepting = self.hosts.refuse_gone(accepting, &instance, active).await?;
+        instance.require_ready()?;
         let tx = &mut accepting.tx;
         tx.refuse_busy(instance.uid).await?;
         tx.refuse_busy(database.uid).await?;
@@ -240,24 +242,6 @@ impl App {
             .enqueue(&operations::DELETE_DATABASE, target, parameters)
             .await
     }
-}
-
-/// Refuses work on a server that does not run.
-pub(super) fn ready(instance: &Instance) -> Result<()> {
-    match instance.state {
-        instance::State::Ready if !instance.is_down() => Ok(()),
-        _ => Err(refuse_unready(instance)),
-    }
-}
-
-fn refuse_unready(instance: &Instance) -> Error {
-    let message = match instance.state {
-        instance::State::Ready => {
-            "the instance's server is down; it is started again after a pause".to_owned()
-        }
-        state => format!("the instance is {}, not READY", state.as_str()),
-    };
-    Error::new(Reason::InstanceNotReady, message).with_resource(instance.name.to_string())
 }
 
 /// PostgreSQL keeps these names for itself, and Howdah its own role's.

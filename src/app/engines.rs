@@ -1,25 +1,35 @@
 //! PostgreSQL installations.
 
-use super::App;
 use crate::domain::{
-    Error, Reason, Result,
-    engine::{Engine, OLDEST_MAJOR, newest},
+    self, Error, Reason, Result,
+    engine::{Engine, OLDEST_MAJOR},
+    provider::Providers,
     version::Wanted,
 };
 
-impl App {
+/// The PostgreSQL installations of this host. Cheap to clone.
+#[derive(Clone)]
+pub struct Engines {
+    providers: Providers,
+}
+
+impl Engines {
+    pub(super) fn new(providers: Providers) -> Self {
+        Self { providers }
+    }
+
     /// The installations at hand, newest first.
     ///
     /// # Errors
     /// When they cannot be looked for.
-    pub async fn engines(&self) -> Result<Vec<Engine>> {
-        self.parts.providers.default()?.engines().await
+    pub async fn list(&self) -> Result<Vec<Engine>> {
+        self.providers.default()?.engines().await
     }
 
     /// The newest usable installation that is what `wanted` asks for.
-    pub(super) async fn engine_for(&self, wanted: Wanted) -> Result<Engine> {
-        let engines = self.engines().await?;
-        if let Some(engine) = newest(&engines, wanted) {
+    pub(super) async fn newest(&self, wanted: Wanted) -> Result<Engine> {
+        let engines = self.list().await?;
+        if let Some(engine) = domain::engine::newest(&engines, wanted) {
             return Ok(engine.clone());
         }
         let unusable = engines.iter().find(|engine| wanted.matches(engine.version));

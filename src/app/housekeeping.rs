@@ -1,19 +1,29 @@
 //! What has to be done from time to time: signs of life, retention, purges, and looks
 //! at the installations.
 
-use std::time::Duration;
+use std::{sync::Arc, time::Duration};
+
+use uuid::Uuid;
 
 use super::{
-    App,
+    Engines, Keys, Settings,
+    conditions::Conditions,
     keys::KeyLife,
-    mutation::{Target, parameters},
+    mutation::{Mutations, Target, parameters},
     operations::{self, PurgeInstanceParameters},
+    steady::MetadataClock,
+    tasks::{Tasks, warn},
 };
-use crate::domain::{
-    Reason, Result,
-    engine::newest,
-    instance::{Condition, Instance, Status},
-    version::{Version, Wanted},
+use crate::{
+    domain::{
+        Reason, Result,
+        clock::Clock,
+        engine::newest,
+        instance::{Condition, Instance, Status},
+        provider::Providers,
+        version::{Version, Wanted},
+    },
+    store::Store,
 };
 
 /// How often.
@@ -25,66 +35,71 @@ const NEWER: &str = "NewerMinorInstalled";
 /// How often it is looked which versions are installed.
 const ENGINES: Duration = Duration::from_secs(60);
 
-/// Shows that this host is there and that its sealing key is in use, as long as the
-/// process serves. Nothing else is done in between: others would take a host for gone
-/// that is only slow.
-pub(super) async fn show_life(app: App) {
-    let mut key = KeyLife::default();
-    loop {
-        let seen = app
-            .parts
-            .store
-            .see_host(
-                app.parts.host,
-                &app.parts.host_name,
-                &app.parts.settings.ports,
-            )
-            .await;
-        warn("signs of life", seen);
-        warn("sign of life of the key", key.show(&app).await);
-        if stops(&app, INTERVAL).await {
-            return;
+/// What has to be done from time to time. Cheap to clone.
+#[derive(Clone)]
+pub(super) struct Housekeeping {
+    pub(super) store: Store,
+    pub(super) providers: Providers,
+    pub(super) clock: Arc<dyn Clock>,
+    pub(super) metadata_clock: MetadataClock,
+    pub(super) host: Uuid,
+    pub(super) host_name: Arc<str>,
+    pub(super) engines: Engines,
+    pub(super) keys: Keys,
+    pub(super) conditions: Conditions,
+    pub(super) mutations: Mutations,
+    pub(super) tasks: Tasks,
+    pub(super) settings: Arc<Settings>,
+}
+
+impl Housekeeping {
+    /// Shows that this host is there.
+    ///
+    /// # Errors
+    /// METADATA_UNAVAILABLE.
+    pub(super) async fn see_host(&self) -> Result<()> {
+        let ports = &self.settings.ports;
+        self.store.see_host(self.host, &self.host_name, ports).await
+    }
+
+    /// Shows that this host is there and that its sealing key is in use, as long as the
+    /// process serves. Nothing else is done in between: others would take a host for gone
+    /// that is only slow.
+    pub(super) async fn show_life(self) {
+        let mut key = KeyLife::default();
+        loop {
+            warn("signs of life", self.see_host().await);
+            warn("sign of life of the key", key.show(&self.keys).await);
+            if self.tasks.stops_within(INTERVAL).await {
+                return;
+            }
         }
     }
-}
 
-/// Runs as long as the process serves.
-pub(super) async fn run(app: App) {
-    loop {
-        app.keep_house().await;
-        if stops(&app, INTERVAL).await {
-            return;
+    /// Runs as long as the process serves.
+    pub(super) async fn run(self) {
+        loop {
+            self.keep_house().await;
+            if self.tasks.stops_within(INTERVAL).await {
+                return;
+            }
         }
     }
-}
 
-/// Tells which versions are installed as long as the process serves.
-pub(super) async fn look_at_engines(app: App) {
-    loop {
-        warn("engines", app.tell_engines().await);
-        if stops(&app, ENGINES).await {
-            return;
+    /// Tells which versions are installed as long as the process serves.
+    pub(super) async fn look_at_engines(self) {
+        loop {
+            warn("engines", self.tell_engines().await);
+            if self.tasks.stops_within(ENGINES).await {
+                return;
+            }
         }
     }
-}
 
-/// Whether the process stops within `interval`.
-pub(super) async fn stops(app: &App, interval: Duration) -> bool {
-    let stopped = tokio::time::timeout(interval, app.stopping.cancelled());
-    stopped.await.is_ok()
-}
-
-pub(super) fn warn<T>(what: &'static str, done: Result<T>) {
-    if let Err(error) = done {
-        tracing::warn!(what, %error, detail = error.internal_detail(), "housekeeping failed");
-    }
-}
-
-impl App {
     /// What fails does not keep the rest from being done.
     async fn keep_house(&self) {
-        warn("times ahead", self.parts.store.mend_times_ahead().await);
-        match self.clock_is_steady().await {
+        warn("times ahead", self.store.mend_times_ahead().await);
+        match self.metadata_clock.is_steady().await {
             Ok(true) => {
                 warn("requests and operations", self.forget().await);
                 warn("purges", self.purge_all().await);
@@ -96,8 +111,8 @@ impl App {
     }
 
     async fn empty_trash(&self) -> Result<()> {
-        let now = self.parts.store.now().await?;
-        for provider in self.parts.providers.all() {
+        let now = self.store.now().await?;
+        for provider in self.providers.all() {
             warn("trash", provider.empty_trash(now).await);
         }
         Ok(())
@@ -105,9 +120,9 @@ impl App {
 
     /// Begins the purge of instances whose time has come.
     async fn purge_all(&self) -> Result<()> {
-        let due = self.parts.store.instances_to_purge().await?;
+        let due = self.store.instances_to_purge().await?;
         // It may have stepped just before they were found.
-        if !self.clock_is_steady().await? {
+        if !self.metadata_clock.is_steady().await? {
             return Ok(());
         }
         for instance in due {
@@ -118,7 +133,7 @@ impl App {
 
     /// Forgets what is kept for long enough, a bounded number of rows at a time.
     async fn forget(&self) -> Result<()> {
-        let (store, settings) = (&self.parts.store, &self.parts.settings);
+        let (store, settings) = (&self.store, &self.settings);
         let kept = settings.idempotency_retention.as_secs_f64();
         while store.forget_requests(kept).await? > 0 {}
         let kept = settings.retention.as_secs_f64();
@@ -131,15 +146,15 @@ impl App {
     /// Tells other hosts which versions this one has, and users of its servers whether
     /// there is a newer minor.
     async fn tell_engines(&self) -> Result<()> {
-        let engines = self.engines().await?;
+        let engines = self.engines.list().await?;
         let usable = engines.iter().filter(|engine| engine.usable());
         let versions: Vec<Version> = usable.map(|engine| engine.version).collect();
-        let store = &self.parts.store;
-        store.set_host_versions(self.parts.host, &versions).await?;
-        for instance in store.instances_to_watch(self.parts.host).await? {
+        let store = &self.store;
+        store.set_host_versions(self.host, &versions).await?;
+        for instance in store.instances_to_watch(self.host).await? {
             let active = instance.active()?;
             // The installations of this host are nothing to a server that is not on it.
-            if active.host() != Some(self.parts.host) {
+            if active.host() != Some(self.host) {
                 continue;
             }
             let running = active.version;
@@ -162,16 +177,18 @@ impl App {
                     status,
                     reason: "ENGINES_COMPARED".into(),
                     message,
-                    time: self.parts.clock.now(),
+                    time: self.clock.now(),
                 };
-                self.record_condition(instance.uid, &condition).await?;
+                self.conditions
+                    .record_condition(instance.uid, &condition)
+                    .await?;
             }
         }
         Ok(())
     }
 
     async fn purge(&self, instance: &Instance) -> Result<()> {
-        let mut accepting = self.own("purge").await?;
+        let mut accepting = self.mutations.own("purge").await?;
         let Some(now) = accepting.tx.lock_instance_by_uid(instance.uid).await? else {
             return Ok(());
         };

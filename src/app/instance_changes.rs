@@ -2,21 +2,18 @@
 
 use std::time::Duration;
 
-use chrono::{DateTime, Utc};
 use serde_json::Value;
-use uuid::Uuid;
 
 use super::{
-    App, Mutation,
-    longrunning::host_gone,
+    Instances, Mutation,
     mutation::{Accepting, Target, parameters},
     operations::{self, DeleteInstanceParameters, Plan, PurgeInstanceParameters},
-    withdrawal::Withdrawable,
+    withdrawal::{Withdrawable, take_back},
 };
 use crate::{
     domain::{
         Error, Reason, Result,
-        instance::{Instance, Server, ServerGoal, State, check_etag},
+        instance::{Instance, ServerGoal, State, check_etag},
         name::InstanceName,
         operation::{Operation, Outcome},
     },
@@ -45,21 +42,16 @@ pub struct ChangeInstance {
     pub etag: String,
 }
 
-impl App {
+impl Instances {
     /// Deletes an instance.
     ///
     /// # Errors
     /// INSTANCE_NOT_FOUND, ETAG_MISMATCH, RESOURCE_BUSY, DELETION_PROTECTED,
     /// INSTANCE_HAS_DATABASES, INSTANCE_DELETED, HOST_UNAVAILABLE.
-    pub async fn delete_instance(
-        &self,
-        mutation: Mutation,
-        delete: DeleteInstance,
-    ) -> Result<Operation> {
-        self.mutate(mutation, move |app, accepting| {
-            app.accept_delete(accepting, delete)
-        })
-        .await
+    pub async fn delete(&self, mutation: Mutation, delete: DeleteInstance) -> Result<Operation> {
+        let instances = self.clone();
+        let accept = move |accepting| instances.accept_delete(accepting, delete);
+        self.mutations.accept(mutation, accept).await
     }
 
     /// Takes a deletion back.
@@ -67,11 +59,7 @@ impl App {
     /// # Errors
     /// INSTANCE_NOT_FOUND, INSTANCE_NOT_DELETED, ETAG_MISMATCH, RESOURCE_BUSY,
     /// HOST_UNAVAILABLE.
-    pub async fn undelete_instance(
-        &self,
-        mutation: Mutation,
-        change: ChangeInstance,
-    ) -> Result<Operation> {
+    pub async fn undelete(&self, mutation: Mutation, change: ChangeInstance) -> Result<Operation> {
         self.change(mutation, change, Change::Undelete).await
     }
 
@@ -80,35 +68,23 @@ impl App {
     /// # Errors
     /// INSTANCE_NOT_FOUND, INSTANCE_DELETED, ETAG_MISMATCH, RESOURCE_BUSY,
     /// HOST_UNAVAILABLE.
-    pub async fn start_instance(
-        &self,
-        mutation: Mutation,
-        change: ChangeInstance,
-    ) -> Result<Operation> {
+    pub async fn start(&self, mutation: Mutation, change: ChangeInstance) -> Result<Operation> {
         self.change(mutation, change, Change::Start).await
     }
 
     /// Stops an instance.
     ///
     /// # Errors
-    /// As [`App::start_instance`].
-    pub async fn stop_instance(
-        &self,
-        mutation: Mutation,
-        change: ChangeInstance,
-    ) -> Result<Operation> {
+    /// As [`Instances::start`].
+    pub async fn stop(&self, mutation: Mutation, change: ChangeInstance) -> Result<Operation> {
         self.change(mutation, change, Change::Stop).await
     }
 
     /// Stops and starts an instance.
     ///
     /// # Errors
-    /// As [`App::start_instance`].
-    pub async fn restart_instance(
-        &self,
-        mutation: Mutation,
-        change: ChangeInstance,
-    ) -> Result<Operation> {
+    /// As [`Instances::start`].
+    pub async fn restart(&self, mutation: Mutation, change: ChangeInstance) -> Result<Operation> {
         self.change(mutation, change, Change::Restart).await
     }
 
@@ -123,13 +99,14 @@ impl App {
         check_etag(&delete.etag, &instance.etag())?;
         // No living process can reach a server of it.
         let mut servers = instance.servers.iter();
-        let gone = servers.all(|server| self.host_gone_time(server).is_some());
-        if everything && gone && !self.clock_is_steady().await? {
+        let gone = servers.all(|server| self.hosts.gone_time(server).is_some());
+        if everything && gone && !self.metadata_clock.is_steady().await? {
             return Err(unsteady(&instance));
         }
         // The records and passwords of a server that may run on are gone for good then.
         if !everything {
             accepting = self
+                .hosts
                 .refuse_gone(accepting, &instance, &instance.servers)
                 .await?;
         }
@@ -177,10 +154,11 @@ impl App {
                 .set_instance_state(instance.uid, State::Deleting)
                 .await?;
             let message = "the instance is being deleted";
-            self.set_unavailable(&mut accepting.tx, instance.uid, "DELETING", message)
+            self.conditions
+                .set_unavailable(&mut accepting.tx, instance.uid, "DELETING", message)
                 .await?;
         }
-        let keep_seconds = self.parts.settings.purge_delay.as_secs_f64();
+        let keep_seconds = self.purge_delay.as_secs_f64();
         let parameters = match instance.delete_time {
             Some(_) => parameters(PurgeInstanceParameters { requested: true })?,
             None => parameters(DeleteInstanceParameters { keep_seconds })?,
@@ -217,51 +195,15 @@ impl App {
         Ok(())
     }
 
-    /// Since when only a host that is gone could work on the server, if that is so.
-    pub(super) fn host_gone_time(&self, server: &Server) -> Option<DateTime<Utc>> {
-        let elsewhere = server.host().is_some_and(|host| host != self.parts.host);
-        server.host_gone_time.filter(|_| elsewhere)
-    }
-
-    /// Refuses work on these servers of the instance that no process would do, else gives back
-    /// what the caller has `held`. Its connection is given up before another one is asked for
-    /// the host's name, so that many refusals at once do not wait for each other.
-    pub(super) async fn refuse_gone<T>(
-        &self,
-        held: T,
-        instance: &Instance,
-        servers: &[Server],
-    ) -> Result<T> {
-        let mut gone = servers
-            .iter()
-            .filter(|server| self.host_gone_time(server).is_some());
-        let Some(host) = gone.find_map(Server::host) else {
-            return Ok(held);
-        };
-        drop(held);
-        let remedy = "only if the host is lost for good, deleting with `force` and `purge` gives \
-             up the records and passwords of the instance, while a server that still exists \
-             there is left alone";
-        let error = self.host_gone(host, remedy).await?;
-        Err(error.with_resource(instance.name.to_string()))
-    }
-
-    /// What says that a host is gone, and what to do else than to start it there.
-    pub(super) async fn host_gone(&self, host: Uuid, remedy: &str) -> Result<Error> {
-        let name = self.parts.store.host_name(host).await?;
-        Ok(host_gone(host, &name, remedy))
-    }
-
     async fn change(
         &self,
         mutation: Mutation,
         change: ChangeInstance,
         to: Change,
     ) -> Result<Operation> {
-        self.mutate(mutation, move |app, accepting| {
-            app.accept_change(accepting, change, to)
-        })
-        .await
+        let instances = self.clone();
+        let accept = move |accepting| instances.accept_change(accepting, change, to);
+        self.mutations.accept(mutation, accept).await
     }
 
     async fn accept_change(
@@ -281,6 +223,7 @@ impl App {
         check_etag(&change.etag, &instance.etag())?;
         to.refuse_deleted(&instance)?;
         accepting = self
+            .hosts
             .refuse_gone(accepting, &instance, &instance.servers)
             .await?;
         let uid = instance.uid;
@@ -289,7 +232,7 @@ impl App {
         }
         if let Some(queued) = queued {
             let why = "another call on the instance has taken its place";
-            self.take_back(&mut accepting.tx, queued, why).await?;
+            take_back(&mut accepting.tx, queued, why, self.clock.now()).await?;
             let now = accepting.tx.instance_by_uid(uid).await?;
             instance = now.ok_or_else(|| Error::internal("a locked instance is gone"))?;
         }
@@ -321,7 +264,8 @@ impl App {
         };
         want(&mut accepting.tx, &instance, goal).await?;
         let (reason, message) = to.unavailable();
-        self.set_unavailable(&mut accepting.tx, uid, reason, message)
+        self.conditions
+            .set_unavailable(&mut accepting.tx, uid, reason, message)
             .await?;
         let parameters = match to {
             Change::Stop | Change::Restart => parameters(Withdrawable::of(&instance)?)?,

@@ -1,35 +1,36 @@
 //! Instances.
 
-use std::collections::BTreeMap;
+use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
 use serde_json::json;
 use uuid::Uuid;
 
 use super::{
-    App, Mutation,
+    Engines, Mutation,
     admin::identity,
-    mutation::{Accepting, Target},
+    conditions::Conditions,
+    hosts::Hosts,
+    mutation::{Accepting, Mutations, Target},
     operations,
     pages::{List, Listed, Page, Query},
+    ports::Ports,
+    steady::MetadataClock,
 };
 use crate::{
     domain::{
         Error, Reason, Result,
+        clock::Clock,
         filter::{Fields, Filter, Type, Value as Field},
-        instance::{Instance, ServerRole, Status, set_condition},
+        instance::{Instance, ServerRole},
         list::Order,
         name::{InstanceName, ProjectName},
         operation::Operation,
-        provider::{Placement, ServerSpec},
+        provider::Providers,
+        random::Random,
         recorded::Recorded,
         version::{Version, Wanted},
     },
-    store::{
-        Tx,
-        instances::NewInstance,
-        lease::Claim,
-        servers::{NewServer, Ports},
-    },
+    store::{Store, instances::NewInstance, sealing::Keyring, servers::NewServer},
 };
 
 pub(super) const FIELDS: Fields = &[
@@ -69,21 +70,39 @@ pub struct CreateInstance {
     pub host: Option<Uuid>,
 }
 
-impl App {
+/// Instances. Cheap to clone.
+#[derive(Clone)]
+pub struct Instances {
+    pub(super) store: Store,
+    pub(super) providers: Providers,
+    pub(super) keyring: Keyring,
+    pub(super) random: Arc<dyn Random>,
+    pub(super) clock: Arc<dyn Clock>,
+    pub(super) metadata_clock: MetadataClock,
+    pub(super) hosts: Hosts,
+    pub(super) engines: Engines,
+    pub(super) ports: Ports,
+    pub(super) conditions: Conditions,
+    pub(super) mutations: Mutations,
+    /// How long a deleted instance is kept.
+    pub(super) purge_delay: Duration,
+}
+
+impl Instances {
     /// Gets an instance.
     ///
     /// # Errors
     /// INSTANCE_NOT_FOUND.
-    pub async fn instance(&self, name: &InstanceName) -> Result<Recorded<Instance>> {
-        let instance = self.parts.store.instance(name).await?;
-        Ok(instance.map(|instance| self.located(instance)))
+    pub async fn get(&self, name: &InstanceName) -> Result<Recorded<Instance>> {
+        let instance = self.store.instance(name).await?;
+        Ok(instance.map(|instance| self.hosts.located(instance)))
     }
 
     /// Lists the instances of a project.
     ///
     /// # Errors
     /// PAGE_SIZE_NEGATIVE, PAGE_TOKEN_INVALID, FILTER_INVALID, ORDER_BY_INVALID.
-    pub async fn list_instances(
+    pub async fn list(
         &self,
         project: &ProjectName,
         list: List,
@@ -91,33 +110,14 @@ impl App {
         let order = Order::parse(&list.order_by, "instance_id")?;
         let filter = Filter::parse(&list.filter, FIELDS)?;
         let query = Query::new(&project.to_string(), list, order, filter)?;
-        let mut part = self.parts.store.instances(project, query.slice()).await?;
+        let mut part = self.store.instances(project, query.slice()).await?;
         if part.records.is_empty() {
-            self.parts.store.require_project(&project.project).await?;
+            self.store.require_project(&project.project).await?;
         }
-        let located = |found: Recorded<Instance>| found.map(|instance| self.located(instance));
+        let located =
+            |found: Recorded<Instance>| found.map(|instance| self.hosts.located(instance));
         part.records = part.records.into_iter().map(located).collect();
         query.page(part)
-    }
-
-    /// The instance with its endpoint, from the record of its active server, and with the
-    /// conditions of servers whose host is gone.
-    pub(super) fn located(&self, mut instance: Instance) -> Instance {
-        for server in &instance.servers {
-            let Some(time) = self.host_gone_time(server) else {
-                continue;
-            };
-            let message = "no process of Howdah has been seen on the host for a minute";
-            let reason = Reason::HostUnavailable.as_str();
-            // The server itself may well run on.
-            let condition = server.available(Status::Unknown, reason, message, time);
-            set_condition(&mut instance.conditions, condition);
-        }
-        instance.endpoint = instance.active().ok().and_then(|server| {
-            let started = server.started.then(|| server.address.clone());
-            started.flatten()
-        });
-        instance
     }
 
     /// Creates an instance.
@@ -126,28 +126,23 @@ impl App {
     /// INSTANCE_EXISTS, VERSION_NOT_INSTALLED, POSTGRESQL_NOT_FOUND, PARAMETER_INVALID,
     /// PARAMETER_RESERVED, PORTS_EXHAUSTED, PROJECT_NOT_FOUND, HOST_NOT_FOUND,
     /// HOST_UNAVAILABLE, UNIMPLEMENTED for a version that is too old.
-    pub async fn create_instance(
-        &self,
-        mutation: Mutation,
-        new: CreateInstance,
-    ) -> Result<Operation> {
+    pub async fn create(&self, mutation: Mutation, new: CreateInstance) -> Result<Operation> {
         // A replay is answered whatever this machine has by now. What is slow is done
         // before the transaction begins.
-        if let Some(former) = self.replayed(&mutation).await? {
+        if let Some(former) = self.mutations.replayed(&mutation).await? {
             return Ok(former);
         }
         let version = self.check_new(&new).await?;
-        self.mutate(mutation, move |app, accepting| {
-            app.accept_create(accepting, new, version)
-        })
-        .await
+        let instances = self.clone();
+        let accept = move |accepting| instances.accept_create(accepting, new, version);
+        self.mutations.accept(mutation, accept).await
     }
 
     /// The version that a new instance will run. Its parameters are checked against that
     /// version's known parameters where they are: on another host, by the operation's first step.
     async fn check_new(&self, new: &CreateInstance) -> Result<Version> {
-        if let Some(host) = new.host.filter(|host| *host != self.parts.host) {
-            let versions = self.parts.store.host_versions(host).await?;
+        if let Some(host) = new.host.filter(|host| *host != self.hosts.here()) {
+            let versions = self.store.host_versions(host).await?;
             if versions.is_empty() {
                 let message = "the host has not told yet which versions it has";
                 return Err(Error::new(Reason::ServerUnavailable, message));
@@ -160,8 +155,8 @@ impl App {
                 Error::new(Reason::VersionNotInstalled, message).with_field("instance.version")
             });
         }
-        let version = self.engine_for(new.wanted).await?.version;
-        let provider = self.parts.providers.default()?;
+        let version = self.engines.newest(new.wanted).await?.version;
+        let provider = self.providers.default()?;
         provider.check_parameters(version, &new.parameters).await?;
         Ok(version)
     }
@@ -172,14 +167,14 @@ impl App {
         new: CreateInstance,
         version: Version,
     ) -> Result<Operation> {
-        let provider = self.parts.providers.default()?;
+        let provider = self.providers.default()?;
         let host = match provider.is_of_hosts() {
-            true => Some(new.host.unwrap_or(self.parts.host)),
+            true => Some(new.host.unwrap_or(self.hosts.here())),
             false => None,
         };
-        let (uid, server) = (self.parts.random.uuid()?, self.parts.random.uuid()?);
-        let password = self.parts.random.password()?;
-        let admin_password = self.parts.keyring.seal(&password, &identity(server))?;
+        let (uid, server) = (self.random.uuid()?, self.random.uuid()?);
+        let password = self.random.password()?;
+        let admin_password = self.keyring.seal(&password, &identity(server))?;
         let tx = &mut accepting.tx;
         tx.hold_project(&new.name.project).await?;
         let target = Target {
@@ -193,7 +188,7 @@ impl App {
         let placement = match host {
             Some(host) => {
                 accepting = self.refuse_host_gone(accepting, host).await?;
-                Some(self.place(&mut accepting.tx, host).await?)
+                Some(self.ports.place(&mut accepting.tx, host).await?)
             }
             None => None,
         };
@@ -214,55 +209,14 @@ impl App {
             .await
     }
 
-    /// Refuses a host on which no process would make the instance, as [`App::refuse_gone`].
+    /// Refuses a host on which no process would make the instance, as [`Hosts::refuse_gone`].
     async fn refuse_host_gone(&self, mut held: Accepting, host: Uuid) -> Result<Accepting> {
-        if host == self.parts.host || !held.tx.host_is_gone(host).await? {
+        if host == self.hosts.here() || !held.tx.host_is_gone(host).await? {
             return Ok(held);
         }
         drop(held);
-        let error = self.host_gone(host, "or name another host").await?;
+        let error = self.hosts.gone(host, "or name another host").await?;
         Err(error.with_field("instance.local.host"))
-    }
-
-    /// A place on the host, with a port that is free there.
-    async fn place(&self, tx: &mut Tx, host: Uuid) -> Result<Placement> {
-        let ports = tx.lock_ports(host).await?;
-        let port = self.free_port(host, &ports)?;
-        Ok(Placement { host, port })
-    }
-
-    /// A port of the host's range that is not reserved on the host, nor taken by another program
-    /// if it is this host. The search begins anywhere, so that two programs seldom meet.
-    fn free_port(&self, host: Uuid, ports: &Ports) -> Result<u16> {
-        let range = &ports.range;
-        let count = usize::from(range.end().saturating_sub(*range.start())) + 1;
-        let mut random = [0; 8];
-        self.parts.random.fill(&mut random)?;
-        let begin = usize::from_le_bytes(random) % count;
-        let rotated = range.clone().cycle().skip(begin).take(count);
-        let bindable = |port: &u16| {
-            host != self.parts.host || std::net::TcpListener::bind(("127.0.0.1", *port)).is_ok()
-        };
-        let mut free = rotated
-            .filter(|port| !ports.reserved.contains(port))
-            .filter(bindable);
-        free.next().ok_or_else(|| {
-            let message = format!("no port from {} to {} is free", range.start(), range.end());
-            Error::new(Reason::PortsExhausted, message)
-        })
-    }
-
-    /// Gives a server that has never run another port: its own was taken by another
-    /// program since it was reserved.
-    pub(super) async fn move_port(&self, claim: &Claim, server: &ServerSpec) -> Result<()> {
-        let mut tx = self.parts.store.begin().await?;
-        tx.check_token(claim.id, claim.token).await?;
-        let unplaced = || Error::internal("a server without a place has no port");
-        let host = server.placement.ok_or_else(unplaced)?.host;
-        let ports = tx.lock_ports(host).await?;
-        let port = self.free_port(host, &ports)?;
-        tx.set_port(server.uid, port).await?;
-        tx.commit().await
     }
 }
 

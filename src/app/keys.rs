@@ -3,21 +3,28 @@
 
 use std::{
     collections::BTreeSet,
-    sync::atomic::{AtomicBool, Ordering},
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
     time::{Duration, Instant},
 };
 
 use uuid::Uuid;
 
 use super::{
-    App,
     admin::{identity, role_identity},
-    housekeeping::{INTERVAL, stops, warn},
+    housekeeping::INTERVAL,
+    steady::MetadataClock,
+    tasks::{Tasks, warn},
 };
 use crate::{
     domain::{Error, Reason, Result},
     failpoint,
-    store::sealing::{Identity, RegisteredKey, Sealed},
+    store::{
+        Store,
+        sealing::{Identity, Keyring, RegisteredKey, Sealed},
+    },
 };
 
 /// Everything that is stored sealed, and what a row's value is bound to.
@@ -34,20 +41,30 @@ pub(super) struct KeyLife {
 
 /// Whether this process can seal and open what is stored, as health tells it.
 #[derive(Debug, Default)]
-pub(crate) struct KeysHealth {
+pub(super) struct KeysHealth {
     /// The key that seals here was rotated out.
     gone: AtomicBool,
     /// Secrets are sealed with a newer key that is not here.
     lacking: AtomicBool,
 }
 
-impl App {
+/// The keys of stored secrets. Cheap to clone.
+#[derive(Clone)]
+pub struct Keys {
+    pub(super) store: Store,
+    pub(super) keyring: Keyring,
+    pub(super) metadata_clock: MetadataClock,
+    pub(super) tasks: Tasks,
+    pub(super) health: Arc<KeysHealth>,
+}
+
+impl Keys {
     /// Whether the keys of this process are in use.
     ///
     /// # Errors
     /// SECRET_KEY_INVALID when another process can do what this one cannot.
-    pub fn keys_fit(&self) -> Result<()> {
-        let health = &self.keys_health;
+    pub fn fit(&self) -> Result<()> {
+        let health = &self.health;
         if health.gone.load(Ordering::Acquire) || health.lacking.load(Ordering::Acquire) {
             let message = "the secret keys were rotated and this process was not given the \
                 present ones: restart it with them";
@@ -61,9 +78,9 @@ impl KeyLife {
     /// Shows that the key is in use. A key that is gone is not recorded again: its process
     /// was silent for so long that others have given the key up. What it would seal is
     /// refused by the metadata; it goes on reading until it is started anew.
-    pub(super) async fn show(&mut self, app: &App) -> Result<()> {
-        let key = app.parts.keyring.id();
-        let gone = !app.parts.store.see_key(key).await?;
+    pub(super) async fn show(&mut self, keys: &Keys) -> Result<()> {
+        let key = keys.keyring.id();
+        let gone = !keys.store.see_key(key).await?;
         if gone && !self.gone {
             tracing::error!(
                 key,
@@ -72,7 +89,7 @@ impl KeyLife {
             );
         }
         self.gone = gone;
-        app.keys_health.gone.store(gone, Ordering::Release);
+        keys.health.gone.store(gone, Ordering::Release);
         Ok(())
     }
 }
@@ -98,44 +115,45 @@ impl Known {
 /// How long other processes have to show life after an outage.
 const HOLD: Duration = Duration::from_secs(60);
 
-/// Runs as long as the process serves. The first look is at once: a rotation begins with
-/// a start.
-pub(super) async fn run(app: App) {
-    let mut known = Known::default();
-    loop {
-        let tended = app.tend_keys(&mut known).await;
-        let away = |error: &Error| error.reason() == Reason::MetadataUnavailable;
-        if tended.as_ref().is_err_and(away) {
-            known.hold = Some(Instant::now() + HOLD);
-        }
-        warn("keys", tended);
-        if stops(&app, failpoint::pause("keys.pause", INTERVAL)).await {
-            return;
+impl Keys {
+    /// Runs as long as the process serves. The first look is at once: a rotation begins with
+    /// a start.
+    pub(super) async fn run(self) {
+        let mut known = Known::default();
+        loop {
+            let tended = self.tend(&mut known).await;
+            let away = |error: &Error| error.reason() == Reason::MetadataUnavailable;
+            if tended.as_ref().is_err_and(away) {
+                known.hold = Some(Instant::now() + HOLD);
+            }
+            warn("keys", tended);
+            let pause = failpoint::pause("keys.pause", INTERVAL);
+            if self.tasks.stops_within(pause).await {
+                return;
+            }
         }
     }
-}
 
-impl App {
     /// Re-seals and forgets, if the key that seals here is the newest. Where it is not,
     /// processes with the newest one do it, so that no two undo each other's work.
-    async fn tend_keys(&self, known: &mut Known) -> Result<()> {
-        let keyring = &self.parts.keyring;
-        let registered = self.parts.store.registered_keys().await?;
+    async fn tend(&self, known: &mut Known) -> Result<()> {
+        let keyring = &self.keyring;
+        let registered = self.store.registered_keys().await?;
         let Some((newest, former)) = registered.split_first() else {
             return Ok(());
         };
         if newest.id != keyring.id() {
             return self.follow(newest, known).await;
         }
-        self.keys_health.lacking.store(false, Ordering::Release);
+        self.health.lacking.store(false, Ordering::Release);
         if former.is_empty() {
             return Ok(());
         }
         self.reseal(known).await?;
-        if known.holds() || !self.clock_is_steady().await? {
+        if known.holds() || !self.metadata_clock.is_steady().await? {
             return Ok(());
         }
-        for key in self.parts.store.forget_keys().await? {
+        for key in self.store.forget_keys().await? {
             tracing::info!(key, "the former key is not needed any more");
         }
         Ok(())
@@ -144,9 +162,9 @@ impl App {
     /// Another key is newer. If no process seals with it any more, the rotation to it was
     /// taken back, and the key of this process takes its place.
     async fn follow(&self, newest: &RegisteredKey, known: &mut Known) -> Result<()> {
-        let keyring = &self.parts.keyring;
+        let keyring = &self.keyring;
         let lacking = !keyring.holds(&newest.id);
-        self.keys_health.lacking.store(lacking, Ordering::Release);
+        self.health.lacking.store(lacking, Ordering::Release);
         if lacking {
             if known.lacking.as_ref() != Some(&newest.id) {
                 tracing::error!(
@@ -157,9 +175,9 @@ impl App {
             }
             return Ok(());
         }
-        let store = &self.parts.store;
+        let store = &self.store;
         // By a clock that has stepped, every key seems to be idle.
-        let is_idle = newest.idle && !known.holds() && self.clock_is_steady().await?;
+        let is_idle = newest.idle && !known.holds() && self.metadata_clock.is_steady().await?;
         if is_idle && store.promote_key(keyring.id(), &newest.id).await? {
             tracing::info!(
                 key = keyring.id(),
@@ -175,9 +193,9 @@ impl App {
         for (what, identity) in SEALED {
             let mut next = Some(Uuid::nil());
             while let Some(after) = next
-                && !self.stopping.is_cancelled()
+                && !self.tasks.is_stopping()
             {
-                let (store, keyring) = (&self.parts.store, &self.parts.keyring);
+                let (store, keyring) = (&self.store, &self.keyring);
                 let batch = store.reseal(what, keyring, identity, after).await?;
                 resealed += batch.resealed;
                 for (uid, error) in batch.unopened {
@@ -190,7 +208,7 @@ impl App {
             }
         }
         if resealed > 0 || known.unopened != unopened {
-            let key = self.parts.keyring.id();
+            let key = self.keyring.id();
             tracing::info!(
                 key,
                 resealed,

@@ -1,26 +1,30 @@
 //! Long-running operations, as `google.longrunning.Operations` shows them.
 
-use std::time::Duration;
+use std::{sync::Arc, time::Duration};
 
-use tokio::{sync::broadcast::error::RecvError, time::Instant};
-use uuid::Uuid;
+use tokio::time::Instant;
 
-use super::{App, Origin, Page};
+use super::{
+    Origin, Page,
+    hosts::{Hosts, host_gone},
+    notifier::{Notifier, changed},
+    shutting_down,
+    tasks::Tasks,
+};
 use crate::{
     domain::{
         Error, Reason, Result, audit,
+        clock::Clock,
         list::{page_size, page_token, parse_page_token},
         name::{OperationName, ProjectName},
-        operation::{Operation, Outcome, Response, State},
+        operation::{Operation, State},
+        random::Random,
     },
-    store::Tx,
+    store::{Store, Tx},
 };
 
 /// A waiting call looks by itself this often, in case a notification got lost.
 const LOOK_AGAIN: Duration = Duration::from_secs(2);
-
-/// Pause before the connection for notifications is made again.
-const RECONNECT_PAUSE: Duration = Duration::from_millis(500);
 
 /// Arguments of `ListOperations`.
 #[derive(Clone, Debug, Default)]
@@ -33,20 +37,31 @@ pub struct ListOperations {
     pub filter: String,
 }
 
-impl App {
+/// Long-running operations. Cheap to clone.
+#[derive(Clone)]
+pub struct Operations {
+    pub(super) store: Store,
+    pub(super) random: Arc<dyn Random>,
+    pub(super) clock: Arc<dyn Clock>,
+    pub(super) hosts: Hosts,
+    pub(super) notifier: Notifier,
+    pub(super) tasks: Tasks,
+}
+
+impl Operations {
     /// Gets an operation.
     ///
     /// # Errors
     /// OPERATION_NOT_FOUND.
-    pub async fn operation(&self, name: &OperationName) -> Result<Operation> {
-        let operation = self.parts.store.operation(name).await?;
+    pub async fn get(&self, name: &OperationName) -> Result<Operation> {
+        let operation = self.store.operation(name).await?;
         Ok(self.shown(operation))
     }
 
     /// An operation with what it waits for, if its host is silent: this process shows that
     /// its own is not.
     fn shown(&self, mut operation: Operation) -> Operation {
-        let own = self.parts.host;
+        let own = self.hosts.here();
         operation.silent_host.take_if(|host| host.id == own);
         if let Some(host) = operation.silent_host.clone() {
             operation.wait_for_host(&host);
@@ -58,7 +73,7 @@ impl App {
     ///
     /// # Errors
     /// PAGE_SIZE_NEGATIVE, PAGE_TOKEN_INVALID, FILTER_INVALID.
-    pub async fn list_operations(
+    pub async fn list(
         &self,
         project: &ProjectName,
         list: ListOperations,
@@ -68,7 +83,7 @@ impl App {
         let arguments = [parent.as_str(), "operations", list.filter.as_str()];
         let after = parse_page_token(&list.page_token, &arguments)?;
         let done = done_filter(&list.filter)?;
-        let store = &self.parts.store;
+        let store = &self.store;
         let part = store
             .operations(&project.project, done, after.as_ref(), size)
             .await?;
@@ -90,17 +105,18 @@ impl App {
     ///
     /// # Errors
     /// OPERATION_NOT_FOUND; SHUTTING_DOWN.
-    pub async fn wait_operation(&self, name: &OperationName, limit: Duration) -> Result<Operation> {
+    pub async fn wait(&self, name: &OperationName, limit: Duration) -> Result<Operation> {
         let end = Instant::now() + limit;
-        let mut changes = self.changed.subscribe();
+        let mut changes = self.notifier.subscribe();
+        let draining = self.tasks.draining();
         loop {
-            let operation = self.operation(name).await?;
+            let operation = self.get(name).await?;
             if operation.is_done() || Instant::now() >= end {
                 return Ok(operation);
             }
             let look_again = end.min(Instant::now() + LOOK_AGAIN);
             tokio::select! {
-                () = self.draining.cancelled() => return Err(shutting_down()),
+                () = draining.cancelled() => return Err(shutting_down()),
                 () = changed(&mut changes, name.operation) => {}
                 () = tokio::time::sleep_until(look_again) => {}
             }
@@ -112,16 +128,15 @@ impl App {
     ///
     /// # Errors
     /// OPERATION_NOT_FOUND, OPERATION_NOT_CANCELLABLE, HOST_UNAVAILABLE.
-    pub async fn cancel_operation(&self, origin: Origin, name: &OperationName) -> Result<()> {
-        let app = self.clone();
-        let name = name.clone();
-        self.detached(async move { app.accept_cancel(&origin, &name).await })
-            .await
+    pub async fn cancel(&self, origin: Origin, name: &OperationName) -> Result<()> {
+        let (operations, name) = (self.clone(), name.clone());
+        let cancelled = async move { operations.accept_cancel(&origin, &name).await };
+        self.tasks.detached(cancelled).await
     }
 
     async fn accept_cancel(&self, origin: &Origin, name: &OperationName) -> Result<()> {
-        let (store, host) = (&self.parts.store, self.parts.host);
-        let before = self.operation(name).await?;
+        let (store, host) = (&self.store, self.hosts.here());
+        let before = self.get(name).await?;
         if before.is_done() {
             return Ok(());
         }
@@ -143,7 +158,7 @@ impl App {
         if tx.request_cancel(name.operation, host).await? {
             self.write_down(&mut tx, origin, name).await?;
             tx.commit().await?;
-            self.agenda.look_now();
+            self.notifier.look_now();
             return Ok(());
         }
         drop(tx);
@@ -160,20 +175,19 @@ impl App {
     ///
     /// # Errors
     /// OPERATION_NOT_FOUND, OPERATION_NOT_DONE.
-    pub async fn delete_operation(&self, origin: Origin, name: &OperationName) -> Result<()> {
-        let app = self.clone();
-        let name = name.clone();
-        self.detached(async move {
-            app.parts.store.operation(&name).await?;
-            let mut tx = app.parts.store.begin().await?;
+    pub async fn delete(&self, origin: Origin, name: &OperationName) -> Result<()> {
+        let (operations, name) = (self.clone(), name.clone());
+        let hidden = async move {
+            operations.store.operation(&name).await?;
+            let mut tx = operations.store.begin().await?;
             if tx.hide_operation(name.operation).await? {
-                app.write_down(&mut tx, &origin, &name).await?;
+                operations.write_down(&mut tx, &origin, &name).await?;
                 return tx.commit().await;
             }
             let message = "the operation is under way; cancel it first";
             Err(Error::new(Reason::OperationNotDone, message).with_resource(name.to_string()))
-        })
-        .await
+        };
+        self.tasks.detached(hidden).await
     }
 
     /// Records what was done to an operation in the transaction that does it.
@@ -185,33 +199,7 @@ impl App {
     ) -> Result<()> {
         let resource = name.to_string();
         let record = origin.record(&name.project, &resource, audit::Outcome::Done);
-        tx.insert_audit_record(self.audit_uid()?, &record).await
-    }
-
-    /// Tells those who wait here that an operation has changed.
-    pub(super) fn announce(&self, operation: Uuid) {
-        // It fails where no waiter is registered.
-        let _ = self.changed.send(operation);
-    }
-
-    /// What an operation answers from now on, with the instance's endpoint filled in from the
-    /// record of its active server.
-    pub(super) fn response(&self, outcome: Outcome) -> Result<Response> {
-        (self.parts.encode)(match outcome {
-            Outcome::Instance(instance) => Outcome::Instance(Box::new(self.located(*instance))),
-            other => other,
-        })
-    }
-}
-
-/// Returns when the operation has changed, or may have.
-pub(super) async fn changed(changes: &mut tokio::sync::broadcast::Receiver<Uuid>, id: Uuid) {
-    loop {
-        match changes.recv().await {
-            Ok(changed) if changed != id => {}
-            Ok(_) | Err(RecvError::Lagged(_)) => return,
-            Err(RecvError::Closed) => return std::future::pending().await,
-        }
+        tx.insert_audit_record(self.random.uuid()?, &record).await
     }
 }
 
@@ -224,58 +212,6 @@ fn done_filter(filter: &str) -> Result<Option<bool>> {
         _ => {
             let message = "the filter of operations is `done = true` or `done = false`";
             Err(Error::new(Reason::FilterInvalid, message).with_field("filter"))
-        }
-    }
-}
-
-/// What says that a host is gone, and what to do else than to start it there.
-pub(super) fn host_gone(host: Uuid, name: &str, remedy: &str) -> Error {
-    let message = format!(
-        "no Howdah process has been seen for a minute on the host {name} ({host}): start it \
-         there; {remedy}"
-    );
-    Error::new(Reason::HostUnavailable, message)
-        .with_metadata("host", host.to_string())
-        .with_metadata("host_name", name)
-}
-
-/// What streams and waiting calls end with at shutdown.
-#[must_use]
-pub fn shutting_down() -> Error {
-    Error::new(Reason::ShuttingDown, "the server shuts down")
-        .with_retry_after(Duration::from_secs(1))
-}
-
-/// Passes notifications of other processes on to those who wait here.
-pub(super) async fn listen(app: App) {
-    loop {
-        tokio::select! {
-            () = app.stopping.cancelled() => return,
-            error = hear(&app) => tracing::warn!(%error, "not listening for notifications"),
-        }
-        tokio::select! {
-            () = app.stopping.cancelled() => return,
-            () = tokio::time::sleep(RECONNECT_PAUSE) => {}
-        }
-    }
-}
-
-async fn hear(app: &App) -> Error {
-    let mut changes = match app.parts.store.operation_changes().await {
-        Ok(changes) => changes,
-        Err(error) => return error,
-    };
-    // What was told before is found by looking.
-    app.agenda.look_now();
-    loop {
-        match changes.next().await {
-            Ok(changed) => {
-                app.agenda.look_now();
-                if let Some(id) = changed {
-                    app.announce(id);
-                }
-            }
-            Err(error) => return error,
         }
     }
 }

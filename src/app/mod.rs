@@ -3,38 +3,60 @@
 
 mod admin;
 mod audit;
-mod background;
+mod conditions;
 mod databases;
 mod engines;
+mod hosts;
 mod housekeeping;
 mod instance_changes;
 mod instances;
 mod keys;
 mod longrunning;
 mod mutation;
+mod notifier;
 pub mod operations;
 mod orphans;
 mod pages;
+mod ports;
 mod steady;
 mod subscriptions;
 mod supervision;
+mod tasks;
 mod withdrawal;
 
 use std::{sync::Arc, time::Duration};
 
-use tokio::sync::{Semaphore, broadcast};
-use tokio_util::{sync::CancellationToken, task::TaskTracker};
+use tokio::sync::Semaphore;
+use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
 
-pub use audit::Origin;
-pub use databases::{CreateDatabase, DeleteDatabase};
-pub use instance_changes::{ChangeInstance, DeleteInstance};
-pub use instances::CreateInstance;
-pub use longrunning::{ListOperations, shutting_down};
-pub use mutation::{HELD, Held, Mutation};
-pub use pages::{List, Page};
-pub use subscriptions::{Changes, Place};
-
+use self::{
+    admin::Servers,
+    conditions::Conditions,
+    hosts::{Answers, Hosts},
+    housekeeping::Housekeeping,
+    mutation::Mutations,
+    notifier::Notifier,
+    operations::StepEngine,
+    orphans::{Orphans, objects::Objects},
+    ports::Ports,
+    steady::MetadataClock,
+    supervision::Supervisor,
+    tasks::Tasks,
+};
+pub use self::{
+    audit::{Audit, Origin},
+    databases::{CreateDatabase, Databases, DeleteDatabase},
+    engines::Engines,
+    instance_changes::{ChangeInstance, DeleteInstance},
+    instances::{CreateInstance, Instances},
+    keys::Keys,
+    longrunning::{ListOperations, Operations},
+    mutation::Mutation,
+    pages::{List, Page},
+    subscriptions::{Changes, Place, Subscriptions},
+    tasks::{HELD, Held, shutting_down},
+};
 use crate::{
     domain::{Result, clock::Clock, operation::Encode, provider::Providers, random::Random},
     store::{Store, sealing::Keyring},
@@ -86,80 +108,198 @@ pub struct Parts {
     pub settings: Settings,
 }
 
-/// All use cases. Cheap to clone.
-#[derive(Clone)]
-pub struct App(Arc<Inner>);
-
-/// The insides of [`App`]; nothing of them is public.
-pub struct Inner {
-    pub(crate) parts: Parts,
-    /// Mutations and workers, which shutdown waits for.
-    pub(crate) tasks: TaskTracker,
-    /// Ends the workers.
-    pub(crate) stopping: CancellationToken,
-    /// Operations that this process works on.
-    pub(crate) held: operations::Held,
-    /// Places beside the workers, of operations that take long.
-    pub(crate) long_operations: Arc<Semaphore>,
-    /// What was seen of the metadata database's clock.
-    pub(crate) steadiness: steady::Steadiness,
-    /// When this process looks for operations to work on.
-    pub(crate) agenda: operations::Agenda,
-    /// Ids of operations that have changed.
-    pub(crate) changed: broadcast::Sender<Uuid>,
-    /// Whether the secret keys of this process are in use.
-    pub(crate) keys_health: keys::KeysHealth,
-    /// Servers that a watcher looks after.
-    pub(crate) watched: supervision::Watched,
-    /// Ends streams and waiting calls.
-    pub(crate) draining: CancellationToken,
-    /// Subscriptions that are open here.
-    pub(crate) subscribed: subscriptions::Open,
-}
-
-impl std::ops::Deref for App {
-    type Target = Inner;
-
-    fn deref(&self) -> &Inner {
-        &self.0
-    }
+/// All use cases, and the background tasks of the process. Each resource has a struct of its
+/// own, which has what it uses; this one only puts them together.
+pub struct App {
+    /// Instances.
+    pub instances: Instances,
+    /// Databases and how to connect to them.
+    pub databases: Databases,
+    /// Long-running operations.
+    pub operations: Operations,
+    /// Subscriptions to changes.
+    pub subscriptions: Subscriptions,
+    /// Who has changed what.
+    pub audit: Audit,
+    /// PostgreSQL installations.
+    pub engines: Engines,
+    /// Keys of stored secrets.
+    pub keys: Keys,
+    store: Store,
+    worker: Uuid,
+    tasks: Tasks,
+    notifier: Notifier,
+    step_engine: StepEngine,
+    supervisor: Supervisor,
+    housekeeping: Housekeeping,
+    orphans: Orphans,
+    objects: Objects,
 }
 
 impl App {
     /// The use cases over these parts. Nothing runs before [`App::start`].
     #[must_use]
     pub fn new(parts: Parts) -> Self {
-        let (changed, _) = broadcast::channel(1024);
-        let beside = parts
-            .settings
-            .workers
-            .saturating_mul(operations::LONG_FOR_EACH);
-        Self(Arc::new(Inner {
-            parts,
-            tasks: TaskTracker::new(),
-            stopping: CancellationToken::new(),
-            held: operations::Held::default(),
-            long_operations: Arc::new(Semaphore::new(beside)),
-            steadiness: steady::Steadiness::default(),
-            agenda: operations::Agenda::default(),
-            changed,
-            keys_health: keys::KeysHealth::default(),
-            watched: supervision::Watched::default(),
-            draining: CancellationToken::new(),
-            subscribed: subscriptions::Open::default(),
-        }))
+        let Parts {
+            store,
+            providers,
+            keyring,
+            random,
+            encode,
+            clock,
+            host,
+            host_name,
+            worker,
+            settings,
+        } = parts;
+        let settings = Arc::new(settings);
+        let tasks = Tasks::default();
+        let hosts = Hosts::new(store.clone(), host);
+        let engines = Engines::new(providers.clone());
+        let conditions = Conditions::new(store.clone(), Arc::clone(&clock));
+        let metadata_clock = MetadataClock::new(store.clone());
+        let notifier = Notifier::new(store.clone(), tasks.clone());
+        let answers = Answers::new(encode, hosts.clone());
+        let ports = Ports::new(store.clone(), Arc::clone(&random), host);
+        let servers = Servers::new(
+            store.clone(),
+            providers.clone(),
+            keyring.clone(),
+            hosts.clone(),
+        );
+        let mutations = Mutations {
+            store: store.clone(),
+            random: Arc::clone(&random),
+            answers: answers.clone(),
+            notifier: notifier.clone(),
+            tasks: tasks.clone(),
+        };
+        let supervisor = Supervisor {
+            store: store.clone(),
+            clock: Arc::clone(&clock),
+            hosts: hosts.clone(),
+            servers: servers.clone(),
+            conditions: conditions.clone(),
+            mutations: mutations.clone(),
+            tasks: tasks.clone(),
+            watched: Arc::default(),
+        };
+        let keys = Keys {
+            store: store.clone(),
+            keyring: keyring.clone(),
+            metadata_clock: metadata_clock.clone(),
+            tasks: tasks.clone(),
+            health: Arc::default(),
+        };
+        let beside = settings.workers.saturating_mul(operations::LONG_FOR_EACH);
+        Self {
+            instances: Instances {
+                store: store.clone(),
+                providers: providers.clone(),
+                keyring: keyring.clone(),
+                random: Arc::clone(&random),
+                clock: Arc::clone(&clock),
+                metadata_clock: metadata_clock.clone(),
+                hosts: hosts.clone(),
+                engines: engines.clone(),
+                ports: ports.clone(),
+                conditions: conditions.clone(),
+                mutations: mutations.clone(),
+                purge_delay: settings.purge_delay,
+            },
+            databases: Databases {
+                store: store.clone(),
+                keyring: keyring.clone(),
+                random: Arc::clone(&random),
+                hosts: hosts.clone(),
+                mutations: mutations.clone(),
+            },
+            operations: Operations {
+                store: store.clone(),
+                random: Arc::clone(&random),
+                clock: Arc::clone(&clock),
+                hosts: hosts.clone(),
+                notifier: notifier.clone(),
+                tasks: tasks.clone(),
+            },
+            subscriptions: Subscriptions {
+                store: store.clone(),
+                random: Arc::clone(&random),
+                servers: servers.clone(),
+                tasks: tasks.clone(),
+                host,
+                worker,
+                open: Arc::default(),
+            },
+            audit: Audit {
+                store: store.clone(),
+            },
+            housekeeping: Housekeeping {
+                store: store.clone(),
+                providers: providers.clone(),
+                clock: Arc::clone(&clock),
+                metadata_clock,
+                host,
+                host_name: host_name.into(),
+                engines: engines.clone(),
+                keys: keys.clone(),
+                conditions: conditions.clone(),
+                mutations,
+                tasks: tasks.clone(),
+                settings: Arc::clone(&settings),
+            },
+            orphans: Orphans {
+                store: store.clone(),
+                providers,
+                host,
+                tasks: tasks.clone(),
+            },
+            objects: Objects {
+                store: store.clone(),
+                clock: Arc::clone(&clock),
+                host,
+                servers: servers.clone(),
+                supervisor: supervisor.clone(),
+                conditions,
+                tasks: tasks.clone(),
+            },
+            step_engine: StepEngine {
+                store: store.clone(),
+                keyring,
+                random,
+                clock,
+                worker,
+                hosts,
+                servers,
+                ports,
+                supervisor: supervisor.clone(),
+                answers,
+                notifier: notifier.clone(),
+                tasks: tasks.clone(),
+                settings,
+                held: Arc::default(),
+                long_operations: Arc::new(Semaphore::new(beside)),
+            },
+            engines,
+            keys,
+            store,
+            worker,
+            tasks,
+            notifier,
+            supervisor,
+        }
     }
 
     /// The metadata.
     #[must_use]
     pub fn store(&self) -> Store {
-        self.parts.store.clone()
+        self.store.clone()
     }
 
     /// This host, whose local servers are in reach.
     #[must_use]
     pub fn host(&self) -> Uuid {
-        self.parts.host
+        self.housekeeping.host
     }
 
     /// Takes back what a dead process with the same data directory held: operations
@@ -168,58 +308,45 @@ impl App {
     /// # Errors
     /// METADATA_UNAVAILABLE.
     pub async fn take_over(&self) -> Result<()> {
-        self.parts
-            .store
-            .see_host(
-                self.parts.host,
-                &self.parts.host_name,
-                &self.parts.settings.ports,
-            )
-            .await?;
-        self.parts.store.release_worker(self.parts.worker).await?;
-        self.parts
-            .store
-            .expire_subscriptions(self.parts.worker)
-            .await
+        self.housekeeping.see_host().await?;
+        self.store.release_worker(self.worker).await?;
+        self.store.expire_subscriptions(self.worker).await
     }
 
     /// Starts the workers, the supervisor of local servers and the housekeeping.
     /// Each is started again when it panics. Returns at once.
     pub fn start(&self) {
-        self.supervise("task.dispatch", operations::dispatch);
-        self.supervise("task.listen", longrunning::listen);
-        self.supervise("task.supervision", supervision::run);
-        self.supervise("task.life", housekeeping::show_life);
-        self.supervise("task.housekeeping", housekeeping::run);
-        self.supervise("task.orphans", orphans::run);
-        self.supervise("task.objects", orphans::objects::run);
-        self.supervise("task.engines", housekeeping::look_at_engines);
-        self.supervise("task.keys", keys::run);
-        self.supervise("task.subscriptions", subscriptions::run);
+        let (tasks, house) = (&self.tasks, &self.housekeeping);
+        tasks.keep_running("task.dispatch", &self.step_engine, StepEngine::dispatch);
+        tasks.keep_running("task.listen", &self.notifier, Notifier::listen);
+        tasks.keep_running("task.supervision", &self.supervisor, Supervisor::run);
+        tasks.keep_running("task.life", house, Housekeeping::show_life);
+        tasks.keep_running("task.housekeeping", house, Housekeeping::run);
+        tasks.keep_running("task.engines", house, Housekeeping::look_at_engines);
+        tasks.keep_running("task.orphans", &self.orphans, Orphans::run);
+        tasks.keep_running("task.objects", &self.objects, Objects::run);
+        tasks.keep_running("task.keys", &self.keys, Keys::run);
+        tasks.keep_running(
+            "task.subscriptions",
+            &self.subscriptions,
+            Subscriptions::run,
+        );
     }
 
     /// Ends streams and waiting calls with SHUTTING_DOWN. Returns at once.
     pub fn drain(&self) {
-        self.draining.cancel();
+        self.tasks.drain();
     }
 
     /// Ends when streams and waiting calls are to end.
     #[must_use]
     pub fn draining(&self) -> CancellationToken {
-        self.draining.clone()
+        self.tasks.draining()
     }
 
     /// Ends everything that runs, within `limit`. Operations under way are given
     /// back; another process, or the next start, goes on with them.
     pub async fn stop(&self, limit: Duration) {
-        self.draining.cancel();
-        self.stopping.cancel();
-        self.tasks.close();
-        if tokio::time::timeout(limit, self.tasks.wait())
-            .await
-            .is_err()
-        {
-            tracing::warn!("tasks were still running at the end of the drain");
-        }
+        self.tasks.stop(limit).await;
     }
 }

@@ -7,24 +7,17 @@ use serde::Serialize;
 use serde_json::Value;
 use uuid::Uuid;
 
-use super::{App, Origin, operations::Plan};
+use super::{Origin, hosts::Answers, notifier::Notifier, operations::Plan, tasks::Tasks};
 use crate::{
     domain::{
         Error, Result, audit,
         instance::{Instance, Server},
         name::Id,
         operation::{Operation, Outcome, Response, StageState, State},
+        random::Random,
     },
-    store::{Tx, audit::NewAuditRecord, operations::NewOperation, requests::RequestKey},
+    store::{Store, Tx, audit::NewAuditRecord, operations::NewOperation, requests::RequestKey},
 };
-
-/// Something that a call holds until what it has begun has ended.
-pub type Held = Arc<dyn Send + Sync>;
-
-tokio::task_local! {
-    /// What the present call holds.
-    pub static HELD: Held;
-}
 
 /// Who asks for a mutation, and how it is known again.
 #[derive(Clone, Debug)]
@@ -39,9 +32,19 @@ pub struct Mutation {
     pub validate_only: bool,
 }
 
+/// Accepts mutations. Cheap to clone.
+#[derive(Clone)]
+pub(super) struct Mutations {
+    pub(super) store: Store,
+    pub(super) random: Arc<dyn Random>,
+    pub(super) answers: Answers,
+    pub(super) notifier: Notifier,
+    pub(super) tasks: Tasks,
+}
+
 /// A mutation that is being accepted.
 pub(super) struct Accepting {
-    app: App,
+    mutations: Mutations,
     mutation: Mutation,
     id: Uuid,
     /// The transaction that everything about it commits in.
@@ -70,25 +73,25 @@ pub(super) struct Target {
     pub(super) host: Option<Uuid>,
 }
 
-impl App {
+impl Mutations {
     /// Answers a mutation with the operation of its first call, or with what `work`
     /// makes of it. It runs to its end, whatever becomes of the caller.
-    pub(super) async fn mutate<F>(
+    pub(super) async fn accept<F>(
         &self,
         mutation: Mutation,
-        work: impl FnOnce(App, Accepting) -> F + Send + 'static,
+        work: impl FnOnce(Accepting) -> F + Send + 'static,
     ) -> Result<Operation>
     where
         F: Future<Output = Result<Operation>> + Send,
     {
-        let app = self.clone();
-        self.detached(async move {
-            match app.accept(mutation).await? {
+        let mutations = self.clone();
+        let accepted = async move {
+            match mutations.claim(mutation).await? {
                 Accept::Replay(operation) => Ok(*operation),
-                Accept::Fresh(accepting) => Box::pin(work(app, *accepting)).await,
+                Accept::Fresh(accepting) => Box::pin(work(*accepting)).await,
             }
-        })
-        .await
+        };
+        self.tasks.detached(accepted).await
     }
 
     /// The operation that this very mutation has led to before, if it has.
@@ -96,29 +99,11 @@ impl App {
         let Some(key) = mutation.key() else {
             return Ok(None);
         };
-        let store = &self.parts.store;
+        let store = &self.store;
         let Some(former) = store.former_operation(&key).await? else {
             return Ok(None);
         };
         store.begin().await?.operation(former).await.map(Some)
-    }
-
-    /// Runs a task to its end, whatever becomes of the caller. It keeps what the call holds.
-    pub(super) async fn detached<T: Send + 'static>(
-        &self,
-        work: impl Future<Output = Result<T>> + Send + 'static,
-    ) -> Result<T> {
-        let span = tracing::Span::current();
-        let held = HELD.try_with(Held::clone).ok();
-        let work = async move {
-            let _held = held;
-            work.await
-        };
-        let task = self
-            .tasks
-            .spawn(tracing::Instrument::instrument(work, span));
-        task.await
-            .map_err(|error| Error::internal("a mutation ended").with_source(error))?
     }
 
     /// Begins a mutation that Howdah asks for by itself.
@@ -132,7 +117,7 @@ impl App {
         self.begin(mutation).await
     }
 
-    async fn accept(&self, mutation: Mutation) -> Result<Accept> {
+    async fn claim(&self, mutation: Mutation) -> Result<Accept> {
         let mut accepting = self.begin(mutation).await?;
         if let Some(key) = accepting.mutation.key()
             && let Some(former) = accepting.tx.claim_request(&key, accepting.id).await?
@@ -145,10 +130,10 @@ impl App {
 
     async fn begin(&self, mutation: Mutation) -> Result<Accepting> {
         Ok(Accepting {
-            app: self.clone(),
+            mutations: self.clone(),
             mutation,
-            id: self.parts.random.uuid()?,
-            tx: self.parts.store.begin().await?,
+            id: self.random.uuid()?,
+            tx: self.store.begin().await?,
         })
     }
 }
@@ -205,12 +190,15 @@ impl Accepting {
         if self.mutation.validate_only {
             let outcome = (plan.outcome)(&mut self.tx, uid).await?;
             self.tx.rollback().await?;
-            return Ok(as_if_done(operation, self.app.response(outcome)?));
+            return Ok(as_if_done(
+                operation,
+                self.mutations.answers.response(outcome)?,
+            ));
         }
         self.write_down(&operation, audit::Outcome::Accepted)
             .await?;
         self.tx.commit().await?;
-        self.app.agenda.look_now();
+        self.mutations.notifier.look_now();
         Ok(operation)
     }
 
@@ -222,7 +210,7 @@ impl Accepting {
         outcome: Outcome,
     ) -> Result<Operation> {
         let new = self.operation(plan, target, Value::Null);
-        let response = self.app.response(outcome)?;
+        let response = self.mutations.answers.response(outcome)?;
         self.tx.insert_done_operation(&new, &response).await?;
         let operation = self.tx.operation(self.id).await?;
         if self.mutation.validate_only {
@@ -242,7 +230,7 @@ impl Accepting {
             operation: Some(name.to_string()),
             ..origin.record(&name.project, &operation.target, outcome)
         };
-        let uid = self.app.audit_uid()?;
+        let uid = self.mutations.random.uuid()?;
         self.tx.insert_audit_record(uid, &record).await
     }
 

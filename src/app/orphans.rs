@@ -8,28 +8,18 @@ use std::{collections::BTreeSet, time::Duration};
 
 use uuid::Uuid;
 
-use super::{App, housekeeping};
+use super::tasks::{Tasks, warn};
 use crate::{
-    domain::{Result, provider::Present},
+    domain::{
+        Result,
+        provider::{Present, Providers},
+    },
+    store::Store,
     telemetry::orphans::record,
 };
 
 /// How often it is looked for them.
 const INTERVAL: Duration = Duration::from_secs(30);
-
-/// Counts them and logs each change, as long as the process serves.
-pub(super) async fn run(app: App) {
-    let mut known = BTreeSet::new();
-    loop {
-        match app.orphans().await {
-            Ok(found) => report(&mut known, found),
-            failed => housekeeping::warn("servers without a record", failed),
-        }
-        if housekeeping::stops(&app, INTERVAL).await {
-            return;
-        }
-    }
-}
 
 fn report(known: &mut BTreeSet<Present>, found: BTreeSet<Present>) {
     for Present { uid, running } in found.difference(known) {
@@ -49,10 +39,33 @@ fn report(known: &mut BTreeSet<Present>, found: BTreeSet<Present>) {
     *known = found;
 }
 
-impl App {
-    async fn orphans(&self) -> Result<BTreeSet<Present>> {
+/// Looks for servers without a record. Cheap to clone.
+#[derive(Clone)]
+pub(super) struct Orphans {
+    pub(super) store: Store,
+    pub(super) providers: Providers,
+    pub(super) host: Uuid,
+    pub(super) tasks: Tasks,
+}
+
+impl Orphans {
+    /// Counts them and logs each change, as long as the process serves.
+    pub(super) async fn run(self) {
+        let mut known = BTreeSet::new();
+        loop {
+            match self.find().await {
+                Ok(found) => report(&mut known, found),
+                failed => warn("servers without a record", failed),
+            }
+            if self.tasks.stops_within(INTERVAL).await {
+                return;
+            }
+        }
+    }
+
+    async fn find(&self) -> Result<BTreeSet<Present>> {
         let before = self.present().await?;
-        let recorded = self.parts.store.servers_on(self.parts.host).await?;
+        let recorded = self.store.servers_on(self.host).await?;
         // One that was removed between the two looks has lost its record with its data.
         let after = self.present().await?;
         let before: BTreeSet<Uuid> = before.iter().map(|server| server.uid).collect();
@@ -66,7 +79,7 @@ impl App {
 
     async fn present(&self) -> Result<BTreeSet<Present>> {
         let mut all = BTreeSet::new();
-        for provider in self.parts.providers.all() {
+        for provider in self.providers.all() {
             all.extend(provider.present().await?);
         }
         Ok(all)

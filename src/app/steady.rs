@@ -2,14 +2,13 @@
 //! clock that is wrong for a moment must purge nothing, and must give up no host.
 
 use std::{
-    sync::{Mutex, PoisonError},
+    sync::{Arc, Mutex, PoisonError},
     time::{Duration, Instant},
 };
 
 use chrono::{DateTime, TimeDelta, Utc};
 
-use super::App;
-use crate::{domain::Result, failpoint};
+use crate::{domain::Result, failpoint, store::Store};
 
 /// Most by which the clock may differ from the time that has passed here since it was read
 /// last. It is also slewed, and an answer takes its time.
@@ -18,9 +17,16 @@ const TOLERANCE: TimeDelta = TimeDelta::seconds(15);
 /// For how long it is not trusted after a step, and after the start of the process.
 const SETTLING: Duration = Duration::from_secs(300);
 
+/// The metadata database's clock. Cheap to clone.
+#[derive(Clone)]
+pub(super) struct MetadataClock {
+    store: Store,
+    steadiness: Arc<Steadiness>,
+}
+
 /// What was read of the clock.
 #[derive(Debug, Default)]
-pub(crate) struct Steadiness(Mutex<Option<Read>>);
+struct Steadiness(Mutex<Option<Read>>);
 
 #[derive(Clone, Copy, Debug)]
 struct Read {
@@ -65,14 +71,21 @@ impl Read {
     }
 }
 
-impl App {
+impl MetadataClock {
+    pub(super) fn new(store: Store) -> Self {
+        Self {
+            store,
+            steadiness: Arc::default(),
+        }
+    }
+
     /// Whether what cannot be taken back may be decided by the metadata database's clock now.
     ///
     /// # Errors
     /// METADATA_UNAVAILABLE.
-    pub(super) async fn clock_is_steady(&self) -> Result<bool> {
+    pub(super) async fn is_steady(&self) -> Result<bool> {
         let begun = Instant::now();
-        let database = self.parts.store.now().await?;
+        let database = self.store.now().await?;
         // The time is somewhere between the question and the answer.
         let here = begun + begun.elapsed() / 2;
         let settling = failpoint::pause("clock.settling", SETTLING);

@@ -12,15 +12,17 @@ use tokio_postgres::types::ToSql;
 use uuid::Uuid;
 
 use super::{
-    App,
-    admin::{Session, execute, fetch},
-    databases::ready,
+    admin::{Servers, Session, execute, fetch},
     shutting_down,
+    tasks::Tasks,
 };
 use crate::{
-    domain::{Error, Reason, Result, instance::Server, name::InstanceName, postgres::PostgresName},
+    domain::{
+        Error, Reason, Result, instance::Server, name::InstanceName, postgres::PostgresName,
+        random::Random,
+    },
     pg::{self, sql::quote_identifier},
-    store::subscriptions::Subscription as Record,
+    store::{Store, subscriptions::Subscription as Record},
     streams::{ChangeBatch, Feed, Opening, Request, Source},
 };
 
@@ -49,7 +51,7 @@ fn publications(uid: Uuid) -> [String; 2] {
 
 /// Subscriptions that are open in this process.
 #[derive(Debug, Default)]
-pub(crate) struct Open(Mutex<HashSet<Uuid>>);
+pub(super) struct Open(Mutex<HashSet<Uuid>>);
 
 impl Open {
     fn insert(&self, uid: Uuid) {
@@ -94,14 +96,14 @@ impl Changes {
 /// A temporary subscription that was recorded. When it is dropped, what it made on
 /// the server is removed in the background, and counts as open until then.
 struct Subscription {
-    app: App,
+    subscriptions: Subscriptions,
     record: Record,
     place: Option<Place>,
 }
 
 impl Drop for Subscription {
     fn drop(&mut self) {
-        let app = self.app.clone();
+        let subscriptions = self.subscriptions.clone();
         let record = self.record.clone();
         let place = self.place.take();
         let Ok(runtime) = tokio::runtime::Handle::try_current() else {
@@ -110,25 +112,35 @@ impl Drop for Subscription {
         };
         let sweeping = async move {
             // Until it is swept here, nobody else does; if it cannot be, somebody will.
-            if let Err(error) = app.sweep(&record).await {
+            if let Err(error) = subscriptions.sweep(&record).await {
                 let detail = error.internal_detail();
                 tracing::warn!(%error, detail, subscription = %record.uid, "a subscription is to be swept later");
-                let at_once = app
-                    .parts
-                    .store
-                    .renew_subscriptions(&[record.uid], 0.0)
-                    .await;
+                let store = &subscriptions.store;
+                let at_once = store.renew_subscriptions(&[record.uid], 0.0).await;
                 // At worst it is found when its lease is over.
                 let _ = at_once;
             }
-            app.subscribed.remove(record.uid);
+            subscriptions.open.remove(record.uid);
             drop(place);
         };
-        self.app.tasks.spawn_on(sweeping, &runtime);
+        self.subscriptions.tasks.spawn_on(sweeping, &runtime);
     }
 }
 
-impl App {
+/// Subscriptions to changes. Cheap to clone.
+#[derive(Clone)]
+pub struct Subscriptions {
+    pub(super) store: Store,
+    pub(super) random: Arc<dyn Random>,
+    pub(super) servers: Servers,
+    pub(super) tasks: Tasks,
+    /// This host, and this process's worker.
+    pub(super) host: Uuid,
+    pub(super) worker: Uuid,
+    pub(super) open: Arc<Open>,
+}
+
+impl Subscriptions {
     /// Follows changes of a database on a temporary slot. The `place` is given back when
     /// what the subscription made on the server is gone.
     ///
@@ -141,10 +153,13 @@ impl App {
         request: Request,
         place: Option<Place>,
     ) -> Result<Changes> {
-        let instance = self.parts.store.instance(name).await?.whole()?;
-        ready(&instance)?;
+        let instance = self.store.instance(name).await?.whole()?;
+        instance.require_ready()?;
         let server = instance.active()?;
-        let access = self.access_to(&instance, server, database.as_str()).await?;
+        let access = self
+            .servers
+            .access_to(&instance, server, database.as_str())
+            .await?;
         let subscription = self.record(server, database, place).await?;
         let record = &subscription.record;
         let [publication, insert_publication] = publications(record.uid);
@@ -156,7 +171,7 @@ impl App {
             publication,
             insert_publication,
         };
-        let draining = self.draining();
+        let draining = self.tasks.draining();
         let opening = tokio::select! {
             opening = Opening::prepare(source, request) => opening?,
             () = draining.cancelled() => return Err(shutting_down()),
@@ -176,7 +191,7 @@ impl App {
         database: &PostgresName,
         place: Option<Place>,
     ) -> Result<Subscription> {
-        let uid = self.parts.random.uuid()?;
+        let uid = self.random.uuid()?;
         let record = Record {
             uid,
             server_uid: server.uid,
@@ -185,28 +200,27 @@ impl App {
             slot: format!("howdah_tmp_{}", uid.simple()),
         };
         let lease = LEASE.as_secs_f64();
-        self.parts
-            .store
-            .insert_subscription(&record, self.parts.worker, lease)
+        self.store
+            .insert_subscription(&record, self.worker, lease)
             .await?;
-        self.subscribed.insert(uid);
+        self.open.insert(uid);
         Ok(Subscription {
-            app: self.clone(),
+            subscriptions: self.clone(),
             record,
             place,
         })
     }
 
     /// Gives signs of life for what is open here.
-    async fn renew_subscriptions(&self) -> Result<()> {
-        let (store, uids) = (&self.parts.store, self.subscribed.uids());
+    async fn renew(&self) -> Result<()> {
+        let (store, uids) = (&self.store, self.open.uids());
         store.renew_subscriptions(&uids, LEASE.as_secs_f64()).await
     }
 
     /// Removes what dead processes have left on the servers of this host.
-    async fn sweep_subscriptions(&self) -> Result<()> {
-        let (host, worker, lease) = (self.parts.host, self.parts.worker, LEASE.as_secs_f64());
-        let store = &self.parts.store;
+    async fn sweep_stale(&self) -> Result<()> {
+        let (host, worker, lease) = (self.host, self.worker, LEASE.as_secs_f64());
+        let store = &self.store;
         let stale = store.claim_stale_subscriptions(host, worker, lease).await?;
         let sweeps = stale.iter().map(async |record| {
             if let Err(error) = self.sweep(record).await {
@@ -230,7 +244,7 @@ impl App {
     /// On the server that it was made on, whatever that is to the instance now. First the
     /// slot, which goes with its walsender, then the publications, then the record.
     async fn remove(&self, record: &Record) -> Result<()> {
-        let store = &self.parts.store;
+        let store = &self.store;
         let instance = store.instance_of_server(record.server_uid).await?;
         let found = instance.as_ref().and_then(|instance| {
             let server = instance.server(record.server_uid)?;
@@ -241,7 +255,7 @@ impl App {
             return Ok(());
         };
         let database = &record.database;
-        let client = match self.connection_to(instance, server, database).await {
+        let client = match self.servers.connection_to(instance, server, database).await {
             Ok(client) => client,
             // The database is gone, and with it all that was made in it.
             Err(error) if sqlstate(&error) == Some("3D000") => {
@@ -257,34 +271,34 @@ impl App {
         }
         store.remove_subscription(record.uid).await
     }
+
+    /// Looks after subscriptions as long as the process serves. Signs of life do not wait
+    /// for a sweep: a neighbour would remove what is open here.
+    pub(super) async fn run(self) {
+        let renewing = async {
+            loop {
+                log_failure(self.renew().await);
+                tokio::time::sleep(INTERVAL).await;
+            }
+        };
+        let sweeping = async {
+            loop {
+                log_failure(self.sweep_stale().await);
+                tokio::time::sleep(INTERVAL).await;
+            }
+        };
+        tokio::select! {
+            // A sweep that is cut short is begun again by whoever serves next.
+            () = self.tasks.stopping() => {}
+            () = renewing => {}
+            () = sweeping => {}
+        }
+    }
 }
 
 /// What the server itself said, if it was the server that said it.
 fn sqlstate(error: &Error) -> Option<&str> {
     error.source()?.downcast_ref::<pg::Error>()?.sqlstate()
-}
-
-/// Looks after subscriptions as long as the process serves. Signs of life do not wait
-/// for a sweep: a neighbour would remove what is open here.
-pub(super) async fn run(app: App) {
-    let renewing = async {
-        loop {
-            log_failure(app.renew_subscriptions().await);
-            tokio::time::sleep(INTERVAL).await;
-        }
-    };
-    let sweeping = async {
-        loop {
-            log_failure(app.sweep_subscriptions().await);
-            tokio::time::sleep(INTERVAL).await;
-        }
-    };
-    tokio::select! {
-        // A sweep that is cut short is begun again by whoever serves next.
-        () = app.stopping.cancelled() => {}
-        () = renewing => {}
-        () = sweeping => {}
-    }
 }
 
 fn log_failure(ended: Result<()>) {

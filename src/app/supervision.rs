@@ -1,7 +1,6 @@
 //! Looks after the servers of instances, whatever their role: adopts those that run, and
 //! sees to it that one that dies is started again.
 
-mod conditions;
 mod ending;
 mod pace;
 
@@ -16,14 +15,21 @@ use uuid::Uuid;
 
 use self::pace::{Paces, Pause};
 use super::{
-    App,
-    mutation::{Target, parameters},
+    admin::Servers,
+    conditions::Conditions,
+    hosts::Hosts,
+    mutation::{Mutations, Target, parameters},
     operations::{self, RecoverParameters},
+    tasks::Tasks,
 };
-use crate::domain::{
-    Result,
-    instance::{Condition, Instance, Server, State, Status},
-    provider::Presence,
+use crate::{
+    domain::{
+        Result,
+        clock::Clock,
+        instance::{Condition, Instance, Server, State, Status},
+        provider::Presence,
+    },
+    store::Store,
 };
 
 /// How often it is looked for servers that nobody watches.
@@ -41,7 +47,7 @@ const SOCKET_GONE: &str = "SOCKET_GONE";
 /// Servers that are being watched by this process, and how often each was recovered
 /// lately.
 #[derive(Debug, Default)]
-pub(crate) struct Watched {
+pub(super) struct Watched {
     /// What wakes the watcher of each server.
     watchers: Mutex<HashMap<Uuid, Arc<Notify>>>,
     paces: Mutex<Paces>,
@@ -67,7 +73,7 @@ impl Watched {
     }
 
     /// Its next recovery is the first one.
-    pub(in crate::app) fn forget(&self, uid: Uuid) {
+    fn forget(&self, uid: Uuid) {
         self.paces().forget(uid);
     }
 
@@ -82,56 +88,73 @@ impl Watched {
 
 /// A server is not watched any more when this is dropped, by a panic too.
 struct Watching<'a> {
-    app: &'a App,
+    watched: &'a Watched,
     uid: Uuid,
 }
 
 impl Drop for Watching<'_> {
     fn drop(&mut self) {
-        self.app.watched.remove(self.uid);
+        self.watched.remove(self.uid);
     }
 }
 
-/// Adopts the servers of this host, and again whenever one has no watcher.
-pub(super) async fn run(app: App) {
-    loop {
-        match app.parts.store.instances_to_watch(app.parts.host).await {
-            Ok(instances) => {
-                for instance in instances {
-                    // Its active server may be up, and the watcher wait for the end.
-                    if instance.state == State::Failed
-                        && !instance.reconciling
-                        && let Ok(active) = instance.active()
-                    {
-                        app.watched.wake(active.uid);
+/// Looks after servers. Cheap to clone.
+#[derive(Clone)]
+pub(super) struct Supervisor {
+    pub(super) store: Store,
+    pub(super) clock: Arc<dyn Clock>,
+    pub(super) hosts: Hosts,
+    pub(super) servers: Servers,
+    pub(super) conditions: Conditions,
+    pub(super) mutations: Mutations,
+    pub(super) tasks: Tasks,
+    pub(super) watched: Arc<Watched>,
+}
+
+impl Supervisor {
+    /// Adopts the servers of this host, and again whenever one has no watcher.
+    pub(super) async fn run(self) {
+        loop {
+            match self.store.instances_to_watch(self.hosts.here()).await {
+                Ok(instances) => {
+                    for instance in instances {
+                        // Its active server may be up, and the watcher wait for the end.
+                        if instance.state == State::Failed
+                            && !instance.reconciling
+                            && let Ok(active) = instance.active()
+                        {
+                            self.watched.wake(active.uid);
+                        }
+                        self.look_after(&instance);
                     }
-                    app.look_after(&instance);
                 }
+                Err(error) => tracing::warn!(%error, "cannot look for servers to watch"),
             }
-            Err(error) => tracing::warn!(%error, "cannot look for servers to watch"),
-        }
-        tokio::select! {
-            () = app.stopping.cancelled() => return,
-            () = tokio::time::sleep(SCAN) => {}
+            if self.tasks.stops_within(SCAN).await {
+                return;
+            }
         }
     }
-}
 
-impl App {
+    /// Takes note that a server's next recovery is the first one.
+    pub(super) fn forget(&self, server: Uuid) {
+        self.watched.forget(server);
+    }
+
     /// Whether that server of the instance is to run, or to end after its stop has failed, and
     /// a process of this host is to see to it.
     pub(super) fn watches(&self, instance: &Instance, server: &Server) -> bool {
-        let here = server.host().is_none_or(|host| host == self.parts.host);
+        let here = server.host().is_none_or(|host| host == self.hosts.here());
         let ends = server.is_active() && ending::may_end(instance);
         here && (instance.is_to_run(server) || ends)
     }
 
     /// Watches all servers of an instance, in the background.
     pub(super) fn look_after_all(&self, instance: Uuid) {
-        let app = self.clone();
+        let supervisor = self.clone();
         self.tasks.spawn(async move {
-            match app.parts.store.instance_by_uid(instance).await {
-                Ok(Some(instance)) => app.look_after(&instance),
+            match supervisor.store.instance_by_uid(instance).await {
+                Ok(Some(instance)) => supervisor.look_after(&instance),
                 Ok(None) => {}
                 // The next scan finds them.
                 Err(error) => tracing::warn!(%instance, %error, "cannot read an instance"),
@@ -147,12 +170,13 @@ impl App {
             let Some(wake) = self.watched.insert(uid) else {
                 continue;
             };
-            let (app, instance) = (self.clone(), instance.clone());
+            let (supervisor, instance) = (self.clone(), instance.clone());
             self.tasks.spawn(async move {
-                let _watching = Watching { app: &app, uid };
+                let watched = &supervisor.watched;
+                let _watching = Watching { watched, uid };
                 tokio::select! {
-                    () = app.stopping.cancelled() => {}
-                    watched = app.watch(instance, uid, &wake) => if let Err(error) = watched {
+                    () = supervisor.tasks.stopping() => {}
+                    watched = supervisor.watch(instance, uid, &wake) => if let Err(error) = watched {
                         let detail = error.internal_detail();
                         tracing::warn!(server = %uid, %error, detail, "a server is not watched");
                     }
@@ -170,11 +194,11 @@ impl App {
                 self.watched.forget(uid);
                 return self.see_the_end(&instance).await;
             };
-            let spec = self.server_spec(&instance, server, 0).await?;
-            let provider = self.provider_of(&spec.provider)?;
+            let spec = self.servers.server_spec(&instance, server, 0).await?;
+            let provider = self.servers.provider_of(&spec.provider)?;
             let presence = provider.inspect(&spec).await;
             if let Err(error) = &presence {
-                self.cannot_watch(&instance, server, error).await;
+                self.conditions.cannot_watch(&instance, server, error).await;
             }
             let presence = presence?;
             let up = matches!(presence, Presence::Running | Presence::SocketGone);
@@ -192,7 +216,7 @@ impl App {
                 () = wake.notified() => {}
                 () = tokio::time::sleep(INSPECTION) => {}
             }
-            let Some(now) = self.parts.store.instance_by_uid(instance.uid).await? else {
+            let Some(now) = self.store.instance_by_uid(instance.uid).await? else {
                 return Ok(());
             };
             instance = now;
@@ -210,18 +234,20 @@ impl App {
             tracing::warn!(instance = %instance.name, "the Unix socket of a server is gone");
             let message = "the server takes connections by TCP, but its Unix socket is gone: a \
                  restart of the instance makes it anew";
-            self.record_available(instance, active, Status::True, SOCKET_GONE, message)
+            self.conditions
+                .record_available(instance, active, Status::True, SOCKET_GONE, message)
                 .await?;
         } else if instance.conditions.iter().any(outdated) {
             let message = "the server takes connections";
-            self.record_available(instance, active, Status::True, "SERVER_RUNNING", message)
+            self.conditions
+                .record_available(instance, active, Status::True, "SERVER_RUNNING", message)
                 .await?;
-            let mut tx = self.parts.store.begin().await?;
+            let mut tx = self.store.begin().await?;
             tx.wake_children(instance.uid).await?;
             tx.commit().await?;
         }
         // A server of a former release, or one whose owner opened it again.
-        if let Err(error) = self.close_to_public(instance).await {
+        if let Err(error) = self.servers.close_to_public(instance).await {
             tracing::warn!(instance = %instance.name, %error, "`postgres` may be open to PUBLIC");
         }
         Ok(())
@@ -232,7 +258,7 @@ impl App {
         if instance.availability_of(server).is_none() {
             return Ok(());
         }
-        let mut tx = self.parts.store.begin().await?;
+        let mut tx = self.store.begin().await?;
         tx.clear_instance_condition(instance.uid, &server.availability())
             .await?;
         tx.commit().await
@@ -265,7 +291,7 @@ impl App {
         if server.is_active() {
             return Ok(instance.reconciling);
         }
-        let mut tx = self.parts.store.begin().await?;
+        let mut tx = self.store.begin().await?;
         tx.is_worked_on(instance.uid, server.uid).await
     }
 
@@ -274,7 +300,8 @@ impl App {
             return Ok(());
         }
         let message = "the server's process ends again and again; it is started after a pause";
-        self.record_available(instance, server, Status::False, ENDED, message)
+        self.conditions
+            .record_available(instance, server, Status::False, ENDED, message)
             .await
     }
 
@@ -282,7 +309,7 @@ impl App {
     /// Operations on databases are no reason to wait: they cannot go on without the active
     /// server, and are nothing to the others.
     async fn recover(&self, instance: &Instance, server: &Server, up: bool) -> Result<()> {
-        let mut accepting = self.own("recover").await?;
+        let mut accepting = self.mutations.own("recover").await?;
         let Some(now) = accepting.tx.lock_instance_by_uid(instance.uid).await? else {
             return Ok(());
         };
@@ -305,7 +332,7 @@ impl App {
         };
         if !why_it_failed_is_known(&now, server) {
             let message = "the server's process has ended; it is being started again";
-            let time = self.parts.clock.now();
+            let time = self.clock.now();
             let condition = server.available(Status::False, ENDED, message, time);
             accepting
                 .tx

@@ -1,9 +1,10 @@
 //! Operations that wait for their turn and are taken back before they have begun: a stop or
 //! a restart behind work on the instance's databases.
 
+use chrono::{DateTime, Utc};
 use serde::{Deserialize, Serialize};
 
-use super::{App, Origin};
+use super::{Operations, Origin};
 use crate::{
     domain::{
         Error, Reason, Result,
@@ -41,54 +42,57 @@ impl Withdrawable {
     }
 }
 
-impl App {
+impl Operations {
     /// Cancels an operation that waits for its turn, and answers whether it was one.
     pub(super) async fn withdraw(&self, origin: &Origin, name: &OperationName) -> Result<bool> {
         let id = name.operation;
-        let mut tx = self.parts.store.begin().await?;
+        let mut tx = self.store.begin().await?;
         let Some(queued) = tx.lock_queued(id).await? else {
             return Ok(false);
         };
-        self.take_back(&mut tx, queued, "cancelled by request")
-            .await?;
+        take_back(&mut tx, queued, "cancelled by request", self.clock.now()).await?;
         self.write_down(&mut tx, origin, name).await?;
         tx.commit().await?;
-        self.announce(id);
-        self.agenda.look_now();
+        self.notifier.announce(id);
+        self.notifier.look_now();
         Ok(true)
     }
+}
 
-    /// Ends an operation that waits for its turn; the instance is as it was before.
-    pub(super) async fn take_back(&self, tx: &mut Tx, queued: Queued, why: &str) -> Result<()> {
-        let parameters = serde_json::from_value(queued.parameters);
-        let Withdrawable { former } = parameters
-            .map_err(|error| Error::internal("parameters of an operation").with_source(error))?;
-        let uid = queued.target_uid;
-        if tx.lock_instance_by_uid(uid).await?.is_some() {
-            let (state, available) = match (State::parse(&former.state)?, former.available) {
-                (state @ (State::Ready | State::Stopped | State::Failed), Some(available)) => {
-                    (state, available)
-                }
-                // The start that was under way has ended for this operation: the supervisor
-                // looks at what has become of the server.
-                _ => (State::Failed, self.unseen()),
-            };
-            tx.set_instance_state(uid, state).await?;
-            tx.set_instance_condition(uid, &available).await?;
-            tx.want(uid, ServerGoal::parse(&former.wanted)?).await?;
-        }
-        let why = Failure {
-            reason: Reason::OperationCancelled.as_str().to_owned(),
-            message: why.to_owned(),
+/// Ends an operation that waits for its turn; the instance is as it was before.
+pub(super) async fn take_back(
+    tx: &mut Tx,
+    queued: Queued,
+    why: &str,
+    now: DateTime<Utc>,
+) -> Result<()> {
+    let parameters = serde_json::from_value(queued.parameters);
+    let Withdrawable { former } = parameters
+        .map_err(|error| Error::internal("parameters of an operation").with_source(error))?;
+    let uid = queued.target_uid;
+    if tx.lock_instance_by_uid(uid).await?.is_some() {
+        let (state, available) = match (State::parse(&former.state)?, former.available) {
+            (state @ (State::Ready | State::Stopped | State::Failed), Some(available)) => {
+                (state, available)
+            }
+            // The start that was under way has ended for this operation: the supervisor
+            // looks at what has become of the server.
+            _ => (State::Failed, unseen(now)),
         };
-        tx.fail_operation(queued.id, operation::State::Cancelled, &why)
-            .await
+        tx.set_instance_state(uid, state).await?;
+        tx.set_instance_condition(uid, &available).await?;
+        tx.want(uid, ServerGoal::parse(&former.wanted)?).await?;
     }
+    let why = Failure {
+        reason: Reason::OperationCancelled.as_str().to_owned(),
+        message: why.to_owned(),
+    };
+    tx.fail_operation(queued.id, operation::State::Cancelled, &why)
+        .await
+}
 
-    fn unseen(&self) -> Condition {
-        let message = "its start has ended for another operation, which was withdrawn; the server \
-             is looked at again";
-        let time = self.parts.clock.now();
-        Condition::available(Status::False, "OPERATION_WITHDRAWN", message, time)
-    }
+fn unseen(now: DateTime<Utc>) -> Condition {
+    let message = "its start has ended for another operation, which was withdrawn; the server \
+         is looked at again";
+    Condition::available(Status::False, "OPERATION_WITHDRAWN", message, now)
 }

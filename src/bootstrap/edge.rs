@@ -50,11 +50,14 @@ pub(super) const SERVICES: [&str; 5] = [
 /// Every service, without the layers, which decompress requests and choose the answers
 /// that may be compressed.
 pub(super) fn routes(app: &App, health: &Reporter, max_message: usize) -> Result<Routes> {
-    let instances = InstanceServiceServer::new(Instances(app.clone()));
-    let databases = DatabaseServiceServer::new(Databases(app.clone()));
-    let streams = ChangeStreamServiceServer::new(ChangeStreams(app.clone()));
-    let audit = AuditServiceServer::new(Audit(app.clone()));
-    let operations = OperationsServer::new(Operations(app.clone()));
+    let instances = InstanceServiceServer::new(Instances {
+        instances: app.instances.clone(),
+        engines: app.engines.clone(),
+    });
+    let databases = DatabaseServiceServer::new(Databases(app.databases.clone()));
+    let streams = ChangeStreamServiceServer::new(ChangeStreams(app.subscriptions.clone()));
+    let audit = AuditServiceServer::new(Audit(app.audit.clone()));
+    let operations = OperationsServer::new(Operations(app.operations.clone()));
     macro_rules! set {
         ($service:ident) => {
             $service

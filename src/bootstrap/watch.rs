@@ -64,7 +64,7 @@ impl Watch<'_> {
                 Ok(()) if trouble.is_some() => self.verify().await,
                 looked => looked,
             };
-            let looked = looked.and_then(|()| self.app.keys_fit());
+            let looked = looked.and_then(|()| self.app.keys.fit());
             match looked {
                 Ok(()) if trouble.take().is_some() => {
                     tracing::info!("the metadata database is back");

@@ -6,12 +6,7 @@ use chrono::{DateTime, Utc};
 use secrecy::SecretString;
 use uuid::Uuid;
 
-use super::{
-    Result,
-    instance::{etag, states},
-    name::DatabaseName,
-    postgres::PostgresName,
-};
+use super::{Result, instance::etag, name::DatabaseName, postgres::PostgresName, states::states};
 
 states! {
     /// Where a database stands.

@@ -10,38 +10,9 @@ use super::{
     Error, Reason, Result,
     name::InstanceName,
     provider::{Address, Placement},
+    states::states,
     version::{Version, Wanted},
 };
-
-macro_rules! states {
-    ($(#[$doc:meta])* $name:ident { $($(#[$variant_doc:meta])* $variant:ident = $text:literal,)* }) => {
-        $(#[$doc])*
-        #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-        pub enum $name { $($(#[$variant_doc])* $variant,)* }
-
-        impl $name {
-            /// Every value there is.
-            pub const ALL: &'static [Self] = &[$(Self::$variant,)*];
-
-            /// The name in the metadata and in filters.
-            #[must_use]
-            pub const fn as_str(self) -> &'static str {
-                match self { $(Self::$variant => $text,)* }
-            }
-
-            /// The value of that name.
-            ///
-            /// # Errors
-            /// INTERNAL: only the metadata is read with it.
-            pub fn parse(text: &str) -> $crate::domain::Result<Self> {
-                Self::ALL.iter().copied().find(|value| value.as_str() == text).ok_or_else(|| {
-                    $crate::domain::Error::internal(format!("unknown {} {text}", stringify!($name)))
-                })
-            }
-        }
-    };
-}
-pub(crate) use states;
 
 states! {
     /// What is to become of a server.
@@ -193,6 +164,29 @@ impl Instance {
             .iter()
             .find(|condition| condition.is_available());
         available.is_some_and(|condition| condition.status == Status::False)
+    }
+
+    /// Refuses work on an instance whose server does not run.
+    ///
+    /// # Errors
+    /// INSTANCE_NOT_READY.
+    pub fn require_ready(&self) -> Result<()> {
+        match self.state {
+            State::Ready if !self.is_down() => Ok(()),
+            _ => Err(self.not_ready()),
+        }
+    }
+
+    /// What says that the instance is not ready, and why.
+    #[must_use]
+    pub fn not_ready(&self) -> Error {
+        let message = match self.state {
+            State::Ready => {
+                "the instance's server is down; it is started again after a pause".to_owned()
+            }
+            state => format!("the instance is {}, not READY", state.as_str()),
+        };
+        Error::new(Reason::InstanceNotReady, message).with_resource(self.name.to_string())
     }
 }
 

@@ -18,6 +18,7 @@ pub mod random;
 pub mod reason;
 pub mod recorded;
 pub mod sqlstate;
+pub(crate) mod states;
 pub mod version;
 
 pub use error::Error;

@@ -4,11 +4,7 @@ use chrono::{DateTime, SecondsFormat, Utc};
 use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
-use super::{
-    database::Database,
-    instance::{Instance, states},
-    name::OperationName,
-};
+use super::{database::Database, instance::Instance, name::OperationName, states::states};
 
 states! {
     /// Where an operation stands.

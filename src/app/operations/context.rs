@@ -2,7 +2,7 @@
 
 use serde::de::DeserializeOwned;
 
-use super::{super::App, plan::Step, plans};
+use super::{dispatch::StepEngine, plan::Step, plans};
 use crate::{
     domain::{
         Error, Result,
@@ -15,8 +15,8 @@ use crate::{
 
 /// The surroundings of a step.
 pub(crate) struct Context {
-    /// The use cases.
-    pub(crate) app: App,
+    /// What steps work with.
+    pub(crate) engine: StepEngine,
     /// The operation that it is a step of.
     pub(crate) claim: Claim,
 }
@@ -36,14 +36,14 @@ impl Context {
     /// The instance that the operation is about, as it is now.
     pub(crate) async fn instance(&self) -> Result<Instance> {
         let uid = self.claim.parent_uid.unwrap_or(self.claim.target_uid);
-        let found = self.app.parts.store.instance_by_uid(uid).await?;
+        let found = self.engine.store.instance_by_uid(uid).await?;
         found.ok_or_else(|| Error::internal(format!("instance {uid} of an operation is gone")))
     }
 
     /// The database that the operation is about, as it is now.
     pub(crate) async fn database(&self) -> Result<Database> {
         let uid = self.claim.target_uid;
-        let found = self.app.parts.store.database_by_uid(uid).await?;
+        let found = self.engine.store.database_by_uid(uid).await?;
         found.ok_or_else(|| Error::internal(format!("database {uid} of an operation is gone")))
     }
 
@@ -61,7 +61,10 @@ impl Context {
         let instance = self.instance().await?;
         let server = self.server_of(&instance)?;
         let token = self.claim.token;
-        self.app.server_spec(&instance, server, token).await
+        self.engine
+            .servers
+            .server_spec(&instance, server, token)
+            .await
     }
 
     /// All servers of the instance, as their providers take them.
@@ -70,7 +73,12 @@ impl Context {
         let mut servers = Vec::with_capacity(instance.servers.len());
         for server in &instance.servers {
             let token = self.claim.token;
-            servers.push(self.app.server_spec(&instance, server, token).await?);
+            servers.push(
+                self.engine
+                    .servers
+                    .server_spec(&instance, server, token)
+                    .await?,
+            );
         }
         Ok(servers)
     }

@@ -73,7 +73,8 @@ pub(crate) const PLAN: Plan = Plan {
 pub(super) async fn connect(context: &Context) -> Result<Session> {
     let instance = context.instance().await?;
     context
-        .app
+        .engine
+        .servers
         .exclusive_connection(&instance, "postgres", &context.claim)
         .await
 }
@@ -113,8 +114,8 @@ pub(super) async fn owns_database(
 }
 
 async fn create_role(context: &Context) -> Result<End> {
-    let app = &context.app;
-    let role = app.parts.store.owner_role(context.claim.target_uid).await?;
+    let engine = &context.engine;
+    let role = engine.store.owner_role(context.claim.target_uid).await?;
     let client = connect(context).await?;
     match owns_role(&client, &role).await? {
         Some(true) => return Ok(nothing()),
@@ -124,12 +125,11 @@ async fn create_role(context: &Context) -> Result<End> {
         }
         None => {}
     }
-    let password = app
-        .parts
+    let password = engine
         .keyring
         .open(&role.password, &role_identity(role.uid))?;
     let mut salt = [0; 16];
-    app.parts.random.fill(&mut salt)?;
+    engine.random.fill(&mut salt)?;
     // Only the verifier reaches the server, and with it the server's log.
     let verifier = scram::verifier(&password, &salt, scram::ITERATIONS);
     let name = quote_identifier(&role.postgresql_name);
@@ -154,8 +154,7 @@ async fn create_role(context: &Context) -> Result<End> {
 
 async fn drop_role(context: &Context) -> Result<End> {
     let role = context
-        .app
-        .parts
+        .engine
         .store
         .owner_role(context.claim.target_uid)
         .await?;
@@ -172,7 +171,7 @@ async fn drop_role(context: &Context) -> Result<End> {
 
 async fn create_database(context: &Context) -> Result<End> {
     let database = context.database().await?;
-    let role = context.app.parts.store.owner_role(database.uid).await?;
+    let role = context.engine.store.owner_role(database.uid).await?;
     let client = connect(context).await?;
     match owns_database(&client, &database, &role).await? {
         Some(true) => return Ok(nothing()),
@@ -216,7 +215,7 @@ fn statement(database: &Database) -> String {
 
 async fn drop_database(context: &Context) -> Result<End> {
     let database = context.database().await?;
-    let role = context.app.parts.store.owner_role(database.uid).await?;
+    let role = context.engine.store.owner_role(database.uid).await?;
     let client = connect(context).await?;
     if owns_database(&client, &database, &role).await? == Some(true) {
         drop_in_time(&client, &database, true).await?;

@@ -80,7 +80,7 @@ async fn abandon(tx: &mut Tx, claim: &Claim, why: &Failure) -> Result<()> {
 /// Records that DROP DATABASE is about to be sent, for [`drop_was_sent`].
 async fn record_drop_sent(context: &Context) -> Result<()> {
     let claim = &context.claim;
-    let mut tx = context.app.parts.store.begin().await?;
+    let mut tx = context.engine.store.begin().await?;
     tx.check_token(claim.id, claim.token).await?;
     let wait = Wait {
         at_most: Duration::ZERO,
@@ -114,7 +114,7 @@ fn was_refused(why: &Failure) -> bool {
 async fn drop_database(context: &Context) -> Result<End> {
     let parameters: DeleteDatabaseParameters = context.parameters()?;
     let database = context.database().await?;
-    let role = context.app.parts.store.owner_role(database.uid).await?;
+    let role = context.engine.store.owner_role(database.uid).await?;
     let client = connect(context).await?;
     let name = database.postgresql_name.as_str();
     match owns_database(&client, &database, &role).await? {
@@ -153,7 +153,7 @@ fn lost(what: &str, database: &Database) -> Error {
 
 async fn drop_role(context: &Context) -> Result<End> {
     let uid = context.claim.target_uid;
-    let role = context.app.parts.store.owner_role(uid).await?;
+    let role = context.engine.store.owner_role(uid).await?;
     let client = connect(context).await?;
     let name = &role.postgresql_name;
     match owns_role(&client, &role).await? {

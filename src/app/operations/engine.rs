@@ -14,8 +14,8 @@ use tokio::sync::OwnedSemaphorePermit;
 use tokio_util::task::AbortOnDropHandle;
 
 use super::{
-    super::App,
     context::Context,
+    dispatch::StepEngine,
     keeper::{Lease, keep},
     plan::{Commit, End, LONGEST_WAIT, Plan, Step},
     plans,
@@ -50,54 +50,59 @@ const PACE: Duration = Duration::from_millis(200);
 const LONG: Duration = Duration::from_secs(2);
 
 /// Carries an operation as far as it goes, as long as the lease holds.
-pub(super) async fn work(app: App, claim: Claim, until: Instant, permit: OwnedSemaphorePermit) {
+pub(super) async fn work(
+    engine: StepEngine,
+    claim: Claim,
+    until: Instant,
+    permit: OwnedSemaphorePermit,
+) {
     let span =
         tracing::info_span!("operation", id = %claim.id, kind = claim.kind, token = claim.token);
     let lease = Lease::new(until);
-    let keeper = keep(app.clone(), claim.id, claim.token, lease.clone());
+    let keeper = keep(engine.clone(), claim.id, claim.token, lease.clone());
     // Also ended by a panic: the lease runs out then, and the step is retried.
-    let _keeper = AbortOnDropHandle::new(app.tasks.spawn(keeper));
+    let _keeper = AbortOnDropHandle::new(engine.tasks.spawn(keeper));
     let (id, token) = (claim.id, claim.token);
-    let steps = tracing::Instrument::instrument(carry_out(&app, claim, &lease), span);
+    let steps = tracing::Instrument::instrument(carry_out(&engine, claim, &lease), span);
     let left = {
-        let mut room = pin!(make_room(&app, permit));
+        let mut room = pin!(make_room(&engine, permit));
         tokio::select! {
             biased;
             never = &mut room => match never {},
             () = lease.lost.cancelled() => {
                 tracing::warn!(operation = %id, "lease lost");
-                let_go(&app, id, token).await;
+                let_go(&engine, id, token).await;
                 Left::Anyhow
             }
             () = lease.expired() => {
                 tracing::warn!(operation = %id, "lease expired");
-                let_go(&app, id, token).await;
+                let_go(&engine, id, token).await;
                 Left::Anyhow
             }
-            () = app.stopping.cancelled() => {
-                let _ = app.parts.store.release_operation(id, token, 0.0, None).await;
+            () = engine.tasks.stopping() => {
+                let _ = engine.store.release_operation(id, token, 0.0, None).await;
                 Left::Anyhow
             }
             left = steps => left,
         }
     };
     match left {
-        Left::Waiting(due) => app.agenda.add(due),
-        Left::Anyhow => app.agenda.look_now(),
+        Left::Waiting(due) => engine.notifier.agenda().add(due),
+        Left::Anyhow => engine.notifier.look_now(),
     }
 }
 
 /// Keeps the permit of an operation, and gives it to others when the operation takes long,
 /// as one does whose server or program hangs: the process would work on nothing else. A
 /// bounded number of them can be under way beside the workers.
-async fn make_room(app: &App, permit: OwnedSemaphorePermit) -> Infallible {
+async fn make_room(engine: &StepEngine, permit: OwnedSemaphorePermit) -> Infallible {
     tokio::time::sleep(LONG).await;
-    let Ok(_beside) = Arc::clone(&app.long_operations).acquire_owned().await else {
+    let Ok(_beside) = Arc::clone(&engine.long_operations).acquire_owned().await else {
         return pending().await;
     };
     drop(permit);
     // Something may be due for the worker that is free now.
-    app.agenda.look_now();
+    engine.notifier.look_now();
     pending().await
 }
 
@@ -118,13 +123,13 @@ enum Next {
     Leave(Left),
 }
 
-async fn carry_out(app: &App, claim: Claim, lease: &Lease) -> Left {
+async fn carry_out(engine: &StepEngine, claim: Claim, lease: &Lease) -> Left {
     let Some(plan) = plans::find(&claim.kind, claim.plan_version) else {
         tracing::error!(kind = claim.kind, "claimed an operation of an unknown kind");
         return Left::Anyhow;
     };
     let mut context = Context {
-        app: app.clone(),
+        engine: engine.clone(),
         claim,
     };
     // Tries in a row that have failed here.
@@ -189,7 +194,7 @@ async fn advance(context: &Context, plan: &'static Plan, lease: &Lease) -> Resul
     let mut cancel_requested = false;
     if done {
         let outcome = (plan.outcome)(&mut tx, claim.target_uid).await?;
-        let response = context.app.response(outcome)?;
+        let response = context.engine.answers.response(outcome)?;
         tx.finish_operation(claim.id, &response).await?;
     } else {
         cancel_requested = tx.move_operation(claim.id, next).await?;
@@ -198,10 +203,10 @@ async fn advance(context: &Context, plan: &'static Plan, lease: &Lease) -> Resul
     kill_point(plan, current, "after_commit");
     if done {
         tracing::info!(target = claim.target, "operation succeeded");
-        context.app.announce(claim.id);
+        context.engine.notifier.announce(claim.id);
         // After the commit: before, the server would not seem meant to run.
         if claim.parent_uid.is_none() {
-            context.app.look_after_all(claim.target_uid);
+            context.engine.supervisor.look_after_all(claim.target_uid);
         }
         return Ok(Next::Leave(Left::Anyhow));
     }
@@ -227,7 +232,7 @@ async fn cancel(context: &Context, plan: &'static Plan) -> Result<Next> {
 /// lock several operations of an instance do so in the order of their ids.
 async fn checked(context: &Context, plan: &Plan) -> Result<Tx> {
     let claim = &context.claim;
-    let mut tx = context.app.parts.store.begin().await?;
+    let mut tx = context.engine.store.begin().await?;
     // What has a way back is a creation: it has no children.
     if claim.parent_uid.is_none() && !plan.cancellable() {
         tx.lock_family_of(claim.target_uid).await?;
@@ -261,7 +266,7 @@ async fn wait_outside(
     let claim = &context.claim;
     let wait = &paced(claim, wait);
     kill_point(plan, step, "before_wait");
-    let store = &context.app.parts.store;
+    let store = &context.engine.store;
     let next = match work {
         None if !wait.at_most.is_zero() => later(store.let_wait(claim, wait).await?),
         work => commit_wait(context, work, wait).await?,
@@ -289,7 +294,7 @@ fn paced(claim: &Claim, wait: Wait) -> Wait {
 /// Commits what a look has found. The next one follows at once where the wait has no pause.
 async fn commit_wait(context: &Context, work: Option<Commit>, wait: &Wait) -> Result<Next> {
     let claim = &context.claim;
-    let mut tx = context.app.parts.store.begin().await?;
+    let mut tx = context.engine.store.begin().await?;
     let cancel_requested = tx.check_token(claim.id, claim.token).await?;
     if let Some(work) = work {
         work(&mut tx).await?;
@@ -312,7 +317,7 @@ async fn commit_wait(context: &Context, work: Option<Commit>, wait: &Wait) -> Re
 /// Shows that the step has begun. Answers whether the operation is to be cancelled.
 async fn mark_running(context: &Context) -> Result<bool> {
     let claim = &context.claim;
-    let mut tx = context.app.parts.store.begin().await?;
+    let mut tx = context.engine.store.begin().await?;
     let cancel_requested = tx.check_token(claim.id, claim.token).await?;
     tx.set_stage(claim.id, claim.position, StageState::Running)
         .await?;
@@ -334,7 +339,7 @@ async fn take_back(context: &Context, plan: &'static Plan) -> Result<Next> {
         End::Later(work, wait) => return wait_outside(context, plan, current, work, wait).await,
     };
     kill_point(plan, current, "before_undo_commit");
-    let mut tx = context.app.parts.store.begin().await?;
+    let mut tx = context.engine.store.begin().await?;
     tx.check_token(claim.id, claim.token).await?;
     work(&mut tx).await?;
     tx.set_stage(claim.id, claim.position, StageState::Undone)
@@ -388,7 +393,7 @@ async fn conclude(
         reason = why.reason,
         "operation ended without success"
     );
-    context.app.announce(claim.id);
+    context.engine.notifier.announce(claim.id);
     Ok(())
 }
 
@@ -400,7 +405,7 @@ async fn turn_round(context: &Context, plan: &'static Plan, why: &Failure) -> Re
         conclude(context, plan, State::Failed, why).await?;
         return Ok(Next::Leave(Left::Anyhow));
     }
-    let mut tx = context.app.parts.store.begin().await?;
+    let mut tx = context.engine.store.begin().await?;
     tx.check_token(claim.id, claim.token).await?;
     if why.reason != Reason::OperationCancelled.as_str() {
         tx.set_stage(claim.id, claim.position, StageState::Failed)
@@ -440,7 +445,7 @@ async fn failed(
     );
     if error.reason() == Reason::ResourceBusy && error.resource().is_none() {
         // The token is not the newest any more.
-        let_go(&context.app, claim.id, claim.token).await;
+        let_go(&context.engine, claim.id, claim.token).await;
         return Next::Leave(Left::Anyhow);
     }
     let undoing = claim.state == State::Undoing;
@@ -481,7 +486,7 @@ async fn rest_siblings(context: &Context, error: &Error) {
     let Some(instance) = context.claim.parent_uid.filter(|_| error.is_unanswered()) else {
         return;
     };
-    let store = &context.app.parts.store;
+    let store = &context.engine.store;
     let rested = store.rest_children(instance, context.claim.id, SILENT_PAUSE);
     if let Err(error) = rested.await {
         tracing::warn!(%error, "cannot put off the operations of a silent server");
@@ -495,19 +500,19 @@ async fn put_off(context: &Context, delay: Duration, error: &Error) -> Next {
 
 async fn release(context: &Context, delay: Duration, why: Option<&Failure>) -> Next {
     let claim = &context.claim;
-    let (store, seconds) = (&context.app.parts.store, delay.as_secs_f64());
+    let (store, seconds) = (&context.engine.store, delay.as_secs_f64());
     let released = store.release_operation(claim.id, claim.token, seconds, why);
     if let Err(error) = released.await {
-        context.app.held.note_failure();
+        context.engine.held.note_failure();
         tracing::warn!(operation = %claim.id, error = %error, "cannot give an operation back");
     }
     Next::Leave(Left::Anyhow)
 }
 
 /// Says that nothing more is done for a claim that was lost or given up.
-async fn let_go(app: &App, id: uuid::Uuid, token: i64) {
-    if app.parts.store.let_go(id, token).await.is_err() {
-        app.held.note_failure();
+async fn let_go(engine: &StepEngine, id: uuid::Uuid, token: i64) {
+    if engine.store.let_go(id, token).await.is_err() {
+        engine.held.note_failure();
     }
 }
 

@@ -2,13 +2,13 @@
 
 use std::{
     collections::HashSet,
-    sync::{Mutex, MutexGuard, PoisonError},
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
     time::{Duration, Instant},
 };
 
 use uuid::Uuid;
 
-use super::super::App;
+use super::dispatch::StepEngine;
 use crate::{domain::Result, store::lease::Claim};
 
 /// A claim: the operation and its fencing token.
@@ -29,7 +29,7 @@ struct Inner {
 
 /// Counts a claim among those of this process until it is dropped.
 pub(super) struct Holding {
-    app: App,
+    held: Arc<Held>,
     key: Key,
 }
 
@@ -54,30 +54,29 @@ impl Held {
 
 /// Counts a claim among those of this process. Called by the dispatcher before its next
 /// [`give_back_unknown`].
-pub(super) fn hold(app: &App, claim: &Claim) -> Holding {
+pub(super) fn hold(held: &Arc<Held>, claim: &Claim) -> Holding {
     let key = (claim.id, claim.token);
-    app.held.inner().claims.insert(key);
+    held.inner().claims.insert(key);
     Holding {
-        app: app.clone(),
+        held: Arc::clone(held),
         key,
     }
 }
 
 impl Drop for Holding {
     fn drop(&mut self) {
-        self.app.held.inner().claims.remove(&self.key);
+        self.held.inner().claims.remove(&self.key);
     }
 }
 
 /// After a failure, gives back the claims that are on record for this process and that it
 /// does not know of. Repeated for the time of a lease: a statement that has failed here can
 /// be committed later.
-pub(super) async fn give_back_unknown(app: &App) -> Result<()> {
-    let Some(known) = app.held.after_failure(app.parts.settings.lease) else {
+pub(super) async fn give_back_unknown(engine: &StepEngine) -> Result<()> {
+    let Some(known) = engine.held.after_failure(engine.settings.lease) else {
         return Ok(());
     };
-    let (worker, store) = (app.parts.worker, &app.parts.store);
-    let given_back = store.release_unknown(worker, &known).await?;
+    let given_back = engine.store.release_unknown(engine.worker, &known).await?;
     if given_back > 0 {
         tracing::info!(
             operations = given_back,

@@ -43,14 +43,18 @@ pub(super) async fn run_first(context: &Context) -> Result<End> {
     let server = context.server().await?;
     if server.system_identifier.is_none() {
         // Cached where this process accepted the creation.
-        let provider = context.app.provider_of(&server.provider)?;
+        let provider = context.engine.servers.provider_of(&server.provider)?;
         provider
             .check_parameters(server.version, &server.parameters)
             .await?;
     }
     match run(context).await {
         Err(error) if error.reason() == Reason::PortTaken => {
-            context.app.move_port(&context.claim, &server).await?;
+            context
+                .engine
+                .ports
+                .move_port(&context.claim, &server)
+                .await?;
             run(context).await
         }
         ended => ended,
@@ -84,7 +88,7 @@ async fn recovered(context: &Context, server: Uuid) -> Result<End> {
         status: Status::True,
         reason: "SERVER_ENDED".into(),
         message: "the server's process had ended and was started again".into(),
-        time: context.app.parts.clock.now(),
+        time: context.engine.clock.now(),
     };
     ready(context, server, recovery.ended.then(happened)).await
 }
@@ -93,7 +97,10 @@ async fn recovered(context: &Context, server: Uuid) -> Result<End> {
 async fn up_again(context: &Context) -> Result<End> {
     let instance = context.instance().await?;
     let server = context.server_of(&instance)?;
-    let client = context.app.connection_to(&instance, server, "postgres");
+    let client = context
+        .engine
+        .servers
+        .connection_to(&instance, server, "postgres");
     let version = version_of(&*client.await?);
     let (uid, server, kind) = (instance.uid, server.uid, server.availability());
     Ok(commit(move |tx| {
@@ -113,7 +120,7 @@ fn version_of(client: &Client) -> Option<Version> {
 async fn ready(context: &Context, server: Uuid, happened: Option<Condition>) -> Result<End> {
     let uid = context.claim.target_uid;
     let instance = context.instance().await?;
-    let client = context.app.close_to_public(&instance).await?;
+    let client = context.engine.servers.close_to_public(&instance).await?;
     let version = version_of(&client);
     drop(client);
     let message = "the server takes connections";
@@ -314,5 +321,5 @@ pub(super) async fn mark_not_restarted(tx: &mut Tx, claim: &Claim, why: &Failure
 }
 
 fn available(context: &Context, status: Status, reason: &str, message: &str) -> Condition {
-    Condition::available(status, reason, message, context.app.parts.clock.now())
+    Condition::available(status, reason, message, context.engine.clock.now())
 }

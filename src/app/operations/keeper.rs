@@ -8,7 +8,7 @@ use std::{
 
 use tokio_util::sync::CancellationToken;
 
-use super::super::{App, longrunning::changed};
+use super::{super::notifier::changed, dispatch::StepEngine};
 use crate::{
     domain::{Error, Reason},
     store::lease::Renewal,
@@ -56,9 +56,9 @@ impl Lease {
 }
 
 /// Renews a lease until it is lost.
-pub(super) async fn keep(app: App, id: uuid::Uuid, token: i64, lease: Lease) {
-    let length = app.parts.settings.lease;
-    let mut changes = app.changed.subscribe();
+pub(super) async fn keep(engine: StepEngine, id: uuid::Uuid, token: i64, lease: Lease) {
+    let length = engine.settings.lease;
+    let mut changes = engine.notifier.subscribe();
     let mut pause = length / 3;
     loop {
         // One pause, however often other operations change meanwhile.
@@ -70,7 +70,7 @@ pub(super) async fn keep(app: App, id: uuid::Uuid, token: i64, lease: Lease) {
         let asked = Instant::now();
         let seconds = length.as_secs_f64();
         // Three tries fit into a lease: a connection that has gone silent costs one.
-        let renewing = app.parts.store.renew_lease(id, token, seconds);
+        let renewing = engine.store.renew_lease(id, token, seconds);
         let renewed = tokio::time::timeout(length / 5, renewing).await;
         let renewed = renewed.unwrap_or_else(|_| Err(unanswered()));
         pause = match renewed {

@@ -27,8 +27,7 @@ mod run_instance;
 pub(crate) use agenda::Agenda;
 pub(crate) use delete_database::DeleteDatabaseParameters;
 pub(crate) use delete_instance::DeleteInstanceParameters;
-pub(crate) use dispatch::{LONG_FOR_EACH, dispatch};
-pub(crate) use held::Held;
+pub(crate) use dispatch::{LONG_FOR_EACH, StepEngine};
 pub(in crate::app) use instance_steps::RecoverParameters;
 pub(crate) use plan::Plan;
 pub(crate) use plans::{

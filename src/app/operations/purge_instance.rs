@@ -122,7 +122,7 @@ async fn purge(context: &Context) -> Result<End> {
     let parameters: PurgeInstanceParameters = context.parameters()?;
     let disposal = match parameters.requested {
         true => Disposal::Delete,
-        false => Disposal::Trash(context.app.parts.store.now().await?),
+        false => Disposal::Trash(context.engine.store.now().await?),
     };
     steps::remove(context, disposal).await
 }

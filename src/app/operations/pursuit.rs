@@ -30,7 +30,7 @@ pub(super) async fn pursue_anew(
     goal: Goal,
 ) -> Result<Pursued> {
     for server in &servers {
-        context.app.watched.forget(server.uid);
+        context.engine.supervisor.forget(server.uid);
     }
     pursue(context, servers, goal).await
 }
@@ -69,7 +69,7 @@ pub(super) async fn pursue(
 
 async fn look(context: &Context, server: &ServerSpec, goal: Goal) -> Result<Advance> {
     let (here, host) = (
-        context.app.parts.host,
+        context.engine.hosts.here(),
         server.placement.map(|place| place.host),
     );
     if host.is_some_and(|host| host != here) {
@@ -77,7 +77,7 @@ async fn look(context: &Context, server: &ServerSpec, goal: Goal) -> Result<Adva
         let message = "a server of the instance is on another host";
         return Err(Error::new(Reason::HostElsewhere, message));
     }
-    let provider = context.app.provider_of(&server.provider)?;
+    let provider = context.engine.servers.provider_of(&server.provider)?;
     let waited = Waited {
         all: context.claim.waited,
         pursued: context.claim.pursued,

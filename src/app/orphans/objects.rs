@@ -3,22 +3,25 @@
 
 use std::{
     collections::{BTreeMap, BTreeSet},
+    sync::Arc,
     time::Duration,
 };
 
 use uuid::Uuid;
 
 use super::super::{
-    App,
-    admin::{Session, rows},
-    housekeeping,
+    admin::{Servers, Session, rows},
+    conditions::Conditions,
+    supervision::Supervisor,
+    tasks::{Tasks, warn},
 };
 use crate::{
     domain::{
         Error, Reason, Result,
+        clock::Clock,
         instance::{Condition, Instance, Status},
     },
-    store::servers::OnRecord,
+    store::{Store, servers::OnRecord},
     telemetry::orphans::record,
 };
 
@@ -77,27 +80,41 @@ impl Marked {
     }
 }
 
-/// Searches the servers of this host, as long as the process serves.
-pub(in crate::app) async fn run(app: App) {
-    let mut found = Found::new();
-    loop {
-        let searched = app.search_servers(&mut found).await;
-        housekeeping::warn("objects without a record", searched);
-        if housekeeping::stops(&app, INTERVAL).await {
-            return;
-        }
-    }
+/// Searches servers for objects without a record. Cheap to clone.
+#[derive(Clone)]
+pub(in crate::app) struct Objects {
+    pub(in crate::app) store: Store,
+    pub(in crate::app) clock: Arc<dyn Clock>,
+    pub(in crate::app) host: Uuid,
+    pub(in crate::app) servers: Servers,
+    pub(in crate::app) supervisor: Supervisor,
+    pub(in crate::app) conditions: Conditions,
+    pub(in crate::app) tasks: Tasks,
 }
 
-impl App {
+impl Objects {
+    /// Searches the servers of this host, as long as the process serves.
+    pub(in crate::app) async fn run(self) {
+        let mut found = Found::new();
+        loop {
+            let searched = self.search_servers(&mut found).await;
+            warn("objects without a record", searched);
+            if self.tasks.stops_within(INTERVAL).await {
+                return;
+            }
+        }
+    }
+
     /// Searches each server. For one that cannot be searched, what was found there last
     /// stays.
     async fn search_servers(&self, found: &mut Found) -> Result<()> {
-        let mut instances = self.parts.store.instances_to_watch(self.parts.host).await?;
+        let mut instances = self.store.instances_to_watch(self.host).await?;
         // Records of roles and databases are about the active server.
         instances.retain(|instance| {
             let active = instance.active();
-            active.is_ok_and(|active| self.watches(instance, active) && instance.is_to_run(active))
+            active.is_ok_and(|active| {
+                self.supervisor.watches(instance, active) && instance.is_to_run(active)
+            })
         });
         let there: BTreeSet<Uuid> = instances.iter().map(|instance| instance.uid).collect();
         found.retain(|instance, _| there.contains(instance));
@@ -129,7 +146,7 @@ impl App {
     async fn unknown_objects(&self, instance: &Instance) -> Result<BTreeSet<Marked>> {
         let mut unknown = self.marked_objects(instance).await?;
         let server = instance.active()?.uid;
-        let known = self.parts.store.on_record(server).await?;
+        let known = self.store.on_record(server).await?;
         unknown.retain(|object| !object.is_known(&known));
         if !unknown.is_empty() {
             let still = self.marked_objects(instance).await?;
@@ -139,12 +156,12 @@ impl App {
     }
 
     async fn marked_objects(&self, instance: &Instance) -> Result<BTreeSet<Marked>> {
-        let client = self.short_connection(instance, "postgres").await?;
+        let client = self.servers.short_connection(instance, "postgres").await?;
         let mut found = read(&client, SHARED).await?;
         for row in rows(&client, DATABASES).await? {
             let name: String = row.get(0);
             // It may have been dropped since.
-            match self.short_connection(instance, &name).await {
+            match self.servers.short_connection(instance, &name).await {
                 Ok(client) => found.extend(read(&client, OWN).await?),
                 Err(error) if error.reason() == Reason::PostgresqlRefused => {}
                 Err(error) => return Err(error),
@@ -168,9 +185,11 @@ impl App {
             status,
             reason: reason.into(),
             message: describe(unknown),
-            time: self.parts.clock.now(),
+            time: self.clock.now(),
         };
-        self.record_condition(instance.uid, &condition).await
+        self.conditions
+            .record_condition(instance.uid, &condition)
+            .await
     }
 }
 

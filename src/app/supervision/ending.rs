@@ -1,13 +1,13 @@
 //! Servers that did not stop when they were to, and end later.
 
-use super::{App, INSPECTION};
+use super::{INSPECTION, Supervisor};
 use crate::domain::{
     Result,
     instance::{Condition, Instance, ServerGoal, State, Status},
     provider::Presence,
 };
 
-impl App {
+impl Supervisor {
     /// Looks at a server whose stop has failed: its instance is STOPPED when it has ended
     /// after all. Returns when there is nothing to see, or it is time for another look.
     pub(super) async fn see_the_end(&self, instance: &Instance) -> Result<()> {
@@ -15,8 +15,8 @@ impl App {
             return Ok(());
         }
         for server in instance.servers.iter().filter(|server| server.started) {
-            let server = self.server_spec(instance, server, 0).await?;
-            let provider = self.provider_of(&server.provider)?;
+            let server = self.servers.server_spec(instance, server, 0).await?;
+            let provider = self.servers.provider_of(&server.provider)?;
             let presence = match provider.inspect(&server).await {
                 Ok(Presence::Stopped | Presence::Missing) => continue,
                 Ok(presence) => presence,
@@ -32,7 +32,7 @@ impl App {
     }
 
     async fn record_end(&self, instance: &Instance) -> Result<()> {
-        let mut tx = self.parts.store.begin().await?;
+        let mut tx = self.store.begin().await?;
         let Some(now) = tx.lock_instance_by_uid(instance.uid).await? else {
             return Ok(());
         };
@@ -40,7 +40,7 @@ impl App {
             return Ok(());
         }
         let message = "the server did not stop in time, and has ended since";
-        let time = self.parts.clock.now();
+        let time = self.clock.now();
         let stopped = Condition::available(Status::False, "STOPPED", message, time);
         tx.set_instance_state(now.uid, State::Stopped).await?;
         tx.set_instance_condition(now.uid, &stopped).await?;

@@ -78,11 +78,19 @@ impl Elsewhere {
         let instance = context.instance().await?;
         let drop = format!("drop owned by {}", quote_identifier(&self.role));
         for place in &self.places {
-            let client = context.app.impatient_connection(&instance, place).await?;
+            let client = context
+                .engine
+                .servers
+                .impatient_connection(&instance, place)
+                .await?;
             execute(&client, &format!("begin; {drop}; rollback")).await?;
         }
         for place in &self.places {
-            let client = context.app.impatient_connection(&instance, place).await?;
+            let client = context
+                .engine
+                .servers
+                .impatient_connection(&instance, place)
+                .await?;
             execute(&client, &drop).await?;
         }
         self.keep_rights(context).await
@@ -93,7 +101,8 @@ impl Elsewhere {
     async fn keep_rights(&self, context: &Context) -> Result<()> {
         let instance = context.instance().await?;
         let client = context
-            .app
+            .engine
+            .servers
             .impatient_connection(&instance, "postgres")
             .await?;
         let there = "select datname::text from pg_database where datname = $1";

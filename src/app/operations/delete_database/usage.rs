@@ -71,7 +71,11 @@ pub(super) async fn end(context: &Context, client: &Session, database: &Database
     };
     // A prepared transaction can be ended in its own database alone.
     let instance = context.instance().await?;
-    let inside = context.app.impatient_connection(&instance, name).await?;
+    let inside = context
+        .engine
+        .servers
+        .impatient_connection(&instance, name)
+        .await?;
     for id in prepared {
         execute(
             &inside,

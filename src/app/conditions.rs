@@ -1,17 +1,30 @@
 //! What instances say of their servers.
 
+use std::sync::Arc;
+
 use uuid::Uuid;
 
-use super::super::App;
 use crate::{
     domain::{
         Error, Result,
+        clock::Clock,
         instance::{Condition, Instance, Server, Status},
     },
-    store::Tx,
+    store::{Store, Tx},
 };
 
-impl App {
+/// Records conditions of instances. Cheap to clone.
+#[derive(Clone)]
+pub(super) struct Conditions {
+    store: Store,
+    clock: Arc<dyn Clock>,
+}
+
+impl Conditions {
+    pub(super) fn new(store: Store, clock: Arc<dyn Clock>) -> Self {
+        Self { store, clock }
+    }
+
     /// A server that cannot be taken for the one on record, or looked at, is no secret.
     pub(super) async fn cannot_watch(&self, instance: &Instance, server: &Server, error: &Error) {
         let (reason, message) = (error.reason().as_str(), error.message());
@@ -30,7 +43,7 @@ impl App {
         reason: &str,
         message: &str,
     ) -> Result<()> {
-        let condition = server.available(status, reason, message, self.parts.clock.now());
+        let condition = server.available(status, reason, message, self.clock.now());
         match server.is_active() {
             true => self.record_condition(instance.uid, &condition).await,
             false => self.record_beside(instance, server, &condition).await,
@@ -45,7 +58,7 @@ impl App {
         server: &Server,
         condition: &Condition,
     ) -> Result<()> {
-        let mut tx = self.parts.store.begin().await?;
+        let mut tx = self.store.begin().await?;
         let Some(now) = tx.lock_instance_by_uid(instance.uid).await? else {
             return Ok(());
         };
@@ -59,26 +72,22 @@ impl App {
     }
 
     /// Records that the active server does not take connections, or will not in a moment.
-    pub(in crate::app) async fn set_unavailable(
+    pub(super) async fn set_unavailable(
         &self,
         tx: &mut Tx,
         uid: Uuid,
         reason: &str,
         message: &str,
     ) -> Result<()> {
-        let time = self.parts.clock.now();
+        let time = self.clock.now();
         let condition = Condition::available(Status::False, reason, message, time);
         tx.set_instance_condition(uid, &condition).await
     }
 
     /// Records a condition of an instance that is at rest and meant to run, if it is
     /// news: otherwise an operation knows better.
-    pub(in crate::app) async fn record_condition(
-        &self,
-        uid: Uuid,
-        condition: &Condition,
-    ) -> Result<()> {
-        let mut tx = self.parts.store.begin().await?;
+    pub(super) async fn record_condition(&self, uid: Uuid, condition: &Condition) -> Result<()> {
+        let mut tx = self.store.begin().await?;
         let Some(now) = tx.lock_instance_by_uid(uid).await? else {
             return Ok(());
         };

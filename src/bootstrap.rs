@@ -148,7 +148,7 @@ async fn run(config: &Config, telemetry: &Telemetry) -> Result<()> {
     served
 }
 
-/// Serves calls, brings the metadata up, and drains when it is told to.
+/// Serves calls, brings the metadata up, and drains when it is asked to end.
 async fn attend(
     config: &Config,
     telemetry: &Telemetry,
@@ -187,7 +187,7 @@ async fn attend(
     };
     let opening = async {
         bring_up(&app.store(), keyring, app).await?;
-        // Before the files: who finds them is to be told that it serves.
+        // Before the files are written: a client that finds them expects a server that serves.
         signals.serving().await;
         let admin = admin_address
             .map(|address| address.to_string())
@@ -218,7 +218,7 @@ async fn attend(
     drain.cancel();
     tokio::select! {
         () = serving => {}
-        () = shutdown.asked() => tracing::warn!("told twice to end: calls are cut off"),
+        () = shutdown.asked() => tracing::warn!("asked twice to end: calls are cut off"),
     }
     tasks.shutdown().await;
     outcome
@@ -320,7 +320,7 @@ fn local_settings(config: &Config) -> LocalSettings {
     }
 }
 
-/// Who servers run as; nobody else where we are not root.
+/// The user that servers run as; our own where we are not root.
 fn run_as(config: &Config) -> Option<String> {
     let root = rustix::process::geteuid().is_root();
     root.then(|| config.local.run_as.clone())

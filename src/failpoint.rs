@@ -63,8 +63,8 @@ pub const fn loses(_name: &str) -> bool {
 #[cfg(feature = "failpoints")]
 #[must_use]
 pub fn pause(name: &str, usual: Duration) -> Duration {
-    let told = fail::eval(name, |told| told.and_then(|text| text.parse().ok()));
-    told.flatten().map_or(usual, Duration::from_millis)
+    let armed = fail::eval(name, |value| value.and_then(|text| text.parse().ok()));
+    armed.flatten().map_or(usual, Duration::from_millis)
 }
 
 /// The pause `usual`: failpoints are compiled out.

@@ -40,8 +40,8 @@ pub(super) enum Kind {
 }
 
 impl Kind {
-    /// The scope of a resource of this kind. A name that cannot be read is everything:
-    /// only who may do it everywhere is told what is wrong with it.
+    /// The scope of a resource of this kind. For a malformed name it is everything: only a
+    /// principal with the permission everywhere learns what is wrong with the name.
     fn scope(self, name: &str) -> Scope {
         let scope = match self {
             Self::Project => name.parse().map(Scope::Project),

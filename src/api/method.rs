@@ -132,8 +132,8 @@ impl Methods {
     }
 }
 
-/// Whether a message of that name has a field for secrets, at any depth. One that nobody
-/// knows may have.
+/// Whether a message of that name has a field for secrets, at any depth. True for an unknown
+/// message.
 ///
 /// # Errors
 /// INTERNAL when the descriptors cannot be read.

@@ -28,8 +28,8 @@ impl Conditions {
     /// A server that cannot be taken for the one on record, or looked at, is no secret.
     pub(super) async fn cannot_watch(&self, instance: &Instance, server: &Server, error: &Error) {
         let (reason, message) = (error.reason().as_str(), error.message());
-        let told = self.record_available(instance, server, Status::Unknown, reason, message);
-        if let Err(error) = told.await {
+        let recorded = self.record_available(instance, server, Status::Unknown, reason, message);
+        if let Err(error) = recorded.await {
             tracing::warn!(instance = %instance.name, %error, "cannot record a condition");
         }
     }

@@ -29,7 +29,7 @@ use crate::{
 /// How often.
 pub(super) const INTERVAL: Duration = Duration::from_secs(10);
 
-/// Type of the condition that tells of a newer minor version.
+/// Type of the condition that reports a newer minor version.
 const NEWER: &str = "NewerMinorInstalled";
 
 /// How often it is looked which versions are installed.

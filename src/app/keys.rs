@@ -39,7 +39,7 @@ pub(super) struct KeyLife {
     gone: bool,
 }
 
-/// Whether this process can seal and open what is stored, as health tells it.
+/// Whether this process can seal and open what is stored, as health reports it.
 #[derive(Debug, Default)]
 pub(super) struct KeysHealth {
     /// The key that seals here was rotated out.

@@ -69,7 +69,7 @@ impl Notifier {
             Ok(changes) => changes,
             Err(error) => return error,
         };
-        // What was told before is found by looking.
+        // Notifications that were sent before are made up for by a look.
         self.look_now();
         loop {
             match changes.next().await {

@@ -26,9 +26,8 @@ use crate::{
     streams::{ChangeBatch, Feed, Opening, Request, Source},
 };
 
-/// For how long a subscription is kept from being swept without a sign of life. A
-/// sweep is given up after it, so that a server that does not answer holds up nobody
-/// but itself.
+/// A subscription is swept when its last sign of life is older than this. It is also the limit
+/// of one sweep, so that a server that does not answer does not delay the sweeps of others.
 const LEASE: Duration = Duration::from_secs(60);
 
 /// How often subscriptions are looked after.
@@ -111,7 +110,8 @@ impl Drop for Subscription {
             return;
         };
         let sweeping = async move {
-            // Until it is swept here, nobody else does; if it cannot be, somebody will.
+            // While its lease holds, only this process sweeps it. If this fails, another sweep
+            // follows when the lease has run out.
             if let Err(error) = subscriptions.sweep(&record).await {
                 let detail = error.internal_detail();
                 tracing::warn!(%error, detail, subscription = %record.uid, "a subscription is to be swept later");

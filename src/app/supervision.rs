@@ -32,7 +32,7 @@ use crate::{
     store::Store,
 };
 
-/// How often it is looked for servers that nobody watches.
+/// Time between two searches for servers without a watcher.
 const SCAN: Duration = Duration::from_secs(5);
 
 /// How often a running server is inspected: its process may be frozen.

@@ -20,7 +20,7 @@ pub(super) struct OutputFile {
 }
 
 impl OutputFile {
-    /// Makes the unfinished file, for nobody else to read. What a killed process left
+    /// Creates the unfinished file, readable only for us. What a killed process left
     /// there is overwritten, but not while a program of that process still writes: the
     /// lock on the file is shared with the programs that write to it.
     ///

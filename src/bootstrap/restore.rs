@@ -159,9 +159,8 @@ async fn opens(config: &Config, options: PgConnectOptions, keyring: &Keyring) ->
     checked
 }
 
-/// The migrations of a database. Refuses what a newer release has made: releases that
-/// serve from one database may differ, but here nobody serves, and a restore must not
-/// hide what it cannot read.
+/// The migrations of a database. Refuses those of a newer release: a restore must not hide what
+/// this release cannot read. (Processes that serve from one database may be of two releases.)
 async fn known_migrations(options: &PgConnectOptions) -> Result<Vec<i64>> {
     let applied = migrations(options).await.map_err(|error| {
         let message = "the migrations in the backup cannot be read";

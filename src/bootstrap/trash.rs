@@ -53,7 +53,7 @@ pub async fn trash_restore(config: Config, uid: Uuid) -> anyhow::Result<PathBuf>
 /// # Errors
 /// SERVER_ON_RECORD, SERVER_DATA_NOT_FOUND, LOCK_TIMEOUT, SERVER_NOT_STOPPED,
 /// CONFIG_INVALID, DATA_DIR_UNWRITABLE; METADATA_UNAVAILABLE and METADATA_NOT_FOUND when
-/// nobody can say whether a record knows it.
+/// it cannot be found out whether it is on record.
 pub async fn trash_throw(config: Config, uid: Uuid) -> anyhow::Result<()> {
     let trash = open(&config)?;
     let host = trash.host()?.ok_or_else(nothing)?;
@@ -66,7 +66,7 @@ pub async fn trash_throw(config: Config, uid: Uuid) -> anyhow::Result<()> {
 }
 
 /// The servers on record for a host, and the metadata's time. The embedded metadata is
-/// started for this if nobody serves it.
+/// started for this if no process serves from it.
 async fn recorded(config: &Config, host: Uuid) -> Result<(Vec<Uuid>, DateTime<Utc>)> {
     if let Some(url) = &config.database_url {
         return read(config, external(url.clone())?, host).await;

@@ -17,7 +17,7 @@ const INTERVAL: Duration = Duration::from_secs(2);
 /// Pause between two looks while the database is away.
 const AWAY_INTERVAL: Duration = Duration::from_millis(500);
 
-/// Where it is told whether calls are served.
+/// Where it is reported whether calls are served.
 pub(super) struct Signals {
     pub(super) health: Reporter,
     pub(super) readiness: Readiness,
@@ -73,7 +73,7 @@ impl Watch<'_> {
                 Ok(()) => {}
                 Err(error) => {
                     if trouble.as_ref().map(Error::reason) != Some(error.reason()) {
-                        self.tell(&error, lost_tables).await;
+                        self.report(&error, lost_tables).await;
                     }
                     trouble = Some(error);
                 }
@@ -95,7 +95,7 @@ impl Watch<'_> {
         verified
     }
 
-    async fn tell(&self, error: &Error, lost_tables: bool) {
+    async fn report(&self, error: &Error, lost_tables: bool) {
         tracing::error!(
             %error,
             detail = error.internal_detail(),

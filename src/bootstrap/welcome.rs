@@ -9,7 +9,7 @@ use crate::{
 
 /// Prints to standard output, where no log goes.
 pub(super) fn print(config: &Config, address: &Address, admin: &str) {
-    // Nobody may be reading; that is no reason to stop.
+    // Standard output may be closed; that is no reason to stop.
     let _ = std::io::stdout().write_all(text(config, address, admin).as_bytes());
 }
 

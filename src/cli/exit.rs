@@ -54,7 +54,7 @@ impl From<Exit> for ExitCode {
     }
 }
 
-/// Why a command failed, as it is told on stderr.
+/// Why a command failed, as printed on stderr.
 #[derive(Debug)]
 pub(super) struct Failure {
     exit: Exit,
@@ -89,7 +89,7 @@ impl Failure {
         if self.exit == Exit::Success {
             return self.exit.into();
         }
-        // Nobody is left to be told when stderr itself is gone.
+        // Nothing can be done when stderr itself is closed.
         let _ = match output {
             Output::Json => writeln!(io::stderr(), "{}", self.json()),
             _ => write!(io::stderr(), "{}", self.text()),

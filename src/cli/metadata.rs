@@ -60,15 +60,17 @@ struct Told {
 }
 
 pub(super) fn run(command: Command, output: Output) -> Result<Exit, Failure> {
-    let told = match command {
+    let report = match command {
         Command::Backup(arguments) => backup(arguments)?,
         Command::Restore(arguments) => restore(arguments)?,
     };
     // The command has succeeded, even if this output cannot be written.
     let _ = match output {
-        output if !output.is_data() => io::stderr().write_all(told.text.as_bytes()),
-        output if told.stdout_is_taken => writeln!(io::stderr(), "{}", data(&told.json, output)?),
-        output => writeln!(io::stdout(), "{}", data(&told.json, output)?),
+        output if !output.is_data() => io::stderr().write_all(report.text.as_bytes()),
+        output if report.stdout_is_taken => {
+            writeln!(io::stderr(), "{}", data(&report.json, output)?)
+        }
+        output => writeln!(io::stdout(), "{}", data(&report.json, output)?),
     };
     Ok(Exit::Success)
 }

@@ -118,7 +118,7 @@ impl List {
             true => usize::MAX,
             false => self.limit,
         };
-        // One more tells whether there are more.
+        // One more than asked for, to know whether there are more.
         let asked = limit.saturating_add(1);
         let mut operations = session.client.all_operations(request, asked).await?;
         let more = operations.len() > limit;
@@ -218,12 +218,12 @@ async fn cancel(session: &Session, request: CancelOperationRequest) -> Result<()
         .client
         .get_operation(GetOperationRequest { name })
         .await?;
-    let told = match status(&found, &metadata(&found)) {
+    let hint = match status(&found, &metadata(&found)) {
         "CANCELLED" => "the operation is cancelled",
         "DONE" | "FAILED" => "the operation has ended: nothing is left to cancel",
         _ => "asked for; the operation ends when its stages are undone",
     };
-    session.hint(told);
+    session.hint(hint);
     Ok(())
 }
 

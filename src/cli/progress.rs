@@ -18,7 +18,7 @@ pub(super) struct Progress {
 }
 
 impl Progress {
-    /// A bar, or nothing at all where nobody watches.
+    /// A progress bar, or nothing where standard error is no terminal.
     pub(super) fn new(watched: bool) -> Self {
         if !watched {
             return Self {

@@ -26,7 +26,7 @@ pub enum Error {
     /// The endpoint or a TLS file is wrong.
     #[error("{0}")]
     Options(String),
-    /// Nobody answers at the endpoint.
+    /// No server answers at the endpoint.
     #[error("cannot reach {endpoint}: {message}")]
     Unreachable {
         /// The endpoint.

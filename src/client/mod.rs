@@ -59,7 +59,7 @@ impl Client {
     ///
     /// # Errors
     /// [`Error::Options`] for a malformed endpoint or unreadable files,
-    /// [`Error::Unreachable`] where nobody answers.
+    /// [`Error::Unreachable`] when no server answers.
     pub async fn connect(endpoint: &str, options: &Options) -> Result<Self> {
         let channel = endpoint::prepare(endpoint, options)?
             .connect()

@@ -31,7 +31,7 @@ impl Args for ServeArguments {
             .value_hint(ValueHint::FilePath)
             .help("Configuration file in TOML");
         let flags = SETTINGS.iter().filter_map(flag);
-        // Those of a section are told by `--help`, and by docs/configuration.md.
+        // Those of a section are documented by `--help` and docs/configuration.md.
         let flags = flags.map(|flag| {
             let of_a_section = flag.get_help_heading() != Some(MAIN);
             flag.hide_short_help(of_a_section)

@@ -159,7 +159,7 @@ impl Error {
         &self.0.metadata
     }
 
-    /// Whether the same request may succeed later with nobody doing anything.
+    /// Whether the same request may succeed later without anybody changing anything.
     #[must_use]
     pub fn retryable(&self) -> bool {
         self.0.reason.retryable()

@@ -106,7 +106,7 @@ impl Filter {
         &self.0
     }
 
-    /// Whether a record matches, whose fields `value` tells.
+    /// Whether a record matches. `value` returns the value of a field.
     pub fn matches(&self, value: impl Fn(&str) -> Value) -> bool {
         self.0
             .iter()

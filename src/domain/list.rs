@@ -95,8 +95,8 @@ pub struct Place {
 }
 
 impl Place {
-    /// Whether PostgreSQL can compare with it: nobody but us makes tokens, and yet
-    /// what comes back may be anything. Its timestamps begin in the year -4713.
+    /// Whether PostgreSQL can compare with it. A token may have been changed by a client.
+    /// PostgreSQL's timestamps begin in the year -4713.
     fn is_storable(&self) -> bool {
         self.time.year() > -4713 && !self.id.contains('\0')
     }

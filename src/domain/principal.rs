@@ -5,7 +5,7 @@ use std::fmt;
 /// The caller of a request.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub enum Principal {
-    /// Nobody asked: loopback, Unix socket or `--insecure` only.
+    /// The caller was not asked who it is: loopback, Unix socket or `--insecure` only.
     Anonymous,
     /// The process on the other side of a Unix socket.
     UnixUser {

@@ -19,7 +19,7 @@ pub enum Kind {
     ResourceExhausted,
     /// The caller may not do this.
     PermissionDenied,
-    /// Nobody knows who the caller is.
+    /// The caller is not authenticated.
     Unauthenticated,
     /// A part that is needed is away; try again.
     Unavailable,
@@ -228,7 +228,7 @@ reasons! {
 
     /// The caller lacks the permission.
     PermissionMissing = "PERMISSION_MISSING", PermissionDenied;
-    /// The method can be called by nobody.
+    /// No caller may call the method.
     MethodClosed = "METHOD_CLOSED", PermissionDenied;
     /// The caller did not say who it is.
     CredentialsMissing = "CREDENTIALS_MISSING", Unauthenticated;
@@ -261,7 +261,7 @@ reasons! {
 }
 
 impl Reason {
-    /// Whether the same request may succeed later with nobody doing anything.
+    /// Whether the same request may succeed later without anybody changing anything.
     #[must_use]
     pub const fn retryable(self) -> bool {
         match self.kind() {

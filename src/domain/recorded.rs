@@ -29,8 +29,7 @@ pub struct Unreadable {
     pub update_time: DateTime<Utc>,
     /// When it was deleted.
     pub delete_time: Option<DateTime<Utc>>,
-    /// The column that cannot be read. What it holds is told to nobody: it may be
-    /// anything.
+    /// The column that cannot be read. Its content is not shown: it may be anything.
     pub column: &'static str,
 }
 

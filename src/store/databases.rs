@@ -271,8 +271,8 @@ impl Record {
         }
     }
 
-    /// Fails with the column that cannot be read; what [`Record::unreadable`] tells is
-    /// still there then.
+    /// Fails with the column that cannot be read; then [`Record::unreadable`] can still be
+    /// called.
     fn database(&mut self) -> Readable<Database> {
         let instance = InstanceName {
             project: Id::parse(&self.project, "project").map_err(|_| "project")?,

@@ -495,8 +495,8 @@ fn grouped(records: Vec<Record>) -> Vec<Recorded<Instance>> {
 }
 
 impl Record {
-    /// Read with its first server. Fails with the column that cannot be read; what
-    /// [`Record::unreadable`] tells is still there then.
+    /// Reads it with its first server. Fails with the column that cannot be read; then
+    /// [`Record::unreadable`] can still be called.
     fn instance(&mut self) -> Readable<Instance> {
         Ok(Instance {
             servers: Vec::from_iter(self.server()?),

@@ -315,7 +315,7 @@ impl Tx {
         busy.map_or(Ok(()), |target| Err(self::busy(&target)))
     }
 
-    /// Records a new operation with all its stages and tells the workers.
+    /// Records a new operation with all its stages and notifies the workers.
     ///
     /// # Errors
     /// RESOURCE_BUSY; METADATA_UNAVAILABLE.
@@ -424,8 +424,8 @@ async fn by_id(pool: Pool, ids: Vec<Uuid>) -> Result<Found<Uuid, Operation>> {
 }
 
 impl Record {
-    /// What another release has written degrades the operation alone: a stage has no
-    /// state then, and an end of which this release cannot tell how is a failure.
+    /// What another release has written and this one does not know affects this operation only:
+    /// a stage has no state then, and an unknown kind of end is a failure.
     fn operation(self) -> Result<Operation> {
         let state = State::parse(&self.state).ok();
         let (id, ended) = (self.id, self.end_time.is_some());

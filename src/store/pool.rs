@@ -72,7 +72,7 @@ struct Inner {
     limits: Limits,
     /// One permit for each connection that may be in use. Fair: first come, first served.
     free: Arc<Semaphore>,
-    /// Connections that nobody uses; the one used last is taken first.
+    /// Idle connections. The one used last is taken first.
     idle: Mutex<Vec<Session>>,
     /// Grows when a call shows that the server has gone away or has changed. A connection
     /// of a former epoch is tested before it is used.

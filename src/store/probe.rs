@@ -81,8 +81,8 @@ impl Probe {
     }
 }
 
-/// Writes and commits something that nobody can lock: the row may be locked by a caller,
-/// but also by a write of ours that waits in vain for a standby.
+/// Writes and commits a message, which needs no row lock. A row could be locked by a caller, or
+/// by an earlier probe that still waits for a synchronous standby.
 async fn emit(connection: &mut PgConnection) -> Result<()> {
     let sql = "select pg_logical_emit_message(true, 'howdah', '')";
     let emitting = timeout(LIMIT, sqlx::raw_sql(sql).execute(connection));

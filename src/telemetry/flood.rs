@@ -22,7 +22,7 @@ type Kind = (&'static str, &'static str);
 /// The kinds that were written of late.
 static KINDS: LazyLock<Mutex<Kinds>> = LazyLock::new(Mutex::default);
 
-/// Whether lines were left out that no line tells of.
+/// Whether lines were left out and not reported yet.
 static LEFT_OUT: AtomicBool = AtomicBool::new(false);
 
 #[derive(Debug, Default)]

@@ -129,8 +129,8 @@ pub(super) fn refused(refusal: Error) -> Response {
 }
 
 /// Lets those answers be compressed that can be large: lists and changes. For the others
-/// it would cost more than it saves; and what holds a secret is never compressed, since the
-/// length would tell of it.
+/// it would cost more than it saves; and an answer with a secret is never compressed, since
+/// its length would reveal something about it.
 pub(super) fn choose_answers(method: Option<&Method>, headers: &mut HeaderMap) {
     let large = method.is_some_and(|method| {
         let lists = method.name.rsplit('/').next();

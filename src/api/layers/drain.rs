@@ -1,8 +1,8 @@
-//! The end of streams that know nothing of a shutdown: health and reflection.
+//! Ends streams at the drain whose services do not know of it: health and reflection.
 //!
-//! At the drain such a call ends with SHUTTING_DOWN, once it was told what there still
-//! is to tell; else the shutdown would wait for clients that only listen. Howdah's own
-//! streams end by themselves, after their last batch.
+//! Such a call ends with SHUTTING_DOWN after the messages that are ready. Otherwise the
+//! shutdown would wait for clients that only listen. Howdah's own streams end by themselves,
+//! after their last batch.
 
 use std::{
     convert::Infallible,
@@ -104,7 +104,7 @@ impl OnAnswer<Result<Response, Infallible>> for Ends {
     }
 }
 
-/// Lets messages pass, and then tells why no more come. None: it was told.
+/// Passes messages on, and ends with SHUTTING_DOWN at the drain. None: it has ended.
 #[derive(Debug)]
 struct Told(Option<Draining>);
 

@@ -38,8 +38,8 @@ pub(super) fn after_panic(attempt: i32, tries: i32) -> Verdict {
     }
 }
 
-/// Whether time may help. A disk that is full is often full for a moment only: a caller
-/// had better know at once, an operation can wait.
+/// Whether a later try may succeed. Also with a full disk, which is not retryable for callers,
+/// who should know at once: an operation can wait for room.
 fn may_pass(error: &Error) -> bool {
     error.retryable() || error.reason() == Reason::DiskFull
 }

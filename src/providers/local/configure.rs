@@ -101,7 +101,7 @@ const REPLICATION: &[(&str, &str)] = &[
 /// First major version with `max_slot_wal_keep_size`.
 const SLOT_BOUND: (u16, &str, &str) = (13, "max_slot_wal_keep_size", "8GB");
 
-/// For servers whose data nobody will miss.
+/// For ephemeral servers, whose data may be lost.
 const CARELESS: &[(&str, &str)] = &[
     ("fsync", "off"),
     ("full_page_writes", "off"),

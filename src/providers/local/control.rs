@@ -72,10 +72,10 @@ pub(crate) struct Cluster {
 pub(crate) enum Found {
     /// No data directory.
     Missing,
-    /// A data directory that nobody works in.
+    /// A data directory that no process works in.
     Stopped,
-    /// Nobody works in it, and PostgreSQL would refuse to start over `postmaster.pid`: it
-    /// names a process that has nothing to do with it, is damaged, or no file.
+    /// No process works in it, and PostgreSQL would refuse to start because of
+    /// `postmaster.pid`: it names an unrelated process, is damaged, or is not a file.
     Blocked(Option<PidFile>),
     /// Processes work in it without a postmaster.
     Lingering,

@@ -25,7 +25,7 @@ use crate::domain::{
     version::Version,
 };
 
-/// Longest that a program takes to tell its version.
+/// Longest time that a program may take to print its version.
 const LIMIT: Duration = Duration::from_secs(10);
 
 /// How long a program that has taken longer is not asked again.
@@ -201,7 +201,7 @@ impl Discovery {
         let mut places = self.places();
         if self.system {
             places.extend(usual());
-            places.extend(self.told_by_path().await);
+            places.extend(self.on_path().await);
         }
         let mut seen = Vec::new();
         for place in places {
@@ -218,13 +218,13 @@ impl Discovery {
         let postgres = directory.join("postgres");
         let version = version(&self.said(&postgres, &["--version"]).await?)?;
         let config = directory.join("pg_config");
-        let told = if runnable(&config) {
+        let printed = if runnable(&config) {
             self.said(&config, &["--sharedir", "--configure"]).await
         } else {
             None
         };
-        let told = told.unwrap_or_default();
-        let (share, options) = told.split_once('\n').unwrap_or_default();
+        let printed = printed.unwrap_or_default();
+        let (share, options) = printed.split_once('\n').unwrap_or_default();
         let features = self.features(options, postgres).await;
         let (directory, share) = (directory.to_owned(), share.to_owned());
         let read = blocking(move || {
@@ -302,15 +302,15 @@ impl Discovery {
             .collect()
     }
 
-    /// The directory that the `pg_config` on PATH tells.
-    async fn told_by_path(&self) -> Option<PathBuf> {
+    /// The directory that the `pg_config` on PATH prints.
+    async fn on_path(&self) -> Option<PathBuf> {
         let path = env::var_os("PATH")?;
         let program = env::split_paths(&path)
             .filter(|directory| directory.is_absolute())
             .map(|directory| directory.join("pg_config"))
             .find(|program| runnable(program))?;
-        let told = self.said(&program, &["--bindir"]).await?;
-        Some(PathBuf::from(told.trim()))
+        let printed = self.said(&program, &["--bindir"]).await?;
+        Some(PathBuf::from(printed.trim()))
     }
 
     fn lock(&self) -> std::sync::MutexGuard<'_, Known> {
@@ -352,7 +352,7 @@ async fn ask(program: &Path, arguments: Arguments, run_as: RunAs) -> Answer {
             Answer::Failed
         }
         Err(error) if error.kind() == io::ErrorKind::TimedOut => {
-            tracing::warn!(program = %program.display(), "a program does not tell its version");
+            tracing::warn!(program = %program.display(), "a program does not print its version");
             Answer::Hung
         }
         Err(error) => {
@@ -415,11 +415,11 @@ fn holds(bytes: &[u8], needle: &[u8]) -> bool {
 }
 
 /// Names of the control files in the installation's share directory.
-fn extensions(directory: &Path, told: &str, version: Version) -> Vec<String> {
+fn extensions(directory: &Path, share: &str, version: Version) -> Vec<String> {
     let prefix = directory.parent().unwrap_or(directory);
     let major = version.major;
     let places = [
-        PathBuf::from(told.trim()),
+        PathBuf::from(share.trim()),
         prefix.join("share/postgresql"),
         prefix.join("share"),
         prefix.join(format!("share/postgresql@{major}")),

@@ -1,4 +1,4 @@
-//! What goes wrong outside, told as errors of Howdah.
+//! Translates failures of files, programs and servers into errors of Howdah.
 
 use std::{io, path::Path};
 
@@ -141,7 +141,7 @@ fn is_full(path: &Path) -> bool {
     found.is_some_and(|found| found.f_bavail.saturating_mul(found.f_frsize) < SPACE_TO_START)
 }
 
-/// A server that did not come up, told from what it wrote to its logs.
+/// The error for a server that did not come up, from what it wrote to its logs.
 pub(crate) fn start(port: u16, path: &Path, log: &str) -> Error {
     if log.contains("Address already in use") {
         let message = format!("port {port} is in use by another process");
@@ -207,9 +207,9 @@ mod tests {
         let path = Path::new("/x");
         for errno in SHORT {
             let error = || io::Error::from(errno);
-            for told in [file(error(), path), program(error(), path), watch(error())] {
-                assert!(told.retryable(), "{told:?}");
-                assert!(told.message().contains("os error"), "{told:?}");
+            for error in [file(error(), path), program(error(), path), watch(error())] {
+                assert!(error.retryable(), "{error:?}");
+                assert!(error.message().contains("os error"), "{error:?}");
             }
         }
         let fork = "initdb: error: could not fork: Resource temporarily unavailable";

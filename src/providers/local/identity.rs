@@ -137,8 +137,8 @@ pub(crate) enum Process {
     Postmaster,
     /// It works in that directory, such as a backend whose postmaster was killed.
     Inside,
-    /// It is something else, of that user: the pid was reused, or nobody has taken
-    /// note of its end yet.
+    /// It is another process, of that user: the pid was reused, or the process has ended and
+    /// was not reaped yet.
     Stranger {
         /// Its user.
         uid: u32,

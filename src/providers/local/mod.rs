@@ -1,8 +1,8 @@
 //! Real `postgres` processes on this machine.
 //!
-//! Every effect on a server happens under its lock file, is idempotent, and leaves
-//! behind nothing that the next try does not find: files become real by rename, and
-//! what runs is told by `postmaster.pid` and the process that it names.
+//! Every effect on a server happens under its lock file and is idempotent. Whatever a try
+//! leaves behind, the next one finds: files get their final name by a rename, and whether a
+//! server runs is read from `postmaster.pid` and the process that it names.
 
 pub mod embedded;
 pub mod reaper;

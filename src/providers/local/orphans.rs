@@ -27,8 +27,8 @@ pub(super) fn present(root: &Path) -> Result<Vec<Present>> {
     Ok(uids.into_iter().map(look).collect())
 }
 
-/// Whether the process that a server's `postmaster.pid` names works in its directory. What
-/// cannot be read does not run as far as anybody can tell.
+/// Whether the process that a server's `postmaster.pid` names works in its directory. False
+/// where the file cannot be read.
 fn runs(servers: &Directory, name: &str) -> bool {
     let Ok(Some(data)) = servers.grandchild(name, DATA) else {
         return false;

@@ -35,7 +35,7 @@ fn wait_for<'a>(dead: impl Iterator<Item = &'a Pid>) {
     }
 }
 
-/// Children of this process that have ended and that nobody has waited for.
+/// Children of this process that have ended and whose status was not read yet (zombies).
 fn dead_children() -> HashSet<Pid> {
     let own = getpid().as_raw_nonzero().to_string();
     let entries = fs::read_dir("/proc").into_iter().flatten().flatten();
@@ -55,8 +55,8 @@ fn dead_children() -> HashSet<Pid> {
 mod tests {
     use super::*;
 
-    /// A child that nobody waits for, as an orphan is: it survives the first look, and
-    /// not the second.
+    /// A child that no task waits for, as an orphan: the second look reaps it, and not the
+    /// first, since its own task could still be about to do it.
     #[tokio::test]
     async fn a_child_that_stays_dead_is_waited_for() {
         let mut child = std::process::Command::new("true").spawn().unwrap();

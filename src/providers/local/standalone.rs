@@ -1,4 +1,4 @@
-//! Standalone backends: `postgres --single`, on data that nobody serves.
+//! Standalone backends: `postgres --single`, on a data directory without a postmaster.
 
 use std::{path::PathBuf, time::Duration};
 
@@ -42,7 +42,7 @@ pub(super) async fn set_password(
     Ok(())
 }
 
-/// Runs one line of SQL in a standalone backend on data that nobody serves. It ends
+/// Runs one line of SQL in a standalone backend on a data directory without a postmaster. It ends
 /// when its input does, so also when this process is killed.
 pub(super) async fn run(
     plan: &Plan,
@@ -80,7 +80,7 @@ pub(super) async fn run(
     let (fed, done) = tokio::join!(feed, command::finish(&mut child, LIMIT, most));
     let done = done.map_err(failed)?;
     fed.map_err(failed)?;
-    // Its status does not tell of a failed statement.
+    // Its exit status is 0 also after a failed statement.
     let refused = ["ERROR:", "FATAL:", "PANIC:"];
     if done.status.success() && !refused.iter().any(|word| done.errors.contains(word)) {
         return Ok(done);

@@ -33,7 +33,7 @@ const STALE_MOST: u32 = 10;
 /// Longest that `startup.log` grows, in bytes.
 const STARTUP_MOST: u64 = 256 * 1024;
 
-/// How much longer than told `pg_ctl` may take.
+/// How much longer than its own limit `pg_ctl` may take.
 const GRACE: Duration = Duration::from_secs(5);
 
 /// How a try to start ended.
@@ -116,7 +116,7 @@ impl Cluster {
         let mark = Mark::here(&self.home);
         let mut child = self.spawn_start(limit, lock)?;
         failpoint::hit(self.points.start_spawned);
-        // pg_ctl looks ten times a second; the pid file tells sooner.
+        // pg_ctl looks ten times a second; reading the pid file ourselves is faster.
         let ended = tokio::select! {
             ended = command::finish(&mut child, limit + GRACE, command::OUTPUT) => ended,
             () = self.until_ready() => return Ok(Launch::Up),
@@ -161,8 +161,9 @@ impl Cluster {
             .map_err(|error| failure::program(error, &program))
     }
 
-    /// Each start adds a few lines. What is no file is set aside: a server that opens a
-    /// FIFO that nobody reads, or follows a link to a dead mount, hangs before it is one.
+    /// Limits the log, to which each start adds a few lines. Anything that is not a regular file
+    /// is moved away: `pg_ctl` would hang when it opens a FIFO without a reader, or a link to a
+    /// dead mount.
     fn prepare_startup_log(&self) -> Result<()> {
         let path = self.home.join(STARTUP);
         let (Ok(facts), Some(home)) = (std::fs::symlink_metadata(&path), self.open_home()?) else {

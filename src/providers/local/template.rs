@@ -1,4 +1,4 @@
-//! Template data directories: servers that nobody will miss are copies of one.
+//! Template data directories: ephemeral servers are created as copies of one.
 
 use std::{path::PathBuf, time::Duration};
 
@@ -36,7 +36,7 @@ pub(super) fn name(engine: &Engine) -> String {
     format!("{}-{}", engine.version, mark(engine))
 }
 
-/// A short hash that tells installations of the same version apart.
+/// A short hash of an installation, since there can be several of one version.
 pub(super) fn mark(engine: &Engine) -> String {
     let text = format!("{FORM} {}", engine.directory.display());
     let hash = digest::digest(&digest::SHA256, text.as_bytes());
@@ -67,7 +67,7 @@ pub(super) async fn ensure(
         lock,
     };
     if plan.present(engine.version.major).await?.is_none() {
-        // Nobody learns this password: each copy gets its own.
+        // This password is not kept: each copy gets its own.
         plan.initdb(&random.password()?).await?;
     }
     Ok(home)

@@ -24,7 +24,7 @@ pub(super) struct Elsewhere {
     role: String,
     database: String,
     /// Such as `billing (3 objects)`; none if there is nothing.
-    told: Option<String>,
+    listed: Option<String>,
     /// What of the whole server it owns, such as another database or a tablespace.
     shared: Option<String>,
     /// Where there is something of it to drop.
@@ -34,7 +34,7 @@ pub(super) struct Elsewhere {
 impl Elsewhere {
     pub(super) async fn of(client: &Session, role: &str, database: &str) -> Result<Self> {
         let parameters: [&(dyn tokio_postgres::types::ToSql + Sync); 2] = [&role, &database];
-        let told = format!(
+        let listed = format!(
             "select string_agg(format('%s (%s objects)', place, number), ', ' order by place)
              from (select coalesce(d.datname, 'the server itself') as place, count(*) as number
                 {DEPENDENCIES} group by 1) of_one"
@@ -51,7 +51,7 @@ impl Elsewhere {
         Ok(Self {
             role: role.to_owned(),
             database: database.to_owned(),
-            told: fetch(client, &told, &parameters).await?.flatten(),
+            listed: fetch(client, &listed, &parameters).await?.flatten(),
             shared: fetch(client, &shared, &parameters).await?.flatten(),
             places: fetch(client, &places, &parameters)
                 .await?
@@ -62,10 +62,10 @@ impl Elsewhere {
     /// Refuses to drop what cannot be dropped, or not without `force`.
     pub(super) fn refuse(&self, database: &Database, force: bool) -> Result<()> {
         let role = &self.role;
-        let message = match (&self.told, &self.shared) {
+        let message = match (&self.listed, &self.shared) {
             (_, Some(shared)) => format!("the role `{role}` also owns: {shared}"),
-            (Some(told), _) if !force => {
-                format!("the role `{role}` owns or was granted something in: {told}")
+            (Some(listed), _) if !force => {
+                format!("the role `{role}` owns or was granted something in: {listed}")
             }
             _ => return Ok(()),
         };

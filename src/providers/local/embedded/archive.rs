@@ -36,7 +36,7 @@ const LOCK_WAIT: &str = "--lock-wait-timeout=60s";
 /// Most that is read of an archive's table of contents, in bytes.
 const MOST: usize = 4 * 1024 * 1024;
 
-/// Tables that tell a backup of the metadata from other archives.
+/// Tables by which a backup of the metadata is recognised.
 const TABLES: [&str; 2] = [
     " TABLE public _sqlx_migrations ",
     " TABLE public sealing_keys ",

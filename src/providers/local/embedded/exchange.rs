@@ -14,8 +14,8 @@ pub const RESTORED: &str = "howdah_restore";
 /// Database with what was there before the last restore.
 pub const FORMER: &str = "howdah_before_restore";
 
-/// Ends the sessions of a database, which could not be renamed otherwise. Nobody serves:
-/// they are of a backup, or of an operator who looks.
+/// Ends the sessions of a database, which could not be renamed otherwise. No process serves
+/// from it: the sessions are of a backup, or of an operator.
 const END_SESSIONS: &str = "select pg_terminate_backend(pid) from pg_stat_activity \
      where datname = $1 and pid <> pg_backend_pid()";
 

@@ -26,7 +26,7 @@ const LENGTH: usize = 32;
 pub(super) enum Password {
     /// On the disk, and of a server that is made with it or was.
     Kept(SecretString),
-    /// Made now, for a server whose password was lost; nobody knows it yet.
+    /// Generated now, for a server whose password was lost. The server does not have it yet.
     Lost(SecretString),
 }
 

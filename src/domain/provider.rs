@@ -265,7 +265,7 @@ pub trait Provider: Send + Sync {
     /// The installations at hand, newest first.
     async fn engines(&self) -> Result<Vec<Engine>>;
 
-    /// Checks `parameters` against the catalogue of `version`.
+    /// Checks `parameters` against the parameters that `version` has.
     ///
     /// # Errors
     /// PARAMETER_INVALID, PARAMETER_RESERVED.

@@ -73,7 +73,7 @@ impl Meaning {
             // Insufficient resources.
             "53" => Self::ResourcesExhausted,
             // System error, configuration file error, and internal error, which is also
-            // what two sessions get that change one catalogue row at a time.
+            // what two sessions get that change one catalog row at the same time.
             "58" | "F0" | "XX" => Self::ServerFault,
             _ => Self::Refused,
         }

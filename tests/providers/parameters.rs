@@ -51,7 +51,7 @@ async fn settings_are_checked_before_a_server_sees_them() {
         let entries = fs::read_dir(place.path().join("local").join(name)).unwrap();
         entries.count()
     };
-    assert_eq!((names("catalogues"), names("templates")), (1, 1));
+    assert_eq!((names("parameters"), names("templates")), (1, 1));
     fs::remove_dir_all(place.path().join("local/templates")).unwrap();
     let next = place.local();
     let wrong = BTreeMap::from([("max_connections".to_owned(), "x".to_owned())]);

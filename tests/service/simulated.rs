@@ -208,7 +208,7 @@ const HONEST: &str = r#"
     create constraint trigger be_honest after insert or update on instances
         deferrable initially deferred for each row execute function be_honest()"#;
 
-/// Each operation of the catalogue, each time with a failure and three waits.
+/// Each kind of operation, each time with a failure and three waits.
 async fn live_a_life(howdah: &Howdah, world: &World) {
     let made = howdah.instance("orders").await;
     assert_eq!(made.state(), State::Ready);

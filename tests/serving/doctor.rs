@@ -11,7 +11,7 @@ const LOCAL: [(&str, bool); 6] = [
     ("servers", true),
     ("trash", true),
     ("templates", true),
-    ("catalogues", true),
+    ("parameters", true),
     ("locks", true),
     ("host-id", false),
 ];

@@ -8,7 +8,6 @@ pub mod embedded;
 pub mod reaper;
 
 mod advance;
-mod catalogue;
 mod command;
 mod configure;
 mod control;
@@ -19,6 +18,7 @@ mod holders;
 mod host;
 mod identity;
 mod initialize;
+mod known_parameters;
 mod lock;
 mod log;
 mod orphans;

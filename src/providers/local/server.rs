@@ -15,13 +15,12 @@ use tokio::time::Instant;
 use uuid::Uuid;
 
 use super::{
-    NAME, SERVER,
-    catalogue::Catalogues,
-    configure,
+    NAME, SERVER, configure,
     control::{Cluster, DATA, Found},
     directory::{Directory, PRIVATE, blocking},
     discover::{self, Discovery},
     failure, holders, host, initialize,
+    known_parameters::KnownParameters,
     lock::Lock,
     orphans,
     settings::{self, Settings},
@@ -59,7 +58,7 @@ const LOCK_PAUSE: Duration = Duration::from_secs(2);
 const VERIFY: Duration = Duration::from_secs(5);
 
 /// Directories below the root that belong to the user that servers run as.
-const DIRECTORIES: [&str; 4] = ["servers", "trash", "templates", "catalogues"];
+const DIRECTORIES: [&str; 4] = ["servers", "trash", "templates", "parameters"];
 
 /// The one of lock files, which belongs to Howdah's own user.
 const LOCKS: &str = "locks";
@@ -87,7 +86,7 @@ pub struct Local {
     pub(super) run_as: RunAs,
     host: Uuid,
     discovery: Arc<Discovery>,
-    catalogues: Catalogues,
+    known_parameters: KnownParameters,
     emptying: Arc<Emptying>,
     /// Locks that were waited for in vain.
     held_elsewhere: Mutex<HashSet<String>>,
@@ -122,7 +121,7 @@ impl Local {
         let discovery = Arc::new(Discovery::new(configured, settings.system_engines, run_as));
         Ok(Self {
             host: host::identity(&root)?,
-            catalogues: Catalogues::default(),
+            known_parameters: KnownParameters::default(),
             emptying: Arc::default(),
             held_elsewhere: Mutex::default(),
             settings,
@@ -343,20 +342,20 @@ impl Provider for Local {
             configure::check_text(name, value)?;
         }
         let engine = self.engine(version).await?;
-        let file = Catalogues::file(&self.settings.root, &engine);
-        let catalogue = match self.catalogues.known(&file)? {
-            Some(catalogue) => catalogue,
+        let file = KnownParameters::file(&self.settings.root, &engine);
+        let known = match self.known_parameters.known(&file)? {
+            Some(known) => known,
             None => {
                 let template = self.template(&engine).await?;
-                let lock = self.lock("catalogues", SHARED_LOCK).await?;
-                self.catalogues
+                let lock = self.lock("parameters", SHARED_LOCK).await?;
+                self.known_parameters
                     .read(&engine, &template, file, self.run_as, lock)
                     .await?
             }
         };
         parameters
             .iter()
-            .try_for_each(|(name, value)| catalogue.check(name, value))
+            .try_for_each(|(name, value)| known.check(name, value))
     }
 
     async fn advance(&self, server: &ServerSpec, goal: Goal, waited: Waited) -> Result<Advance> {

@@ -1,6 +1,6 @@
 //! Values of settings, read as the server reads them (PostgreSQL's `guc.c`).
 
-use super::catalogue::Setting;
+use super::known_parameters::Parameter;
 
 /// Units of memory, in bytes. They are case-sensitive.
 const MEMORY: &[(&str, f64)] = &[
@@ -23,7 +23,7 @@ const TIME: &[(&str, f64)] = &[
 
 /// Whether a setting can have that value; if not, the rest of a sentence that begins
 /// with the setting.
-pub(crate) fn check(setting: &Setting, given: &str) -> Result<(), String> {
+pub(crate) fn check(setting: &Parameter, given: &str) -> Result<(), String> {
     match setting.kind.as_str() {
         "bool" if boolean(given) => Ok(()),
         "bool" => Err("must be `on` or `off`".to_owned()),
@@ -134,7 +134,7 @@ fn signed(text: &str) -> (f64, &str) {
     }
 }
 
-fn in_range(setting: &Setting, number: f64) -> Result<(), String> {
+fn in_range(setting: &Parameter, number: f64) -> Result<(), String> {
     let bound = |text: &Option<String>| text.as_deref().and_then(|text| text.parse::<f64>().ok());
     let low = bound(&setting.least).is_some_and(|least| number < least);
     let high = bound(&setting.most).is_some_and(|most| number > most);
@@ -160,8 +160,8 @@ mod tests {
 
     use super::*;
 
-    fn setting(kind: &str, unit: Option<&str>, least: &str, most: &str) -> Setting {
-        Setting {
+    fn setting(kind: &str, unit: Option<&str>, least: &str, most: &str) -> Parameter {
+        Parameter {
             name: "x".into(),
             unit: unit.map(Into::into),
             kind: kind.into(),

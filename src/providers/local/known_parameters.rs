@@ -1,4 +1,4 @@
-//! The settings that an installation knows, with their rules.
+//! The configuration parameters that an installation has, with their rules.
 
 use std::{
     collections::HashMap,
@@ -33,9 +33,9 @@ const QUERY: &str = "select jsonb_agg(jsonb_build_object('name', name, 'unit', u
      'kind', vartype, 'least', min_val, 'most', max_val, 'choices', enumvals, \
      'context', context)) as settings from pg_settings;\n";
 
-/// A setting as `pg_settings` describes it.
+/// A configuration parameter, as described by `pg_settings`.
 #[derive(Clone, Debug, Serialize, Deserialize)]
-pub(crate) struct Setting {
+pub(crate) struct Parameter {
     /// Its name.
     pub(crate) name: String,
     /// Unit of its number, such as `8kB` or `ms`.
@@ -52,17 +52,17 @@ pub(crate) struct Setting {
     pub(crate) context: String,
 }
 
-/// The settings of one installation.
+/// The parameters of one installation.
 #[derive(Debug)]
-pub(crate) struct Catalogue(HashMap<String, Setting>);
+pub(crate) struct Parameters(HashMap<String, Parameter>);
 
-impl Catalogue {
+impl Parameters {
     fn parse(json: &[u8]) -> Option<Self> {
-        let settings: Vec<Setting> = serde_json::from_slice(json).ok()?;
+        let settings: Vec<Parameter> = serde_json::from_slice(json).ok()?;
         let named = settings
             .into_iter()
             .map(|setting| (setting.name.to_ascii_lowercase(), setting));
-        Some(Self(named.collect())).filter(|catalogue| !catalogue.0.is_empty())
+        Some(Self(named.collect())).filter(|parameters| !parameters.0.is_empty())
     }
 
     /// Refuses what the server would not start with.
@@ -85,19 +85,19 @@ impl Catalogue {
     }
 }
 
-/// The catalogues that were read.
+/// The parameters of the installations, as far as they were read.
 #[derive(Debug, Default)]
-pub(crate) struct Catalogues(Mutex<HashMap<PathBuf, Arc<Catalogue>>>);
+pub(crate) struct KnownParameters(Mutex<HashMap<PathBuf, Arc<Parameters>>>);
 
-impl Catalogues {
-    /// The file that keeps the catalogue of an installation.
+impl KnownParameters {
+    /// The file that keeps the parameters of an installation.
     pub(crate) fn file(root: &Path, engine: &Engine) -> PathBuf {
         let name = format!("{}-{}.json", engine.version, template::mark(engine));
-        root.join("catalogues").join(name)
+        root.join("parameters").join(name)
     }
 
-    /// The catalogue in a file, if it was read before.
-    pub(crate) fn known(&self, file: &Path) -> Result<Option<Arc<Catalogue>>> {
+    /// The parameters in a file, if it was read before.
+    pub(crate) fn known(&self, file: &Path) -> Result<Option<Arc<Parameters>>> {
         if let Some(known) = self.lock().get(file) {
             return Ok(Some(Arc::clone(known)));
         }
@@ -105,7 +105,7 @@ impl Catalogues {
         let Some(bytes) = directory.read(name)? else {
             return Ok(None);
         };
-        Ok(Catalogue::parse(&bytes).map(|catalogue| self.keep(file, catalogue)))
+        Ok(Parameters::parse(&bytes).map(|parameters| self.keep(file, parameters)))
     }
 
     /// Asks a copy of the installation's template, and keeps the answer in the file.
@@ -116,29 +116,29 @@ impl Catalogues {
         file: PathBuf,
         run_as: RunAs,
         lock: Lock,
-    ) -> Result<Arc<Catalogue>> {
+    ) -> Result<Arc<Parameters>> {
         if let Some(known) = self.known(&file)? {
             return Ok(known);
         }
         let json = ask(engine, template, &file, run_as, lock).await?;
-        let catalogue = Catalogue::parse(json.as_bytes());
-        let catalogue = catalogue.ok_or_else(|| Error::internal("no settings were listed"))?;
+        let parameters = Parameters::parse(json.as_bytes());
+        let parameters = parameters.ok_or_else(|| Error::internal("no settings were listed"))?;
         let writing = file.clone();
         blocking(move || {
             let (directory, name) = parts(&writing)?;
             directory.replace(name, json.as_bytes(), 0o600, run_as, || ())
         })
         .await?;
-        Ok(self.keep(&file, catalogue))
+        Ok(self.keep(&file, parameters))
     }
 
-    fn keep(&self, file: &Path, catalogue: Catalogue) -> Arc<Catalogue> {
-        let catalogue = Arc::new(catalogue);
-        self.lock().insert(file.to_owned(), Arc::clone(&catalogue));
-        catalogue
+    fn keep(&self, file: &Path, parameters: Parameters) -> Arc<Parameters> {
+        let parameters = Arc::new(parameters);
+        self.lock().insert(file.to_owned(), Arc::clone(&parameters));
+        parameters
     }
 
-    fn lock(&self) -> std::sync::MutexGuard<'_, HashMap<PathBuf, Arc<Catalogue>>> {
+    fn lock(&self) -> std::sync::MutexGuard<'_, HashMap<PathBuf, Arc<Parameters>>> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
@@ -207,11 +207,11 @@ mod tests {
             "most": null, "choices": null, "context": "user"},
             {"name": "block_size", "unit": null, "kind": "integer", "least": "8192",
             "most": "8192", "choices": null, "context": "internal"}]"#;
-        let catalogue = Catalogue::parse(json.as_bytes()).unwrap();
-        catalogue.check("timezone", "UTC").unwrap();
-        catalogue.check("ext.anything", "x").unwrap();
-        assert!(catalogue.check("anything", "x").is_err());
-        assert!(catalogue.check("block_size", "8192").is_err());
-        assert!(Catalogue::parse(b"[]").is_none());
+        let parameters = Parameters::parse(json.as_bytes()).unwrap();
+        parameters.check("timezone", "UTC").unwrap();
+        parameters.check("ext.anything", "x").unwrap();
+        assert!(parameters.check("anything", "x").is_err());
+        assert!(parameters.check("block_size", "8192").is_err());
+        assert!(Parameters::parse(b"[]").is_none());
     }
 }

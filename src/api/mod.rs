@@ -8,6 +8,7 @@ pub(crate) mod budget;
 pub mod change_streams;
 mod convert;
 pub mod databases;
+mod ending;
 mod fingerprint;
 pub mod health;
 pub mod instances;

@@ -26,7 +26,7 @@ use super::{
         authorise::Authorise,
         deadline::DeadlineLayer,
         details::DetailsLayer,
-        drain::DrainLayer,
+        end::EndLayer,
         gate::GateLayer,
         measure::MeasureLayer,
         panics::PanicLayer,
@@ -109,7 +109,7 @@ where
         GateLayer(Rate::new(limits.rate, limits.burst)),
         GateLayer(Authorise { policy }),
         GateLayer(started.clone()),
-        DrainLayer(draining),
+        EndLayer(draining),
         ReceiveLayer {
             budgets: Arc::clone(&budgets),
             bounds: Bounds {

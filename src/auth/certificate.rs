@@ -49,6 +49,15 @@ impl Identity {
     }
 }
 
+/// The last second in which a certificate is valid, since 1970. None for one that cannot
+/// be read, or that has expired before 1970.
+#[must_use]
+pub fn not_after(der: &[u8]) -> Option<u64> {
+    let (_, certificate) = X509Certificate::from_der(der).ok()?;
+    let end = certificate.validity().not_after.timestamp();
+    end.try_into().ok()
+}
+
 fn identity(der: &[u8]) -> Option<String> {
     let (_, certificate) = X509Certificate::from_der(der).ok()?;
     match spiffe(&certificate)? {
@@ -234,5 +243,6 @@ mod tests {
     #[test]
     fn what_is_no_certificate_is_nobodys() {
         assert_eq!(Identity::read(b"no certificate"), Identity::Nobody);
+        assert_eq!(not_after(b"no certificate"), None);
     }
 }

@@ -93,6 +93,7 @@ fn settings(config: &Config) -> Settings {
         max_connections_per_address: connections(config).each,
         proxies: server.proxies.clone(),
         handshake_timeout: config.tls.handshake_timeout,
+        certificate_grace: config.tls.certificate_grace,
         max_age,
         age_grace: Some(server.connection_age_grace).filter(|grace| !grace.is_zero()),
         write_timeout: server.write_timeout,

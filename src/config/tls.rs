@@ -1,6 +1,6 @@
 //! TLS of the gRPC listener.
 
-use std::{path::PathBuf, time::Duration};
+use std::{ops::RangeInclusive, path::PathBuf, time::Duration};
 
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
@@ -29,7 +29,15 @@ pub struct Tls {
     #[serde(with = "duration")]
     #[schemars(with = "duration::Text")]
     pub handshake_timeout: Duration,
+    /// Longest time that calls may still last on a connection whose client certificate
+    /// has expired or is not accepted any more.
+    #[serde(with = "duration")]
+    #[schemars(with = "duration::Text")]
+    pub certificate_grace: Duration,
 }
+
+/// Bounds of `certificate_grace`.
+const CERTIFICATE_GRACE: RangeInclusive<Duration> = Duration::ZERO..=duration::HOUR;
 
 /// Whether clients show a certificate.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize, Serialize, JsonSchema)]
@@ -52,6 +60,7 @@ impl Default for Tls {
             client_ca: None,
             client_certificates: ClientCertificates::Off,
             handshake_timeout: Duration::from_secs(10),
+            certificate_grace: Duration::from_secs(60),
         }
     }
 }
@@ -69,6 +78,12 @@ impl Tls {
             "tls.handshake_timeout",
             self.handshake_timeout,
             &duration::WAIT,
+        );
+        bound(
+            problems,
+            "tls.certificate_grace",
+            self.certificate_grace,
+            &CERTIFICATE_GRACE,
         );
         let mut require = |holds, key, message| require(problems, holds, key, message);
         let (certificate, key) = (self.certificate.is_some(), self.key.is_some());

@@ -243,6 +243,8 @@ reasons! {
     ServerStopping = "SERVER_STOPPING", Unavailable;
     /// Howdah shuts down.
     ShuttingDown = "SHUTTING_DOWN", Unavailable;
+    /// The connection of the call ends, and another one can be made.
+    ConnectionEnding = "CONNECTION_ENDING", Unavailable;
     /// Howdah has too much to do.
     Overloaded = "OVERLOADED", Unavailable;
     /// A lock was not had in time.

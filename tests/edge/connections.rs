@@ -4,7 +4,11 @@ use std::time::{Duration, Instant};
 
 use futures::FutureExt as _;
 use howdah::{
-    api::listener::{Address, Listener, Settings},
+    api::{
+        listener::{Address, Listener, Settings},
+        status,
+    },
+    domain::Reason,
     pb::v1::{GetDatabaseRequest, SubscribeRequest},
 };
 use tokio::{
@@ -234,6 +238,38 @@ async fn grace_of_an_old_connection_ends() {
         .unwrap_err();
     assert!(client.told_to_go());
     client.ended().await;
+}
+
+/// A subscription that has always a next batch, and one that has none.
+#[tokio::test]
+async fn a_stream_ends_with_a_reason_when_its_connection_is_too_old() {
+    let edge = Edge::start(with(Settings {
+        max_age: Some(Duration::from_millis(50)),
+        age_grace: Some(Duration::from_millis(50)),
+        ..Settings::default()
+    }))
+    .await;
+    for database in ["", "endless"] {
+        let client = edge.connect().await;
+        let request = SubscribeRequest {
+            database: database.to_owned(),
+            ..Default::default()
+        };
+        let asked = client.streams().subscribe(request).await;
+        let mut stream = asked.unwrap().into_inner();
+        let last = async {
+            loop {
+                match stream.message().await {
+                    Ok(batch) => assert!(batch.is_some(), "a status comes"),
+                    Err(status) => return status,
+                }
+            }
+        };
+        let status = timeout(BOUND, last).await.expect("it ends");
+        assert_eq!(status.code(), tonic::Code::Unavailable);
+        assert_eq!(status::reason(&status), Some(Reason::ConnectionEnding));
+        assert!(client.told_to_go());
+    }
 }
 
 #[tokio::test]

@@ -2,7 +2,7 @@
 
 use bytes::{BufMut as _, BytesMut};
 use tokio::{
-    io::{AsyncReadExt as _, AsyncWriteExt as _},
+    io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _},
     net::TcpStream,
     time::timeout,
 };
@@ -21,7 +21,7 @@ const INITIAL_WINDOW_SIZE: u16 = 4;
 const CANCEL: u32 = 8;
 
 /// A connection whose frames are written and read as they are.
-pub(super) struct Framed(pub(super) TcpStream);
+pub(super) struct Framed<S = TcpStream>(pub(super) S);
 
 /// A frame that was read.
 #[derive(Debug)]
@@ -33,7 +33,14 @@ pub(super) struct Frame {
 impl Framed {
     /// A connection that has greeted, with such a window for each answer.
     pub(super) async fn connect(edge: &Edge, window: u32) -> Self {
-        let mut framed = Self(TcpStream::connect(edge.port()).await.unwrap());
+        Self::over(TcpStream::connect(edge.port()).await.unwrap(), window).await
+    }
+}
+
+impl<S: AsyncRead + AsyncWrite + Unpin> Framed<S> {
+    /// The same over this stream.
+    pub(super) async fn over(stream: S, window: u32) -> Self {
+        let mut framed = Self(stream);
         let mut settings = BytesMut::new();
         settings.put_u16(INITIAL_WINDOW_SIZE);
         settings.put_u32(window);

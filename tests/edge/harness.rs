@@ -19,7 +19,9 @@ use howdah::{
     },
     auth::Policy,
     domain::access::Role,
-    pb::google::longrunning::operations_server::OperationsServer,
+    pb::google::longrunning::{
+        operations_client::OperationsClient, operations_server::OperationsServer,
+    },
     pb::v1::{
         change_stream_service_client::ChangeStreamServiceClient,
         change_stream_service_server::ChangeStreamServiceServer,
@@ -248,6 +250,10 @@ impl Raw {
 
     pub(super) fn streams(&self) -> ChangeStreamServiceClient<Channel> {
         ChangeStreamServiceClient::with_origin(self.channel(), Self::origin())
+    }
+
+    pub(super) fn operations(&self) -> OperationsClient<Channel> {
+        OperationsClient::with_origin(self.channel(), Self::origin())
     }
 
     /// Whether a GOAWAY frame came (type 7, RFC 9113, section 6.8).

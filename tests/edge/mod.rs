@@ -9,6 +9,7 @@
 
 mod admin;
 mod calls;
+mod certificates;
 mod compression;
 mod connections;
 mod descriptors;

@@ -96,6 +96,9 @@ impl change_stream_service_server::ChangeStreamService for Fickle {
     ) -> Answer<Self::SubscribeStream> {
         let first = stream::iter([Ok(v1::ChangeBatch::default())]);
         let next = Arc::clone(&self.next);
+        if request.get_ref().database == "endless" {
+            return Ok(Response::new(first.cycle().boxed()));
+        }
         let fails = request.get_ref().database == "panic";
         let tell = TellDropped(Arc::clone(&self.dropped));
         let then = stream::once(async move {

@@ -23,13 +23,13 @@ use tokio_rustls::{TlsConnector, client::TlsStream};
 
 use super::harness::{BOUND, Edge, Raw, Setup};
 
-struct Authority {
+pub(super) struct Authority {
     issuer: Issuer<'static, KeyPair>,
     der: CertificateDer<'static>,
-    pem: String,
+    pub(super) pem: String,
 }
 
-struct Leaf {
+pub(super) struct Leaf {
     chain: CertificateDer<'static>,
     key: PrivatePkcs8KeyDer<'static>,
     pem: String,
@@ -37,7 +37,7 @@ struct Leaf {
 }
 
 impl Authority {
-    fn new() -> Self {
+    pub(super) fn new() -> Self {
         let key = KeyPair::generate().unwrap();
         let mut params = CertificateParams::default();
         params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
@@ -60,13 +60,17 @@ impl Authority {
         subject: impl IntoIterator<Item = (DnType, &'a str)>,
         names: Vec<SanType>,
     ) -> Leaf {
-        let key = KeyPair::generate().unwrap();
         let mut params = CertificateParams::default();
         params.distinguished_name.remove(DnType::CommonName);
         for (kind, text) in subject {
             params.distinguished_name.push(kind, text);
         }
         params.subject_alt_names = names;
+        self.leaf(&params)
+    }
+
+    fn leaf(&self, params: &CertificateParams) -> Leaf {
+        let key = KeyPair::generate().unwrap();
         let certificate = params.signed_by(&key, &self.issuer).unwrap();
         Leaf {
             chain: certificate.der().clone(),
@@ -76,14 +80,22 @@ impl Authority {
         }
     }
 
-    fn server(&self) -> Leaf {
+    pub(super) fn server(&self) -> Leaf {
         let name = SanType::DnsName("localhost".try_into().unwrap());
         self.sign("server", vec![name])
     }
 
-    fn spiffe(&self, uri: &str) -> Leaf {
+    pub(super) fn spiffe(&self, uri: &str) -> Leaf {
         let name = SanType::URI(uri.try_into().unwrap());
         self.sign("workload", vec![name])
+    }
+
+    /// A certificate of a workload whose last second is that one after 1970.
+    pub(super) fn until(&self, uri: &str, second: u64) -> Leaf {
+        let mut params = CertificateParams::default();
+        params.subject_alt_names = vec![SanType::URI(uri.try_into().unwrap())];
+        params.not_after = rcgen::date_time_ymd(1970, 1, 1) + Duration::from_secs(second);
+        self.leaf(&params)
     }
 }
 
@@ -93,7 +105,7 @@ fn store(directory: &Path, leaf: &Leaf) {
 }
 
 /// An edge with a server certificate and, if given, a CA for clients.
-async fn edge(
+pub(super) async fn edge(
     server: &Leaf,
     clients: Option<(&Authority, ClientAuth)>,
     settings: Settings,
@@ -149,19 +161,32 @@ async fn with_tls(
     (Edge::start(setup).await, directory)
 }
 
-fn reloading() -> Settings {
+pub(super) fn reloading() -> Settings {
     Settings {
         reload_interval: Duration::from_millis(10),
         ..Settings::default()
     }
 }
 
-async fn handshake(
+pub(super) async fn handshake(
     edge: &Edge,
     authority: &Authority,
     client: Option<&Leaf>,
     alpn: &[&[u8]],
 ) -> std::io::Result<TlsStream<TcpStream>> {
+    let config = client_config(authority, client, alpn);
+    let stream = TcpStream::connect(edge.port()).await.unwrap();
+    let name = ServerName::try_from("localhost").unwrap();
+    TlsConnector::from(Arc::new(config))
+        .connect(name, stream)
+        .await
+}
+
+pub(super) fn client_config(
+    authority: &Authority,
+    client: Option<&Leaf>,
+    alpn: &[&[u8]],
+) -> ClientConfig {
     let mut roots = RootCertStore::empty();
     roots.add(authority.der.clone()).unwrap();
     let config = ClientConfig::builder_with_provider(Arc::new(default_provider()))
@@ -178,18 +203,14 @@ async fn handshake(
             .unwrap(),
     };
     config.alpn_protocols = alpn.iter().map(|name| name.to_vec()).collect();
-    let stream = TcpStream::connect(edge.port()).await.unwrap();
-    let name = ServerName::try_from("localhost").unwrap();
-    TlsConnector::from(Arc::new(config))
-        .connect(name, stream)
-        .await
+    config
 }
 
-async fn connect(edge: &Edge, authority: &Authority, client: Option<&Leaf>) -> Raw {
+pub(super) async fn connect(edge: &Edge, authority: &Authority, client: Option<&Leaf>) -> Raw {
     Raw::over(handshake(edge, authority, client, &[b"h2"]).await.unwrap()).await
 }
 
-async fn whoami(client: &Raw) -> Result<String, tonic::Status> {
+pub(super) async fn whoami(client: &Raw) -> Result<String, tonic::Status> {
     let request = GetDatabaseRequest {
         name: "shop".to_owned(),
     };

@@ -143,3 +143,26 @@ async fn streams_end_when_howdah_does_and_leave_nothing() {
     let left: i64 = sql.query_one(left, &[]).await.unwrap().get(0);
     assert_eq!(left, 0);
 }
+
+/// It can be made again at once, and nothing of the former one stays.
+#[tokio::test]
+async fn a_connection_that_is_too_old_ends_its_stream_between_two_batches() {
+    let options = Options::external()
+        .await
+        .with("HOWDAH_SERVER_CONNECTION_MAX_AGE", "2s")
+        .with("HOWDAH_SERVER_CONNECTION_AGE_GRACE", "6s");
+    let howdah = Howdah::serve(options).await;
+    howdah.instance("old").await;
+    let rig = Rig::on(&howdah, "old", "").await;
+    rig.run(T).await;
+    let mut subscriber = rig.follow("t").await;
+    rig.run("insert into t values (1, 'first')").await;
+    assert_eq!(subscriber.told(1).await, ["insert t -> (1,first) t:1"]);
+    let status = subscriber.end().await;
+    check(&status, Code::Unavailable, "CONNECTION_ENDING");
+    let mut next = rig.follow("t").await;
+    rig.run("insert into t values (2, 'next')").await;
+    assert_eq!(next.told(1).await, ["insert t -> (2,next) t:2"]);
+    drop(next);
+    rig.clean().await;
+}

@@ -2,7 +2,7 @@
 
 use std::sync::{Arc, atomic::Ordering::Relaxed};
 
-use crate::auth::Peer;
+use crate::{api::ending::Ending, auth::Peer};
 
 use super::{
     account::{Account, Accounts},
@@ -19,6 +19,8 @@ pub(in crate::api) struct Caller {
     account: Arc<Account>,
     /// Bytes of unfinished requests of this connection.
     unfinished: UnfinishedBytes,
+    /// How the connection ends.
+    pub(in crate::api) ending: Ending,
 }
 
 impl Caller {
@@ -27,6 +29,7 @@ impl Caller {
             account: accounts.of(&peer),
             peer,
             unfinished: UnfinishedBytes::default(),
+            ending: Ending::default(),
         }
     }
 

@@ -22,12 +22,11 @@ pub struct Authenticate {
 
 impl Check for Authenticate {
     fn check<B>(&self, request: &mut Request<B>) -> Result<()> {
-        let principal = request
-            .extensions()
-            .get::<Arc<Caller>>()
-            .map_or(Principal::Anonymous, |caller| {
-                principal::identify(&caller.peer)
-            });
+        let caller = request.extensions().get::<Arc<Caller>>();
+        caller.map_or(Ok(()), |caller| caller.ending.check())?;
+        let principal = caller.map_or(Principal::Anonymous, |caller| {
+            principal::identify(&caller.peer)
+        });
         let public = method_of(request).is_some_and(|method| Method::is_public(method));
         if principal == Principal::Unidentified || !(public || self.policy.admits(&principal)) {
             audit::denied(

@@ -11,7 +11,7 @@
 //! 9. [`rate`]: how often this caller may;
 //! 10. [`authorise`]: whether it may anywhere, by the method's permission;
 //! 11. [`started`]: nothing is served before the start is complete;
-//! 12. [`drain`]: public streams end at the drain;
+//! 12. [`end`]: streams and waits end with their connection, public streams at the drain too;
 //! 13. [`receive`]: the request arrives as a whole, within bounds of time and bytes;
 //! 14. [`admit`]: bounds on calls under way, of all callers and of each;
 //! 15. [`audit`]: mutations and secrets are logged.
@@ -29,7 +29,7 @@ mod body;
 mod compressed;
 pub mod deadline;
 pub mod details;
-pub mod drain;
+pub mod end;
 pub mod gate;
 pub mod measure;
 pub mod panics;

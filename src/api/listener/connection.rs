@@ -1,4 +1,4 @@
-//! The life of one connection: handshakes, HTTP/2, age, drain.
+//! The life of one connection: handshakes, HTTP/2, age, certificate, drain.
 
 use std::{
     convert::Infallible,
@@ -38,6 +38,7 @@ use super::{
     io::{Plain, Prefaced, Stream},
     socket::Accepted,
     tls,
+    verified::Verified,
 };
 
 /// What every connection is served with.
@@ -71,7 +72,7 @@ impl Acceptor {
             .drain
             .run_until_cancelled(self.greet(accepted.stream))
             .await;
-        let (stream, certificate) = match greeted {
+        let greeted = match greeted {
             Some(Ok(greeted)) => greeted,
             Some(Err(error)) => {
                 tracing::debug!(peer = %address, %error, "handshake failed");
@@ -81,77 +82,51 @@ impl Acceptor {
         };
         let peer = Peer {
             address,
-            certificate,
+            certificate: greeted.identity,
+        };
+        let caller = Arc::new(Caller::new(peer, &self.accounts));
+        let life = Life {
+            acceptor: &self,
+            caller: Arc::clone(&caller),
+            verified: greeted.verified,
         };
         let service = FromCaller {
             inner: service,
-            caller: Arc::new(Caller::new(peer, &self.accounts)),
+            caller,
         };
-        if let Err(error) = self.converse(stream, service).await {
+        if let Err(error) = life.converse(greeted.stream, service).await {
             tracing::debug!(peer = %address, %error, "connection ended");
         }
     }
 
     /// TLS if configured, then the HTTP/2 preface.
-    async fn greet(&self, stream: Plain) -> io::Result<(Prefaced, Option<Identity>)> {
+    async fn greet(&self, stream: Plain) -> io::Result<Greeted> {
         let bound = self.settings.handshake_timeout;
-        let (stream, certificate) = match &self.certificates {
-            None => (Stream::Plain(stream), None),
+        let (mut identity, mut verified) = (None, None);
+        let stream = match &self.certificates {
+            None => Stream::Plain(stream),
             Some(certificates) => {
-                let acceptor = TlsAcceptor::from(certificates.current());
+                let (loaded, next) = certificates.current();
+                let acceptor = TlsAcceptor::from(loaded.config);
                 let stream = timeout(bound, acceptor.accept(stream)).await??;
                 let (_, session) = stream.get_ref();
                 if session.alpn_protocol() != Some(tls::ALPN) {
                     return Err(io::Error::new(io::ErrorKind::InvalidData, "no ALPN h2"));
                 }
-                let identity = session
-                    .peer_certificates()
-                    .and_then(<[_]>::first)
-                    .map(|der| Identity::read(der));
-                (Stream::Tls(Box::new(stream)), identity)
+                if let Some([certificate, ..]) = session.peer_certificates() {
+                    identity = Some(Identity::read(certificate));
+                    let chain = session.peer_certificates().unwrap_or_default();
+                    verified = Some(Verified::new(chain.to_vec(), next));
+                }
+                Stream::Tls(Box::new(stream))
             }
         };
         let stream = timeout(bound, Prefaced::read(stream)).await??;
-        Ok((stream, certificate))
-    }
-
-    /// HTTP/2 until the client leaves, the connection is too old, or the drain.
-    async fn converse<S, B>(
-        &self,
-        stream: Prefaced,
-        service: FromCaller<S>,
-    ) -> Result<(), hyper::Error>
-    where
-        S: Service<Request<Incoming>, Response = Response<B>, Error = Infallible>
-            + Clone
-            + Send
-            + Sync
-            + 'static,
-        S::Future: Send + 'static,
-        B: Body<Data = Bytes, Error: Into<BoxError>> + Send + 'static,
-    {
-        let service = TowerToHyperService::new(service);
-        let calls = TaskTracker::new();
-        let builder = self.builder(&calls);
-        let stream = Coalesced::new(Writing::new(stream, self.settings.write_timeout));
-        let mut connection =
-            std::pin::pin!(builder.serve_connection(TokioIo::new(stream), service));
-        let too_old = self
-            .settings
-            .max_age
-            .map(|age| Instant::now() + jittered(age));
-        let grace = tokio::select! {
-            ended = connection.as_mut() => return ended,
-            () = until(too_old) => self.settings.age_grace,
-            () = self.drain.cancelled() => None,
-        };
-        connection.as_mut().graceful_shutdown();
-        let patience = grace.map(|grace| Instant::now() + grace);
-        tokio::select! {
-            ended = connection => ended,
-            () = until(patience) => Ok(()),
-            () = self.left_alone(&calls) => Ok(()),
-        }
+        Ok(Greeted {
+            stream,
+            identity,
+            verified,
+        })
     }
 
     /// Waits at the drain until a connection has had no calls for a while. The end that
@@ -191,6 +166,98 @@ impl Acceptor {
             .max_pending_accept_reset_streams(settings.max_pending_resets)
             .max_local_error_reset_streams(settings.max_local_resets);
         builder
+    }
+}
+
+/// A connection whose client has shown who it is.
+struct Greeted {
+    stream: Prefaced,
+    /// Of the client's certificate, if it has shown one.
+    identity: Option<Identity>,
+    verified: Option<Verified>,
+}
+
+/// What ends a connection.
+struct Life<'a> {
+    acceptor: &'a Acceptor,
+    caller: Arc<Caller>,
+    verified: Option<Verified>,
+}
+
+impl Life<'_> {
+    /// HTTP/2 until the client leaves, or is told to go and has had its grace.
+    async fn converse<S, B>(
+        mut self,
+        stream: Prefaced,
+        service: FromCaller<S>,
+    ) -> Result<(), hyper::Error>
+    where
+        S: Service<Request<Incoming>, Response = Response<B>, Error = Infallible>
+            + Clone
+            + Send
+            + Sync
+            + 'static,
+        S::Future: Send + 'static,
+        B: Body<Data = Bytes, Error: Into<BoxError>> + Send + 'static,
+    {
+        let settings = Arc::clone(&self.acceptor.settings);
+        let service = TowerToHyperService::new(service);
+        let calls = TaskTracker::new();
+        let builder = self.acceptor.builder(&calls);
+        let stream = Coalesced::new(Writing::new(stream, settings.write_timeout));
+        let mut connection =
+            std::pin::pin!(builder.serve_connection(TokioIo::new(stream), service));
+        let mut left_alone = std::pin::pin!(self.acceptor.left_alone(&calls));
+        let mut too_old = settings.max_age.map(|age| Instant::now() + jittered(age));
+        let mut draining = false;
+        let mut grace = None;
+        loop {
+            tokio::select! {
+                ended = connection.as_mut() => return ended,
+                () = left_alone.as_mut() => return Ok(()),
+                () = until(grace) => break,
+                () = self.acceptor.drain.cancelled(), if !draining => draining = true,
+                () = until(too_old) => {
+                    too_old = None;
+                    grace = sooner(grace, settings.age_grace);
+                }
+                error = refused(&mut self.verified) => {
+                    self.close(&error);
+                    grace = sooner(grace, Some(settings.certificate_grace));
+                }
+            }
+            connection.as_mut().graceful_shutdown();
+        }
+        self.caller.ending.finish();
+        tokio::select! {
+            ended = connection => ended,
+            () = sleep(settings.farewell) => Ok(()),
+        }
+    }
+
+    /// Lets no call begin for a client whose certificate is not accepted any more.
+    fn close(&mut self, error: &rustls::Error) {
+        self.verified = None;
+        self.caller.ending.close();
+        let peer = &self.caller.peer.address;
+        tracing::info!(%peer, %error, "client certificate is not accepted any more");
+    }
+}
+
+/// Waits until the certificate is not accepted any more; for ever without one.
+async fn refused(verified: &mut Option<Verified>) -> rustls::Error {
+    match verified {
+        Some(verified) => verified.refused().await,
+        None => future::pending().await,
+    }
+}
+
+/// The end of this grace that begins now, or an earlier one.
+fn sooner(end: Option<Instant>, grace: Option<Duration>) -> Option<Instant> {
+    let fresh = grace.map(|grace| Instant::now() + grace);
+    match (end, fresh) {
+        (Some(end), Some(fresh)) => Some(end.min(fresh)),
+        (end, fresh) => end.or(fresh),
     }
 }
 

@@ -10,6 +10,7 @@ mod io;
 mod settings;
 mod socket;
 mod tls;
+mod verified;
 
 use std::{convert::Infallible, sync::Arc, time::Duration};
 

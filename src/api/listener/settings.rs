@@ -71,6 +71,9 @@ pub struct Settings {
     /// How long calls of a connection that was told to go may still last. None:
     /// as long as they like.
     pub age_grace: Option<Duration>,
+    /// How long calls may still last on a connection whose client certificate has expired
+    /// or is not accepted any more.
+    pub certificate_grace: Duration,
     /// How long a client may leave an answer unread, and the socket full; then the call is
     /// reset, or the connection closed.
     pub write_timeout: Duration,
@@ -97,7 +100,8 @@ pub struct Settings {
     pub max_pending_resets: usize,
     /// Calls of one connection, over its whole life, that break the rules of HTTP/2.
     pub max_local_resets: usize,
-    /// How long a connection without calls has at a shutdown to answer that it goes.
+    /// How long a connection without calls has at a shutdown to answer that it goes, and
+    /// one whose calls were ended to take their answers.
     pub farewell: Duration,
     /// How long a shutdown waits for calls under way.
     pub drain_timeout: Duration,
@@ -115,6 +119,7 @@ impl Default for Settings {
             handshake_timeout: Duration::from_secs(10),
             max_age: Some(Duration::from_secs(3600)),
             age_grace: Some(Duration::from_secs(3600)),
+            certificate_grace: Duration::from_secs(60),
             write_timeout: Duration::from_secs(30),
             stream_write_timeout: Duration::from_secs(600),
             keepalive_interval: Duration::from_secs(30),

@@ -1,21 +1,18 @@
 //! TLS with certificates that are reloaded in place.
 
-use std::{
-    path::Path,
-    sync::{Arc, PoisonError, RwLock},
-    time::Duration,
-};
+use std::{path::Path, sync::Arc, time::Duration};
 
 use aws_lc_rs::digest;
 use rustls::{
     RootCertStore, ServerConfig,
     crypto::{CryptoProvider, aws_lc_rs as provider},
     pki_types::{CertificateDer, PrivateKeyDer, pem::PemObject as _},
-    server::{WebPkiClientVerifier, danger::ClientCertVerifier},
+    server::{NoServerSessionStorage, WebPkiClientVerifier, danger::ClientCertVerifier},
 };
 use tokio::{
     fs,
     signal::unix::{SignalKind, signal},
+    sync::watch,
     time::{MissedTickBehavior, interval},
 };
 
@@ -30,14 +27,18 @@ pub(super) const ALPN: &[u8] = b"h2";
 #[derive(Debug)]
 pub(super) struct Certificates {
     files: Tls,
-    current: RwLock<Loaded>,
+    current: watch::Sender<Loaded>,
+    /// Of the files that were loaded first.
+    seen: Fingerprint,
 }
 
+/// What was made of the files.
 #[derive(Clone, Debug)]
-struct Loaded {
-    config: Arc<ServerConfig>,
-    /// Of the files that were last looked at, good or bad, or of why they were not read.
-    seen: Fingerprint,
+pub(super) struct Loaded {
+    /// What handshakes go by.
+    pub(super) config: Arc<ServerConfig>,
+    /// What the certificates of clients are verified by.
+    pub(super) verifier: Arc<dyn ClientCertVerifier>,
 }
 
 type Fingerprint = [u8; 32];
@@ -56,20 +57,19 @@ impl Certificates {
     /// CONFIG_INVALID when one cannot be read or they do not fit together.
     pub(super) async fn load(files: Tls) -> Result<Self> {
         let contents = Contents::read(&files).await?;
-        let loaded = Loaded {
-            config: Arc::new(contents.config(files.client_auth)?),
-            seen: contents.fingerprint(),
-        };
         Ok(Self {
+            seen: contents.fingerprint(),
+            current: watch::Sender::new(contents.load(files.client_auth)?),
             files,
-            current: RwLock::new(loaded),
         })
     }
 
-    /// What the next handshake goes by.
-    pub(super) fn current(&self) -> Arc<ServerConfig> {
-        let current = self.current.read().unwrap_or_else(PoisonError::into_inner);
-        Arc::clone(&current.config)
+    /// What the next handshake goes by, and what comes after it. The present value counts
+    /// as seen.
+    pub(super) fn current(&self) -> (Loaded, watch::Receiver<Loaded>) {
+        let mut receiver = self.current.subscribe();
+        let loaded = receiver.borrow_and_update().clone();
+        (loaded, receiver)
     }
 
     /// Looks at the files again and again, and on SIGHUP. Contents are compared, not
@@ -81,30 +81,31 @@ impl Certificates {
             tracing::error!("SIGHUP cannot be watched, TLS files are not reloaded");
             return;
         };
+        // Of the files that were last looked at, good or bad, or of why they were not read.
+        let mut seen = self.seen;
         loop {
             tokio::select! {
                 _ = ticks.tick() => {}
                 _ = hangup.recv() => {}
             }
-            self.reload().await;
+            self.reload(&mut seen).await;
         }
     }
 
     /// Takes changed files over; broken ones are logged once and change nothing.
-    async fn reload(&self) {
+    async fn reload(&self, seen: &mut Fingerprint) {
         let contents = Contents::read(&self.files).await;
-        let seen = match &contents {
+        let fresh = match &contents {
             Ok(contents) => contents.fingerprint(),
             Err(error) => fingerprint(&[error.message().as_bytes()]),
         };
-        let mut loaded = self.snapshot();
-        if loaded.seen == seen {
+        if *seen == fresh {
             return;
         }
-        loaded.seen = seen;
-        match contents.map(|contents| contents.config(self.files.client_auth)) {
-            Ok(Ok(config)) => {
-                loaded.config = Arc::new(config);
+        *seen = fresh;
+        match contents.map(|contents| contents.load(self.files.client_auth)) {
+            Ok(Ok(loaded)) => {
+                self.current.send_replace(loaded);
                 tracing::info!("TLS files were reloaded");
             }
             Ok(Err(error)) => {
@@ -113,12 +114,6 @@ impl Certificates {
             // Maybe between two renames: only worth a line, not an alarm.
             Err(error) => tracing::warn!(%error, "TLS files were not read"),
         }
-        *self.current.write().unwrap_or_else(PoisonError::into_inner) = loaded;
-    }
-
-    fn snapshot(&self) -> Loaded {
-        let current = self.current.read().unwrap_or_else(PoisonError::into_inner);
-        current.clone()
     }
 }
 
@@ -140,7 +135,7 @@ impl Contents {
         fingerprint(&[&self.certificate, &self.key, ca])
     }
 
-    fn config(&self, client_auth: ClientAuth) -> Result<ServerConfig> {
+    fn load(&self, client_auth: ClientAuth) -> Result<Loaded> {
         let chain = certificates(&self.certificate)?;
         let key = PrivateKeyDer::from_pem_slice(&self.key).map_err(|error| broken("key", error))?;
         let provider = Arc::new(provider::default_provider());
@@ -148,11 +143,19 @@ impl Contents {
         let mut config = ServerConfig::builder_with_provider(provider)
             .with_safe_default_protocol_versions()
             .map_err(|error| broken("protocol versions", error))?
-            .with_client_cert_verifier(verifier)
+            .with_client_cert_verifier(Arc::clone(&verifier))
             .with_single_cert(chain, key)
             .map_err(|error| broken("certificate and key", error))?;
         config.alpn_protocols = vec![ALPN.to_vec()];
-        Ok(config)
+        if self.client_ca.is_some() {
+            // A resumed session brings the client's certificate along without verifying it.
+            config.session_storage = Arc::new(NoServerSessionStorage {});
+            config.send_tls13_tickets = 0;
+        }
+        Ok(Loaded {
+            config: Arc::new(config),
+            verifier,
+        })
     }
 
     fn verifier(

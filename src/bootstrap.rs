@@ -33,6 +33,8 @@ use self::{
     watch::{Signals, Watch},
 };
 use crate::{
+    accept::Socket,
+    admin,
     api::{
         health::Reporter,
         listener::Listener,
@@ -51,7 +53,7 @@ use crate::{
         Local, Settings as LocalSettings, TlsFiles, default_run_directory, embedded, reaper,
     },
     store::{Store, sealing::Keyring},
-    telemetry::{self, Telemetry, admin},
+    telemetry::{self, Telemetry},
 };
 
 pub use crate::providers::local::Entry;
@@ -155,7 +157,7 @@ async fn attend(
     data_dir: &DataDir,
     app: &App,
     keyring: &Keyring,
-    (listener, admin): (Listener, Option<TcpListener>),
+    (listener, admin): (Listener, Socket),
     shutdown: &mut Shutdown,
 ) -> Result<()> {
     let health = Reporter::new(edge::SERVICES.to_vec()).await;
@@ -169,16 +171,9 @@ async fn attend(
     let mut tasks = JoinSet::new();
     tasks.spawn(shutdown.hangups());
     tasks.spawn(reaper::run());
-    let admin_address = admin.as_ref().and_then(|admin| admin.local_addr().ok());
-    if let Some(admin) = admin {
-        let registry = telemetry.registry().clone();
-        tasks.spawn(admin::serve(
-            admin,
-            registry,
-            readiness.clone(),
-            drain.clone(),
-        ));
-    }
+    let admin_address = admin.address().clone();
+    let pages = admin::Pages::new(telemetry.registry().clone(), readiness.clone());
+    tasks.spawn(admin::serve(admin, pages, drain.clone()));
     let mut serving = Box::pin(listener.run(service, drain.clone()));
     let signals = Signals {
         health: health.clone(),
@@ -189,9 +184,7 @@ async fn attend(
         bring_up(&app.store(), keyring, app).await?;
         // Before the files are written: a client that finds them expects a server that serves.
         signals.serving().await;
-        let admin = admin_address
-            .map(|address| address.to_string())
-            .unwrap_or_default();
+        let admin = admin_address.to_string();
         data_dir.replace(ADMIN_ENDPOINT, &format!("{admin}\n"))?;
         data_dir.replace(ENDPOINT, &format!("{address}\n"))?;
         tracing::info!(%address, "serving");
@@ -245,14 +238,14 @@ fn open_data_dir(config: &Config) -> Result<DataDir> {
     DataDir::open(&config.data_dir)
 }
 
-async fn admin_listener(config: &Config) -> Result<Option<TcpListener>> {
+async fn admin_listener(config: &Config) -> Result<Socket> {
     let ListenAddress::Tcp(address) = config.admin_listen else {
         return Err(Error::internal(
             "admin_listen is checked to be a TCP address",
         ));
     };
-    let bound = TcpListener::bind(address).await;
-    bound.map(Some).map_err(|error| {
+    let bound = TcpListener::bind(address).await.and_then(Socket::of);
+    bound.map_err(|error| {
         let message = format!(
             "cannot listen on {address} (admin_listen): {}",
             error.kind()

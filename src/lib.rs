@@ -3,6 +3,8 @@
 //! The rooms of the house, and who may use whom, are described in
 //! `docs/ARCHITECTURE.md`; `tests/house/arrows.rs` enforces it.
 
+pub mod accept;
+pub mod admin;
 pub mod api;
 pub mod app;
 pub mod auth;

@@ -4,11 +4,11 @@
 use std::time::Duration;
 
 use crate::{
+    admin::Readiness,
     api::{health::Reporter, server::Started},
     app::App,
     domain::{Error, Reason, Result},
     store::{Store, sealing::Keyring},
-    telemetry::admin::Readiness,
 };
 
 /// Pause between two looks while all is well.

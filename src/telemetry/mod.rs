@@ -4,7 +4,6 @@
 //! [`Telemetry`] that it returns holds the Prometheus registry, hands out the meter
 //! and flushes at the end.
 
-pub mod admin;
 mod fields;
 pub mod flood;
 pub mod logs;
@@ -14,7 +13,6 @@ pub mod orphans;
 pub mod otlp;
 pub mod panics;
 mod queue;
-mod seats;
 pub mod sql;
 
 use std::{env, time::Duration};

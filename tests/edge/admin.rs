@@ -1,15 +1,16 @@
 //! The admin listener.
 
-use std::net::SocketAddr;
+use std::{net::SocketAddr, time::Duration};
 
-use howdah::telemetry::{
-    admin::{Readiness, serve},
-    metrics::Metrics,
+use howdah::{
+    accept::{Address, Socket},
+    admin::{Bounds, Pages, Readiness, serve},
+    telemetry::metrics::Metrics,
 };
 use opentelemetry_sdk::Resource;
 use tokio::{
     io::{AsyncReadExt as _, AsyncWriteExt as _},
-    net::{TcpListener, TcpStream},
+    net::TcpStream,
     task::JoinSet,
     time::timeout,
 };
@@ -26,53 +27,141 @@ async fn ask(address: SocketAddr, method: &str, path: &str) -> String {
     answer
 }
 
-/// Idle connections, and requests that never end, as many as there are seats and more.
+/// The admin listener on a free port; ends when it is dropped.
+struct Admin {
+    address: SocketAddr,
+    metrics: Metrics,
+    readiness: Readiness,
+    stop: CancellationToken,
+    tasks: JoinSet<()>,
+}
+
+impl Admin {
+    async fn start(bounds: Bounds) -> Self {
+        let metrics = Metrics::new(Resource::builder_empty().build(), None).unwrap();
+        let any = Address::Tcp(SocketAddr::from(([127, 0, 0, 1], 0)));
+        let socket = Socket::bind(&any).await.unwrap();
+        let Address::Tcp(address) = *socket.address() else {
+            panic!("no port")
+        };
+        let (readiness, stop) = (Readiness::default(), CancellationToken::new());
+        let pages = Pages::new(metrics.registry().clone(), readiness.clone()).bounded(bounds);
+        let mut tasks = JoinSet::new();
+        tasks.spawn(serve(socket, pages, stop.clone()));
+        Self {
+            address,
+            metrics,
+            readiness,
+            stop,
+            tasks,
+        }
+    }
+
+    async fn connect(&self) -> TcpStream {
+        TcpStream::connect(self.address).await.unwrap()
+    }
+
+    async fn stop(&mut self) {
+        self.stop.cancel();
+        let stopped = timeout(BOUND, self.tasks.join_next()).await;
+        stopped.expect("it stops").unwrap().unwrap();
+    }
+}
+
+/// No bound of time that a test waits for.
+const LASTING: Bounds = Bounds {
+    head: Duration::from_secs(3600),
+    write: Duration::from_secs(3600),
+    lifetime: Duration::from_secs(3600),
+};
+
+/// Waits until the other side has closed the connection.
+async fn closed(stream: &mut TcpStream) {
+    let ended = async { while !matches!(stream.read(&mut [0; 4096]).await, Ok(0) | Err(_)) {} };
+    timeout(BOUND, ended).await.expect("it is closed");
+}
+
+/// Idle connections, and requests that never end, more than there are seats: only as many
+/// as there are seats for one address stay open.
 #[tokio::test]
 async fn idle_and_slow_connections_do_not_keep_a_probe_from_its_answer() {
-    let metrics = Metrics::new(Resource::builder_empty().build(), None).unwrap();
-    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-    let address = listener.local_addr().unwrap();
-    let mut tasks = JoinSet::new();
-    let stop = CancellationToken::new();
-    let registry = metrics.registry().clone();
-    tasks.spawn(serve(
-        listener,
-        registry,
-        Readiness::default(),
-        stop.clone(),
-    ));
+    const SEATS: usize = 32;
+    let mut admin = Admin::start(LASTING).await;
     let mut held = Vec::new();
     for number in 0..200 {
-        let mut stream = TcpStream::connect(address).await.unwrap();
+        let mut stream = admin.connect().await;
         if number % 2 == 0 {
             stream.write_all(b"GET /healthz HT").await.unwrap();
         }
         held.push(stream);
     }
-    let answer = timeout(BOUND, ask(address, "GET", "/healthz")).await;
+    let answer = timeout(BOUND, ask(admin.address, "GET", "/healthz")).await;
     assert!(answer.expect("an answer").starts_with("HTTP/1.1 200"));
     // Who was longest idle has made room.
-    let first = timeout(BOUND, held[1].read(&mut [0])).await;
-    assert_eq!(first.expect("the end").unwrap_or(0), 0);
-    stop.cancel();
-    timeout(BOUND, tasks.join_next()).await.expect("it stops");
+    for stream in &mut held[..200 - SEATS] {
+        closed(stream).await;
+    }
+    admin.stop().await;
+}
+
+#[tokio::test]
+async fn a_connection_that_asks_for_nothing_is_closed() {
+    let head = Duration::from_millis(50);
+    let admin = Admin::start(Bounds { head, ..LASTING }).await;
+    let (mut idle, mut slow, mut once) =
+        tokio::join!(admin.connect(), admin.connect(), admin.connect());
+    slow.write_all(b"GET /healthz HT").await.unwrap();
+    let whole = b"GET /healthz HTTP/1.1\r\nhost: x\r\n\r\n";
+    once.write_all(whole).await.unwrap();
+    for stream in [&mut idle, &mut slow, &mut once] {
+        closed(stream).await;
+    }
+}
+
+/// A client that asks for much and reads nothing.
+#[tokio::test]
+async fn a_connection_that_reads_nothing_is_closed() {
+    let write = Duration::from_millis(100);
+    let admin = Admin::start(Bounds { write, ..LASTING }).await;
+    let counter = admin.metrics.meter().u64_counter("test.events").build();
+    for number in 0..1000 {
+        counter.add(1, &[opentelemetry::KeyValue::new("number", number)]);
+    }
+    let mut stream = admin.connect().await;
+    let request = b"GET /metrics HTTP/1.1\r\nhost: x\r\n\r\n".repeat(1000);
+    let written = timeout(BOUND, async {
+        while stream.write_all(&request).await.is_ok() {}
+    });
+    written.await.expect("it is closed");
+}
+
+#[tokio::test]
+async fn a_connection_that_asks_again_and_again_is_closed_in_the_end() {
+    let lifetime = Duration::from_millis(200);
+    let admin = Admin::start(Bounds {
+        lifetime,
+        ..LASTING
+    })
+    .await;
+    let mut stream = admin.connect().await;
+    let request = b"GET /healthz HTTP/1.1\r\nhost: x\r\n\r\n";
+    let asked = timeout(BOUND, async {
+        let mut answer = [0; 4096];
+        while stream.write_all(request).await.is_ok() {
+            if matches!(stream.read(&mut answer).await, Ok(0) | Err(_)) {
+                break;
+            }
+        }
+    });
+    asked.await.expect("it is closed");
 }
 
 #[tokio::test]
 async fn serves_metrics_and_probes_until_it_is_stopped() {
-    let metrics = Metrics::new(Resource::builder_empty().build(), None).unwrap();
-    metrics
-        .meter()
-        .u64_counter("test.events")
-        .build()
-        .add(3, &[]);
-    let readiness = Readiness::default();
-    let stop = CancellationToken::new();
-    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-    let address = listener.local_addr().unwrap();
-    let mut tasks = JoinSet::new();
-    let registry = metrics.registry().clone();
-    tasks.spawn(serve(listener, registry, readiness.clone(), stop.clone()));
+    let mut admin = Admin::start(Bounds::default()).await;
+    let address = admin.address;
+    let counter = admin.metrics.meter().u64_counter("test.events").build();
+    counter.add(3, &[]);
 
     let scrape = ask(address, "GET", "/metrics").await;
     assert!(
@@ -89,7 +178,7 @@ async fn serves_metrics_and_probes_until_it_is_stopped() {
             .await
             .starts_with("HTTP/1.1 503")
     );
-    readiness.set(true);
+    admin.readiness.set(true);
     assert!(
         ask(address, "GET", "/readyz")
             .await
@@ -102,12 +191,7 @@ async fn serves_metrics_and_probes_until_it_is_stopped() {
             .starts_with("HTTP/1.1 405")
     );
 
-    let mut idle = TcpStream::connect(address).await.unwrap();
-    stop.cancel();
-    timeout(BOUND, tasks.join_next())
-        .await
-        .expect("it stops")
-        .unwrap()
-        .unwrap();
-    assert_eq!(idle.read(&mut [0]).await.unwrap_or(0), 0);
+    let mut idle = admin.connect().await;
+    admin.stop().await;
+    closed(&mut idle).await;
 }

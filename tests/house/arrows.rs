@@ -6,7 +6,12 @@ use super::{files, root, text};
 
 /// A room, and the rooms that it may use.
 const ARROWS: &[(&str, &[&str])] = &[
-    ("api", &["app", "streams", "auth", "client", "domain", "pb"]),
+    ("accept", &["auth", "domain"]),
+    ("admin", &["accept", "auth"]),
+    (
+        "api",
+        &["accept", "app", "streams", "auth", "client", "domain", "pb"],
+    ),
     ("app", &["domain", "store", "pg", "streams"]),
     ("auth", &["domain", "store"]),
     ("bootstrap", ROOMS),
@@ -27,6 +32,8 @@ const ARROWS: &[(&str, &[&str])] = &[
 
 /// Every room.
 const ROOMS: &[&str] = &[
+    "accept",
+    "admin",
     "api",
     "app",
     "auth",

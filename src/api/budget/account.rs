@@ -10,9 +10,10 @@ use std::{
     },
 };
 
-use ipnet::{IpNet, Ipv4Net, Ipv6Net};
+use ipnet::IpNet;
 
 use crate::{
+    accept::{is_within, network},
     auth::{Peer, peer::Address, principal},
     domain::principal::Principal,
 };
@@ -21,10 +22,6 @@ use super::{
     CLASSES, Class, take,
     unfinished::{Purse, UnfinishedBytes},
 };
-
-/// Bits of an IPv6 address that name a network. A single machine has a /64 to choose
-/// its addresses from (RFC 4291, section 2.5.4).
-const IPV6_NETWORK: u8 = 64;
 
 /// Whom a budget is for.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
@@ -59,22 +56,6 @@ impl fmt::Display for Key {
             Self::Proxy(address) => write!(formatter, "proxy@{address}"),
         }
     }
-}
-
-/// Those who are counted as one: an IPv4 address, or the network of an IPv6 address.
-pub(super) fn network(address: IpAddr) -> IpNet {
-    match address.to_canonical() {
-        IpAddr::V4(address) => Ipv4Net::from(address).into(),
-        IpAddr::V6(address) => Ipv6Net::new(address, IPV6_NETWORK)
-            .map_or_else(|_| Ipv6Net::from(address), |network| network.trunc())
-            .into(),
-    }
-}
-
-/// Whether an address belongs to one of these networks.
-pub(super) fn is_within(address: IpAddr, networks: &[IpNet]) -> bool {
-    let address = address.to_canonical();
-    networks.iter().any(|network| network.contains(&address))
 }
 
 type Open = Mutex<HashMap<Key, Weak<Account>>>;

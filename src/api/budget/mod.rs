@@ -9,7 +9,6 @@
 //! atomic additions, and no lock.
 
 mod account;
-mod addresses;
 mod caller;
 pub(super) mod unfinished;
 
@@ -35,7 +34,6 @@ use self::unfinished::UnfinishedBytes;
 use super::method::Method;
 
 pub(super) use account::{Accounts, Key};
-pub(super) use addresses::{Addresses, Entered};
 pub(super) use caller::Caller;
 
 /// What a call takes a place of. Each has bounds of its own.

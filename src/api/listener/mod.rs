@@ -1,57 +1,45 @@
-//! The API's own accept loop: TCP and Unix sockets, TLS, HTTP/2.
+//! The API's listener: HTTP/2 by the [accept loop](crate::accept).
 //!
 //! Everything is bounded before anybody is known: connections, handshakes, headers,
 //! streams, windows, the age of a connection and the end of the process.
 
+mod calls;
 mod coalesce;
 mod connection;
-mod deadline;
-mod io;
+mod life;
 mod settings;
-mod socket;
-mod tls;
-mod verified;
 
-use std::{convert::Infallible, sync::Arc, time::Duration};
+use std::{convert::Infallible, sync::Arc};
 
 use bytes::Bytes;
 use http::{Request, Response};
 use http_body::Body;
 use hyper::body::Incoming;
 use opentelemetry::metrics::{Meter, UpDownCounter};
-use tokio::{
-    sync::{OwnedSemaphorePermit, Semaphore},
-    time,
-};
-use tokio_util::{sync::CancellationToken, task::TaskTracker};
+use tokio_util::sync::CancellationToken;
 use tower::{BoxError, Service};
 
 use crate::{
-    api::budget::{Accounts, Addresses, Entered, Refusals, Scope},
-    auth::peer,
+    accept::{self, Certificates, Doors, Socket},
+    api::budget::{Accounts, Refusals},
     domain::Result,
-    telemetry::{flood, names},
+    telemetry::names,
 };
 
-pub use settings::{Address, ClientAuth, STREAM_WINDOW, Settings, Tls};
+pub use crate::accept::{Address, ClientAuth, Tls};
+pub use settings::{STREAM_WINDOW, Settings};
 
-use connection::Acceptor;
-use socket::{Accepted, Socket};
+use connection::Edge;
 
-/// Pause after an accept that failed: the usual cause, no free descriptors, does not
-/// go away by asking again at once.
-const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
-/// What metrics call the bound on connections.
-const CONNECTIONS: &str = "connections";
-/// Time for cut-off connections to notice.
-const ABORT_TIMEOUT: Duration = Duration::from_secs(1);
+/// The only protocol that is spoken, by its name in ALPN.
+const ALPN: &[u8] = b"h2";
 
 /// A bound socket that is not served yet.
 #[derive(Debug)]
 pub struct Listener {
     socket: Socket,
     settings: Settings,
-    certificates: Option<Arc<tls::Certificates>>,
+    certificates: Option<Arc<Certificates>>,
     open: UpDownCounter<i64>,
     refusals: Refusals,
 }
@@ -63,7 +51,10 @@ impl Listener {
     /// CONFIG_INVALID when the address cannot be bound or TLS cannot be set up.
     pub async fn bind(address: &Address, settings: Settings, meter: &Meter) -> Result<Self> {
         let certificates = match &settings.tls {
-            Some(files) => Some(Arc::new(tls::Certificates::load(files.clone()).await?)),
+            Some(files) => {
+                let loaded = Certificates::load(files.clone(), ALPN).await?;
+                Some(Arc::new(loaded))
+            }
             None => None,
         };
         let socket = Socket::bind(address).await?;
@@ -100,116 +91,28 @@ impl Listener {
         S::Future: Send + 'static,
         B: Body<Data = Bytes, Error: Into<BoxError>> + Send + 'static,
     {
-        let tasks = TaskTracker::new();
-        let abort = CancellationToken::new();
-        let _abort_on_drop = abort.clone().drop_guard();
-        if let Some(certificates) = &self.certificates {
-            let watch = Arc::clone(certificates).watch(self.settings.reload_interval);
-            tasks.spawn(drain.clone().run_until_cancelled_owned(watch));
-        }
-        let proxies = &self.settings.proxies;
-        let doors = Doors {
-            free: Arc::new(Semaphore::new(self.settings.max_connections)),
-            addresses: Addresses::new(self.settings.max_connections_per_address, proxies),
-            refusals: self.refusals.clone(),
-        };
-        let acceptor = Acceptor {
-            accounts: Accounts::new(proxies),
-            settings: Arc::new(self.settings),
+        let settings = Arc::new(self.settings);
+        let certificates = self.certificates.clone();
+        let edge = Edge {
             certificates: self.certificates,
+            doors: Doors::new(
+                settings.max_connections,
+                settings.max_connections_per_address,
+                &settings.proxies,
+            ),
+            accounts: Accounts::new(&settings.proxies),
+            settings: Arc::clone(&settings),
             open: self.open,
             refusals: self.refusals,
-            tasks: tasks.clone(),
-            drain: drain.clone(),
-            abort: abort.clone(),
+            service,
         };
-        accept(&self.socket, &doors, &acceptor, &service).await;
-        drop(self.socket);
-        tasks.close();
-        if time::timeout(acceptor.settings.drain_timeout, tasks.wait())
-            .await
-            .is_err()
-        {
-            tracing::warn!(tasks = tasks.len(), "connections are cut off");
-            abort.cancel();
-            let _ = time::timeout(ABORT_TIMEOUT, tasks.wait()).await;
-        }
-    }
-}
-
-/// How many connections are let in, of all addresses and of each.
-struct Doors {
-    free: Arc<Semaphore>,
-    addresses: Addresses,
-    refusals: Refusals,
-}
-
-impl Doors {
-    /// A place for a connection, if there is one. Nothing was read from it yet.
-    fn enter(&self, address: &peer::Address) -> Option<(Entered, OwnedSemaphorePermit)> {
-        let Some(entered) = self.addresses.enter(address) else {
-            self.refusals.count(CONNECTIONS, Scope::Address);
-            tracing::debug!(peer = %address, "connection was closed: its address has too many");
-            return None;
-        };
-        let Ok(permit) = Arc::clone(&self.free).try_acquire_owned() else {
-            self.refusals.count(CONNECTIONS, Scope::Process);
-            if flood::admits("connection was closed", "process") {
-                tracing::warn!("connection was closed: there are too many");
+        let watch = async {
+            if let Some(certificates) = certificates {
+                let watch = certificates.watch(settings.reload_interval);
+                drain.run_until_cancelled(watch).await;
             }
-            return None;
         };
-        Some((entered, permit))
+        let serve = accept::serve(self.socket, edge, drain.clone(), settings.drain_timeout);
+        tokio::join!(serve, watch);
     }
-}
-
-async fn accept<S, B>(socket: &Socket, doors: &Doors, acceptor: &Acceptor, service: &S)
-where
-    S: Service<Request<Incoming>, Response = Response<B>, Error = Infallible>
-        + Clone
-        + Send
-        + Sync
-        + 'static,
-    S::Future: Send + 'static,
-    B: Body<Data = Bytes, Error: Into<BoxError>> + Send + 'static,
-{
-    loop {
-        let accepted = tokio::select! {
-            biased;
-            () = acceptor.drain.cancelled() => return,
-            accepted = socket.accept() => accepted,
-        };
-        match accepted {
-            Ok(accepted) => admit(accepted, doors, acceptor, service),
-            Err(error) => {
-                if flood::admits("connection was not accepted", "") {
-                    tracing::warn!(%error, "connection was not accepted");
-                }
-                time::sleep(ACCEPT_PAUSE).await;
-            }
-        }
-    }
-}
-
-/// Serves a connection if there is room, else closes it at once: the client can try
-/// another replica, which it could not while it waits here.
-fn admit<S, B>(accepted: Accepted, doors: &Doors, acceptor: &Acceptor, service: &S)
-where
-    S: Service<Request<Incoming>, Response = Response<B>, Error = Infallible>
-        + Clone
-        + Send
-        + Sync
-        + 'static,
-    S::Future: Send + 'static,
-    B: Body<Data = Bytes, Error: Into<BoxError>> + Send + 'static,
-{
-    let Some(place) = doors.enter(&accepted.address) else {
-        return;
-    };
-    let serve = acceptor.clone().serve(accepted, service.clone());
-    let abort = acceptor.abort.clone();
-    acceptor.tasks.spawn(async move {
-        let _place = place;
-        abort.run_until_cancelled(serve).await;
-    });
 }

@@ -1,52 +1,14 @@
 //! What can be set about the listener, with the physics of each knob.
 
-use std::{fmt, net::SocketAddr, path::PathBuf, time::Duration};
+use std::time::Duration;
 
 use ipnet::IpNet;
+
+use crate::accept::Tls;
 
 /// Bytes that a client may send on one call before they are read. Bounds the memory of a
 /// call and, by the round-trip time, its speed: at 50 ms, 5 MB/s.
 pub const STREAM_WINDOW: u32 = 256 * 1024;
-
-/// Where to listen, or where it listens.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Address {
-    /// TCP; port 0 picks a free one.
-    Tcp(SocketAddr),
-    /// A Unix socket at this path, for the user that Howdah runs as (mode 0600).
-    Unix(PathBuf),
-}
-
-impl fmt::Display for Address {
-    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::Tcp(address) => address.fmt(formatter),
-            Self::Unix(path) => write!(formatter, "unix:{}", path.display()),
-        }
-    }
-}
-
-/// Whether clients show a certificate.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum ClientAuth {
-    /// They may; one that is shown is verified.
-    Optional,
-    /// Without one there is no connection.
-    Required,
-}
-
-/// Files for TLS, in PEM. They are read again when they change and on SIGHUP.
-#[derive(Clone, Debug)]
-pub struct Tls {
-    /// The server's certificate and the chain up to its CA.
-    pub certificate: PathBuf,
-    /// Its private key.
-    pub key: PathBuf,
-    /// CAs of client certificates. None: clients show none.
-    pub client_ca: Option<PathBuf>,
-    /// Whether clients must show one, if there is a CA for it.
-    pub client_auth: ClientAuth,
-}
 
 /// Bounds and timing of connections.
 #[derive(Clone, Debug)]

@@ -1,10 +1,12 @@
 //! The listening socket.
 
 use std::{
+    fmt,
     fs::{self, Permissions},
     io,
+    net::SocketAddr,
     os::unix::fs::PermissionsExt as _,
-    path::Path,
+    path::{Path, PathBuf},
 };
 
 use tokio::net::{TcpListener, UnixListener, UnixStream};
@@ -14,11 +16,29 @@ use crate::{
     domain::{Error, Reason, Result},
 };
 
-use super::{Address, io::Plain};
+use super::Plain;
+
+/// Where to listen, or where it listens.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Address {
+    /// TCP; port 0 picks a free one.
+    Tcp(SocketAddr),
+    /// A Unix socket at this path, for the user that Howdah runs as (mode 0600).
+    Unix(PathBuf),
+}
+
+impl fmt::Display for Address {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Tcp(address) => address.fmt(formatter),
+            Self::Unix(path) => write!(formatter, "unix:{}", path.display()),
+        }
+    }
+}
 
 /// A bound socket; the file of a Unix socket goes with it.
 #[derive(Debug)]
-pub(super) struct Socket {
+pub struct Socket {
     kind: Kind,
     address: Address,
 }
@@ -31,13 +51,19 @@ enum Kind {
 
 /// A connection that nobody has spoken on yet.
 #[derive(Debug)]
-pub(super) struct Accepted {
-    pub(super) stream: Plain,
-    pub(super) address: peer::Address,
+pub struct Accepted {
+    /// What came.
+    pub stream: Plain,
+    /// Where it comes from.
+    pub address: peer::Address,
 }
 
 impl Socket {
-    pub(super) async fn bind(address: &Address) -> Result<Self> {
+    /// Binds a socket.
+    ///
+    /// # Errors
+    /// CONFIG_INVALID when the address cannot be bound.
+    pub async fn bind(address: &Address) -> Result<Self> {
         let bound = match address {
             Address::Tcp(tcp) => bind_tcp(*tcp).await,
             Address::Unix(path) => bind_unix(path).await,
@@ -48,7 +74,21 @@ impl Socket {
         })
     }
 
-    pub(super) const fn address(&self) -> &Address {
+    /// A socket that is bound already.
+    ///
+    /// # Errors
+    /// When the kernel does not say its address.
+    pub fn of(listener: TcpListener) -> io::Result<Self> {
+        let address = Address::Tcp(listener.local_addr()?);
+        Ok(Self {
+            kind: Kind::Tcp(listener),
+            address,
+        })
+    }
+
+    /// Where it listens, with the port that was picked for port 0.
+    #[must_use]
+    pub const fn address(&self) -> &Address {
         &self.address
     }
 
@@ -74,13 +114,8 @@ impl Socket {
     }
 }
 
-async fn bind_tcp(address: std::net::SocketAddr) -> io::Result<Socket> {
-    let listener = TcpListener::bind(address).await?;
-    let address = Address::Tcp(listener.local_addr()?);
-    Ok(Socket {
-        kind: Kind::Tcp(listener),
-        address,
-    })
+async fn bind_tcp(address: SocketAddr) -> io::Result<Socket> {
+    Socket::of(TcpListener::bind(address).await?)
 }
 
 async fn bind_unix(path: &Path) -> io::Result<Socket> {

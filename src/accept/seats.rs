@@ -1,4 +1,5 @@
-//! The connections of the admin listener: a bounded number, and the newest is let in.
+//! A bounded number of connections, of which the newest is always let in: idle and slow
+//! clients do not keep a probe from being answered.
 
 use std::{
     collections::HashMap,
@@ -9,15 +10,13 @@ use std::{
 use tokio::time::Instant;
 use tokio_util::sync::{CancellationToken, WaitForCancellationFuture};
 
-/// Most connections at once: scrapers and probes are few.
-const MOST: usize = 64;
-
-/// Most connections at once from one address.
-const MOST_OF_ADDRESS: usize = 32;
-
 /// The connections that are open. Cheap to clone.
-#[derive(Clone, Debug, Default)]
-pub(super) struct Seats(Arc<Mutex<Taken>>);
+#[derive(Clone, Debug)]
+pub struct Seats {
+    taken: Arc<Mutex<Taken>>,
+    most: usize,
+    most_of_address: usize,
+}
 
 #[derive(Debug, Default)]
 struct Taken {
@@ -34,18 +33,29 @@ struct Sitter {
 }
 
 impl Seats {
+    /// So many for all connections, and for those of one address.
+    #[must_use]
+    pub fn new(most: usize, most_of_address: usize) -> Self {
+        Self {
+            taken: Arc::default(),
+            most,
+            most_of_address,
+        }
+    }
+
     /// A seat for a connection from there. If there is none, the idlest connection loses
     /// its own: of the same address if that has its share, else of the address that has
     /// most.
-    pub(super) fn take(&self, address: IpAddr) -> Seat {
+    #[must_use]
+    pub fn take(&self, address: IpAddr) -> Seat {
         let mut taken = self.lock();
-        let loser = match taken.of(address) {
-            MOST_OF_ADDRESS.. => taken.idlest(|sitter| sitter.address == address),
-            _ if taken.seats.len() >= MOST => {
-                let greatest = taken.greatest();
-                taken.idlest(|sitter| Some(sitter.address) == greatest)
-            }
-            _ => None,
+        let loser = if taken.of(address) >= self.most_of_address {
+            taken.idlest(|sitter| sitter.address == address)
+        } else if taken.seats.len() >= self.most {
+            let greatest = taken.greatest();
+            taken.idlest(|sitter| Some(sitter.address) == greatest)
+        } else {
+            None
         };
         if let Some(loser) = loser.and_then(|loser| taken.seats.remove(&loser)) {
             loser.lost.cancel();
@@ -67,7 +77,7 @@ impl Seats {
     }
 
     fn lock(&self) -> MutexGuard<'_, Taken> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+        self.taken.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -91,7 +101,7 @@ impl Taken {
 
 /// The seat of an open connection.
 #[derive(Debug)]
-pub(super) struct Seat {
+pub struct Seat {
     number: u64,
     lost: CancellationToken,
     seats: Seats,
@@ -99,14 +109,14 @@ pub(super) struct Seat {
 
 impl Seat {
     /// The connection has asked for something.
-    pub(super) fn used(&self) {
+    pub fn used(&self) {
         if let Some(sitter) = self.seats.lock().seats.get_mut(&self.number) {
             sitter.used = Instant::now();
         }
     }
 
     /// Waits until another connection needs the seat.
-    pub(super) fn lost(&self) -> WaitForCancellationFuture<'_> {
+    pub fn lost(&self) -> WaitForCancellationFuture<'_> {
         self.lost.cancelled()
     }
 }
@@ -123,7 +133,9 @@ mod tests {
 
     #[test]
     fn the_idlest_goes_of_whoever_has_most() {
-        let seats = Seats::default();
+        const MOST: usize = 64;
+        const MOST_OF_ADDRESS: usize = 32;
+        let seats = Seats::new(MOST, MOST_OF_ADDRESS);
         let take = |last: u8| seats.take([127, 0, 0, last].into());
         let is_lost = |seat: &Seat| seat.lost.is_cancelled();
         let mut first = Vec::new();

@@ -1,4 +1,4 @@
-//! Streams under HTTP/2.
+//! The streams of connections.
 
 use std::{
     io,
@@ -12,20 +12,21 @@ use tokio::{
 };
 use tokio_rustls::server::TlsStream;
 
-/// What every HTTP/2 client says first (RFC 9113, section 3.4).
-const PREFACE: &[u8; 24] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
-
 /// A stream without TLS.
 #[derive(Debug)]
-pub(super) enum Plain {
+pub enum Plain {
+    /// A TCP connection.
     Tcp(TcpStream),
+    /// A connection of a Unix socket.
     Unix(UnixStream),
 }
 
 /// A stream, encrypted or not.
 #[derive(Debug)]
-pub(super) enum Stream {
+pub enum Stream {
+    /// As it came.
     Plain(Plain),
+    /// Encrypted.
     Tls(Box<TlsStream<Plain>>),
 }
 
@@ -90,27 +91,33 @@ delegate_write!(Plain: Plain::Tcp(stream) => stream, Plain::Unix(stream) => stre
 delegate_read!(Stream: Stream::Plain(stream) => stream, Stream::Tls(stream) => stream);
 delegate_write!(Stream: Stream::Plain(stream) => stream, Stream::Tls(stream) => stream);
 
-/// A stream whose HTTP/2 preface was read and will be read once more: without it a
-/// client that says nothing would hold its place for ever.
+/// A stream whose first bytes were read and will be read once more: without them a client
+/// that says nothing would hold its place for ever.
 #[derive(Debug)]
-pub(super) struct Prefaced {
+pub struct Prefaced {
     unread: &'static [u8],
     stream: Stream,
 }
 
 impl Prefaced {
-    /// Waits for the preface.
+    /// Waits for what each client of the protocol says first, at most 64 bytes.
     ///
     /// # Errors
     /// When the client goes away or speaks something else.
-    pub(super) async fn read(mut stream: Stream) -> io::Result<Self> {
-        let mut bytes = [0; PREFACE.len()];
-        stream.read_exact(&mut bytes).await?;
-        if bytes != *PREFACE {
-            return Err(io::Error::new(io::ErrorKind::InvalidData, "no HTTP/2"));
+    pub async fn read(mut stream: Stream, preface: &'static [u8]) -> io::Result<Self> {
+        let mut bytes = [0; 64];
+        let Some(bytes) = bytes.get_mut(..preface.len()) else {
+            return Err(io::ErrorKind::InvalidInput.into());
+        };
+        stream.read_exact(bytes).await?;
+        if *bytes != *preface {
+            return Err(io::Error::new(
+                io::ErrorKind::InvalidData,
+                "another protocol",
+            ));
         }
         Ok(Self {
-            unread: PREFACE,
+            unread: preface,
             stream,
         })
     }

@@ -1,6 +1,11 @@
 //! TLS with certificates that are reloaded in place.
 
-use std::{path::Path, sync::Arc, time::Duration};
+use std::{
+    io,
+    path::{Path, PathBuf},
+    sync::Arc,
+    time::Duration,
+};
 
 use aws_lc_rs::digest;
 use rustls::{
@@ -15,18 +20,40 @@ use tokio::{
     sync::watch,
     time::{MissedTickBehavior, interval},
 };
+use tokio_rustls::TlsAcceptor;
 
 use crate::domain::{Error, Reason, Result};
 
-use super::{ClientAuth, Tls};
+use super::{Plain, Stream, Verified};
 
-/// The only protocol that is spoken.
-pub(super) const ALPN: &[u8] = b"h2";
+/// Whether clients show a certificate.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ClientAuth {
+    /// They may; one that is shown is verified.
+    Optional,
+    /// Without one there is no connection.
+    Required,
+}
+
+/// Files for TLS, in PEM. They are read again when they change and on SIGHUP.
+#[derive(Clone, Debug)]
+pub struct Tls {
+    /// The server's certificate and the chain up to its CA.
+    pub certificate: PathBuf,
+    /// Its private key.
+    pub key: PathBuf,
+    /// CAs of client certificates. None: clients show none.
+    pub client_ca: Option<PathBuf>,
+    /// Whether clients must show one, if there is a CA for it.
+    pub client_auth: ClientAuth,
+}
 
 /// The present TLS configuration of a listener.
 #[derive(Debug)]
-pub(super) struct Certificates {
+pub struct Certificates {
     files: Tls,
+    /// The only protocol that is spoken, by its name in ALPN.
+    protocol: &'static [u8],
     current: watch::Sender<Loaded>,
     /// Of the files that were loaded first.
     seen: Fingerprint,
@@ -55,18 +82,37 @@ impl Certificates {
     ///
     /// # Errors
     /// CONFIG_INVALID when one cannot be read or they do not fit together.
-    pub(super) async fn load(files: Tls) -> Result<Self> {
+    pub async fn load(files: Tls, protocol: &'static [u8]) -> Result<Self> {
         let contents = Contents::read(&files).await?;
+        let loaded = contents.load(files.client_auth, protocol)?;
         Ok(Self {
             seen: contents.fingerprint(),
-            current: watch::Sender::new(contents.load(files.client_auth)?),
+            current: watch::Sender::new(loaded),
+            protocol,
             files,
         })
     }
 
+    /// The handshake, and the certificate that the client has shown in it.
+    ///
+    /// # Errors
+    /// When it fails, or the client does not speak the protocol.
+    pub async fn handshake(&self, stream: Plain) -> io::Result<(Stream, Option<Verified>)> {
+        let (loaded, next) = self.current();
+        let stream = TlsAcceptor::from(loaded.config).accept(stream).await?;
+        let (_, session) = stream.get_ref();
+        if session.alpn_protocol() != Some(self.protocol) {
+            let message = "the client does not name the protocol (ALPN)";
+            return Err(io::Error::new(io::ErrorKind::InvalidData, message));
+        }
+        let chain = session.peer_certificates();
+        let verified = chain.and_then(|chain| Verified::new(chain, next));
+        Ok((Stream::Tls(Box::new(stream)), verified))
+    }
+
     /// What the next handshake goes by, and what comes after it. The present value counts
     /// as seen.
-    pub(super) fn current(&self) -> (Loaded, watch::Receiver<Loaded>) {
+    fn current(&self) -> (Loaded, watch::Receiver<Loaded>) {
         let mut receiver = self.current.subscribe();
         let loaded = receiver.borrow_and_update().clone();
         (loaded, receiver)
@@ -74,7 +120,7 @@ impl Certificates {
 
     /// Looks at the files again and again, and on SIGHUP. Contents are compared, not
     /// times, which say nothing of files that are swapped by symbolic links.
-    pub(super) async fn watch(self: Arc<Self>, every: Duration) {
+    pub async fn watch(&self, every: Duration) {
         let mut ticks = interval(every.max(Duration::from_millis(10)));
         ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
         let Ok(mut hangup) = signal(SignalKind::hangup()) else {
@@ -103,7 +149,7 @@ impl Certificates {
             return;
         }
         *seen = fresh;
-        match contents.map(|contents| contents.load(self.files.client_auth)) {
+        match contents.map(|contents| contents.load(self.files.client_auth, self.protocol)) {
             Ok(Ok(loaded)) => {
                 self.current.send_replace(loaded);
                 tracing::info!("TLS files were reloaded");
@@ -135,7 +181,7 @@ impl Contents {
         fingerprint(&[&self.certificate, &self.key, ca])
     }
 
-    fn load(&self, client_auth: ClientAuth) -> Result<Loaded> {
+    fn load(&self, client_auth: ClientAuth, protocol: &[u8]) -> Result<Loaded> {
         let chain = certificates(&self.certificate)?;
         let key = PrivateKeyDer::from_pem_slice(&self.key).map_err(|error| broken("key", error))?;
         let provider = Arc::new(provider::default_provider());
@@ -146,7 +192,7 @@ impl Contents {
             .with_client_cert_verifier(Arc::clone(&verifier))
             .with_single_cert(chain, key)
             .map_err(|error| broken("certificate and key", error))?;
-        config.alpn_protocols = vec![ALPN.to_vec()];
+        config.alpn_protocols = vec![protocol.to_vec()];
         if self.client_ca.is_some() {
             // A resumed session brings the client's certificate along without verifying it.
             config.session_storage = Arc::new(NoServerSessionStorage {});

@@ -16,7 +16,7 @@ use tokio::{
 
 /// A stream that fails when a write makes no progress in time.
 #[derive(Debug)]
-pub(super) struct Writing<S> {
+pub struct Writing<S> {
     stream: S,
     timeout: Duration,
     /// Set while a write waits.
@@ -24,7 +24,8 @@ pub(super) struct Writing<S> {
 }
 
 impl<S> Writing<S> {
-    pub(super) const fn new(stream: S, timeout: Duration) -> Self {
+    /// Each write may wait so long for the other side.
+    pub const fn new(stream: S, timeout: Duration) -> Self {
         Self {
             stream,
             timeout,

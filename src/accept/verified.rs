@@ -14,7 +14,7 @@ use rustls::{
 use tokio::{sync::watch, time::sleep};
 
 use crate::{
-    auth::certificate,
+    auth::certificate::{Identity, not_after},
     domain::clock::{Clock as _, SystemClock},
 };
 
@@ -25,22 +25,32 @@ const LONGEST_PAUSE: Duration = Duration::from_secs(60);
 
 /// The certificates that a client has shown: its own, and those that lead to its CA.
 #[derive(Debug)]
-pub(super) struct Verified {
+pub struct Verified {
+    /// Its own first; never empty.
     chain: Vec<CertificateDer<'static>>,
     /// What certificates are verified by. The value of the handshake was seen.
     loaded: watch::Receiver<Loaded>,
 }
 
 impl Verified {
-    pub(super) const fn new(
-        chain: Vec<CertificateDer<'static>>,
+    /// None without a certificate.
+    pub(super) fn new(
+        chain: &[CertificateDer<'static>],
         loaded: watch::Receiver<Loaded>,
-    ) -> Self {
-        Self { chain, loaded }
+    ) -> Option<Self> {
+        let chain = chain.to_vec();
+        (!chain.is_empty()).then_some(Self { chain, loaded })
+    }
+
+    /// Whom the certificate stands for.
+    #[must_use]
+    pub fn identity(&self) -> Identity {
+        let first = self.chain.first();
+        first.map_or(Identity::Nobody, |der| Identity::read(der))
     }
 
     /// Waits until the certificate is not accepted any more, and says why.
-    pub(super) async fn refused(&mut self) -> Error {
+    pub async fn refused(&mut self) -> Error {
         loop {
             let end = next_end(&self.chain, seconds());
             tokio::select! {
@@ -71,7 +81,7 @@ fn verify(
 
 /// The first second in which the next certificate of the chain has expired.
 fn next_end(chain: &[CertificateDer<'_>], now: u64) -> Option<u64> {
-    let ends = chain.iter().filter_map(|der| certificate::not_after(der));
+    let ends = chain.iter().filter_map(|der| not_after(der));
     // The last second of a certificate belongs to its time.
     ends.map(|end| end.saturating_add(1))
         .filter(|end| *end > now)

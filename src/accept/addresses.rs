@@ -2,21 +2,42 @@
 
 use std::{
     collections::{HashMap, hash_map::Entry},
+    net::IpAddr,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
 };
 
-use ipnet::IpNet;
+use ipnet::{IpNet, Ipv4Net, Ipv6Net};
 
 use crate::auth::peer::Address;
 
-use super::account::{is_within, network};
+/// Bits of an IPv6 address that name a network. A single machine has a /64 to choose
+/// its addresses from (RFC 4291, section 2.5.4).
+const IPV6_NETWORK: u8 = 64;
+
+/// Those who are counted as one: an IPv4 address, or the network of an IPv6 address.
+#[must_use]
+pub fn network(address: IpAddr) -> IpNet {
+    match address.to_canonical() {
+        IpAddr::V4(address) => Ipv4Net::from(address).into(),
+        IpAddr::V6(address) => Ipv6Net::new(address, IPV6_NETWORK)
+            .map_or_else(|_| Ipv6Net::from(address), |network| network.trunc())
+            .into(),
+    }
+}
+
+/// Whether an address belongs to one of these networks.
+#[must_use]
+pub fn is_within(address: IpAddr, networks: &[IpNet]) -> bool {
+    let address = address.to_canonical();
+    networks.iter().any(|network| network.contains(&address))
+}
 
 type Open = Mutex<HashMap<IpNet, usize>>;
 
 /// The addresses that have connections open. A Unix socket has no address, and its
 /// file's mode lets one user in.
 #[derive(Clone, Debug)]
-pub(in crate::api) struct Addresses {
+pub(super) struct Addresses {
     open: Arc<Open>,
     proxies: Arc<[IpNet]>,
     most: usize,
@@ -24,7 +45,7 @@ pub(in crate::api) struct Addresses {
 
 impl Addresses {
     /// At most so many connections for each address, but for `proxies`.
-    pub(in crate::api) fn new(most: usize, proxies: &[IpNet]) -> Self {
+    pub(super) fn new(most: usize, proxies: &[IpNet]) -> Self {
         Self {
             open: Arc::default(),
             proxies: proxies.into(),
@@ -33,7 +54,7 @@ impl Addresses {
     }
 
     /// Counts a connection while the answer lives. None when the address has its share.
-    pub(in crate::api) fn enter(&self, address: &Address) -> Option<Entered> {
+    pub(super) fn enter(&self, address: &Address) -> Option<Entered> {
         let address = match address {
             Address::Tcp(address) if !is_within(address.ip(), &self.proxies) => address.ip(),
             Address::Tcp(_) | Address::Unix { .. } => return Some(Entered(None)),
@@ -55,7 +76,7 @@ fn lock(open: &Open) -> MutexGuard<'_, HashMap<IpNet, usize>> {
 
 /// A connection that is counted.
 #[derive(Debug)]
-pub(in crate::api) struct Entered(Option<(IpNet, Arc<Open>)>);
+pub(super) struct Entered(Option<(IpNet, Arc<Open>)>);
 
 impl Drop for Entered {
     fn drop(&mut self) {
@@ -74,8 +95,6 @@ impl Drop for Entered {
 
 #[cfg(test)]
 mod tests {
-    use std::net::IpAddr;
-
     use super::*;
 
     #[test]

@@ -1,0 +1,58 @@
+//! How many connections are let in, of all addresses and of each. The next one is refused
+//! at once: its client can try another replica, which it could not while it waits here.
+
+use std::sync::Arc;
+
+use ipnet::IpNet;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+
+use crate::auth::peer::Address;
+
+use super::addresses::{Addresses, Entered};
+
+/// The places for connections. Cheap to clone.
+#[derive(Clone, Debug)]
+pub struct Doors {
+    free: Arc<Semaphore>,
+    addresses: Addresses,
+}
+
+/// Why a connection is not let in.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Full {
+    /// Its address has its share.
+    Address,
+    /// There are too many.
+    Process,
+}
+
+/// The place of a connection. Dropping it gives it back.
+#[derive(Debug)]
+pub struct Place {
+    _entered: Entered,
+    _permit: OwnedSemaphorePermit,
+}
+
+impl Doors {
+    /// At most so many connections in all, and of one address that is no proxy.
+    #[must_use]
+    pub fn new(most: usize, most_of_address: usize, proxies: &[IpNet]) -> Self {
+        Self {
+            free: Arc::new(Semaphore::new(most)),
+            addresses: Addresses::new(most_of_address, proxies),
+        }
+    }
+
+    /// A place for a connection from there.
+    ///
+    /// # Errors
+    /// Which bound was reached.
+    pub fn enter(&self, address: &Address) -> Result<Place, Full> {
+        let entered = self.addresses.enter(address).ok_or(Full::Address)?;
+        let permit = Arc::clone(&self.free).try_acquire_owned();
+        Ok(Place {
+            _entered: entered,
+            _permit: permit.map_err(|_| Full::Process)?,
+        })
+    }
+}

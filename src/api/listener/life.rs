@@ -1,0 +1,176 @@
+//! The life of a connection: HTTP/2, and what ends it: age, certificate, drain.
+
+use std::{convert::Infallible, future, sync::Arc, time::Duration};
+
+use bytes::Bytes;
+use http::{Request, Response};
+use http_body::Body;
+use hyper::{body::Incoming, server::conn::http2};
+use hyper_util::{
+    rt::{TokioIo, TokioTimer},
+    service::TowerToHyperService,
+};
+use opentelemetry::trace::TraceId;
+use opentelemetry_sdk::trace::{IdGenerator as _, RandomIdGenerator};
+use tokio::time::{Instant, sleep, sleep_until};
+use tokio_util::{sync::CancellationToken, task::TaskTracker};
+use tower::{BoxError, Service};
+
+use crate::{
+    accept::{Prefaced, Tasks, Verified, Writing},
+    api::{
+        budget::{Caller, Refusals},
+        unread::Patience,
+    },
+    telemetry::flood,
+};
+
+use super::{
+    STREAM_WINDOW, Settings,
+    calls::{FromCaller, Tracked},
+    coalesce::Coalesced,
+};
+
+/// What a connection lives with, and what ends it.
+pub(super) struct Life {
+    pub(super) settings: Arc<Settings>,
+    pub(super) tasks: Tasks,
+    /// The calls of this connection.
+    pub(super) calls: TaskTracker,
+    pub(super) refusals: Refusals,
+    pub(super) caller: Arc<Caller>,
+    pub(super) verified: Option<Verified>,
+}
+
+impl Life {
+    /// HTTP/2 until the client leaves, or is told to go and has had its grace.
+    pub(super) async fn converse<S, B>(
+        mut self,
+        stream: Prefaced,
+        service: FromCaller<S>,
+    ) -> Result<(), hyper::Error>
+    where
+        S: Service<Request<Incoming>, Response = Response<B>, Error = Infallible>
+            + Clone
+            + Send
+            + Sync
+            + 'static,
+        S::Future: Send + 'static,
+        B: Body<Data = Bytes, Error: Into<BoxError>> + Send + 'static,
+    {
+        let settings = Arc::clone(&self.settings);
+        let (calls, drain) = (self.calls.clone(), self.tasks.drain.clone());
+        let service = TowerToHyperService::new(service);
+        let builder = self.builder();
+        let stream = Coalesced::new(Writing::new(stream, settings.write_timeout));
+        let mut connection =
+            std::pin::pin!(builder.serve_connection(TokioIo::new(stream), service));
+        let mut left_alone = std::pin::pin!(left_alone(&calls, &drain, settings.farewell));
+        let mut too_old = settings.max_age.map(|age| Instant::now() + jittered(age));
+        let mut draining = false;
+        let mut grace = None;
+        loop {
+            tokio::select! {
+                ended = connection.as_mut() => return ended,
+                () = left_alone.as_mut() => return Ok(()),
+                () = until(grace) => break,
+                () = drain.cancelled(), if !draining => draining = true,
+                () = until(too_old) => {
+                    too_old = None;
+                    grace = sooner(grace, settings.age_grace);
+                }
+                error = refused(&mut self.verified) => {
+                    self.close(&error);
+                    grace = sooner(grace, Some(settings.certificate_grace));
+                }
+            }
+            connection.as_mut().graceful_shutdown();
+        }
+        self.caller.ending.finish();
+        tokio::select! {
+            ended = connection => ended,
+            () = sleep(settings.farewell) => Ok(()),
+        }
+    }
+
+    /// Lets no call begin for a client whose certificate is not accepted any more.
+    fn close(&mut self, error: &rustls::Error) {
+        self.verified = None;
+        self.caller.ending.close();
+        let peer = &self.caller.peer.address;
+        if flood::admits("client certificate is not accepted any more", "") {
+            tracing::info!(%peer, %error, "client certificate is not accepted any more");
+        }
+    }
+
+    fn builder(&self) -> http2::Builder<Tracked> {
+        let settings = &self.settings;
+        let mut builder = http2::Builder::new(Tracked {
+            tasks: self.tasks.tracker.clone(),
+            calls: self.calls.clone(),
+            patience: Patience {
+                call: settings.write_timeout,
+                stream: settings.stream_write_timeout,
+            },
+            refusals: self.refusals.clone(),
+        });
+        builder
+            .timer(TokioTimer::new())
+            .keep_alive_interval(settings.keepalive_interval)
+            .keep_alive_timeout(settings.keepalive_timeout)
+            .initial_stream_window_size(STREAM_WINDOW)
+            .initial_connection_window_size(settings.connection_window)
+            .max_concurrent_streams(settings.max_concurrent_streams)
+            .max_header_list_size(settings.max_header_list_size)
+            .max_send_buf_size(settings.max_send_buffer)
+            .max_pending_accept_reset_streams(settings.max_pending_resets)
+            .max_local_error_reset_streams(settings.max_local_resets);
+        builder
+    }
+}
+
+/// Waits at the drain until a connection has had no calls for a while. The end that
+/// HTTP/2 knows waits for the client to answer, which an idle one may never do.
+async fn left_alone(calls: &TaskTracker, drain: &CancellationToken, farewell: Duration) {
+    drain.cancelled().await;
+    calls.close();
+    loop {
+        calls.wait().await;
+        sleep(farewell).await;
+        if calls.is_empty() {
+            return;
+        }
+    }
+}
+
+/// Waits until the certificate is not accepted any more; for ever without one.
+async fn refused(verified: &mut Option<Verified>) -> rustls::Error {
+    match verified {
+        Some(verified) => verified.refused().await,
+        None => future::pending().await,
+    }
+}
+
+/// The end of this grace that begins now, or an earlier one.
+fn sooner(end: Option<Instant>, grace: Option<Duration>) -> Option<Instant> {
+    let fresh = grace.map(|grace| Instant::now() + grace);
+    match (end, fresh) {
+        (Some(end), Some(fresh)) => Some(end.min(fresh)),
+        (end, fresh) => end.or(fresh),
+    }
+}
+
+/// Sleeps until then, or for ever.
+async fn until(then: Option<Instant>) {
+    match then {
+        Some(then) => sleep_until(then).await,
+        None => future::pending().await,
+    }
+}
+
+/// Up to a tenth longer, so that connections of one moment do not end in one moment.
+fn jittered(age: Duration) -> Duration {
+    let random = RandomIdGenerator::default().new_trace_id();
+    let [first, ..] = TraceId::to_bytes(random);
+    age + age / 10 * u32::from(first) / 256
+}

@@ -160,7 +160,7 @@ async fn attend(
     (listener, admin): (Listener, Socket),
     shutdown: &mut Shutdown,
 ) -> Result<()> {
-    let health = Reporter::new(edge::SERVICES.to_vec()).await;
+    let health = Reporter::new(&edge::SERVICES);
     let (readiness, started) = (admin::Readiness::default(), Started::default());
     let routes = edge::routes(app, &health, config.server.max_message_bytes)?;
     let (policy, limits) = (edge::policy(config), edge::limits(config));
@@ -203,7 +203,7 @@ async fn attend(
         () = shutdown.asked() => Ok(()),
     };
     tracing::info!("shutting down");
-    health.not_serving().await;
+    health.not_serving();
     readiness.set(false);
     data_dir.remove(ENDPOINT);
     data_dir.remove(ADMIN_ENDPOINT);

@@ -1,51 +1,175 @@
 //! `grpc.health.v1.Health`, one status per service.
+//!
+//! Every service of the process serves or none does, so that there is one status, and a
+//! stream of it costs one receiver.
 
-use tonic_health::{
-    ServingStatus,
-    pb::health_server::{Health, HealthServer},
-    server::{HealthReporter, HealthService},
+use std::{
+    convert::Infallible,
+    future::ready,
+    pin::Pin,
+    sync::Arc,
+    task::{Context, Poll},
 };
+
+use futures::{Stream, StreamExt as _, stream};
+use tokio::sync::watch;
+use tonic::{
+    Request, Response, Status, async_trait,
+    body::Body,
+    codegen::BoxFuture,
+    server::{Grpc, NamedService},
+};
+use tonic_health::pb::{
+    HealthCheckRequest, HealthCheckResponse,
+    health_check_response::ServingStatus,
+    health_server::{Health, HealthServer, SERVICE_NAME},
+};
+use tower::{Service, service_fn};
+
+use crate::domain::{Error, Reason};
+
+use super::small::SmallCodec;
 
 /// The whole server, in the protocol's terms.
 const WHOLE: &str = "";
 
-/// The health of each service and of the whole, told to probes.
+/// Path of the method whose streams are many.
+const WATCH: &str = "/grpc.health.v1.Health/Watch";
+
+/// Says whether the services serve. Cheap to clone.
 #[derive(Clone, Debug)]
 pub struct Reporter {
-    reporter: HealthReporter,
-    services: Vec<&'static str>,
+    status: watch::Sender<ServingStatus>,
+    services: Arc<[&'static str]>,
 }
 
 impl Reporter {
     /// Nothing serves yet; `services` are full names as `howdah.v1.InstanceService`.
-    pub async fn new(services: Vec<&'static str>) -> Self {
-        let reporter = Self {
-            reporter: HealthReporter::new(),
-            services,
-        };
-        reporter.set_all(ServingStatus::NotServing).await;
-        reporter
+    #[must_use]
+    pub fn new(services: &[&'static str]) -> Self {
+        Self {
+            status: watch::Sender::new(ServingStatus::NotServing),
+            services: services.into(),
+        }
     }
 
     /// The service to be served.
     #[must_use]
-    pub fn service(&self) -> HealthServer<impl Health> {
-        HealthServer::new(HealthService::from_health_reporter(self.reporter.clone()))
+    pub fn service(&self) -> Served {
+        Served(HealthServer::new(self.clone()), self.clone())
     }
 
     /// From now on calls are served.
-    pub async fn serving(&self) {
-        self.set_all(ServingStatus::Serving).await;
+    pub fn serving(&self) {
+        self.status.send_replace(ServingStatus::Serving);
     }
 
     /// From now on no new calls should come; the first thing of a shutdown.
-    pub async fn not_serving(&self) {
-        self.set_all(ServingStatus::NotServing).await;
+    pub fn not_serving(&self) {
+        self.status.send_replace(ServingStatus::NotServing);
     }
 
-    async fn set_all(&self, status: ServingStatus) {
-        for service in self.services.iter().copied().chain([WHOLE]) {
-            self.reporter.set_service_status(service, status).await;
+    fn knows(&self, service: &str) -> bool {
+        service == WHOLE || self.services.contains(&service)
+    }
+
+    fn statuses(&self, service: &str) -> Statuses {
+        match self.knows(service) {
+            true => Statuses::of(self.status.subscribe()),
+            false => Statuses::unknown(),
         }
+    }
+}
+
+/// The generated service, but for `Watch`: a client or a proxy has a stream of it open on
+/// each connection, and the generated codec keeps 8 KiB for each.
+#[derive(Clone, Debug)]
+pub struct Served(HealthServer<Reporter>, Reporter);
+
+impl NamedService for Served {
+    const NAME: &'static str = SERVICE_NAME;
+}
+
+impl Service<http::Request<Body>> for Served {
+    type Response = http::Response<Body>;
+    type Error = Infallible;
+    type Future = BoxFuture<Self::Response, Infallible>;
+
+    fn poll_ready(&mut self, _: &mut Context<'_>) -> Poll<Result<(), Infallible>> {
+        Poll::Ready(Ok(()))
+    }
+
+    fn call(&mut self, request: http::Request<Body>) -> Self::Future {
+        if request.uri().path() != WATCH {
+            return self.0.call(request);
+        }
+        let reporter = self.1.clone();
+        let watch = service_fn(move |request: Request<HealthCheckRequest>| {
+            let statuses = reporter.statuses(&request.get_ref().service);
+            ready(Ok(Response::new(statuses)))
+        });
+        Box::pin(async move {
+            let mut grpc = Grpc::new(SmallCodec::default());
+            Ok(grpc.server_streaming(watch, request).await)
+        })
+    }
+}
+
+#[async_trait]
+impl Health for Reporter {
+    type WatchStream = Statuses;
+
+    async fn check(
+        &self,
+        request: Request<HealthCheckRequest>,
+    ) -> Result<Response<HealthCheckResponse>, Status> {
+        if !self.knows(&request.get_ref().service) {
+            let error = Error::new(Reason::ServiceNotFound, "there is no such service");
+            return Err(error.into());
+        }
+        Ok(Response::new(answer(*self.status.borrow())))
+    }
+
+    async fn watch(
+        &self,
+        request: Request<HealthCheckRequest>,
+    ) -> Result<Response<Statuses>, Status> {
+        Ok(Response::new(self.statuses(&request.get_ref().service)))
+    }
+}
+
+/// The status of a service, and each other one that it has later.
+pub struct Statuses(Pin<Box<dyn Stream<Item = ServingStatus> + Send>>);
+
+impl Statuses {
+    fn of(receiver: watch::Receiver<ServingStatus>) -> Self {
+        let next = |(mut receiver, last): (watch::Receiver<ServingStatus>, _)| async move {
+            let other = |status: &ServingStatus| Some(*status) != last;
+            let status = *receiver.wait_for(other).await.ok()?;
+            Some((status, (receiver, Some(status))))
+        };
+        Self(Box::pin(stream::unfold((receiver, None), next)))
+    }
+
+    /// Of a service that is not known: the stream says so and goes on, by the protocol.
+    /// The services of a process stay the same, so that nothing follows.
+    fn unknown() -> Self {
+        let first = stream::iter([ServingStatus::ServiceUnknown]);
+        Self(Box::pin(first.chain(stream::pending())))
+    }
+}
+
+impl Stream for Statuses {
+    type Item = Result<HealthCheckResponse, Status>;
+
+    fn poll_next(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Option<Self::Item>> {
+        let next = self.0.as_mut().poll_next(context);
+        next.map(|status| status.map(|status| Ok(answer(status))))
+    }
+}
+
+fn answer(status: ServingStatus) -> HealthCheckResponse {
+    HealthCheckResponse {
+        status: status.into(),
     }
 }

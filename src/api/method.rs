@@ -84,16 +84,7 @@ impl Methods {
     /// # Errors
     /// INTERNAL when they cannot be read, or an annotation is no permission.
     pub fn load() -> Result<Self> {
-        let mut pool = DescriptorPool::new();
-        for set in [
-            pb::DESCRIPTORS,
-            tonic_health::pb::FILE_DESCRIPTOR_SET,
-            tonic_reflection::pb::v1::FILE_DESCRIPTOR_SET,
-            tonic_reflection::pb::v1alpha::FILE_DESCRIPTOR_SET,
-        ] {
-            pool.decode_file_descriptor_set(set).map_err(broken)?;
-        }
-        Self::of(&pool)
+        Self::of(&served()?)
     }
 
     /// Reads the services of a descriptor pool.
@@ -141,6 +132,24 @@ pub(super) fn holds_secrets(message: &str) -> Result<bool> {
     let (pool, secret) = pool()?;
     let known = pool.get_message_by_name(message);
     Ok(known.is_none_or(|message| has_secret(&message, secret, &mut Vec::new())))
+}
+
+/// The descriptors of everything that is served: Howdah's own services, health and
+/// reflection.
+///
+/// # Errors
+/// INTERNAL when they cannot be read.
+pub(super) fn served() -> Result<DescriptorPool> {
+    let mut pool = DescriptorPool::new();
+    for set in [
+        pb::DESCRIPTORS,
+        tonic_health::pb::FILE_DESCRIPTOR_SET,
+        tonic_reflection::pb::v1::FILE_DESCRIPTOR_SET,
+        tonic_reflection::pb::v1alpha::FILE_DESCRIPTOR_SET,
+    ] {
+        pool.decode_file_descriptor_set(set).map_err(broken)?;
+    }
+    Ok(pool)
 }
 
 /// The descriptors of our own services, and the option of fields that hold secrets.

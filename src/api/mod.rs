@@ -18,6 +18,7 @@ pub mod method;
 pub mod operations;
 pub mod reflection;
 pub mod server;
+mod small;
 pub mod status;
 mod unread;
 pub mod validate;

@@ -38,14 +38,14 @@ impl Signals {
     /// From now on calls are served.
     pub(super) async fn serving(&self) {
         self.started.set(true);
-        self.health.serving().await;
+        self.health.serving();
         self.readiness.set(true);
     }
 
     /// From now on no calls should come.
     pub(super) async fn not_serving(&self) {
         self.readiness.set(false);
-        self.health.not_serving().await;
+        self.health.not_serving();
     }
 }
 

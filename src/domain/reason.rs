@@ -223,6 +223,8 @@ reasons! {
     BudgetExhausted = "BUDGET_EXHAUSTED", ResourceExhausted;
     /// Too many open streams.
     StreamsExhausted = "STREAMS_EXHAUSTED", ResourceExhausted;
+    /// The headers of the call are larger than the server takes.
+    HeadersTooLarge = "HEADERS_TOO_LARGE", ResourceExhausted;
     /// The disk is full.
     DiskFull = "DISK_FULL", ResourceExhausted;
 
@@ -256,6 +258,8 @@ reasons! {
     RequestIncomplete = "REQUEST_INCOMPLETE", DeadlineExceeded;
     /// The operation was cancelled by request.
     OperationCancelled = "OPERATION_CANCELLED", Cancelled;
+    /// The request has no message or more than one, and the method takes one.
+    MessageCountInvalid = "MESSAGE_COUNT_INVALID", Unimplemented;
     /// The method or the capability is not there.
     Unimplemented = "UNIMPLEMENTED", Unimplemented;
     /// A defect of Howdah.

@@ -139,10 +139,57 @@ async fn bad_bytes_are_undecodable() {
     let no_message = frame(&[0xff; 16]);
     let cut_off = frame(&named("shop").encode_to_vec()).slice(..6);
     let compressed = Bytes::from_static(&[1, 0, 0, 0, 0]);
-    for body in [invalid_utf8, no_message, cut_off, compressed, Bytes::new()] {
+    for body in [invalid_utf8, no_message, cut_off, compressed] {
         let status = post(&client, GET, None, body).await;
         assert_is(&status, Reason::MessageUndecodable);
     }
+}
+
+/// For unary methods and those that stream their answer. Cut-off bytes are another error.
+#[tokio::test]
+async fn a_request_is_one_message() {
+    let edge = Edge::start(Setup::default()).await;
+    let client = edge.connect().await;
+    let one = frame(&named("shop").encode_to_vec());
+    let two = [&one[..], &one[..]].concat();
+    let behind = [&one[..], &[0]].concat();
+    for path in [GET, "/howdah.v1.ChangeStreamService/Subscribe"] {
+        for body in [Vec::new(), two.clone(), behind.clone()] {
+            let status = post(&client, path, None, body.into()).await;
+            assert_is(&status, Reason::MessageCountInvalid);
+            assert_eq!(status.code(), tonic::Code::Unimplemented);
+        }
+    }
+}
+
+/// Of the size that is refused, and of one that the library answers by itself.
+#[tokio::test]
+async fn large_headers_are_refused_with_a_status() {
+    let edge = Edge::start(Setup::default()).await;
+    let client = edge.connect().await;
+    let send = async |length: usize| {
+        let request = http::Request::builder()
+            .method("POST")
+            .uri(format!("http://localhost{GET}"))
+            .header("content-type", "application/grpc")
+            .header("baggage", "b".repeat(length))
+            .body(Body::new(Full::new(frame(&named("shop").encode_to_vec()))))
+            .unwrap();
+        client.sender.clone().send_request(request).await.unwrap()
+    };
+    let response = send(15 * 1024).await;
+    assert_eq!(response.status(), 200);
+    assert!(Status::from_header_map(response.headers()).is_none());
+    for length in [16 * 1024, 60 * 1024] {
+        let response = send(length).await;
+        assert_eq!(response.status(), 200);
+        let status = Status::from_header_map(response.headers()).unwrap();
+        assert_is(&status, Reason::HeadersTooLarge);
+        assert_eq!(status.code(), tonic::Code::ResourceExhausted);
+    }
+    assert_eq!(send(70 * 1024).await.status(), 431);
+    // The connection goes on.
+    assert_eq!(send(1).await.status(), 200);
 }
 
 /// What a browser sends for any page, with the user's client certificate, is none of these.

@@ -82,7 +82,7 @@ pub(super) struct Edge {
 impl Edge {
     pub(super) async fn start(setup: Setup) -> Self {
         let service = Fickle::default();
-        let health = health::Reporter::new(vec!["howdah.v1.DatabaseService"]).await;
+        let health = health::Reporter::new(&["howdah.v1.DatabaseService"]);
         let metrics = Metrics::new(Resource::builder_empty().build(), None).unwrap();
         let meter = metrics.meter();
         let listener = Listener::bind(&setup.address, setup.settings, &meter)

@@ -20,6 +20,7 @@ mod frames;
 mod harness;
 mod limits;
 mod public;
+mod reflection;
 mod resets;
 mod service;
 mod tls;

@@ -9,7 +9,7 @@ use tonic::Code;
 use tonic_health::pb::{
     HealthCheckRequest, health_check_response::ServingStatus, health_client::HealthClient,
 };
-use tonic_reflection::pb::{v1, v1alpha};
+use tonic_reflection::pb::v1;
 use tonic_types::StatusExt as _;
 
 use super::harness::{BOUND, Channel, Edge, Raw, Setup};
@@ -33,7 +33,7 @@ async fn health_is_told_per_service() {
         (true, ServingStatus::Serving),
     ] {
         if serving {
-            edge.health.serving().await;
+            edge.health.serving();
         }
         for service in ["", "howdah.v1.DatabaseService"] {
             let answer = health(&client).check(of(service)).await.unwrap();
@@ -48,93 +48,48 @@ async fn health_is_told_per_service() {
 #[tokio::test]
 async fn health_watch_sees_the_shutdown() {
     let edge = Edge::start(Setup::default()).await;
-    edge.health.serving().await;
+    edge.health.serving();
     let client = edge.connect().await;
     let mut watch = health(&client).watch(of("")).await.unwrap().into_inner();
     let first = watch.message().await.unwrap().unwrap();
     assert_eq!(first.status(), ServingStatus::Serving);
-    edge.health.not_serving().await;
+    edge.health.not_serving();
     let second = watch.message().await.unwrap().unwrap();
     assert_eq!(second.status(), ServingStatus::NotServing);
 }
 
+/// By the protocol, so that a client waits for a service that is still to come.
 #[tokio::test]
-async fn reflection_v1_lists_and_describes() {
-    use v1::{
-        ServerReflectionRequest, server_reflection_client::ServerReflectionClient,
-        server_reflection_request::MessageRequest, server_reflection_response::MessageResponse,
-    };
+async fn health_watch_of_an_unknown_service_stays_open() {
     let edge = Edge::start(Setup::default()).await;
     let client = edge.connect().await;
-    let ask = |request| ServerReflectionRequest {
-        host: String::new(),
-        message_request: Some(request),
-    };
-    let symbol = "howdah.v1.DatabaseService.GetDatabase".to_owned();
-    let requests = stream::iter([
-        ask(MessageRequest::ListServices(String::new())),
-        ask(MessageRequest::FileContainingSymbol(symbol)),
-    ]);
-    let mut answers = ServerReflectionClient::with_origin(client.channel(), Raw::origin())
-        .server_reflection_info(requests)
-        .await
-        .unwrap()
-        .into_inner();
-    let list = answers.message().await.unwrap().unwrap().message_response;
-    let Some(MessageResponse::ListServicesResponse(list)) = list else {
-        panic!("{list:?}");
-    };
-    let names: Vec<_> = list
-        .service
-        .into_iter()
-        .map(|service| service.name)
-        .collect();
-    for name in [
-        "howdah.v1.InstanceService",
-        "howdah.v1.DatabaseService",
-        "howdah.v1.ChangeStreamService",
-        "google.longrunning.Operations",
-        "grpc.health.v1.Health",
-        "grpc.reflection.v1.ServerReflection",
-    ] {
-        assert!(
-            names.iter().any(|listed| listed == name),
-            "{name} in {names:?}"
-        );
-    }
-    let file = answers.message().await.unwrap().unwrap().message_response;
-    assert!(
-        matches!(file, Some(MessageResponse::FileDescriptorResponse(_))),
-        "{file:?}"
-    );
+    let asked = health(&client).watch(of("no.Service")).await;
+    let mut watch = asked.unwrap().into_inner();
+    let first = watch.message().await.unwrap().unwrap();
+    assert_eq!(first.status(), ServingStatus::ServiceUnknown);
+    edge.health.serving();
+    let next = tokio::time::timeout(std::time::Duration::from_millis(100), watch.message()).await;
+    assert!(next.is_err(), "{next:?}");
+    edge.drain.cancel();
+    let status = watch.message().await.unwrap_err();
+    assert_eq!(status::reason(&status), Some(Reason::ShuttingDown));
 }
 
+/// A status that was said already is not said again.
 #[tokio::test]
-async fn reflection_v1alpha_lists() {
-    use v1alpha::{
-        ServerReflectionRequest, server_reflection_client::ServerReflectionClient,
-        server_reflection_request::MessageRequest, server_reflection_response::MessageResponse,
-    };
+async fn health_watch_says_each_status_once() {
     let edge = Edge::start(Setup::default()).await;
     let client = edge.connect().await;
-    let requests = stream::iter([ServerReflectionRequest {
-        host: String::new(),
-        message_request: Some(MessageRequest::ListServices(String::new())),
-    }]);
-    let mut answers = ServerReflectionClient::with_origin(client.channel(), Raw::origin())
-        .server_reflection_info(requests)
-        .await
-        .unwrap()
-        .into_inner();
-    let list = answers.message().await.unwrap().unwrap().message_response;
-    let Some(MessageResponse::ListServicesResponse(list)) = list else {
-        panic!("{list:?}");
-    };
-    assert!(
-        list.service
-            .iter()
-            .any(|service| service.name == "howdah.v1.InstanceService")
-    );
+    let asked = health(&client).watch(of("")).await;
+    let mut watch = asked.unwrap().into_inner();
+    let mut next = async || watch.message().await.unwrap().unwrap().status();
+    assert_eq!(next().await, ServingStatus::NotServing);
+    edge.health.not_serving();
+    edge.health.serving();
+    assert_eq!(next().await, ServingStatus::Serving);
+    edge.health.serving();
+    edge.health.not_serving();
+    assert_eq!(next().await, ServingStatus::NotServing);
 }
 
 /// A client that only listens does not hold up a shutdown.

@@ -120,7 +120,8 @@ where
             let draining = drains.then(|| self.draining.clone());
             ending(draining, caller.cloned())
         };
-        let (asked, ending) = (Asked(drains.then(end)), lasts.then(end));
+        let asks = method.is_some_and(|method| method.client_streaming);
+        let (asked, ending) = (Asked(asks.then(end)), lasts.then(end));
         let request = request.map(|body| Watched::new(body, asked));
         Ends {
             future: self.inner.call(request),

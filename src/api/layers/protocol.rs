@@ -1,4 +1,4 @@
-//! Only gRPC passes: a POST with gRPC's content type.
+//! Only gRPC passes: a POST with gRPC's content type, and headers of a bounded size.
 //!
 //! A browser sends requests with the user's client certificate for any page that asks it
 //! to. None of those has this content type, unless the server has allowed it first.
@@ -15,6 +15,10 @@ use tower::{Layer, Service};
 use crate::domain::{Error, Reason};
 
 use super::{Response, gate::Passing};
+
+/// Most bytes of a call's headers. HTTP/2 lets four times as many in, because it answers
+/// what is above with a bare 431, which says nothing to a client of gRPC.
+const MAX_HEADERS: usize = 16 * 1024;
 
 const CONTENT_TYPE: &str = "application/grpc";
 
@@ -47,7 +51,7 @@ where
     }
 
     fn call(&mut self, request: Request<B>) -> Self::Future {
-        match refusal(request.method(), request.headers()) {
+        match refusal(request.method(), request.headers()).or_else(|| oversized(&request)) {
             None => Passing::through(self.0.call(request)),
             Some(response) => Passing::answered(response),
         }
@@ -74,6 +78,26 @@ fn refusal(method: &Method, headers: &HeaderMap) -> Option<Response> {
     }
     let message = "a gRPC call has the content type application/grpc";
     Some(refuse(StatusCode::UNSUPPORTED_MEDIA_TYPE, message))
+}
+
+/// The answer to a call with too many headers, by their size as HPACK counts them (RFC
+/// 7541, section 4.1).
+fn oversized<B>(request: &Request<B>) -> Option<Response> {
+    const ENTRY: usize = 32;
+    const PSEUDO: usize = 4 * ENTRY + ":method:path:scheme:authority".len() + "POSThttps".len();
+    let uri = request.uri();
+    let target = uri.path().len() + uri.authority().map_or(0, |it| it.as_str().len());
+    let headers = request.headers().iter();
+    let headers: usize = headers
+        .map(|(name, value)| name.as_str().len() + value.len() + ENTRY)
+        .sum();
+    if headers + target + PSEUDO <= MAX_HEADERS {
+        return None;
+    }
+    let message = format!("the headers of a call have {MAX_HEADERS} bytes at most");
+    let error =
+        Error::new(Reason::HeadersTooLarge, message).with_metadata("most", MAX_HEADERS.to_string());
+    Some(Status::from(error).into_http())
 }
 
 /// Whether it is `application/grpc`, of protobuf if it says of what.

@@ -292,6 +292,7 @@ impl Message {
             true => std::mem::take(&mut self.first),
             false => std::mem::take(&mut self.whole).freeze(),
         };
+        check_count(&arrived)?;
         let length = arrived.len();
         let bytes = self.encoding.decompress(arrived, self.bounds.message)?;
         if bytes.len() > length {
@@ -303,6 +304,22 @@ impl Message {
             unfinished: self.unfinished.take(),
         })
     }
+}
+
+/// Refuses a request that is not one message, as the table of gRPC's codes says
+/// (`doc/statuscodes.md`, request cardinality violation). One that is cut off is left to
+/// the decoder.
+fn check_count(request: &[u8]) -> Result<(), Error> {
+    let message = match request {
+        [] => "the request has no message",
+        [_, a, b, c, d, rest @ ..]
+            if rest.len() > u32::from_be_bytes([*a, *b, *c, *d]) as usize =>
+        {
+            "the request has more than one message"
+        }
+        _ => return Ok(()),
+    };
+    Err(Error::new(Reason::MessageCountInvalid, message))
 }
 
 pin_project! {

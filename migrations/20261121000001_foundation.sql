@@ -258,6 +258,8 @@ create table operations (
     -- What it answered, as protobuf: the type URL and the bytes, with no secret in them.
     response_type text,
     response bytea,
+    -- The span of the call that it comes from, by W3C Trace Context.
+    traceparent text check (length(traceparent) <= 64),
     hidden boolean not null default false,
     create_time timestamptz not null default now(),
     end_time timestamptz,

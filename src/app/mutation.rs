@@ -17,6 +17,7 @@ use crate::{
         random::Random,
     },
     store::{Store, Tx, audit::NewAuditRecord, operations::NewOperation, requests::RequestKey},
+    telemetry::spans,
 };
 
 /// Who asks for a mutation, and how it is known again.
@@ -250,6 +251,7 @@ impl Accepting {
             cancellable: plan.cancellable(),
             after_children: plan.after_children,
             gives_way: plan.gives_way,
+            traceparent: spans::traceparent(),
             stages: plan
                 .steps
                 .iter()

@@ -60,6 +60,8 @@ pub struct Claim {
     pub failure: Option<Failure>,
     /// Whether it is to be cancelled, as far as was known when the step began.
     pub cancel_requested: bool,
+    /// The span of the call that it comes from, by W3C Trace Context.
+    pub traceparent: Option<String>,
 }
 
 /// What a renewed lease answers.
@@ -117,6 +119,7 @@ struct ClaimRow {
     token: i64,
     failure: Option<String>,
     cancel_requested: bool,
+    traceparent: Option<String>,
 }
 
 /// Ends a claim for the time of a wait, if it is the newest.
@@ -190,7 +193,7 @@ impl Store {
              returning id, kind, plan_version, target, target_uid, parent_uid, parameters, state, position,
                 failures, extract(epoch from now() - waiting_since)::float8 as waited,
                 extract(epoch from now() - pursued_since)::float8 as pursued,
-                token, failure::text as failure, cancel_requested"#,
+                token, failure::text as failure, cancel_requested, traceparent"#,
             by.worker,
             by.host,
             by.plans,
@@ -488,6 +491,7 @@ impl ClaimRow {
             token: self.token,
             failure: failure.transpose()?,
             cancel_requested: self.cancel_requested,
+            traceparent: self.traceparent,
         })
     }
 }

@@ -122,6 +122,8 @@ pub struct NewOperation {
     pub after_children: bool,
     /// When another wish for its target takes its place.
     pub gives_way: GivesWay,
+    /// The span of the call that it comes from, by W3C Trace Context.
+    pub traceparent: Option<String>,
     /// Names and titles of the stages, in order.
     pub stages: Vec<(&'static str, &'static str)>,
 }
@@ -323,8 +325,8 @@ impl Tx {
         let inserted = sqlx::query!(
             "insert into operations (id, project, kind, plan_version, verb, target, target_uid,
                 parent_uid, principal, parameters, state, required_host, cancellable,
-                after_children, gives_way)
-             values ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, 'PENDING', $11, $12, $13, $14)",
+                after_children, gives_way, traceparent)
+             values ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, 'PENDING', $11, $12, $13, $14, $15)",
             new.id,
             new.project.as_str(),
             new.kind,
@@ -339,6 +341,7 @@ impl Tx {
             new.cancellable,
             new.after_children,
             new.gives_way.as_str(),
+            new.traceparent,
         )
         .execute(self.connection())
         .raw("operations.insert_operation")

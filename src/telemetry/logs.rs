@@ -41,8 +41,16 @@ pub(super) fn install(
     traces: Option<&SdkTracerProvider>,
 ) -> Result<Queue, Error> {
     let filter = EnvFilter::builder().parse(&settings.log_filter)?;
-    let spans = traces
-        .map(|provider| tracing_opentelemetry::layer().with_tracer(provider.tracer(SERVICE_NAME)));
+    let spans = traces.map(|provider| {
+        // Threads, source lines and polls say nothing of a call: its task moves between
+        // threads at each await.
+        tracing_opentelemetry::layer()
+            .with_threads(false)
+            .with_location(false)
+            .with_tracked_inactivity(false)
+            .with_target(false)
+            .with_tracer(provider.tracer(SERVICE_NAME))
+    });
     let queue = Queue::start(StandardError)?;
     tracing_subscriber::registry()
         .with(lines(settings.log_format, queue.clone()))

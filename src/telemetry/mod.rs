@@ -13,6 +13,7 @@ pub mod orphans;
 pub mod otlp;
 pub mod panics;
 mod queue;
+pub mod spans;
 pub mod sql;
 
 use std::{env, time::Duration};

@@ -7,4 +7,5 @@ mod lost_files;
 mod restore;
 mod telemetry;
 mod tls;
+mod traces;
 mod user;

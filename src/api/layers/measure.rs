@@ -26,7 +26,7 @@ use crate::{
         method::{Effect, Method},
         status::code_name,
     },
-    telemetry::{flood, metrics::DURATION_BOUNDS, names},
+    telemetry::{flood, metrics::DURATION_BOUNDS, names, spans},
 };
 
 use super::{
@@ -138,7 +138,7 @@ impl Guard {
         // Of exported spans; lines of the log have it in the event.
         self.span.record(names::RPC_RESPONSE_STATUS_CODE, name);
         if is_server_fault(code) {
-            self.span.record("otel.status_code", "ERROR");
+            spans::fail(&self.span, name);
         }
         self.log(seconds, name);
     }

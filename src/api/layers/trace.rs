@@ -133,6 +133,7 @@ fn open(method: &Method, headers: &HeaderMap) -> (Span, TraceId) {
         rpc.system.name = crate::telemetry::names::GRPC,
         rpc.method = &*method.name,
         rpc.response.status_code = field::Empty,
+        "error.type" = field::Empty,
         trace_id = field::Empty,
     );
     if let Some(remote) = remote {

@@ -12,6 +12,7 @@ use std::{
 use futures::FutureExt as _;
 use tokio::sync::OwnedSemaphorePermit;
 use tokio_util::task::AbortOnDropHandle;
+use tracing::{Span, field};
 
 use super::{
     context::Context,
@@ -29,6 +30,7 @@ use crate::{
     },
     failpoint,
     store::{Tx, lease::Claim},
+    telemetry::spans,
 };
 
 /// First and longest pause before a step is tried again while the metadata is away.
@@ -49,6 +51,23 @@ const PACE: Duration = Duration::from_millis(200);
 /// How long an operation keeps a worker to itself.
 const LONG: Duration = Duration::from_secs(2);
 
+/// The span of a worker's time with an operation, linked to that of the call that began it.
+/// Of level ERROR, so that no log filter takes it.
+fn open(claim: &Claim) -> Span {
+    let span = tracing::error_span!(
+        parent: None,
+        "operation",
+        id = %claim.id,
+        kind = claim.kind,
+        token = claim.token,
+        otel.name = claim.kind,
+        otel.status_code = field::Empty,
+        "error.type" = field::Empty,
+    );
+    spans::link(&span, claim.traceparent.as_deref());
+    span
+}
+
 /// Carries an operation as far as it goes, as long as the lease holds.
 pub(super) async fn work(
     engine: StepEngine,
@@ -56,8 +75,7 @@ pub(super) async fn work(
     until: Instant,
     permit: OwnedSemaphorePermit,
 ) {
-    let span =
-        tracing::info_span!("operation", id = %claim.id, kind = claim.kind, token = claim.token);
+    let span = open(&claim);
     let lease = Lease::new(until);
     let keeper = keep(engine.clone(), claim.id, claim.token, lease.clone());
     // Also ended by a panic: the lease runs out then, and the step is retried.
@@ -388,6 +406,9 @@ async fn conclude(
     }
     tx.fail_operation(claim.id, state, why).await?;
     tx.commit().await?;
+    if state == State::Failed {
+        spans::fail(&Span::current(), &why.reason);
+    }
     tracing::warn!(
         target = claim.target,
         reason = why.reason,

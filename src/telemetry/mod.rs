@@ -5,7 +5,7 @@
 //! and flushes at the end.
 
 pub mod admin;
-mod fields;
+pub mod fields;
 pub mod flood;
 pub mod logs;
 pub mod metrics;

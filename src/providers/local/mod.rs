@@ -33,6 +33,7 @@ mod user;
 mod value;
 mod verify;
 mod way;
+mod words;
 
 pub use discover::installations;
 pub use orphans::Present;

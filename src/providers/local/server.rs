@@ -237,6 +237,7 @@ impl Local {
             database: FIRST_DATABASE,
             system_identifier: server.system_identifier,
             run_as: self.run_as,
+            parameters: server.parameters.clone(),
             points: &SERVER,
         }
     }

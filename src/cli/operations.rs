@@ -218,13 +218,23 @@ async fn cancel(session: &Session, request: CancelOperationRequest) -> Result<()
         .client
         .get_operation(GetOperationRequest { name })
         .await?;
-    let hint = match status(&found, &metadata(&found)) {
-        "CANCELLED" => "the operation is cancelled",
-        "DONE" | "FAILED" => "the operation has ended: nothing is left to cancel",
-        _ => "asked for; the operation ends when its stages are undone",
-    };
-    session.hint(hint);
+    session.hint(&cancelled(&found));
     Ok(())
+}
+
+/// What has become of an operation that was asked to stop.
+fn cancelled(operation: &Operation) -> String {
+    match (&operation.result, operation.done) {
+        (Some(operation::Result::Error(error)), _) if error.code == CANCELLED => {
+            "the operation is cancelled".to_owned()
+        }
+        (Some(operation::Result::Error(error)), _) => {
+            let why = &error.message;
+            format!("nothing was cancelled: the operation had ended, it failed: {why}")
+        }
+        (_, true) => "nothing was cancelled: the operation had ended, it succeeded".to_owned(),
+        _ => "asked for; the operation ends when its stages are undone".to_owned(),
+    }
 }
 
 impl Named for Operation {

@@ -399,7 +399,7 @@ async fn resources_are_waited_for_and_listed_in_every_form() {
     let cancelled = user.run(&format!("operations cancel {id}")).await;
     assert_eq!(
         cancelled.stderr,
-        "the operation has ended: nothing is left to cancel\n"
+        "nothing was cancelled: the operation had ended, it succeeded\n"
     );
     for words in ["instances list", "operations list"] {
         let nowhere = user.run(&format!("{words} --project nosuch")).await;

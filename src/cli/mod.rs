@@ -40,7 +40,10 @@ use self::{
     exit::{Exit, Failure},
     session::Session,
 };
-use crate::{bootstrap, config::Config};
+use crate::{
+    bootstrap,
+    config::{Config, LogFormat},
+};
 
 /// Longest wait for threads that are blocked when a command has ended.
 const THREADS_STOP: Duration = Duration::from_secs(1);
@@ -65,7 +68,12 @@ fn dispatch(arguments: Arguments) -> Result<Exit, Failure> {
     match arguments.command {
         Command::Serve(settings) => {
             let config = Config::load(&settings)?;
-            to_its_end(bootstrap::serve(config)).map(|()| Exit::Success)
+            let as_json = config.log.format == LogFormat::Json;
+            match to_its_end(bootstrap::serve(config)) {
+                Ok(()) => Ok(Exit::Success),
+                Err(failure) if as_json => Err(failure.in_json()),
+                Err(failure) => Err(failure),
+            }
         }
         Command::Migrate(settings) => {
             let config = Config::load(&settings)?;

@@ -17,6 +17,7 @@ mod operations;
 mod output;
 mod progress;
 mod psql;
+mod resource;
 mod session;
 mod streams;
 mod trash;

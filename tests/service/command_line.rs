@@ -309,7 +309,7 @@ async fn resources_are_waited_for_and_listed_in_every_form() {
     let user = User::of(&howdah);
 
     let again = user
-        .run("instances create orders --if-not-exists --wait")
+        .run("instances create orders --version 99 --if-not-exists --wait")
         .await;
     assert_eq!(
         (again.code, again.stderr.as_str()),

@@ -4,8 +4,10 @@ mod arguments;
 mod audit;
 mod config;
 mod connection;
+mod context;
 mod databases;
 mod doctor;
+mod endpoint;
 mod exit;
 mod explain;
 mod foreign;
@@ -83,6 +85,7 @@ fn dispatch(arguments: Arguments) -> Result<Exit, Failure> {
         Command::Metadata(command) => metadata::run(command, global.output),
         Command::Trash(command) => trash::run(command, global.output),
         Command::Doctor(settings) => runtime()?.block_on(doctor::run(&settings, global.output)),
+        Command::Context(command) => context::run(command, global),
         Command::Config(command) => config::run(&command, global.output),
         Command::Explain(command) => explain::run(&command, global.output),
         Command::Completion { shell } => {

@@ -88,6 +88,8 @@ impl Output {
 pub(super) enum Command {
     /// Serve the API
     Serve(ServeArguments),
+    /// Serve one PostgreSQL to try things with; all of it is gone at Ctrl-C
+    Dev(super::dev::Command),
     /// Bring the metadata database to the newest schema, and end
     Migrate(BriefArguments),
     /// Back up and restore the embedded metadata

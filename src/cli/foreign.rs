@@ -8,6 +8,7 @@ use super::exit::{Exit, Failure};
 /// Commands that do not call a server.
 const LOCAL: &[&str] = &[
     "serve",
+    "dev",
     "migrate",
     "metadata",
     "trash",

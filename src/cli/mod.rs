@@ -6,6 +6,7 @@ mod config;
 mod connection;
 mod context;
 mod databases;
+mod dev;
 mod doctor;
 mod endpoint;
 mod exit;
@@ -81,6 +82,12 @@ fn dispatch(arguments: Arguments) -> Result<Exit, Failure> {
         Command::Migrate(settings) => {
             let config = Config::load(&settings)?;
             to_its_end(bootstrap::migrate(config)).map(|()| Exit::Success)
+        }
+        Command::Dev(command) => {
+            let runtime = runtime()?;
+            let ended = runtime.block_on(dev::run(command, global.output));
+            runtime.shutdown_timeout(THREADS_STOP);
+            ended
         }
         Command::Metadata(command) => metadata::run(command, global.output),
         Command::Trash(command) => trash::run(command, global.output),

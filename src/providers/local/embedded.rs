@@ -48,7 +48,7 @@ pub const DATABASE: &str = "howdah";
 /// Part of the socket's name; nothing listens on it.
 const PORT: u16 = 5432;
 
-const HOME: &str = "metadata";
+pub(super) const HOME: &str = "metadata";
 const LOCK_FILE: &str = "metadata.lock";
 
 /// File in the data directory as long as a restore makes metadata where there was none.

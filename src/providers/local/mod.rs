@@ -6,6 +6,7 @@
 
 pub mod embedded;
 pub mod reaper;
+pub mod throwaway;
 
 mod advance;
 mod command;

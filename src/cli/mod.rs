@@ -2,6 +2,7 @@
 
 mod arguments;
 mod audit;
+mod conditions;
 mod config;
 mod connection;
 mod context;

@@ -229,6 +229,19 @@ fn every_reason_can_be_explained() {
         unknown.stderr.contains("similar: RESOURCE_BUSY"),
         "{unknown:?}"
     );
+    for (typed, meant) in [
+        ("RESOURCE_BUSSY", "RESOURCE_BUSY"),
+        ("server_ened", "SERVER_ENDED"),
+    ] {
+        let near = run(&["explain", typed]);
+        let proposal = format!("similar: {meant}");
+        assert!(near.stderr.contains(&proposal), "{near:?}");
+    }
+    let nothing = run(&["explain", "xyzzy"]);
+    assert!(!nothing.stderr.contains("similar"), "{nothing:?}");
+    let condition = run(&["explain", "SERVER_ENDED"]);
+    let said = "`Available` is `FALSE`: its process has ended by itself";
+    assert!(condition.stdout.contains(said), "{condition:?}");
 }
 
 #[test]

@@ -32,6 +32,7 @@ pub(super) enum Command {
     /// Show a database
     Get {
         /// Database, such as orders/shop
+        #[arg(add = super::complete::databases())]
         database: String,
         /// Go on, and print it again when it has changed
         #[arg(long, short)]
@@ -52,6 +53,7 @@ pub(super) enum Command {
 #[derive(Debug, Args)]
 pub(super) struct Create {
     /// Database, such as orders/shop
+    #[arg(add = super::complete::databases())]
     database: String,
     /// Name in PostgreSQL, if it is not the id
     #[arg(long, default_value = "", hide_default_value = true)]
@@ -90,6 +92,7 @@ pub(super) struct Create {
 #[derive(Debug, Args)]
 pub(super) struct Wait {
     /// Database, such as orders/shop
+    #[arg(add = super::complete::databases())]
     database: String,
     /// What to wait for
     #[arg(long = "for", value_enum, default_value_t = Wanted::Ready)]
@@ -111,6 +114,7 @@ enum Wanted {
 #[derive(Debug, Args)]
 pub(super) struct List {
     /// Instance, such as orders
+    #[arg(add = super::complete::instances())]
     instance: String,
     /// Filter, such as 'state = READY'
     #[arg(long, default_value = "", hide_default_value = true)]
@@ -129,6 +133,7 @@ pub(super) struct List {
 #[derive(Debug, Args)]
 pub(super) struct Delete {
     /// Database, such as orders/shop
+    #[arg(add = super::complete::databases())]
     database: String,
     /// Drop also what its owner role owns in other databases, end its sessions, drop its
     /// replication slots, roll back its prepared transactions, ignore deletion protection

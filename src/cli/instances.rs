@@ -34,6 +34,7 @@ pub(super) enum Command {
     /// Show an instance
     Get {
         /// Instance, such as orders
+        #[arg(add = super::complete::instances())]
         instance: String,
         /// Go on, and print it again when it has changed
         #[arg(long, short)]
@@ -92,6 +93,7 @@ pub(super) struct Create {
 #[derive(Debug, Args)]
 pub(super) struct Wait {
     /// Instance, such as orders
+    #[arg(add = super::complete::instances())]
     instance: String,
     /// What to wait for
     #[arg(long = "for", value_enum, default_value_t = Wanted::Ready)]
@@ -134,6 +136,7 @@ pub(super) struct List {
 #[derive(Debug, Args)]
 pub(super) struct Delete {
     /// Instance, such as orders
+    #[arg(add = super::complete::instances())]
     instance: String,
     /// Also with databases or deletion protection; with --purge also of a host that is gone
     #[arg(long)]
@@ -151,6 +154,7 @@ pub(super) struct Delete {
 #[derive(Debug, Args)]
 pub(super) struct Act {
     /// Instance, such as orders
+    #[arg(add = super::complete::instances())]
     instance: String,
     /// Only if the instance has this etag
     #[arg(long, default_value = "", hide_default_value = true)]

@@ -3,6 +3,7 @@
 mod arguments;
 mod audit;
 mod conditions;
+mod complete;
 mod config;
 mod connection;
 mod context;
@@ -56,6 +57,7 @@ const THREADS_STOP: Duration = Duration::from_secs(1);
 /// Runs the command that the process was started with.
 #[must_use]
 pub fn run() -> ExitCode {
+    complete::answer_a_shell();
     let matches = Arguments::command().get_matches();
     let arguments = match Arguments::from_arg_matches(&matches) {
         Ok(arguments) => arguments,
@@ -97,11 +99,7 @@ fn dispatch(arguments: Arguments) -> Result<Exit, Failure> {
         Command::Config(command) => config::run(&command, global.output),
         Command::Explain(command) => explain::run(&command, global.output),
         Command::Completion { shell } => {
-            let mut command = Arguments::command();
-            // Into memory first: the generator panics where its writer fails.
-            let mut script = Vec::new();
-            clap_complete::generate(shell, &mut command, "howdah", &mut script);
-            io::stdout().write_all(&script)?;
+            io::stdout().write_all(&complete::script(shell)?)?;
             Ok(Exit::Success)
         }
         Command::Instances(command) => {

@@ -6,6 +6,7 @@ mod availability;
 mod cancel;
 mod cancellation;
 mod command_line;
+mod completion;
 mod crash;
 mod crowd;
 mod deletion;

@@ -61,7 +61,7 @@ pub use backup::{Backup, Destination, backup};
 pub use dev::Dev;
 pub use doctor::{Listening, doctor, listening};
 pub use restore::{Restored, restore, restore_former};
-pub use trash::{trash_empty, trash_list, trash_restore, trash_throw};
+pub use trash::{host_here, trash_empty, trash_list, trash_restore, trash_throw};
 
 /// File in the data directory with the address of the API while it serves.
 const ENDPOINT: &str = "endpoint";

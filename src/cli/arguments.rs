@@ -113,6 +113,8 @@ pub(super) enum Command {
     },
     /// Say what the reason of an error means, and what to do
     Explain(explain::Command),
+    /// Show how everything stands: what fails and why, what is under way, the disk
+    Status,
     /// Provision PostgreSQL instances
     #[command(subcommand, visible_alias = "instance")]
     Instances(instances::Command),

@@ -24,6 +24,7 @@ mod progress;
 mod psql;
 mod resource;
 mod session;
+mod status;
 mod streams;
 mod trash;
 mod watch;
@@ -118,6 +119,7 @@ fn dispatch(arguments: Arguments) -> Result<Exit, Failure> {
         Command::Operations(command) => {
             client(async { operations::run(Session::open(global).await?, command).await })
         }
+        Command::Status => client(async { status::run(&Session::open(global).await?).await }),
         Command::Audit(command) => {
             client(async { audit::run(Session::open(global).await?, command).await })
         }

@@ -12,6 +12,7 @@ use super::{
     output::{Sheet, age, time, yes},
     progress,
     session::Session,
+    status::Trouble,
     watch::Named,
 };
 use crate::{
@@ -208,6 +209,17 @@ fn rows(operations: &[Operation], names: &Names, output: Output) -> Sheet {
         "ID", "VERB", "TARGET", "STATUS", "AGE", "CREATED", "ENDED", "STAGE",
     ];
     Sheet::rows(header, operations.iter().map(wide))
+}
+
+/// An operation in a line: what it does, and where it stands or why it has failed.
+pub(super) fn brief(operation: &Operation, names: &Names) -> Trouble {
+    let metadata = metadata(operation);
+    let target = names.short(&metadata.target);
+    let stage = stage(operation, &metadata);
+    Trouble {
+        name: format!("{} {target}", metadata.verb),
+        text: stage,
+    }
 }
 
 /// Asks an operation to stop, unless it has ended.

@@ -31,6 +31,7 @@ mod servers;
 mod shutdown;
 mod simulated;
 mod sockets;
+mod status;
 mod supervision;
 mod tour;
 mod trash;

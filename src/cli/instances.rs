@@ -54,6 +54,8 @@ pub(super) enum Command {
     Stop(Act),
     /// Stop and start an instance
     Restart(Act),
+    /// Print the log of an instance's server
+    Logs(super::logs::Command),
     /// List the PostgreSQL versions at hand
     Engines,
 }
@@ -201,6 +203,7 @@ pub(super) async fn run(session: Session, command: Command) -> Result<(), Failur
         Command::Start(act) => act!(session, act, start_instance(StartInstanceRequest)),
         Command::Stop(act) => act!(session, act, stop_instance(StopInstanceRequest)),
         Command::Restart(act) => act!(session, act, restart_instance(RestartInstanceRequest)),
+        Command::Logs(command) => super::logs::run(&session, command).await,
         Command::Engines => engines(&session).await,
     }
 }

@@ -15,6 +15,7 @@ mod exit;
 mod explain;
 mod foreign;
 mod instances;
+mod logs;
 mod metadata;
 mod mutation;
 mod names;

@@ -14,6 +14,7 @@ use crate::{
         name::{Id, InstanceName, ProjectName},
         provider::Address,
         recorded::Recorded,
+        server_log,
     },
     pb::v1,
 };
@@ -144,6 +145,14 @@ fn condition(condition: Condition) -> v1::Condition {
         reason: condition.reason,
         message: condition.message,
         time: Some(timestamp(condition.time)),
+    }
+}
+
+/// How many lines of a log are asked for. The rules of the field bound them.
+pub(in crate::api) fn log_lines(asked: i32) -> usize {
+    match usize::try_from(asked) {
+        Ok(0) | Err(_) => server_log::LINES,
+        Ok(lines) => lines.min(server_log::LINES_MOST),
     }
 }
 

@@ -23,6 +23,7 @@ mod known_parameters;
 mod lock;
 mod log;
 mod orphans;
+mod read_log;
 mod server;
 mod settings;
 mod sockets;

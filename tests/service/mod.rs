@@ -34,6 +34,7 @@ mod simulated;
 mod sockets;
 mod status;
 mod supervision;
+mod terminal;
 mod tour;
 mod trash;
 mod validate_only;

@@ -2,6 +2,7 @@
 
 mod backup;
 mod data_dir;
+mod dev;
 mod doctor;
 mod edge;
 mod keys;
@@ -22,6 +23,7 @@ use anyhow::Context as _;
 use tokio::{
     net::TcpListener,
     signal::unix::{Signal, SignalKind, signal},
+    sync::oneshot,
     task::JoinSet,
 };
 use tokio_util::sync::CancellationToken;
@@ -37,7 +39,7 @@ use crate::{
     admin,
     api::{
         health::Reporter,
-        listener::Listener,
+        listener::{Address, Listener},
         operations,
         server::{self, Started},
     },
@@ -58,9 +60,10 @@ use crate::{
 
 pub use crate::providers::local::Entry;
 pub use backup::{Backup, Destination, backup};
+pub use dev::Dev;
 pub use doctor::{Listening, doctor, listening};
 pub use restore::{Restored, restore, restore_former};
-pub use trash::{trash_empty, trash_list, trash_restore, trash_throw};
+pub use trash::{host_here, trash_empty, trash_list, trash_restore, trash_throw};
 
 /// File in the data directory with the address of the API while it serves.
 const ENDPOINT: &str = "endpoint";
@@ -79,12 +82,56 @@ const TELEMETRY_STOP: Duration = Duration::from_secs(3);
 /// # Errors
 /// When it cannot start: each cause with its reason.
 pub async fn serve(config: Config) -> anyhow::Result<()> {
+    Box::pin(serve_with(
+        config,
+        Greeting::Banner,
+        CancellationToken::new(),
+    ))
+    .await
+}
+
+/// As [`serve`], for a command that uses it itself: it learns the endpoint from
+/// `opened`, and ends it by `stop`.
+///
+/// # Errors
+/// Those of [`serve`].
+pub async fn serve_for(
+    config: Config,
+    opened: oneshot::Sender<String>,
+    stop: CancellationToken,
+) -> anyhow::Result<()> {
+    Box::pin(serve_with(config, Greeting::Endpoint(opened), stop)).await
+}
+
+/// What is said when calls are let in.
+enum Greeting {
+    /// To the user, what to type next.
+    Banner,
+    /// To the command that serves, the endpoint.
+    Endpoint(oneshot::Sender<String>),
+}
+
+impl Greeting {
+    fn say(self, config: &Config, address: &Address, admin: &str) {
+        match self {
+            Self::Banner => welcome::print(config, address, admin),
+            // The command may be about to end.
+            Self::Endpoint(opened) => drop(opened.send(address.to_string())),
+        }
+    }
+}
+
+async fn serve_with(
+    config: Config,
+    greeting: Greeting,
+    stop: CancellationToken,
+) -> anyhow::Result<()> {
     // Of this process, not of its data directory, which can be a copy of another's.
     let instance_id = SystemSource::default().uuid()?;
     let settings = telemetry_settings(&config, instance_id);
     let telemetry = telemetry::init(&settings).context("telemetry")?;
     telemetry::panics::log_panics();
-    let served = run(&config, &telemetry).await;
+    let served = Box::pin(run(&config, &telemetry, greeting, stop)).await;
     telemetry.shutdown(TELEMETRY_STOP).await;
     Ok(served?)
 }
@@ -104,8 +151,13 @@ pub async fn migrate(config: Config) -> anyhow::Result<()> {
     Ok(migrated?)
 }
 
-async fn run(config: &Config, telemetry: &Telemetry) -> Result<()> {
-    let mut shutdown = Shutdown::new()?;
+async fn run(
+    config: &Config,
+    telemetry: &Telemetry,
+    greeting: Greeting,
+    stop: CancellationToken,
+) -> Result<()> {
+    let mut shutdown = Shutdown::new()?.also_by(stop);
     let data_dir = open_data_dir(config)?;
     // Of a process that was killed: what they name may be somebody else's by now.
     data_dir.remove(ENDPOINT);
@@ -141,13 +193,24 @@ async fn run(config: &Config, telemetry: &Telemetry) -> Result<()> {
         &data_dir,
         &app,
         &keyring,
-        (listener, admin),
+        Doors {
+            listener,
+            admin,
+            greeting,
+        },
         &mut shutdown,
     )
     .await;
     app.stop(WORKERS_STOP).await;
     metadata.close().await;
     served
+}
+
+/// What it listens on, and what it says when it does.
+struct Doors {
+    listener: Listener,
+    admin: Socket,
+    greeting: Greeting,
 }
 
 /// Serves calls, brings the metadata up, and drains when it is asked to end.
@@ -157,7 +220,11 @@ async fn attend(
     data_dir: &DataDir,
     app: &App,
     keyring: &Keyring,
-    (listener, admin): (Listener, Socket),
+    Doors {
+        listener,
+        admin,
+        greeting,
+    }: Doors,
     shutdown: &mut Shutdown,
 ) -> Result<()> {
     let health = Reporter::new(&edge::SERVICES);
@@ -171,6 +238,8 @@ async fn attend(
     let mut tasks = JoinSet::new();
     tasks.spawn(shutdown.hangups());
     tasks.spawn(reaper::run());
+    let settings = config.clone();
+    tasks.spawn(async move { dev::sweep(&settings).await });
     let admin_address = admin.address().clone();
     let pages = admin::Pages::new(telemetry.registry().clone(), readiness.clone());
     tasks.spawn(admin::serve(admin, pages, drain.clone()));
@@ -188,7 +257,7 @@ async fn attend(
         data_dir.replace(ADMIN_ENDPOINT, &format!("{admin}\n"))?;
         data_dir.replace(ENDPOINT, &format!("{address}\n"))?;
         tracing::info!(%address, "serving");
-        welcome::print(config, &address, &admin);
+        greeting.say(config, &address, &admin);
         let watch = Watch {
             app,
             store: &app.store(),
@@ -346,6 +415,8 @@ struct Shutdown {
     terminate: Signal,
     interrupt: Signal,
     hangup: Option<Signal>,
+    /// Asked by the command that serves.
+    stop: CancellationToken,
 }
 
 impl Shutdown {
@@ -356,7 +427,13 @@ impl Shutdown {
             terminate: listen(SignalKind::terminate())?,
             interrupt: listen(SignalKind::interrupt())?,
             hangup: Some(listen(SignalKind::hangup())?),
+            stop: CancellationToken::new(),
         })
+    }
+
+    /// Asked by that token too.
+    fn also_by(self, stop: CancellationToken) -> Self {
+        Self { stop, ..self }
     }
 
     /// Says what SIGHUP does whenever it comes. TLS files are looked at by the listener.
@@ -374,6 +451,8 @@ impl Shutdown {
         tokio::select! {
             _ = self.terminate.recv() => {}
             _ = self.interrupt.recv() => {}
+            // It asks once.
+            () = self.stop.cancelled() => self.stop = CancellationToken::new(),
         }
     }
 }

@@ -148,6 +148,7 @@ changes! {
 with_rules! {
     v1::GetInstanceRequest: name, Instance;
     v1::ListInstancesRequest: parent, Project;
+    v1::ReadInstanceLogRequest: name, Instance;
     v1::ListEnginesRequest: parent, Project;
     v1::GetDatabaseRequest: name, Database;
     v1::ListDatabasesRequest: parent, Instance;

@@ -9,7 +9,7 @@ use super::{
 };
 use crate::{
     app::{self, ChangeInstance, DeleteInstance, List},
-    domain::name::ProjectName,
+    domain::{name::ProjectName, server_log::Begin},
     pb::{
         google::longrunning::Operation,
         v1::{self, instance_service_server::InstanceService},
@@ -23,6 +23,8 @@ pub struct Instances {
     pub instances: app::Instances,
     /// What they can run.
     pub engines: app::Engines,
+    /// Logs of their servers.
+    pub logs: app::Logs,
 }
 
 /// A change of an instance that takes its name and etag alone.
@@ -120,6 +122,23 @@ impl InstanceService for Instances {
         request: Request<v1::RestartInstanceRequest>,
     ) -> Answer<Operation> {
         change!(self, request, restart)
+    }
+
+    async fn read_instance_log(
+        &self,
+        request: Request<v1::ReadInstanceLogRequest>,
+    ) -> Answer<v1::ReadInstanceLogResponse> {
+        let request = admit(request)?.message;
+        let name = request.name.parse()?;
+        let begin = match request.position.as_str() {
+            "" => Begin::Last(instance::log_lines(request.line_count)),
+            position => Begin::At(position.parse()?),
+        };
+        let part = self.logs.read(&name, begin).await?;
+        Ok(Response::new(v1::ReadInstanceLogResponse {
+            lines: part.lines,
+            next_position: part.next.to_string(),
+        }))
     }
 
     async fn list_engines(

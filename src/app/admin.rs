@@ -172,7 +172,11 @@ impl Servers {
     }
 
     /// Refuses what only a process of another host can do.
-    async fn refuse_elsewhere(&self, instance: &Instance, server: &Server) -> Result<()> {
+    pub(super) async fn refuse_elsewhere(
+        &self,
+        instance: &Instance,
+        server: &Server,
+    ) -> Result<()> {
         let Some(host) = server.host().filter(|host| *host != self.hosts.here()) else {
             return Ok(());
         };

@@ -11,6 +11,7 @@ mod housekeeping;
 mod instance_changes;
 mod instances;
 mod keys;
+mod logs;
 mod longrunning;
 mod mutation;
 mod notifier;
@@ -51,6 +52,7 @@ pub use self::{
     instance_changes::{ChangeInstance, DeleteInstance},
     instances::{CreateInstance, Instances},
     keys::Keys,
+    logs::Logs,
     longrunning::{ListOperations, Operations},
     mutation::Mutation,
     pages::{List, Page},
@@ -119,6 +121,8 @@ pub struct App {
     pub operations: Operations,
     /// Subscriptions to changes.
     pub subscriptions: Subscriptions,
+    /// Logs of instances' servers.
+    pub logs: Logs,
     /// Who has changed what.
     pub audit: Audit,
     /// PostgreSQL installations.
@@ -230,6 +234,10 @@ impl App {
                 host,
                 worker,
                 open: Arc::default(),
+            },
+            logs: Logs {
+                store: store.clone(),
+                servers: servers.clone(),
             },
             audit: Audit {
                 store: store.clone(),

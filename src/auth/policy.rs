@@ -30,6 +30,8 @@ const RULES: &[(&str, &[Role])] = &[
     ("instances.delete", ADMINS),
     ("instances.get", READERS),
     ("instances.list", READERS),
+    // A log may hold statements with what is secret in them.
+    ("instances.readLogs", OPERATORS),
     ("instances.restart", OPERATORS),
     ("instances.start", OPERATORS),
     ("instances.stop", OPERATORS),

@@ -27,13 +27,10 @@ pub(super) struct DataDir {
 impl DataDir {
     /// Makes the directory if it is not there, and locks it.
     pub(super) fn open(path: &Path) -> Result<Self> {
-        // Servers run as another user and must be able to pass through.
-        let mode = if rustix::process::geteuid().is_root() {
-            0o711
-        } else {
-            0o700
-        };
-        let made = DirBuilder::new().recursive(true).mode(mode).create(path);
+        let made = DirBuilder::new()
+            .recursive(true)
+            .mode(Self::mode())
+            .create(path);
         made.map_err(|error| unwritable(path, error))?;
         let failed = |error| unwritable(&path.join(LOCK), error);
         let lock = private(path, LOCK).map_err(failed)?;
@@ -52,6 +49,15 @@ impl DataDir {
             _lock: lock,
             _directory: directory,
         })
+    }
+
+    /// Mode of a directory that servers lie in. Where we are root they run as another user,
+    /// who must be able to pass through.
+    pub(super) fn mode() -> u32 {
+        match rustix::process::geteuid().is_root() {
+            true => 0o711,
+            false => 0o700,
+        }
     }
 
     pub(super) fn path(&self) -> &Path {

@@ -53,6 +53,7 @@ pub(super) fn routes(app: &App, health: &Reporter, max_message: usize) -> Result
     let instances = InstanceServiceServer::new(Instances {
         instances: app.instances.clone(),
         engines: app.engines.clone(),
+        logs: app.logs.clone(),
     });
     let databases = DatabaseServiceServer::new(Databases(app.databases.clone()));
     let streams = ChangeStreamServiceServer::new(ChangeStreams(app.subscriptions.clone()));

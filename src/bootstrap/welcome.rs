@@ -4,20 +4,40 @@ use std::io::Write;
 
 use crate::{
     api::listener::Address,
-    config::{ClientCertificates, Config},
+    config::{ClientCertificates, Config, LogFormat},
 };
 
 /// Prints to standard output, where no log goes.
 pub(super) fn print(config: &Config, address: &Address, admin: &str) {
+    let text = match config.log.format {
+        LogFormat::Pretty => text(config, address, admin),
+        LogFormat::Json => format!("{}\n", line(config, address, admin)),
+    };
     // Standard output may be closed; that is no reason to stop.
-    let _ = std::io::stdout().write_all(text(config, address, admin).as_bytes());
+    let _ = std::io::stdout().write_all(text.as_bytes());
+}
+
+/// The same for a collector of logs, which takes a line of JSON alone.
+fn line(config: &Config, address: &Address, admin: &str) -> serde_json::Value {
+    serde_json::json!({
+        "level": "INFO",
+        "message": "howdah serves gRPC",
+        "version": env!("CARGO_PKG_VERSION"),
+        "address": address.to_string(),
+        "metrics": format!("http://{admin}/metrics"),
+        "metadata": metadata(config),
+    })
+}
+
+fn metadata(config: &Config) -> String {
+    match &config.database_url {
+        Some(_) => "the database of HOWDAH_DATABASE_URL".to_owned(),
+        None => format!("embedded in {}", config.data_dir.display()),
+    }
 }
 
 fn text(config: &Config, address: &Address, admin: &str) -> String {
-    let metadata = match &config.database_url {
-        Some(_) => "the database of HOWDAH_DATABASE_URL".to_owned(),
-        None => format!("embedded in {}", config.data_dir.display()),
-    };
+    let metadata = metadata(config);
     let (endpoint, grpcurl) = hints(config, address);
     format!(
         "howdah {} serves gRPC on {address}, metrics on http://{admin}/metrics\n\

@@ -32,16 +32,17 @@ pub(super) const DEFAULT_PROJECT: &str = "default";
 #[command(next_help_heading = "Global options")]
 pub(super) struct Global {
     /// Server: `HOST:PORT`, `http://HOST:PORT`, `https://HOST:PORT` or `unix:PATH`
-    #[arg(
-        long,
-        global = true,
-        env = "HOWDAH_ENDPOINT",
-        default_value = DEFAULT_ENDPOINT
-    )]
-    pub(super) endpoint: String,
-    /// Project of short names
-    #[arg(long, global = true, env = "HOWDAH_PROJECT", default_value = DEFAULT_PROJECT)]
-    pub(super) project: String,
+    ///
+    /// Without it that of the context, else that of the process that serves from this user's
+    /// data directory, else 127.0.0.1:7717.
+    #[arg(long, global = true, env = "HOWDAH_ENDPOINT")]
+    pub(super) endpoint: Option<String>,
+    /// Context to take endpoint, project and TLS files from; `howdah context` keeps them
+    #[arg(long, global = true, env = "HOWDAH_CONTEXT", value_name = "NAME")]
+    pub(super) context: Option<String>,
+    /// Project of short names: default, if nothing else is said
+    #[arg(long, global = true, env = "HOWDAH_PROJECT")]
+    pub(super) project: Option<String>,
     /// Form of the output
     #[arg(long, short, global = true, value_enum, default_value_t = Output::Table)]
     pub(super) output: Output,
@@ -87,6 +88,8 @@ impl Output {
 pub(super) enum Command {
     /// Serve the API
     Serve(ServeArguments),
+    /// Serve one PostgreSQL to try things with; all of it is gone at Ctrl-C
+    Dev(super::dev::Command),
     /// Bring the metadata database to the newest schema, and end
     Migrate(BriefArguments),
     /// Back up and restore the embedded metadata
@@ -97,6 +100,9 @@ pub(super) enum Command {
     Trash(trash::Command),
     /// Say what this machine lacks to serve, and what to do about it
     Doctor(BriefArguments),
+    /// Name the servers that are called
+    #[command(subcommand, visible_alias = "contexts")]
+    Context(super::context::Command),
     /// Look at the settings of `serve`
     #[command(subcommand)]
     Config(config::Command),
@@ -107,6 +113,8 @@ pub(super) enum Command {
     },
     /// Say what the reason of an error means, and what to do
     Explain(explain::Command),
+    /// Show how everything stands: what fails and why, what is under way, the disk
+    Status,
     /// Provision PostgreSQL instances
     #[command(subcommand, visible_alias = "instance")]
     Instances(instances::Command),

@@ -10,6 +10,7 @@ use crate::pb::v1::{Connection, GetConnectionRequest};
 #[derive(Debug, Args)]
 pub(super) struct Command {
     /// Database, such as orders/shop
+    #[arg(add = super::complete::databases())]
     database: String,
     /// Form of what is printed
     #[arg(long, value_enum, default_value_t = Format::Uri)]

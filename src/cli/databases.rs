@@ -11,10 +11,12 @@ use super::{
     mutation::Mutation,
     names::Names,
     output::{Sheet, age, time, yes},
+    resource::{self, DELETED, Resource, print_present},
     session::Session,
-    watch::{Named, until},
+    watch::Named,
 };
 use crate::{
+    client::{self, Client},
     config::duration,
     domain::Reason,
     pb::v1::{
@@ -30,6 +32,7 @@ pub(super) enum Command {
     /// Show a database
     Get {
         /// Database, such as orders/shop
+        #[arg(add = super::complete::databases())]
         database: String,
         /// Go on, and print it again when it has changed
         #[arg(long, short)]
@@ -50,6 +53,7 @@ pub(super) enum Command {
 #[derive(Debug, Args)]
 pub(super) struct Create {
     /// Database, such as orders/shop
+    #[arg(add = super::complete::databases())]
     database: String,
     /// Name in PostgreSQL, if it is not the id
     #[arg(long, default_value = "", hide_default_value = true)]
@@ -88,6 +92,7 @@ pub(super) struct Create {
 #[derive(Debug, Args)]
 pub(super) struct Wait {
     /// Database, such as orders/shop
+    #[arg(add = super::complete::databases())]
     database: String,
     /// What to wait for
     #[arg(long = "for", value_enum, default_value_t = Wanted::Ready)]
@@ -109,6 +114,7 @@ enum Wanted {
 #[derive(Debug, Args)]
 pub(super) struct List {
     /// Instance, such as orders
+    #[arg(add = super::complete::instances())]
     instance: String,
     /// Filter, such as 'state = READY'
     #[arg(long, default_value = "", hide_default_value = true)]
@@ -127,6 +133,7 @@ pub(super) struct List {
 #[derive(Debug, Args)]
 pub(super) struct Delete {
     /// Database, such as orders/shop
+    #[arg(add = super::complete::databases())]
     database: String,
     /// Drop also what its owner role owns in other databases, end its sessions, drop its
     /// replication slots, roll back its prepared transactions, ignore deletion protection
@@ -149,23 +156,13 @@ pub(super) async fn run(session: Session, command: Command) -> Result<(), Failur
         Command::Create(create) => create.run(&session).await,
         Command::Get { database, watch } => {
             let name = session.names.database(&database)?;
-            if watch {
-                // What is not there is no resource to wait for.
-                session
-                    .client
-                    .get_database(GetDatabaseRequest { name: name.clone() })
-                    .await?;
-                let look = async || Ok(find(&session, &name).await?.into_iter().collect());
-                let rows = |items: &[Database]| rows(items, &session.names, session.output);
-                return super::watch::watch(&session, look, rows).await;
-            }
-            let found = session
-                .client
-                .get_database(GetDatabaseRequest { name })
-                .await?;
-            session.print("howdah.v1.Database", &found, sheet)
+            resource::get::<Database>(&session, name, watch).await
         }
-        Command::Wait(wait) => wait.run(&session).await,
+        Command::Wait(wait) => {
+            let name = session.names.database(&wait.database)?;
+            let wanted = wait.wanted.state();
+            resource::wait::<Database>(&session, &name, wanted, wait.timeout).await
+        }
         Command::List(list) => list.run(&session).await,
         Command::Delete(delete) => delete.run(&session).await,
     }
@@ -174,6 +171,10 @@ pub(super) async fn run(session: Session, command: Command) -> Result<(), Failur
 impl Create {
     async fn run(self, session: &Session) -> Result<(), Failure> {
         let name = session.names.database(&self.database)?;
+        // What is there is printed whatever a creation would be refused for.
+        if self.if_not_exists && resource::find::<Database>(session, &name).await?.is_some() {
+            return print_present::<Database>(session, &name, &self.mutation).await;
+        }
         let (parent, id) = name
             .split_once("/databases/")
             .ok_or_else(|| Failure::new(Exit::Usage, "no name of a database"))?;
@@ -195,51 +196,14 @@ impl Create {
             request_id: self.mutation.request_id.clone(),
             validate_only: self.mutation.validate_only,
         };
-        match session.client.create_database(request).await {
-            Err(error)
-                if self.if_not_exists && error.has_reason(Reason::DatabaseExists.as_str()) =>
-            {
-                session.hint("it exists already");
-                let name = name.as_str();
-                print_present(session, name, &self.mutation).await
+        let created = session.client.create_database(request).await;
+        let exists = Reason::DatabaseExists.as_str();
+        match created {
+            // Somebody else has made it since it was looked for.
+            Err(error) if self.if_not_exists && error.has_reason(exists) => {
+                print_present::<Database>(session, &name, &self.mutation).await
             }
             operation => self.mutation.finish(session, operation?).await,
-        }
-    }
-}
-
-/// Prints what was there before, when it is READY if that is waited for.
-async fn print_present(session: &Session, name: &str, mutation: &Mutation) -> Result<(), Failure> {
-    let found = match mutation.wait {
-        true => until(session, "READY", mutation.timeout, || find(session, name)).await?,
-        false => find(session, name).await?,
-    };
-    let gone = || Failure::new(Exit::NotFound, format!("{name} was deleted meanwhile"));
-    session.print("howdah.v1.Database", &found.ok_or_else(gone)?, sheet)
-}
-
-/// The database of that name, if there is one.
-async fn find(session: &Session, name: &str) -> Result<Option<Database>, Failure> {
-    let request = GetDatabaseRequest {
-        name: name.to_owned(),
-    };
-    match session.client.get_database(request).await {
-        Err(error) if error.has_reason(Reason::DatabaseNotFound.as_str()) => Ok(None),
-        found => Ok(Some(found?)),
-    }
-}
-
-impl Wait {
-    async fn run(self, session: &Session) -> Result<(), Failure> {
-        let name = session.names.database(&self.database)?;
-        let look = || find(session, &name);
-        match until(session, self.wanted.state(), self.timeout, look).await? {
-            Some(found) => session.print("howdah.v1.Database", &found, sheet),
-            None if self.wanted == Wanted::Deleted => Ok(()),
-            None => {
-                let message = format!("there is no database {name}");
-                Err(Failure::new(Exit::NotFound, message))
-            }
         }
     }
 }
@@ -249,7 +213,7 @@ impl Wanted {
     const fn state(self) -> &'static str {
         match self {
             Self::Ready => "READY",
-            Self::Deleted => "DELETED",
+            Self::Deleted => DELETED,
         }
     }
 }
@@ -274,6 +238,24 @@ impl Named for Database {
     }
 }
 
+impl Resource for Database {
+    const WORD: &'static str = "database";
+
+    const NOT_FOUND: Reason = Reason::DatabaseNotFound;
+
+    async fn get(client: &Client, name: String) -> client::Result<Self> {
+        client.get_database(GetDatabaseRequest { name }).await
+    }
+
+    fn sheet(&self, names: &Names) -> Sheet {
+        sheet(self, names)
+    }
+
+    fn rows(items: &[Self], names: &Names, output: Output) -> Sheet {
+        rows(items, names, output)
+    }
+}
+
 impl List {
     async fn run(self, session: &Session) -> Result<(), Failure> {
         let request = ListDatabasesRequest {
@@ -282,7 +264,7 @@ impl List {
             order_by: self.order_by,
             ..ListDatabasesRequest::default()
         };
-        let rows = |items: &[Database]| rows(items, &session.names, session.output);
+        let rows = |items: &[Database]| Database::rows(items, &session.names, session.output);
         if self.watch {
             let look = async || {
                 let request = request.clone();

@@ -62,6 +62,8 @@ pub(super) struct Failure {
     reason: String,
     /// More lines, such as wrong fields.
     notes: Vec<String>,
+    /// Whether it is written as JSON, whatever the form of the output.
+    as_json: bool,
 }
 
 impl Failure {
@@ -71,7 +73,14 @@ impl Failure {
             message: message.into(),
             reason: String::new(),
             notes: Vec::new(),
+            as_json: false,
         }
+    }
+
+    /// Written as a line of JSON: of a command whose log lines are that.
+    pub(super) fn in_json(mut self) -> Self {
+        self.as_json = true;
+        self
     }
 
     pub(super) fn note(mut self, note: impl Into<String>) -> Self {
@@ -91,6 +100,7 @@ impl Failure {
         }
         // Nothing can be done when stderr itself is closed.
         let _ = match output {
+            _ if self.as_json => writeln!(io::stderr(), "{}", self.json()),
             Output::Json => writeln!(io::stderr(), "{}", self.json()),
             _ => write!(io::stderr(), "{}", self.text()),
         };
@@ -174,10 +184,9 @@ impl Failure {
             notes.push(format!("try again in {:.1} s", delay.as_secs_f64()));
         }
         Self {
-            exit,
-            message: failure.to_string(),
-            reason: failure.reason,
+            reason: failure.reason.clone(),
             notes,
+            ..Self::new(exit, failure.to_string())
         }
     }
 }
@@ -222,14 +231,13 @@ impl From<&config::Error> for Failure {
         };
         let detail = error.internal_detail();
         Self {
-            exit,
-            message: error.message().to_owned(),
             reason: error.reason().as_str().to_owned(),
             // This process is the server: its operator is the one who may know.
             notes: Some(detail)
                 .filter(|detail| !error.message().contains(detail))
                 .into_iter()
                 .collect(),
+            ..Self::new(exit, error.message())
         }
     }
 }

@@ -7,15 +7,21 @@ use serde_json::json;
 
 use super::{
     arguments::Output,
+    conditions,
     exit::{Exit, Failure},
     output::Sheet,
 };
+
+/// Least likeness of a reason that is proposed, from 0 to 1, and what a common word adds.
+const ALIKE: f64 = 0.8;
+const HAS_WORD: f64 = 0.5;
 
 include!(concat!(env!("OUT_DIR"), "/error_pages.rs"));
 
 #[derive(Debug, Args)]
 pub(super) struct Command {
-    /// Reason of an error, such as `RESOURCE_BUSY`; all of them are listed if it is left out
+    /// Reason of an error, such as `RESOURCE_BUSY`, or of a condition, such as `SERVER_ENDED`;
+    /// those of errors are listed if it is left out
     reason: Option<String>,
 }
 
@@ -36,7 +42,13 @@ pub(super) fn is_known(reason: &str) -> bool {
 fn explain(asked: &str, output: Output) -> Result<String, Failure> {
     let wanted = asked.trim().to_ascii_uppercase().replace('-', "_");
     let found = PAGES.iter().find(|(reason, _)| *reason == wanted);
-    let (reason, page) = found.ok_or_else(|| unknown(asked, &wanted))?;
+    let Some((reason, page)) = found else {
+        let observed = conditions::of(&wanted);
+        return match observed.is_empty() {
+            true => Err(unknown(asked, &wanted)),
+            false => Ok(conditions::render(&wanted, &observed, output)),
+        };
+    };
     Ok(match output {
         Output::Json | Output::Yaml => {
             json!({ "reason": reason, "code": code(page), "page": page }).to_string()
@@ -47,16 +59,32 @@ fn explain(asked: &str, output: Output) -> Result<String, Failure> {
 
 fn unknown(asked: &str, wanted: &str) -> Failure {
     let failure = Failure::new(Exit::NotFound, format!("there is no reason `{asked}`"));
-    let words: Vec<&str> = wanted.split('_').filter(|word| word.len() > 2).collect();
-    let alike = PAGES
-        .iter()
-        .map(|(reason, _)| *reason)
-        .filter(|reason| words.iter().any(|word| reason.contains(word)));
-    let alike: Vec<&str> = alike.take(5).collect();
+    let alike = similar(wanted);
     match alike.is_empty() {
         true => failure.note("`howdah explain` lists all of them"),
         false => failure.note(format!("similar: {}", alike.join(", "))),
     }
+}
+
+/// The reasons that are most like `wanted`: spelled nearly so, or with a word of it.
+fn similar(wanted: &str) -> Vec<&'static str> {
+    let words: Vec<&str> = wanted.split('_').filter(|word| word.len() > 2).collect();
+    let reasons = PAGES.iter().map(|(reason, _)| *reason);
+    let mut alike: Vec<(f64, &str)> = reasons
+        .chain(conditions::reasons())
+        .map(|reason| {
+            let has_word = words.iter().any(|word| reason.contains(word));
+            let likeness = strsim::jaro_winkler(wanted, reason);
+            (likeness + if has_word { HAS_WORD } else { 0.0 }, reason)
+        })
+        .filter(|(likeness, _)| *likeness >= ALIKE)
+        .collect();
+    alike.sort_by(|(one, _), (other, _)| other.total_cmp(one));
+    alike
+        .into_iter()
+        .map(|(_, reason)| reason)
+        .take(5)
+        .collect()
 }
 
 fn list(output: Output) -> String {

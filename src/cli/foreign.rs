@@ -8,6 +8,7 @@ use super::exit::{Exit, Failure};
 /// Commands that do not call a server.
 const LOCAL: &[&str] = &[
     "serve",
+    "dev",
     "migrate",
     "metadata",
     "trash",
@@ -18,14 +19,16 @@ const LOCAL: &[&str] = &[
 ];
 
 /// Options that only calls use. By the environment they may be set for every command.
-const OF_CALLS: &[&str] = &["endpoint", "project", "ca", "cert", "key"];
+const OF_CALLS: &[&str] = &["endpoint", "context", "project", "ca", "cert", "key"];
 
 /// Refuses an option of calls that was typed for a command that makes none.
 pub(super) fn refuse(matches: &ArgMatches) -> Result<(), Failure> {
     let Some((command, of_command)) = matches.subcommand() else {
         return Ok(());
     };
-    if !LOCAL.contains(&command) {
+    // What a context holds is given to `add` as options of calls.
+    let is_context = command == "context" && of_command.subcommand_name() != Some("add");
+    if !LOCAL.contains(&command) && !is_context {
         return Ok(());
     }
     match OF_CALLS.iter().find(|option| is_typed(of_command, option)) {

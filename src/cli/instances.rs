@@ -6,14 +6,16 @@ use clap::{Args, Subcommand, ValueEnum};
 
 use super::{
     arguments::Output,
-    exit::{Exit, Failure},
+    exit::Failure,
     mutation::Mutation,
     names::Names,
     output::{Sheet, age, time, yes},
+    resource::{self, DELETED, Resource, print_present},
     session::Session,
-    watch::{Named, until},
+    watch::Named,
 };
 use crate::{
+    client::{self, Client},
     config::duration,
     domain::Reason,
     pb::v1::{
@@ -32,6 +34,7 @@ pub(super) enum Command {
     /// Show an instance
     Get {
         /// Instance, such as orders
+        #[arg(add = super::complete::instances())]
         instance: String,
         /// Go on, and print it again when it has changed
         #[arg(long, short)]
@@ -51,6 +54,8 @@ pub(super) enum Command {
     Stop(Act),
     /// Stop and start an instance
     Restart(Act),
+    /// Print the log of an instance's server
+    Logs(super::logs::Command),
     /// List the PostgreSQL versions at hand
     Engines,
 }
@@ -90,6 +95,7 @@ pub(super) struct Create {
 #[derive(Debug, Args)]
 pub(super) struct Wait {
     /// Instance, such as orders
+    #[arg(add = super::complete::instances())]
     instance: String,
     /// What to wait for
     #[arg(long = "for", value_enum, default_value_t = Wanted::Ready)]
@@ -132,6 +138,7 @@ pub(super) struct List {
 #[derive(Debug, Args)]
 pub(super) struct Delete {
     /// Instance, such as orders
+    #[arg(add = super::complete::instances())]
     instance: String,
     /// Also with databases or deletion protection; with --purge also of a host that is gone
     #[arg(long)]
@@ -149,6 +156,7 @@ pub(super) struct Delete {
 #[derive(Debug, Args)]
 pub(super) struct Act {
     /// Instance, such as orders
+    #[arg(add = super::complete::instances())]
     instance: String,
     /// Only if the instance has this etag
     #[arg(long, default_value = "", hide_default_value = true)]
@@ -182,29 +190,20 @@ pub(super) async fn run(session: Session, command: Command) -> Result<(), Failur
         Command::Create(create) => create.run(&session).await,
         Command::Get { instance, watch } => {
             let name = session.names.instance(&instance)?;
-            if watch {
-                // What is not there is no resource to wait for.
-                session
-                    .client
-                    .get_instance(GetInstanceRequest { name: name.clone() })
-                    .await?;
-                let look = async || Ok(find(&session, &name).await?.into_iter().collect());
-                let rows = |items: &[Instance]| rows(items, &session.names, session.output);
-                return super::watch::watch(&session, look, rows).await;
-            }
-            let found = session
-                .client
-                .get_instance(GetInstanceRequest { name })
-                .await?;
-            session.print("howdah.v1.Instance", &found, sheet)
+            resource::get::<Instance>(&session, name, watch).await
         }
-        Command::Wait(wait) => wait.run(&session).await,
+        Command::Wait(wait) => {
+            let name = session.names.instance(&wait.instance)?;
+            let wanted = wait.wanted.state();
+            resource::wait::<Instance>(&session, &name, wanted, wait.timeout).await
+        }
         Command::List(list) => list.run(&session).await,
         Command::Delete(delete) => delete.run(&session).await,
         Command::Undelete(act) => act!(session, act, undelete_instance(UndeleteInstanceRequest)),
         Command::Start(act) => act!(session, act, start_instance(StartInstanceRequest)),
         Command::Stop(act) => act!(session, act, stop_instance(StopInstanceRequest)),
         Command::Restart(act) => act!(session, act, restart_instance(RestartInstanceRequest)),
+        Command::Logs(command) => super::logs::run(&session, command).await,
         Command::Engines => engines(&session).await,
     }
 }
@@ -212,6 +211,10 @@ pub(super) async fn run(session: Session, command: Command) -> Result<(), Failur
 impl Create {
     async fn run(self, session: &Session) -> Result<(), Failure> {
         let name = session.names.instance(&self.id)?;
+        // What is there is printed whatever a creation would be refused for.
+        if self.if_not_exists && resource::find::<Instance>(session, &name).await?.is_some() {
+            return print_present::<Instance>(session, &name, &self.mutation).await;
+        }
         let local = |host| ProviderConfig::Local(LocalProviderConfig { host });
         let request = CreateInstanceRequest {
             parent: session.names.project(),
@@ -229,51 +232,14 @@ impl Create {
             request_id: self.mutation.request_id.clone(),
             validate_only: self.mutation.validate_only,
         };
-        match session.client.create_instance(request).await {
-            Err(error)
-                if self.if_not_exists && error.has_reason(Reason::InstanceExists.as_str()) =>
-            {
-                session.hint("it exists already");
-                let name = name.as_str();
-                print_present(session, name, &self.mutation).await
+        let created = session.client.create_instance(request).await;
+        let exists = Reason::InstanceExists.as_str();
+        match created {
+            // Somebody else has made it since it was looked for.
+            Err(error) if self.if_not_exists && error.has_reason(exists) => {
+                print_present::<Instance>(session, &name, &self.mutation).await
             }
             operation => self.mutation.finish(session, operation?).await,
-        }
-    }
-}
-
-/// Prints what was there before, when it is READY if that is waited for.
-async fn print_present(session: &Session, name: &str, mutation: &Mutation) -> Result<(), Failure> {
-    let found = match mutation.wait {
-        true => until(session, "READY", mutation.timeout, || find(session, name)).await?,
-        false => find(session, name).await?,
-    };
-    let gone = || Failure::new(Exit::NotFound, format!("{name} was deleted meanwhile"));
-    session.print("howdah.v1.Instance", &found.ok_or_else(gone)?, sheet)
-}
-
-/// The instance of that name, if there is one.
-async fn find(session: &Session, name: &str) -> Result<Option<Instance>, Failure> {
-    let request = GetInstanceRequest {
-        name: name.to_owned(),
-    };
-    match session.client.get_instance(request).await {
-        Err(error) if error.has_reason(Reason::InstanceNotFound.as_str()) => Ok(None),
-        found => Ok(Some(found?)),
-    }
-}
-
-impl Wait {
-    async fn run(self, session: &Session) -> Result<(), Failure> {
-        let name = session.names.instance(&self.instance)?;
-        let look = || find(session, &name);
-        match until(session, self.wanted.state(), self.timeout, look).await? {
-            Some(found) => session.print("howdah.v1.Instance", &found, sheet),
-            None if self.wanted == Wanted::Deleted => Ok(()),
-            None => {
-                let message = format!("there is no instance {name}");
-                Err(Failure::new(Exit::NotFound, message))
-            }
         }
     }
 }
@@ -284,7 +250,7 @@ impl Wanted {
         match self {
             Self::Ready => "READY",
             Self::Stopped => "STOPPED",
-            Self::Deleted => "DELETED",
+            Self::Deleted => DELETED,
         }
     }
 }
@@ -326,6 +292,24 @@ impl Named for Instance {
     }
 }
 
+impl Resource for Instance {
+    const WORD: &'static str = "instance";
+
+    const NOT_FOUND: Reason = Reason::InstanceNotFound;
+
+    async fn get(client: &Client, name: String) -> client::Result<Self> {
+        client.get_instance(GetInstanceRequest { name }).await
+    }
+
+    fn sheet(&self, names: &Names) -> Sheet {
+        sheet(self, names)
+    }
+
+    fn rows(items: &[Self], names: &Names, output: Output) -> Sheet {
+        rows(items, names, output)
+    }
+}
+
 impl List {
     async fn run(self, session: &Session) -> Result<(), Failure> {
         let request = ListInstancesRequest {
@@ -335,7 +319,7 @@ impl List {
             show_deleted: self.show_deleted,
             ..ListInstancesRequest::default()
         };
-        let rows = |items: &[Instance]| rows(items, &session.names, session.output);
+        let rows = |items: &[Instance]| Instance::rows(items, &session.names, session.output);
         if self.watch {
             let look = async || {
                 let request = request.clone();

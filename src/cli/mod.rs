@@ -2,14 +2,20 @@
 
 mod arguments;
 mod audit;
+mod complete;
+mod conditions;
 mod config;
 mod connection;
+mod context;
 mod databases;
+mod dev;
 mod doctor;
+mod endpoint;
 mod exit;
 mod explain;
 mod foreign;
 mod instances;
+mod logs;
 mod metadata;
 mod mutation;
 mod names;
@@ -17,7 +23,9 @@ mod operations;
 mod output;
 mod progress;
 mod psql;
+mod resource;
 mod session;
+mod status;
 mod streams;
 mod trash;
 mod watch;
@@ -40,7 +48,10 @@ use self::{
     exit::{Exit, Failure},
     session::Session,
 };
-use crate::{bootstrap, config::Config};
+use crate::{
+    bootstrap,
+    config::{Config, LogFormat},
+};
 
 /// Longest wait for threads that are blocked when a command has ended.
 const THREADS_STOP: Duration = Duration::from_secs(1);
@@ -48,6 +59,7 @@ const THREADS_STOP: Duration = Duration::from_secs(1);
 /// Runs the command that the process was started with.
 #[must_use]
 pub fn run() -> ExitCode {
+    complete::answer_a_shell();
     let matches = Arguments::command().get_matches();
     let arguments = match Arguments::from_arg_matches(&matches) {
         Ok(arguments) => arguments,
@@ -65,23 +77,31 @@ fn dispatch(arguments: Arguments) -> Result<Exit, Failure> {
     match arguments.command {
         Command::Serve(settings) => {
             let config = Config::load(&settings)?;
-            to_its_end(bootstrap::serve(config)).map(|()| Exit::Success)
+            let as_json = config.log.format == LogFormat::Json;
+            match to_its_end(bootstrap::serve(config)) {
+                Ok(()) => Ok(Exit::Success),
+                Err(failure) if as_json => Err(failure.in_json()),
+                Err(failure) => Err(failure),
+            }
         }
         Command::Migrate(settings) => {
             let config = Config::load(&settings)?;
             to_its_end(bootstrap::migrate(config)).map(|()| Exit::Success)
         }
+        Command::Dev(command) => {
+            let runtime = runtime()?;
+            let ended = runtime.block_on(dev::run(command, global.output));
+            runtime.shutdown_timeout(THREADS_STOP);
+            ended
+        }
         Command::Metadata(command) => metadata::run(command, global.output),
         Command::Trash(command) => trash::run(command, global.output),
         Command::Doctor(settings) => runtime()?.block_on(doctor::run(&settings, global.output)),
+        Command::Context(command) => context::run(command, global),
         Command::Config(command) => config::run(&command, global.output),
         Command::Explain(command) => explain::run(&command, global.output),
         Command::Completion { shell } => {
-            let mut command = Arguments::command();
-            // Into memory first: the generator panics where its writer fails.
-            let mut script = Vec::new();
-            clap_complete::generate(shell, &mut command, "howdah", &mut script);
-            io::stdout().write_all(&script)?;
+            io::stdout().write_all(&complete::script(shell)?)?;
             Ok(Exit::Success)
         }
         Command::Instances(command) => {
@@ -100,6 +120,7 @@ fn dispatch(arguments: Arguments) -> Result<Exit, Failure> {
         Command::Operations(command) => {
             client(async { operations::run(Session::open(global).await?, command).await })
         }
+        Command::Status => client(async { status::run(&Session::open(global).await?).await }),
         Command::Audit(command) => {
             client(async { audit::run(Session::open(global).await?, command).await })
         }

@@ -12,6 +12,7 @@ use super::{
     output::{Sheet, age, time, yes},
     progress,
     session::Session,
+    status::Trouble,
     watch::Named,
 };
 use crate::{
@@ -210,6 +211,17 @@ fn rows(operations: &[Operation], names: &Names, output: Output) -> Sheet {
     Sheet::rows(header, operations.iter().map(wide))
 }
 
+/// An operation in a line: what it does, and where it stands or why it has failed.
+pub(super) fn brief(operation: &Operation, names: &Names) -> Trouble {
+    let metadata = metadata(operation);
+    let target = names.short(&metadata.target);
+    let stage = stage(operation, &metadata);
+    Trouble {
+        name: format!("{} {target}", metadata.verb),
+        text: stage,
+    }
+}
+
 /// Asks an operation to stop, unless it has ended.
 async fn cancel(session: &Session, request: CancelOperationRequest) -> Result<(), Failure> {
     let name = request.name.clone();
@@ -218,13 +230,23 @@ async fn cancel(session: &Session, request: CancelOperationRequest) -> Result<()
         .client
         .get_operation(GetOperationRequest { name })
         .await?;
-    let hint = match status(&found, &metadata(&found)) {
-        "CANCELLED" => "the operation is cancelled",
-        "DONE" | "FAILED" => "the operation has ended: nothing is left to cancel",
-        _ => "asked for; the operation ends when its stages are undone",
-    };
-    session.hint(hint);
+    session.hint(&cancelled(&found));
     Ok(())
+}
+
+/// What has become of an operation that was asked to stop.
+fn cancelled(operation: &Operation) -> String {
+    match (&operation.result, operation.done) {
+        (Some(operation::Result::Error(error)), _) if error.code == CANCELLED => {
+            "the operation is cancelled".to_owned()
+        }
+        (Some(operation::Result::Error(error)), _) => {
+            let why = &error.message;
+            format!("nothing was cancelled: the operation had ended, it failed: {why}")
+        }
+        (_, true) => "nothing was cancelled: the operation had ended, it succeeded".to_owned(),
+        _ => "asked for; the operation ends when its stages are undone".to_owned(),
+    }
 }
 
 impl Named for Operation {

@@ -10,8 +10,8 @@ use crate::pb::v1::{OperationMetadata, operation_metadata::stage::State};
 /// Steps of the bar per stage: percent.
 const STAGE: u64 = 100;
 
-/// Form of the bar's line.
-const TEMPLATE: &str = "{spinner} [{bar:24}] {elapsed} {msg}";
+/// Form of the bar's line: what does not fit the terminal is cut off.
+const TEMPLATE: &str = "{spinner} [{bar:12}] {elapsed} {wide_msg}";
 
 pub(super) struct Progress {
     bar: ProgressBar,

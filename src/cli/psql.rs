@@ -16,6 +16,7 @@ const MISLEADING: &[&str] = &["PGSERVICE", "PGHOSTADDR", "PGPASSFILE", "PGREQUIR
 #[derive(Debug, Args)]
 pub(super) struct Command {
     /// Database, such as orders/shop
+    #[arg(add = super::complete::databases())]
     database: String,
     /// What psql is given, after `--`: howdah psql orders/shop -- -c 'select 1'
     #[arg(last = true)]

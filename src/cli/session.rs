@@ -2,14 +2,14 @@
 
 use std::{
     io::{self, IsTerminal, Write},
-    path::PathBuf,
     time::Duration,
 };
 
 use tokio::signal::unix::{SignalKind, signal};
 
 use super::{
-    arguments::{DEFAULT_ENDPOINT, DEFAULT_PROJECT, Global, Output},
+    arguments::{Global, Output},
+    endpoint,
     exit::{Exit, Failure},
     names::Names,
     output::{Sheet, json},
@@ -17,7 +17,7 @@ use super::{
     watch::Named,
 };
 use crate::{
-    client::{self, Client, Options, Wait},
+    client::{self, Client, Wait},
     pb::google::longrunning::Operation,
 };
 
@@ -36,23 +36,17 @@ pub(super) struct Session {
 
 impl Session {
     pub(super) async fn open(global: Global) -> Result<Self, Failure> {
-        // An empty variable is as good as none.
-        let file = |path: Option<PathBuf>| path.filter(|path| !path.as_os_str().is_empty());
-        let text = |text: String, default: &str| match text.is_empty() {
-            true => default.to_owned(),
-            false => text,
-        };
-        let options = Options {
-            ca: file(global.ca),
-            certificate: file(global.cert),
-            key: file(global.key),
-            ..Options::default()
-        };
-        let endpoint = text(global.endpoint, DEFAULT_ENDPOINT);
+        let output = global.output;
+        let called = endpoint::called(global)?;
+        let connected = Client::connect(&called.endpoint, &called.options).await;
+        let client = connected.map_err(|error| match &called.found_in {
+            Some(place) => Failure::from(error).note(format!("the endpoint is that of {place}")),
+            None => Failure::from(error),
+        })?;
         Ok(Self {
-            client: Client::connect(&endpoint, &options).await?,
-            names: Names::new(text(global.project, DEFAULT_PROJECT)),
-            output: global.output,
+            client,
+            names: Names::new(called.project),
+            output,
         })
     }
 

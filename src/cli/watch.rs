@@ -117,7 +117,7 @@ fn show<M: Named>(
 }
 
 /// The answer of a look; none while the server is away, which is said once.
-fn patiently<T>(
+pub(super) fn patiently<T>(
     session: &Session,
     looked: Result<T, Failure>,
     is_away: &mut bool,

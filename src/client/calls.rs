@@ -14,9 +14,9 @@ use crate::pb::{
         Database, DeleteDatabaseRequest, DeleteInstanceRequest, GetConnectionRequest,
         GetDatabaseRequest, GetInstanceRequest, Instance, ListAuditRecordsRequest,
         ListAuditRecordsResponse, ListDatabasesRequest, ListDatabasesResponse, ListEnginesRequest,
-        ListEnginesResponse, ListInstancesRequest, ListInstancesResponse, RestartInstanceRequest,
-        StartInstanceRequest, StopInstanceRequest, SubscribeRequest, UndeleteInstanceRequest,
-        audit_service_client::AuditServiceClient,
+        ListEnginesResponse, ListInstancesRequest, ListInstancesResponse, ReadInstanceLogRequest,
+        ReadInstanceLogResponse, RestartInstanceRequest, StartInstanceRequest, StopInstanceRequest,
+        SubscribeRequest, UndeleteInstanceRequest, audit_service_client::AuditServiceClient,
         change_stream_service_client::ChangeStreamServiceClient,
         database_service_client::DatabaseServiceClient,
         instance_service_client::InstanceServiceClient,
@@ -94,6 +94,8 @@ reads! { InstanceServiceClient:
     get_instance(GetInstanceRequest) -> Instance;
     /// Lists a page of instances.
     list_instances(ListInstancesRequest) -> ListInstancesResponse;
+    /// Reads a part of the log of an instance's server.
+    read_instance_log(ReadInstanceLogRequest) -> ReadInstanceLogResponse;
     /// Lists the PostgreSQL installations.
     list_engines(ListEnginesRequest) -> ListEnginesResponse;
 }

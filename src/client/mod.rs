@@ -46,6 +46,14 @@ impl Default for Options {
     }
 }
 
+/// Checks an endpoint and the TLS files that go with it, without a connection.
+///
+/// # Errors
+/// [`Error::Options`].
+pub fn check(endpoint: &str, options: &Options) -> Result<()> {
+    endpoint::prepare(endpoint, options).map(|_| ())
+}
+
 /// A connection to a Howdah server. Clones share it.
 #[derive(Clone, Debug)]
 pub struct Client {

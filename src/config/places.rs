@@ -44,6 +44,19 @@ pub(super) fn settle(
     }
 }
 
+impl Surroundings {
+    /// The data directory of a process that is started here without further settings; none
+    /// without a home.
+    #[must_use]
+    pub fn data_dir(&self) -> Option<PathBuf> {
+        let given = self.variables.get("HOWDAH_DATA_DIR");
+        match given.filter(|given| !given.is_empty()) {
+            Some(given) => absolute(given).ok(),
+            None => data_dir(self),
+        }
+    }
+}
+
 /// `/var/lib/howdah` for root, else the state directory of the XDG Base Directory
 /// Specification.
 fn data_dir(surroundings: &Surroundings) -> Option<PathBuf> {

@@ -17,6 +17,7 @@ pub mod provider;
 pub mod random;
 pub mod reason;
 pub mod recorded;
+pub mod server_log;
 pub mod sqlstate;
 pub(crate) mod states;
 pub mod version;

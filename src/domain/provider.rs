@@ -8,7 +8,12 @@ use secrecy::SecretString;
 use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
-use super::{Error, Reason, Result, engine::Engine, version::Version};
+use super::{
+    Error, Reason, Result,
+    engine::Engine,
+    server_log::{Begin, Part},
+    version::Version,
+};
 
 /// What a provider needs to know of one server. Every value in it was committed to
 /// the metadata before an effect uses it.
@@ -299,6 +304,18 @@ pub trait Provider: Send + Sync {
     /// Where Howdah connects to the server now. The address for clients is on record, from
     /// [`Learnt::address`].
     fn address(&self, server: &ServerSpec) -> Address;
+
+    /// Reads a part of the server's log.
+    ///
+    /// # Errors
+    /// UNIMPLEMENTED where the provider shows no logs.
+    async fn read_log(&self, _: &ServerSpec, _: Begin) -> Result<Part> {
+        let message = format!(
+            "the provider `{}` shows no logs of its servers",
+            self.name()
+        );
+        Err(Error::new(Reason::Unimplemented, message))
+    }
 
     /// The servers whose data is on this host, whether a record knows them or not.
     async fn present(&self) -> Result<Vec<Present>>;

@@ -1,5 +1,5 @@
-//! Fields of log lines for people: whatever a caller has put into a name, an event stays
-//! one line, and nothing in it steers the terminal.
+//! Text that others wrote, for lines that people read: whatever a caller has put into a
+//! name, an event stays one line, and nothing in it steers the terminal.
 
 use tracing_subscriber::{
     field::MakeExt as _,
@@ -20,7 +20,8 @@ pub(super) fn escaped() -> impl for<'writer> FormatFields<'writer> + Send + Sync
 
 /// The text with everything escaped that ends a line, steers a terminal, or changes the
 /// order in which the rest is shown.
-fn harmless(text: String) -> String {
+#[must_use]
+pub fn harmless(text: String) -> String {
     if !text.contains(is_harmful) {
         return text;
     }

@@ -4,7 +4,7 @@
 //! [`Telemetry`] that it returns holds the Prometheus registry, hands out the meter
 //! and flushes at the end.
 
-mod fields;
+pub mod fields;
 pub mod flood;
 pub mod logs;
 pub mod metrics;

@@ -28,6 +28,14 @@ const COMMANDS: &[&str] = &[
     "config schema",
     "completion",
     "explain",
+    "dev",
+    "status",
+    "context",
+    "context list",
+    "context use",
+    "context add",
+    "context remove",
+    "instances logs",
     "instances",
     "instances create",
     "instances get",
@@ -229,6 +237,19 @@ fn every_reason_can_be_explained() {
         unknown.stderr.contains("similar: RESOURCE_BUSY"),
         "{unknown:?}"
     );
+    for (typed, meant) in [
+        ("RESOURCE_BUSSY", "RESOURCE_BUSY"),
+        ("server_ened", "SERVER_ENDED"),
+    ] {
+        let near = run(&["explain", typed]);
+        let proposal = format!("similar: {meant}");
+        assert!(near.stderr.contains(&proposal), "{near:?}");
+    }
+    let nothing = run(&["explain", "xyzzy"]);
+    assert!(!nothing.stderr.contains("similar"), "{nothing:?}");
+    let condition = run(&["explain", "SERVER_ENDED"]);
+    let said = "`Available` is `FALSE`: its process has ended by itself";
+    assert!(condition.stdout.contains(said), "{condition:?}");
 }
 
 #[test]
@@ -338,15 +359,17 @@ fn completion_is_there_for_each_shell() {
     for shell in ["bash", "zsh", "fish", "elvish", "powershell"] {
         let run = run(&["completion", shell]);
         assert_eq!(run.code, 0, "{shell}");
-        assert!(run.stdout.contains("instances"), "{shell}");
+        assert!(run.stdout.contains("_HOWDAH_COMPLETE"), "{shell}");
     }
 }
 
 #[test]
 fn bash_takes_its_completion() {
-    let script = r#"source <("$1" completion bash) && complete -p howdah &&
-        COMP_WORDS=(howdah inst) COMP_CWORD=1 && _howdah howdah inst howdah &&
-        echo "${COMPREPLY[@]}""#;
+    let script = r#"PATH="$(dirname "$1"):$PATH"
+        source <(howdah completion bash) && complete -p howdah &&
+        COMP_WORDS=(howdah inst) COMP_CWORD=1 COMP_TYPE=9 &&
+        _clap_complete_howdah howdah inst howdah &&
+        printf '%s\n' "${COMPREPLY[@]}""#;
     let output = Command::new("bash")
         .args(["--norc", "-c", script, "bash", env!("CARGO_BIN_EXE_howdah")])
         .output()
@@ -357,7 +380,7 @@ fn bash_takes_its_completion() {
         "{said}"
     );
     assert!(said.starts_with("complete "), "{said}");
-    assert!(said.contains("\ninstances "), "{said}");
+    assert!(said.contains("\ninstance"), "{said}");
 }
 
 #[test]

@@ -3,6 +3,7 @@
 mod client;
 mod commands;
 mod config;
+mod contexts;
 mod doctor;
 mod program;
 mod server;

@@ -20,27 +20,33 @@ fn catches_interrupts(pid: u32) -> bool {
 }
 
 /// Somebody at a terminal.
-struct User {
+pub(super) struct User {
     endpoint: String,
 }
 
 /// How a command ended.
 #[derive(Debug)]
-struct Ended {
-    code: Option<i32>,
-    stdout: String,
-    stderr: String,
+pub(super) struct Ended {
+    pub(super) code: Option<i32>,
+    pub(super) stdout: String,
+    pub(super) stderr: String,
 }
 
 impl User {
-    fn of(howdah: &Howdah) -> Self {
+    pub(super) fn of(howdah: &Howdah) -> Self {
         Self {
             endpoint: howdah.endpoint(),
         }
     }
 
+    pub(super) fn at(endpoint: &str) -> Self {
+        Self {
+            endpoint: endpoint.to_owned(),
+        }
+    }
+
     /// `howdah` with these words; nothing of this process's settings.
-    fn command(&self, words: &str) -> Command {
+    pub(super) fn command(&self, words: &str) -> Command {
         let mut command = Command::new(env!("CARGO_BIN_EXE_howdah"));
         command
             .args(words.split_whitespace())
@@ -54,7 +60,7 @@ impl User {
         command
     }
 
-    async fn run(&self, words: &str) -> Ended {
+    pub(super) async fn run(&self, words: &str) -> Ended {
         let run = self.command(words).output();
         let output = timeout(PATIENCE, run).await.unwrap().unwrap();
         let text = |bytes| String::from_utf8(bytes).unwrap();
@@ -67,7 +73,7 @@ impl User {
 
     /// What a command prints that does its work without a word beside.
     #[track_caller]
-    fn says(&self, words: &'static str) -> impl Future<Output = String> {
+    pub(super) fn says(&self, words: &'static str) -> impl Future<Output = String> {
         let caller = std::panic::Location::caller();
         async move {
             let ended = self.run(words).await;
@@ -77,7 +83,7 @@ impl User {
         }
     }
 
-    async fn json(&self, words: &str) -> Value {
+    pub(super) async fn json(&self, words: &str) -> Value {
         let ended = self.run(&format!("{words} --output json")).await;
         assert_eq!(ended.code, Some(0), "{words}: {ended:?}");
         serde_json::from_str(&ended.stdout).unwrap()
@@ -308,8 +314,9 @@ async fn resources_are_waited_for_and_listed_in_every_form() {
     howdah.database("orders", "shop").await;
     let user = User::of(&howdah);
 
+    // A creation would be refused: no such version is installed.
     let again = user
-        .run("instances create orders --if-not-exists --wait")
+        .run("instances create orders --version 99 --if-not-exists --wait")
         .await;
     assert_eq!(
         (again.code, again.stderr.as_str()),
@@ -399,7 +406,7 @@ async fn resources_are_waited_for_and_listed_in_every_form() {
     let cancelled = user.run(&format!("operations cancel {id}")).await;
     assert_eq!(
         cancelled.stderr,
-        "the operation has ended: nothing is left to cancel\n"
+        "nothing was cancelled: the operation had ended, it succeeded\n"
     );
     for words in ["instances list", "operations list"] {
         let nowhere = user.run(&format!("{words} --project nosuch")).await;

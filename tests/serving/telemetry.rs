@@ -233,3 +233,34 @@ async fn scrape(address: &str) -> String {
     read.expect("an answer").unwrap();
     answer
 }
+
+/// A collector of logs takes a line of JSON, and nothing else: not the banner, a panic, a notice
+/// of PostgreSQL, nor the error that ends the program.
+#[tokio::test(flavor = "multi_thread")]
+async fn all_that_serve_writes_is_json_where_the_log_is() {
+    let mut howdah = Howdah::new(Options::default());
+    howdah
+        .start("database.create.role.before_commit=1*panic->off")
+        .await;
+    howdah.instance("orders").await;
+    howdah.database("orders", "shop").await;
+    // Its migrations find what is there, of which PostgreSQL takes notice.
+    howdah.stop().await;
+    howdah.start("").await;
+    // The directory is in use.
+    let second = howdah.run(&["serve"], "");
+    assert!(!second.status.success(), "{second:?}");
+    howdah.stop().await;
+    let log = howdah.log() + &String::from_utf8(second.stderr).unwrap();
+    for line in log.lines() {
+        let read = serde_json::from_str::<serde_json::Value>(line);
+        assert!(read.is_ok_and(|value| value.is_object()), "{line}");
+    }
+    for part in [
+        "howdah serves gRPC",
+        "\"message\":\"panic\"",
+        "DATA_DIR_IN_USE",
+    ] {
+        assert!(log.contains(part), "{part}");
+    }
+}

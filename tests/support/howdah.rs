@@ -455,7 +455,7 @@ impl Drop for Howdah {
 pub const SECRET_KEY: &str = "MDEyMzQ1Njc4OWFiY2RlZjAxMjM0NTY3ODlhYmNkZWY=";
 
 /// Removes the directory, and ends what runs in it, when this process has ended.
-pub(super) fn watchdog(directory: &Path) -> Child {
+pub fn watchdog(directory: &Path) -> Child {
     let script = r#"
         cat > /dev/null
         if [ -f "$1/howdah.pid" ]; then kill -KILL "$(cat "$1/howdah.pid")"; fi
@@ -480,7 +480,7 @@ pub(super) fn watchdog(directory: &Path) -> Child {
 
 /// Ids and command lines of processes that name the path. A process that was forked
 /// just now still looks like its parent, and is not counted.
-fn processes(path: &Path) -> Vec<(u32, String)> {
+pub fn processes(path: &Path) -> Vec<(u32, String)> {
     let wanted = path.to_string_lossy().into_owned();
     let line = |pid: u32| {
         let line = fs::read(format!("/proc/{pid}/cmdline")).unwrap_or_default();

@@ -1,5 +1,7 @@
 //! Instances, servers and engines.
 
+use std::collections::BTreeMap;
+
 use uuid::Uuid;
 
 use super::{refuse_large, refuse_nul, refuse_nul_in, timestamp};
@@ -12,6 +14,7 @@ use crate::{
         name::{Id, InstanceName, ProjectName},
         provider::Address,
         recorded::Recorded,
+        server_log,
     },
     pb::v1,
 };
@@ -145,6 +148,14 @@ fn condition(condition: Condition) -> v1::Condition {
     }
 }
 
+/// How many lines of a log are asked for. The rules of the field bound them.
+pub(in crate::api) fn log_lines(asked: i32) -> usize {
+    match usize::try_from(asked) {
+        Ok(0) | Err(_) => server_log::LINES,
+        Ok(lines) => lines.min(server_log::LINES_MOST),
+    }
+}
+
 /// The engine on the wire.
 pub(in crate::api) fn engine_to_wire(engine: &Engine) -> v1::Engine {
     v1::Engine {
@@ -203,11 +214,28 @@ pub(in crate::api) fn create(request: v1::CreateInstanceRequest) -> Result<Creat
         display_name: instance.display_name,
         labels: instance.labels,
         annotations: instance.annotations,
-        parameters: instance.parameters,
+        parameters: lower_cased(instance.parameters)?,
         ephemeral: instance.ephemeral,
         deletion_protection: instance.deletion_protection,
         host,
     })
+}
+
+/// The parameters by their names in lower case: PostgreSQL takes `work_mem` and `WORK_MEM` for
+/// the same, so one of two would win silently, and two spellings could not be compared.
+fn lower_cased(parameters: BTreeMap<String, String>) -> Result<BTreeMap<String, String>> {
+    let mut lower = BTreeMap::new();
+    for (given, value) in parameters {
+        let name = given.to_ascii_lowercase();
+        if lower.insert(name.clone(), value).is_some() {
+            let message = format!(
+                "the setting `{name}` is given twice: its name is the same in upper and lower case"
+            );
+            return Err(Error::new(Reason::ParameterInvalid, message)
+                .with_field(format!("instance.parameters.{given}")));
+        }
+    }
+    Ok(lower)
 }
 
 fn host(text: &str) -> Result<Option<Uuid>> {

@@ -1,8 +1,9 @@
 //! Tables.
 
-use std::{fmt, time::SystemTime};
+use std::{fmt, io, time::SystemTime};
 
-use comfy_table::{Cell, Table, presets};
+use comfy_table::{Cell, ContentArrangement, Table, presets};
+use rustix::termios::{isatty, tcgetwinsize};
 
 use super::clean;
 use crate::domain::clock::{Clock as _, SystemClock};
@@ -47,16 +48,33 @@ impl fmt::Display for Sheet {
     }
 }
 
+/// As wide as it has to be, and no wider than the terminal that it is shown at.
 fn plain() -> Table {
     let mut table = Table::new();
     table.load_style(presets::NOTHING);
+    if let Some(columns) = columns() {
+        table.set_content_arrangement(ContentArrangement::Dynamic);
+        table.set_width(columns);
+    }
     table
+}
+
+/// Columns of the terminal at stdout; none for a file or a pipe, whose reader wants a row a
+/// line.
+fn columns() -> Option<u16> {
+    let stdout = io::stdout();
+    let size = isatty(&stdout)
+        .then(|| tcgetwinsize(&stdout).ok())
+        .flatten();
+    // A terminal that does not know its size says 0.
+    size.map(|size| size.ws_col).filter(|columns| *columns > 0)
 }
 
 /// The table flush left, with two spaces between columns.
 fn spaced(mut table: Table) -> Table {
-    for column in table.column_iter_mut() {
-        column.set_padding((0, 2));
+    let last = table.column_count().saturating_sub(1);
+    for (number, column) in table.column_iter_mut().enumerate() {
+        column.set_padding((0, if number < last { 2 } else { 0 }));
     }
     table
 }

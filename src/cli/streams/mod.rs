@@ -22,6 +22,7 @@ pub(super) enum Command {
 #[derive(Debug, Args)]
 pub(super) struct Subscribe {
     /// Instance, such as orders, or database, such as orders/shop
+    #[arg(add = crate::cli::complete::databases())]
     instance: String,
     /// Database by its name in PostgreSQL, where the first argument is the instance
     database: Option<String>,

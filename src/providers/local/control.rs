@@ -1,6 +1,7 @@
 //! One server, whoever owns it: looking what is there, stopping, watching.
 
 use std::{
+    collections::BTreeMap,
     os::fd::OwnedFd,
     path::{Path, PathBuf},
     time::Duration,
@@ -14,11 +15,12 @@ use tokio::{
 };
 
 use super::{
-    Points,
+    Points, SERVER,
     directory::{Directory, blocking},
     failure,
     identity::{self, Note, PidFile, Process},
     user::RunAs,
+    verify::FIRST_DATABASE,
 };
 use crate::{
     domain::{Error, Reason, Result},
@@ -63,6 +65,8 @@ pub(crate) struct Cluster {
     pub(crate) system_identifier: Option<u64>,
     /// Who it runs as.
     pub(crate) run_as: RunAs,
+    /// Settings of its user, one of which may be why it does not start.
+    pub(crate) parameters: BTreeMap<String, String>,
     /// Where a test can kill this process.
     pub(crate) points: &'static Points,
 }
@@ -84,6 +88,22 @@ pub(crate) enum Found {
 }
 
 impl Cluster {
+    /// A server as something to stop, which its place suffices for.
+    pub(crate) fn to_stop(home: PathBuf, socket_directory: PathBuf, run_as: RunAs) -> Self {
+        Self {
+            programs: PathBuf::new(),
+            home,
+            socket_directory,
+            port: 0,
+            password: SecretString::default(),
+            database: FIRST_DATABASE,
+            system_identifier: None,
+            run_as,
+            parameters: BTreeMap::new(),
+            points: &SERVER,
+        }
+    }
+
     /// The data directory.
     pub(crate) fn data(&self) -> PathBuf {
         self.home.join(DATA)

@@ -10,6 +10,7 @@ mod exchange;
 mod password;
 
 use std::{
+    collections::BTreeMap,
     fs::DirBuilder,
     os::unix::fs::DirBuilderExt,
     path::{Path, PathBuf},
@@ -47,7 +48,7 @@ pub const DATABASE: &str = "howdah";
 /// Part of the socket's name; nothing listens on it.
 const PORT: u16 = 5432;
 
-const HOME: &str = "metadata";
+pub(super) const HOME: &str = "metadata";
 const LOCK_FILE: &str = "metadata.lock";
 
 /// File in the data directory as long as a restore makes metadata where there was none.
@@ -445,6 +446,7 @@ fn cluster(
         database: DATABASE,
         system_identifier: None,
         run_as,
+        parameters: BTreeMap::new(),
         points: &EMBEDDED,
     }
 }
@@ -492,7 +494,7 @@ async fn configure(place: &Path, cluster: &Cluster, version: Version) -> Result<
         ephemeral: false,
         listen_addresses: &[],
         tls: false,
-        parameters: &std::collections::BTreeMap::new(),
+        parameters: &BTreeMap::new(),
     }
     .embedded();
     let gone = cluster.mismatch("its data directory is gone");

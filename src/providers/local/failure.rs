@@ -1,9 +1,10 @@
 //! Translates failures of files, programs and servers into errors of Howdah.
 
-use std::{io, path::Path};
+use std::{collections::BTreeMap, io, path::Path};
 
 use rustix::io::Errno;
 
+use super::words;
 use crate::domain::{Error, Reason};
 
 /// An error of the file system at `path`.
@@ -116,7 +117,7 @@ pub(crate) fn output(what: &str, path: &Path, output: &str) -> Error {
             let message = format!("{what} is not possible now: {words}");
             Error::new(Reason::ServerUnavailable, message).with_context(output.trim())
         }
-        None => failed(what, path, output),
+        None => because(failed(what, path, output), words::complaint(output), output),
     }
 }
 
@@ -141,49 +142,41 @@ fn is_full(path: &Path) -> bool {
     found.is_some_and(|found| found.f_bavail.saturating_mul(found.f_frsize) < SPACE_TO_START)
 }
 
-/// The error for a server that did not come up, from what it wrote to its logs.
-pub(crate) fn start(port: u16, path: &Path, log: &str) -> Error {
+/// The error for a server that did not come up, from what it wrote to its logs and the
+/// `parameters` of its user.
+pub(crate) fn start(
+    port: u16,
+    path: &Path,
+    log: &str,
+    parameters: &BTreeMap<String, String>,
+) -> Error {
     if log.contains("Address already in use") {
         let message = format!("port {port} is in use by another process");
         return Error::new(Reason::PortTaken, message).with_context(log.trim());
     }
-    let invalid = log
-        .lines()
-        .find(|line| line.contains("configuration file") && line.contains("contains errors"));
-    if invalid.is_some() {
-        let message = "the server did not start: its configuration contains errors";
-        return Error::new(Reason::ServerStartFailed, message).with_context(log.trim());
-    }
     // A shortage that one of its sessions met is not why it did not start.
-    match (failed("starting the server", path, log), last_words(log)) {
-        (error, Some(words)) if error.reason() == Reason::ServerStartFailed => {
-            let message = format!("{}: {words}", error.message());
-            Error::new(Reason::ServerStartFailed, message).with_context(log.trim())
-        }
-        (error, _) => error,
-    }
+    let error = failed("starting the server", path, log);
+    because(error, words::last(log, parameters), log)
 }
 
-/// Most characters that are shown of what a server said last.
-const WORDS_MOST: usize = 300;
-
-/// What the postmaster, or a process of its own, said last before it ended. Lines of
-/// sessions, which name their user before the level, are not shown: they say why a client
-/// was turned away.
-fn last_words(log: &str) -> Option<String> {
-    let own = |line: &str| {
-        let (_, words) = line.split_once("] ")?;
-        let words = words
-            .strip_prefix("FATAL:")
-            .or_else(|| words.strip_prefix("PANIC:"))?;
-        Some(words.trim().chars().take(WORDS_MOST).collect())
-    };
-    log.lines().rev().find_map(own)
+/// Adds what PostgreSQL said, where nothing else is known.
+fn because(error: Error, words: Option<String>, output: &str) -> Error {
+    match (error.reason(), words) {
+        (Reason::ServerStartFailed, Some(words)) => {
+            let message = format!("{}: {words}", error.message());
+            Error::new(Reason::ServerStartFailed, message).with_context(output.trim())
+        }
+        _ => error,
+    }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    fn start(log: &str) -> Error {
+        super::start(7000, Path::new("/x"), log, &BTreeMap::new())
+    }
 
     #[test]
     fn tells_full_from_unwritable() {
@@ -197,7 +190,7 @@ mod tests {
         assert_eq!(reason(io::ErrorKind::InvalidInput), Reason::Internal);
         let full = output("initdb", path, "initdb: x: No space left on device\n");
         assert_eq!(full.reason(), Reason::DiskFull);
-        let taken = start(7000, path, "LOG: could not bind: Address already in use");
+        let taken = start("LOG: could not bind: Address already in use");
         assert_eq!(taken.reason(), Reason::PortTaken);
         assert_eq!(taken.message(), "port 7000 is in use by another process");
     }
@@ -216,8 +209,7 @@ mod tests {
         assert!(output("initdb", path, fork).retryable());
         let log = "2026-11-29 21:51:10.124 UTC [7] FATAL:  could not map anonymous shared \
                    memory: Cannot allocate memory\n";
-        let start = start(7000, path, log);
-        assert_eq!(start.reason(), Reason::ServerStartFailed);
+        assert_eq!(start(log).reason(), Reason::ServerStartFailed);
         assert_eq!(watch(Errno::BADF.into()).reason(), Reason::Internal);
     }
 
@@ -227,11 +219,11 @@ mod tests {
             2026-11-29 21:51:10.124 UTC [7] FATAL:  could not map memory\n\
             2026-11-29 21:51:10.125 UTC [9] shop@shop FATAL:  the system is starting up\n\
             stopped waiting\n";
-        let error = start(7000, Path::new("/x"), log);
+        let error = start(log);
         let expected = "starting the server failed: could not map memory";
         assert_eq!(error.message(), expected);
         assert!(error.internal_detail().contains("stopped waiting"));
-        let silent = start(7000, Path::new("/x"), "");
+        let silent = start("");
         assert_eq!(silent.message(), "starting the server failed");
     }
 }

@@ -6,6 +6,7 @@
 
 pub mod embedded;
 pub mod reaper;
+pub mod throwaway;
 
 mod advance;
 mod command;
@@ -22,6 +23,7 @@ mod known_parameters;
 mod lock;
 mod log;
 mod orphans;
+mod read_log;
 mod server;
 mod settings;
 mod sockets;
@@ -33,6 +35,7 @@ mod user;
 mod value;
 mod verify;
 mod way;
+mod words;
 
 pub use discover::installations;
 pub use orphans::Present;

@@ -22,7 +22,7 @@ use super::{
     failure, holders, host, initialize,
     known_parameters::KnownParameters,
     lock::Lock,
-    orphans,
+    orphans, read_log,
     settings::{self, Settings},
     sockets, template,
     trash::Emptying,
@@ -34,6 +34,7 @@ use crate::domain::{
     Error, Reason, Result,
     engine::Engine,
     provider::{Address, Advance, Goal, Presence, Present, Provider, ServerSpec, Wait, Waited},
+    server_log::{Begin, Part},
     version::Version,
 };
 
@@ -237,6 +238,7 @@ impl Local {
             database: FIRST_DATABASE,
             system_identifier: server.system_identifier,
             run_as: self.run_as,
+            parameters: server.parameters.clone(),
             points: &SERVER,
         }
     }
@@ -425,6 +427,11 @@ impl Provider for Local {
             },
             Way::Socket | Way::None => for_clients,
         }
+    }
+
+    async fn read_log(&self, server: &ServerSpec, begin: Begin) -> Result<Part> {
+        let home = self.found(server).home;
+        blocking(move || read_log::read(&home, begin)).await
     }
 
     async fn present(&self) -> Result<Vec<Present>> {

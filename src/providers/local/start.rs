@@ -79,7 +79,14 @@ impl Cluster {
                     tokio::time::sleep(RETRY).await;
                 }
                 Launch::Down(log) if in_the_way(&log) => return Err(self.occupied(&log).await?),
-                Launch::Down(log) => return Err(failure::start(self.port, &self.home, &log)),
+                Launch::Down(log) => {
+                    return Err(failure::start(
+                        self.port,
+                        &self.home,
+                        &log,
+                        &self.parameters,
+                    ));
+                }
             }
         }
     }

@@ -6,6 +6,7 @@ mod metadata_away;
 mod names;
 mod parameters;
 mod queries;
+mod start_failures;
 mod surroundings;
 
 pub(crate) use self::metadata_away::goes_away_for;

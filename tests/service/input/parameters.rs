@@ -5,7 +5,7 @@ use tonic::Code::InvalidArgument;
 
 use crate::{
     service::rig::{Metadata, refused, serve},
-    support::howdah::create_instance,
+    support::howdah::{create_instance, succeeded},
 };
 
 #[tokio::test]
@@ -49,4 +49,33 @@ async fn settings_are_checked_before_anything_is_made() {
         refused(answer, InvalidArgument, why);
     }
     assert_eq!(metadata.content().await, before);
+}
+
+pub(super) fn with_parameters(parameters: &[(&str, &str)]) -> Instance {
+    let owned = |(name, value): &(&str, &str)| ((*name).to_owned(), (*value).to_owned());
+    Instance {
+        version: "15".into(),
+        ephemeral: true,
+        parameters: parameters.iter().map(owned).collect(),
+        ..Instance::default()
+    }
+}
+
+/// `work_mem` and `WORK_MEM` are the same setting.
+#[tokio::test]
+async fn a_setting_has_one_name() {
+    let howdah = serve().await;
+    let twice = with_parameters(&[("work_mem", "64MB"), ("WORK_MEM", "1MB")]);
+    let request = create_instance("orders", twice);
+    let answer = howdah.instances().await.create_instance(request).await;
+    let said = answer.as_ref().unwrap_err().message().to_owned();
+    assert!(said.contains("`work_mem` is given twice"), "{said}");
+    refused(answer, InvalidArgument, "PARAMETER_INVALID");
+
+    let once = with_parameters(&[("WORK_MEM", "64MB"), ("TimeZone", "UTC")]);
+    let request = create_instance("orders", once);
+    let accepted = howdah.instances().await.create_instance(request).await;
+    let made: Instance = succeeded(&howdah.wait(accepted.unwrap().get_ref()).await);
+    let names: Vec<&str> = made.parameters.keys().map(String::as_str).collect();
+    assert_eq!(names, ["timezone", "work_mem"]);
 }

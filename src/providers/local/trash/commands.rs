@@ -4,12 +4,10 @@ use std::{collections::BTreeSet, fs, os::unix::fs::MetadataExt, path::PathBuf, t
 
 use chrono::{DateTime, TimeDelta, Utc};
 use rustix::process::geteuid;
-use secrecy::SecretString;
 use uuid::Uuid;
 
 use super::{
     super::{
-        SERVER,
         control::{Cluster, DATA},
         directory::{Directory, blocking},
         failure, host,
@@ -18,7 +16,6 @@ use super::{
         settings::Settings,
         sockets,
         user::RunAs,
-        verify::FIRST_DATABASE,
     },
     delete_entry,
     entry::Name,
@@ -241,20 +238,10 @@ impl Trash {
 
     /// The server as something to stop.
     fn cluster(&self, uid: Uuid) -> Cluster {
-        Cluster {
-            programs: PathBuf::new(),
-            home: self.settings.root.join("servers").join(uid.to_string()),
-            socket_directory: sockets::of(
-                &self.settings.run_directory,
-                &uid.as_simple().to_string(),
-            ),
-            port: 0,
-            password: SecretString::default(),
-            database: FIRST_DATABASE,
-            system_identifier: None,
-            run_as: self.run_as,
-            points: &SERVER,
-        }
+        let socket_directory =
+            sockets::of(&self.settings.run_directory, &uid.as_simple().to_string());
+        let home = self.settings.root.join("servers").join(uid.to_string());
+        Cluster::to_stop(home, socket_directory, self.run_as)
     }
 
     /// The directory, if a process has served here.

@@ -1,0 +1,106 @@
+//! Completion in shells, by the program itself: so the names of instances and databases are
+//! completed too. The server is that of the environment, of the context or of this machine.
+
+use std::{ffi::OsStr, future::Future, io, time::Duration};
+
+use clap::{CommandFactory as _, Parser as _};
+use clap_complete::{
+    CompleteEnv, Shell,
+    engine::{ArgValueCandidates, ArgValueCompleter, CompletionCandidate},
+    env::Shells,
+};
+use tokio::runtime::Runtime;
+
+use super::{
+    arguments::Arguments,
+    exit::{Exit, Failure},
+    session::Session,
+};
+use crate::pb::v1::{ListDatabasesRequest, ListInstancesRequest};
+
+/// Variable by which a shell asks for what can be typed.
+const VARIABLE: &str = "_HOWDAH_COMPLETE";
+
+/// Longest that somebody waits for names after a press of Tab.
+const LIMIT: Duration = Duration::from_secs(2);
+
+/// Most names that are proposed.
+const MOST: usize = 500;
+
+/// Answers a shell and ends, if a shell has asked.
+pub(super) fn answer_a_shell() {
+    CompleteEnv::with_factory(Arguments::command)
+        .var(VARIABLE)
+        .bin("howdah")
+        .completer("howdah")
+        .complete();
+}
+
+/// The script by which a shell asks.
+pub(super) fn script(shell: Shell) -> Result<Vec<u8>, Failure> {
+    let mut script = Vec::new();
+    let shells = Shells::builtins();
+    let unknown = || Failure::new(Exit::Usage, format!("there is no completion for {shell}"));
+    let known = shells.completer(&shell.to_string()).ok_or_else(unknown)?;
+    known.write_registration(VARIABLE, "howdah", "howdah", "howdah", &mut script)?;
+    Ok(script)
+}
+
+/// Completes the name of an instance.
+pub(super) fn instances() -> ArgValueCandidates {
+    ArgValueCandidates::new(|| candidates(instance_names))
+}
+
+/// Completes the name of a database: first the instance, then what is in it.
+pub(super) fn databases() -> ArgValueCompleter {
+    ArgValueCompleter::new(|typed: &OsStr| {
+        let typed = typed.to_str().unwrap_or_default();
+        let found = match typed.split_once('/') {
+            None => candidates(async |session| {
+                let names = instance_names(session).await?;
+                Ok(names.into_iter().map(|name| format!("{name}/")).collect())
+            }),
+            Some((instance, _)) => candidates(async |session| {
+                let request = ListDatabasesRequest {
+                    parent: session.names.instance(instance)?,
+                    ..ListDatabasesRequest::default()
+                };
+                let found = session.client.all_databases(request, MOST).await?;
+                let name = |it: crate::pb::v1::Database| session.names.short(&it.name);
+                Ok(found.into_iter().map(name).collect())
+            }),
+        };
+        let begins = |it: &CompletionCandidate| it.get_value().to_string_lossy().starts_with(typed);
+        found.into_iter().filter(begins).collect()
+    })
+}
+
+async fn instance_names(session: &Session) -> Result<Vec<String>, Failure> {
+    let request = ListInstancesRequest {
+        parent: session.names.project(),
+        ..ListInstancesRequest::default()
+    };
+    let found = session.client.all_instances(request, MOST).await?;
+    let names = found.iter().map(|it| session.names.short(&it.name));
+    Ok(names.collect())
+}
+
+/// What the server proposes; nothing where it does not answer in time.
+fn candidates(
+    ask: impl AsyncFnOnce(&Session) -> Result<Vec<String>, Failure>,
+) -> Vec<CompletionCandidate> {
+    let asked = async {
+        // The options on the line are not known here.
+        let arguments = Arguments::try_parse_from(["howdah", "status"]).ok()?;
+        let session = Session::open(arguments.global).await.ok()?;
+        ask(&session).await.ok()
+    };
+    let names = within(asked).unwrap_or_default();
+    names.into_iter().map(CompletionCandidate::new).collect()
+}
+
+fn within<T>(asked: impl Future<Output = Option<T>>) -> Option<T> {
+    let runtime: io::Result<Runtime> = Runtime::new();
+    let runtime = runtime.ok()?;
+    runtime.block_on(async { tokio::time::timeout(LIMIT, asked).await.ok()? })
+}

@@ -1,0 +1,302 @@
+//! `howdah context`: names for the servers that somebody calls.
+//!
+//! They are kept in one file, `howdah/contexts.toml` in the directory for settings of the XDG
+//! Base Directory Specification. It holds the paths of TLS files and no secret.
+
+use std::{
+    collections::BTreeMap,
+    env,
+    fs::{self, DirBuilder, File, OpenOptions},
+    io::{self, Read as _, Write},
+    os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _},
+    path::{Path, PathBuf, absolute},
+    process,
+};
+
+use clap::Subcommand;
+use serde::{Deserialize, Serialize};
+use serde_json::json;
+
+use super::{
+    arguments::{Global, Output},
+    exit::{Exit, Failure},
+    output::{Sheet, data, yes},
+};
+use crate::client::{self, Options};
+
+/// Most bytes of the file.
+const MOST: u64 = 256 * 1024;
+
+/// Longest name of a context.
+const LONGEST: usize = 63;
+
+#[derive(Debug, Subcommand)]
+pub(super) enum Command {
+    /// List the contexts
+    List,
+    /// Call this context's server from now on, where nothing else is said
+    Use {
+        /// Name of the context
+        name: String,
+    },
+    /// Add a context: the --endpoint, --project, --ca, --cert and --key given with it
+    Add {
+        /// Name of the context, such as prod
+        name: String,
+    },
+    /// Remove a context
+    Remove {
+        /// Name of the context
+        name: String,
+    },
+}
+
+/// A server that is called by a name.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize, Serialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct Context {
+    pub(super) endpoint: String,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(super) project: Option<String>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(super) ca: Option<PathBuf>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(super) cert: Option<PathBuf>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(super) key: Option<PathBuf>,
+}
+
+/// What the file holds.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize, Serialize)]
+#[serde(deny_unknown_fields)]
+struct Contexts {
+    /// The one that holds where nothing else is said.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    current: Option<String>,
+    #[serde(default)]
+    contexts: BTreeMap<String, Context>,
+}
+
+pub(super) fn run(command: Command, global: Global) -> Result<Exit, Failure> {
+    let path = path().ok_or_else(homeless)?;
+    let mut contexts = Contexts::read(&path)?;
+    let before = contexts.clone();
+    match command {
+        Command::List => {
+            writeln!(io::stdout(), "{}", contexts.listed(global.output)?)?;
+        }
+        Command::Use { name } => {
+            contexts.get(&name)?;
+            contexts.current = Some(name);
+        }
+        Command::Add { name } => contexts.add(name, global)?,
+        Command::Remove { name } => {
+            contexts.get(&name)?;
+            contexts.contexts.remove(&name);
+            contexts.current.take_if(|current| *current == name);
+        }
+    }
+    if contexts != before {
+        contexts.write(&path)?;
+    }
+    Ok(Exit::Success)
+}
+
+/// The context that holds: the one that is named, else the current one. None where there is
+/// none.
+pub(super) fn chosen(name: Option<&str>) -> Result<Option<Context>, Failure> {
+    let Some(path) = path() else {
+        return match name {
+            Some(_) => Err(homeless()),
+            None => Ok(None),
+        };
+    };
+    let contexts = Contexts::read(&path)?;
+    match name.or(contexts.current.as_deref()) {
+        Some(name) => contexts.get(name).cloned().map(Some),
+        None => Ok(None),
+    }
+}
+
+/// Where the file is; none without a home.
+fn path() -> Option<PathBuf> {
+    let directory = |name: &str| {
+        let path = env::var_os(name).map(PathBuf::from);
+        // The specification has relative paths ignored.
+        path.filter(|path| path.is_absolute())
+    };
+    let home = || directory("HOME").map(|home| home.join(".config"));
+    let config = directory("XDG_CONFIG_HOME").or_else(home)?;
+    Some(config.join("howdah").join("contexts.toml"))
+}
+
+fn homeless() -> Failure {
+    let message = "there is no place for contexts: set HOME or XDG_CONFIG_HOME";
+    Failure::new(Exit::Usage, message)
+}
+
+impl Contexts {
+    fn read(path: &Path) -> Result<Self, Failure> {
+        let damaged = |why: &dyn std::fmt::Display| {
+            let message = format!("{} cannot be read: {why}", path.display());
+            Failure::new(Exit::Usage, message).note("correct the file, or remove it")
+        };
+        let file = match File::open(path) {
+            Ok(file) => file,
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Self::default()),
+            Err(error) => return Err(damaged(&error)),
+        };
+        let mut text = String::new();
+        let read = file.take(MOST + 1).read_to_string(&mut text);
+        read.map_err(|error| damaged(&error))?;
+        if text.len() as u64 > MOST {
+            return Err(damaged(&format!("it has more than {MOST} bytes")));
+        }
+        let contexts: Self = toml::from_str(&text).map_err(|error| damaged(&error.message()))?;
+        Ok(contexts)
+    }
+
+    /// Writes the file so that it is there whole or not at all.
+    fn write(&self, path: &Path) -> Result<(), Failure> {
+        let failed = |error: io::Error| {
+            let message = format!("cannot write {}: {error}", path.display());
+            Failure::new(Exit::Failed, message)
+        };
+        let text = toml::to_string(self).map_err(|error| failed(io::Error::other(error)))?;
+        let unfinished = path.with_extension(format!("new.{}", process::id()));
+        let write = || -> io::Result<()> {
+            if let Some(directory) = path.parent() {
+                let mut builder = DirBuilder::new();
+                builder.recursive(true).mode(0o700).create(directory)?;
+            }
+            let mut options = OpenOptions::new();
+            options.write(true).create(true).truncate(true).mode(0o600);
+            let mut file = options.open(&unfinished)?;
+            file.write_all(text.as_bytes())?;
+            file.sync_all()?;
+            fs::rename(&unfinished, path)
+        };
+        write().map_err(failed)
+    }
+
+    fn get(&self, name: &str) -> Result<&Context, Failure> {
+        let found = self.contexts.get(name);
+        found.ok_or_else(|| {
+            Failure::new(Exit::NotFound, format!("there is no context `{name}`"))
+                .note("`howdah context list` lists all of them")
+        })
+    }
+
+    fn add(&mut self, name: String, global: Global) -> Result<(), Failure> {
+        let is_name = |c: char| c.is_ascii_alphanumeric() || matches!(c, '-' | '_' | '.');
+        if name.is_empty() || name.len() > LONGEST || !name.chars().all(is_name) {
+            let message = format!(
+                "`{name}` is no name of a context: letters, digits, `-`, `_` and `.`, at most \
+                 {LONGEST}"
+            );
+            return Err(Failure::new(Exit::Usage, message));
+        }
+        let context = Context::of(global)?;
+        match self.contexts.get(&name) {
+            Some(known) if *known != context => {
+                let message = format!("there is another context `{name}`");
+                Err(Failure::new(Exit::Conflict, message)
+                    .note(format!("`howdah context remove {name}` removes it")))
+            }
+            _ => {
+                self.contexts.insert(name, context);
+                Ok(())
+            }
+        }
+    }
+
+    fn listed(&self, output: Output) -> Result<String, Failure> {
+        let is_current = |name: &String| self.current.as_ref() == Some(name);
+        if output.is_data() {
+            let all = self.contexts.iter().map(|(name, context)| {
+                json!({
+                    "name": name,
+                    "current": is_current(name),
+                    "endpoint": context.endpoint,
+                    "project": context.project,
+                })
+            });
+            return data(&all.collect(), output);
+        }
+        if output == Output::Name {
+            let names: Vec<&str> = self.contexts.keys().map(String::as_str).collect();
+            return Ok(names.join("\n"));
+        }
+        let rows = self.contexts.iter().map(|(name, context)| {
+            [
+                name.clone(),
+                yes(is_current(name)),
+                context.endpoint.clone(),
+                context.project.clone().unwrap_or_default(),
+            ]
+        });
+        Ok(Sheet::rows(["NAME", "CURRENT", "ENDPOINT", "PROJECT"], rows).to_string())
+    }
+}
+
+impl Context {
+    /// What was given with `add`; a file by its whole path, since it is read elsewhere.
+    fn of(global: Global) -> Result<Self, Failure> {
+        let endpoint = global.endpoint.filter(|text| !text.is_empty());
+        let endpoint = endpoint.ok_or_else(|| {
+            Failure::new(Exit::Usage, "a context needs an endpoint: give --endpoint")
+        })?;
+        let whole = |path: Option<PathBuf>| {
+            let path = path.filter(|path| !path.as_os_str().is_empty());
+            path.map(|path| absolute(&path).unwrap_or(path))
+        };
+        let context = Self {
+            endpoint,
+            project: global.project.filter(|text| !text.is_empty()),
+            ca: whole(global.ca),
+            cert: whole(global.cert),
+            key: whole(global.key),
+        };
+        client::check(&context.endpoint, &context.options())?;
+        Ok(context)
+    }
+
+    /// How its server is connected to.
+    pub(super) fn options(&self) -> Options {
+        Options {
+            ca: self.ca.clone(),
+            certificate: self.cert.clone(),
+            key: self.key.clone(),
+            ..Options::default()
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_file_is_read_as_it_was_written() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("howdah/contexts.toml");
+        assert_eq!(Contexts::read(&path).unwrap(), Contexts::default());
+        let context = Context {
+            endpoint: "127.0.0.1:7717".into(),
+            ca: Some("/ca.pem".into()),
+            ..Context::default()
+        };
+        let written = Contexts {
+            current: Some("prod".into()),
+            contexts: [("prod".to_owned(), context)].into(),
+        };
+        written.write(&path).unwrap();
+        assert_eq!(Contexts::read(&path).unwrap(), written);
+        for damaged in ["current = 1", "nonsense", "[contexts.a]\nendpoint = 1\n"] {
+            fs::write(&path, damaged).unwrap();
+            assert!(Contexts::read(&path).is_err(), "{damaged}");
+        }
+        fs::write(&path, "#".repeat(300_000)).unwrap();
+        assert!(Contexts::read(&path).is_err());
+    }
+}

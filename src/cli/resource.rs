@@ -1,0 +1,99 @@
+//! What the commands of instances and of databases do alike.
+
+use std::{future::Future, time::Duration};
+
+use super::{
+    arguments::Output,
+    exit::{Exit, Failure},
+    mutation::Mutation,
+    names::Names,
+    output::Sheet,
+    session::Session,
+    watch::{self, Named, until},
+};
+use crate::{
+    client::{self, Client},
+    domain::Reason,
+};
+
+/// State of what is deleted, or gone.
+pub(super) const DELETED: &str = "DELETED";
+
+/// Something that is created, waited for and shown by its name.
+pub(super) trait Resource: Named {
+    /// What it is, in a message.
+    const WORD: &'static str;
+
+    /// Reason of a call for one that is not there.
+    const NOT_FOUND: Reason;
+
+    /// Gets the one of that name.
+    fn get(client: &Client, name: String) -> impl Future<Output = client::Result<Self>>;
+
+    /// One for people.
+    fn sheet(&self, names: &Names) -> Sheet;
+
+    /// Several for people.
+    fn rows(items: &[Self], names: &Names, output: Output) -> Sheet;
+}
+
+/// The one of that name, if there is one.
+pub(super) async fn find<R: Resource>(session: &Session, name: &str) -> Result<Option<R>, Failure> {
+    match R::get(&session.client, name.to_owned()).await {
+        Err(error) if error.has_reason(R::NOT_FOUND.as_str()) => Ok(None),
+        found => Ok(Some(found?)),
+    }
+}
+
+/// Prints the one of that name, and again when it has changed if `watched`.
+pub(super) async fn get<R: Resource>(
+    session: &Session,
+    name: String,
+    watched: bool,
+) -> Result<(), Failure> {
+    // What is not there is no resource to wait for.
+    let found = R::get(&session.client, name.clone()).await?;
+    if !watched {
+        return print(session, &found);
+    }
+    let look = async || Ok(find(session, &name).await?.into_iter().collect());
+    let rows = |items: &[R]| R::rows(items, &session.names, session.output);
+    watch::watch(session, look, rows).await
+}
+
+/// Waits until the one of that name is in a state, and prints it.
+pub(super) async fn wait<R: Resource>(
+    session: &Session,
+    name: &str,
+    wanted: &str,
+    timeout: Option<Duration>,
+) -> Result<(), Failure> {
+    match until(session, wanted, timeout, || find::<R>(session, name)).await? {
+        Some(found) => print(session, &found),
+        None if wanted == DELETED => Ok(()),
+        None => {
+            let message = format!("there is no {} {name}", R::WORD);
+            Err(Failure::new(Exit::NotFound, message))
+        }
+    }
+}
+
+/// Prints what was there before it was to be created, when it is READY if that is waited for.
+pub(super) async fn print_present<R: Resource>(
+    session: &Session,
+    name: &str,
+    mutation: &Mutation,
+) -> Result<(), Failure> {
+    session.hint("it exists already");
+    let look = || find::<R>(session, name);
+    let found = match mutation.wait {
+        true => until(session, "READY", mutation.timeout, look).await?,
+        false => look().await?,
+    };
+    let gone = || Failure::new(Exit::NotFound, format!("{name} was deleted meanwhile"));
+    print(session, &found.ok_or_else(gone)?)
+}
+
+fn print<R: Resource>(session: &Session, found: &R) -> Result<(), Failure> {
+    session.print(R::TYPE, found, R::sheet)
+}

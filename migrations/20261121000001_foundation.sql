@@ -10,7 +10,6 @@ insert into projects (id) values ('default');
 create table hosts (
     id uuid primary key,
     name text not null,
-    seen_time timestamptz not null default now(),
     -- Versions of PostgreSQL that servers can be made of there.
     versions text[] not null default '{}',
     -- Ports that its servers are given, as the newest process there is configured.
@@ -18,10 +17,42 @@ create table hosts (
     last_port integer not null default 65535 check (last_port between 1 and 65535)
 );
 
--- Hosts that have been silent for so long that nothing is to be expected of them.
+-- Processes of Howdah. Those that have been silent for long are forgotten, except for the
+-- last one of each host.
+create table processes (
+    -- The identity that a process finds in its data directory: the same after a restart.
+    worker uuid primary key,
+    host uuid not null references hosts,
+    -- Where it listens, for people.
+    endpoint text not null,
+    version text not null,
+    start_time timestamptz not null,
+    -- Last sign of life.
+    seen_time timestamptz not null default now()
+);
+create index processes_host on processes (host, seen_time);
+
+-- Hosts on which all processes have been silent for so long that nothing is to be expected
+-- of them. A host on which no process has ever served is not known to be gone.
 create view hosts_gone as
     select id, name, seen_time, seen_time + interval '60 seconds' as since
-    from hosts where seen_time < now() - interval '60 seconds';
+    from (select h.id, h.name,
+            (select max(p.seen_time) from processes p where p.host = h.id) as seen_time
+        from hosts h) as seen
+    where seen_time < now() - interval '60 seconds';
+
+-- What a process has to itself: a subscription, or the supervision of the servers of a place.
+create sequence lease_tokens;
+create table leases (
+    -- The subscription, or the place: a host, or any, which the nil uuid is for.
+    resource uuid primary key,
+    worker uuid not null,
+    -- Another one at each taking, greater than all before.
+    token bigint not null default nextval('lease_tokens'),
+    until timestamptz not null
+);
+create index leases_worker on leases (worker);
+create index leases_until on leases (until);
 
 -- Keys that values are sealed with. A process registers the key that it seals with at
 -- its start. Values are re-sealed with the newest one; the others are forgotten when
@@ -362,7 +393,8 @@ create table requests (
 create index requests_age on requests (create_time);
 create index requests_operation on requests (operation_id);
 
--- Temporary subscriptions: what they made on a server, recorded before it is made.
+-- Temporary subscriptions: what they made on a server, recorded before it is made. Each has
+-- a lease.
 create table subscriptions (
     uid uuid primary key,
     -- The server that it has made them on, which may not be the active one any more.
@@ -370,12 +402,9 @@ create table subscriptions (
     database text not null,
     publications text[] not null,
     slot text not null,
-    worker uuid not null,
-    lease_until timestamptz not null,
     create_time timestamptz not null default now()
 );
 create index subscriptions_server on subscriptions (server_uid);
-create index subscriptions_lease on subscriptions (lease_until);
 
 -- What was done, written in the transaction that does it, or before a secret is handed out.
 create table audit_records (

@@ -47,14 +47,15 @@ use crate::{
     config::{Config, ListenAddress, LogFormat},
     domain::{
         Error, Reason, Result,
-        clock::SystemClock,
+        clock::{Clock, SystemClock},
+        host::Host,
         provider::Providers,
         random::{Random, SystemSource},
     },
     providers::local::{
         Local, Settings as LocalSettings, TlsFiles, default_run_directory, embedded, reaper,
     },
-    store::{Store, sealing::Keyring},
+    store::{Store, processes::Process, sealing::Keyring},
     telemetry::{self, Telemetry},
 };
 
@@ -172,19 +173,15 @@ async fn run(
     let admin = admin_listener(config).await?;
     let metadata = Metadata::open(config, &data_dir).await?;
     let host = local.host();
+    let clock: Arc<dyn Clock> = Arc::new(SystemClock);
     let app = App::new(Parts {
         store: metadata.store.clone(),
         providers: providers(local),
         keyring: keyring.clone(),
-        worker,
+        process: this_process(config, host, worker, &listener, clock.as_ref()),
         random,
-        clock: Arc::new(SystemClock),
+        clock,
         encode: operations::encode,
-        host,
-        host_name: rustix::system::uname()
-            .nodename()
-            .to_string_lossy()
-            .into_owned(),
         settings: app_settings(config),
     });
     let served = attend(
@@ -211,6 +208,31 @@ struct Doors {
     listener: Listener,
     admin: Socket,
     greeting: Greeting,
+}
+
+/// This process, as the others know it.
+fn this_process(
+    config: &Config,
+    host: Uuid,
+    worker: Uuid,
+    listener: &Listener,
+    clock: &dyn Clock,
+) -> Process {
+    let host = Host {
+        id: host,
+        name: rustix::system::uname()
+            .nodename()
+            .to_string_lossy()
+            .into_owned(),
+        ports: config.local.ports.first()..=config.local.ports.last(),
+    };
+    Process {
+        worker,
+        host,
+        endpoint: listener.local_addr().to_string(),
+        version: env!("CARGO_PKG_VERSION").to_owned(),
+        start_time: clock.now(),
+    }
 }
 
 /// Serves calls, brings the metadata up, and drains when it is asked to end.
@@ -398,7 +420,6 @@ fn run_directory(base: &Path, root: &Path) -> PathBuf {
 fn app_settings(config: &Config) -> Settings {
     let operations = &config.operations;
     Settings {
-        ports: config.local.ports.first()..=config.local.ports.last(),
         purge_delay: config.local.purge_delay,
         workers: operations.workers,
         lease: operations.lease,

@@ -3,8 +3,6 @@
 
 use std::{sync::Arc, time::Duration};
 
-use uuid::Uuid;
-
 use super::{
     Engines, Keys, Settings,
     conditions::Conditions,
@@ -23,11 +21,14 @@ use crate::{
         provider::Providers,
         version::{Version, Wanted},
     },
-    store::Store,
+    store::{Store, processes::Process},
 };
 
 /// How often.
 pub(super) const INTERVAL: Duration = Duration::from_secs(10);
+
+/// Seconds for which processes that are silent, and leases that have ended, stay on record.
+const SILENT: f64 = 86_400.0;
 
 /// Type of the condition that reports a newer minor version.
 const NEWER: &str = "NewerMinorInstalled";
@@ -42,8 +43,7 @@ pub(super) struct Housekeeping {
     pub(super) providers: Providers,
     pub(super) clock: Arc<dyn Clock>,
     pub(super) metadata_clock: MetadataClock,
-    pub(super) host: Uuid,
-    pub(super) host_name: Arc<str>,
+    pub(super) process: Arc<Process>,
     pub(super) engines: Engines,
     pub(super) keys: Keys,
     pub(super) conditions: Conditions,
@@ -53,22 +53,13 @@ pub(super) struct Housekeeping {
 }
 
 impl Housekeeping {
-    /// Shows that this host is there.
-    ///
-    /// # Errors
-    /// METADATA_UNAVAILABLE.
-    pub(super) async fn see_host(&self) -> Result<()> {
-        let ports = &self.settings.ports;
-        self.store.see_host(self.host, &self.host_name, ports).await
-    }
-
-    /// Shows that this host is there and that its sealing key is in use, as long as the
-    /// process serves. Nothing else is done in between: others would take a host for gone
-    /// that is only slow.
+    /// Shows that this process is there and that its sealing key is in use, as long as it
+    /// serves. Nothing else is done in between: others would take a process for gone that is
+    /// only slow.
     pub(super) async fn show_life(self) {
         let mut key = KeyLife::default();
         loop {
-            warn("signs of life", self.see_host().await);
+            warn("signs of life", self.store.see_process(&self.process).await);
             warn("sign of life of the key", key.show(&self.keys).await);
             if self.tasks.stops_within(INTERVAL).await {
                 return;
@@ -138,6 +129,8 @@ impl Housekeeping {
         while store.forget_requests(kept).await? > 0 {}
         let kept = settings.retention.as_secs_f64();
         while store.forget_operations(kept).await? > 0 {}
+        store.forget_processes(SILENT).await?;
+        store.forget_leases(SILENT).await?;
         let kept = settings.audit_retention.as_secs_f64();
         while store.forget_audit_records(kept).await? > 0 {}
         Ok(())
@@ -150,11 +143,13 @@ impl Housekeeping {
         let usable = engines.iter().filter(|engine| engine.usable());
         let versions: Vec<Version> = usable.map(|engine| engine.version).collect();
         let store = &self.store;
-        store.set_host_versions(self.host, &versions).await?;
-        for instance in store.instances_to_watch(self.host).await? {
+        store
+            .set_host_versions(self.process.host.id, &versions)
+            .await?;
+        for instance in store.instances_to_watch(self.process.host.id).await? {
             let active = instance.active()?;
             // The installations of this host are nothing to a server that is not on it.
-            if active.host() != Some(self.host) {
+            if active.host() != Some(self.process.host.id) {
                 continue;
             }
             let running = active.version;

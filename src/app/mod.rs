@@ -61,14 +61,12 @@ pub use self::{
 };
 use crate::{
     domain::{Result, clock::Clock, operation::Encode, provider::Providers, random::Random},
-    store::{Store, sealing::Keyring},
+    store::{Store, processes::Process, sealing::Keyring},
 };
 
 /// How the use cases and the step engine behave.
 #[derive(Clone, Debug)]
 pub struct Settings {
-    /// Ports for local servers.
-    pub ports: std::ops::RangeInclusive<u16>,
     /// How long a deleted instance is kept.
     pub purge_delay: Duration,
     /// How many operations this process works on at once.
@@ -99,13 +97,8 @@ pub struct Parts {
     pub encode: Encode,
     /// Source of the present time.
     pub clock: Arc<dyn Clock>,
-    /// This host, whose local servers are in reach.
-    pub host: Uuid,
-    /// Its name, for people.
-    pub host_name: String,
-    /// Identity of this process's workers: the same after a restart in the same data
-    /// directory.
-    pub worker: Uuid,
+    /// This process, and its host, whose local servers are in reach.
+    pub process: Process,
     /// How it all behaves.
     pub settings: Settings,
 }
@@ -130,7 +123,7 @@ pub struct App {
     /// Keys of stored secrets.
     pub keys: Keys,
     store: Store,
-    worker: Uuid,
+    process: Arc<Process>,
     tasks: Tasks,
     notifier: Notifier,
     step_engine: StepEngine,
@@ -151,11 +144,11 @@ impl App {
             random,
             encode,
             clock,
-            host,
-            host_name,
-            worker,
+            process,
             settings,
         } = parts;
+        let (host, worker) = (process.host.id, process.worker);
+        let process = Arc::new(process);
         let settings = Arc::new(settings);
         let tasks = Tasks::default();
         let hosts = Hosts::new(store.clone(), host);
@@ -187,6 +180,9 @@ impl App {
             mutations: mutations.clone(),
             tasks: tasks.clone(),
             watched: Arc::default(),
+            terms: Arc::default(),
+            worker,
+            lease: settings.lease,
         };
         let keys = Keys {
             store: store.clone(),
@@ -247,8 +243,7 @@ impl App {
                 providers: providers.clone(),
                 clock: Arc::clone(&clock),
                 metadata_clock,
-                host,
-                host_name: host_name.into(),
+                process: Arc::clone(&process),
                 engines: engines.clone(),
                 keys: keys.clone(),
                 conditions: conditions.clone(),
@@ -291,7 +286,7 @@ impl App {
             engines,
             keys,
             store,
-            worker,
+            process,
             tasks,
             notifier,
             supervisor,
@@ -304,21 +299,21 @@ impl App {
         self.store.clone()
     }
 
-    /// This host, whose local servers are in reach.
+    /// Identity of this process's workers.
     #[must_use]
-    pub fn host(&self) -> Uuid {
-        self.housekeeping.host
+    pub fn worker(&self) -> Uuid {
+        self.process.worker
     }
 
     /// Takes back what a dead process with the same data directory held: operations
-    /// are due at once, subscriptions are swept.
+    /// are due at once, and its leases end: subscriptions are swept, servers supervised.
     ///
     /// # Errors
     /// METADATA_UNAVAILABLE.
     pub async fn take_over(&self) -> Result<()> {
-        self.housekeeping.see_host().await?;
-        self.store.release_worker(self.worker).await?;
-        self.store.expire_subscriptions(self.worker).await
+        self.store.see_process(&self.process).await?;
+        self.store.release_worker(self.process.worker).await?;
+        self.store.expire_leases(self.process.worker).await
     }
 
     /// Starts the workers, the supervisor of local servers and the housekeeping.

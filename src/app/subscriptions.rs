@@ -1,14 +1,15 @@
 //! Temporary subscriptions: where they read from, and that nothing of them stays.
 
 use std::{
-    collections::HashSet,
+    collections::HashMap,
     error::Error as _,
-    sync::{Arc, Mutex, PoisonError},
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
     task::{Context, Poll},
     time::Duration,
 };
 
 use tokio_postgres::types::ToSql;
+use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
 
 use super::{
@@ -21,8 +22,9 @@ use crate::{
         Error, Reason, Result, instance::Server, name::InstanceName, postgres::PostgresName,
         random::Random,
     },
+    failpoint,
     pg::{self, sql::quote_identifier},
-    store::{Store, subscriptions::Subscription as Record},
+    store::{Store, leases::Held, subscriptions::Subscription as Record},
     streams::{ChangeBatch, Feed, Opening, Request, Source},
 };
 
@@ -50,30 +52,32 @@ fn publications(uid: Uuid) -> [String; 2] {
 
 /// Subscriptions that are open in this process.
 #[derive(Debug, Default)]
-pub(super) struct Open(Mutex<HashSet<Uuid>>);
+pub(super) struct Open(Mutex<HashMap<Held, CancellationToken>>);
 
 impl Open {
-    fn insert(&self, uid: Uuid) {
-        self.0
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .insert(uid);
+    /// Counts a subscription as open. Answers what is cancelled when its lease is lost.
+    fn insert(&self, held: Held) -> CancellationToken {
+        self.all().entry(held).or_default().clone()
     }
 
-    fn remove(&self, uid: Uuid) {
-        self.0
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .remove(&uid);
+    fn remove(&self, held: Held) {
+        self.all().remove(&held);
     }
 
-    fn uids(&self) -> Vec<Uuid> {
-        self.0
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .iter()
-            .copied()
-            .collect()
+    fn held(&self) -> Vec<Held> {
+        self.all().keys().copied().collect()
+    }
+
+    /// Ends those whose lease is lost.
+    fn end(&self, lost: &[Held]) {
+        let all = self.all();
+        for ended in lost.iter().filter_map(|held| all.get(held)) {
+            ended.cancel();
+        }
+    }
+
+    fn all(&self) -> MutexGuard<'_, HashMap<Held, CancellationToken>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -97,13 +101,16 @@ impl Changes {
 struct Subscription {
     subscriptions: Subscriptions,
     record: Record,
+    held: Held,
+    /// Cancelled when the lease is lost: another process sweeps the subscription.
+    lost: CancellationToken,
     place: Option<Place>,
 }
 
 impl Drop for Subscription {
     fn drop(&mut self) {
         let subscriptions = self.subscriptions.clone();
-        let record = self.record.clone();
+        let (record, held) = (self.record.clone(), self.held);
         let place = self.place.take();
         let Ok(runtime) = tokio::runtime::Handle::try_current() else {
             // The process ends; the next one sweeps.
@@ -116,11 +123,11 @@ impl Drop for Subscription {
                 let detail = error.internal_detail();
                 tracing::warn!(%error, detail, subscription = %record.uid, "a subscription is to be swept later");
                 let store = &subscriptions.store;
-                let at_once = store.renew_subscriptions(&[record.uid], 0.0).await;
+                let at_once = store.renew_leases(&[held], 0.0).await;
                 // At worst it is found when its lease is over.
                 let _ = at_once;
             }
-            subscriptions.open.remove(record.uid);
+            subscriptions.open.remove(held);
             drop(place);
         };
         self.subscriptions.tasks.spawn_on(sweeping, &runtime);
@@ -171,15 +178,23 @@ impl Subscriptions {
             publication,
             insert_publication,
         };
-        let draining = self.tasks.draining();
-        let opening = tokio::select! {
-            opening = Opening::prepare(source, request) => opening?,
-            () = draining.cancelled() => return Err(shutting_down()),
-        };
+        let (draining, lost) = (self.tasks.draining(), subscription.lost.clone());
         // Whether or not the subscriber reads, what is on the server goes at once.
+        let uid = subscription.record.uid;
         let stop = async move {
-            draining.cancelled().await;
-            shutting_down()
+            tokio::select! {
+                () = draining.cancelled() => shutting_down(),
+                () = lost.cancelled() => {
+                    tracing::warn!(subscription = %uid, "the lease of a subscription is lost");
+                    lease_lost()
+                }
+            }
+        };
+        let mut stop = Box::pin(stop);
+        let opening = Opening::prepare(source, request, self.confirm(subscription.held));
+        let opening = tokio::select! {
+            opening = opening => opening?,
+            error = &mut stop => return Err(error),
         };
         Ok(Changes(opening.run(stop, subscription)))
     }
@@ -200,21 +215,42 @@ impl Subscriptions {
             slot: format!("howdah_tmp_{}", uid.simple()),
         };
         let lease = LEASE.as_secs_f64();
-        self.store
+        let store = &self.store;
+        let held = store
             .insert_subscription(&record, self.worker, lease)
             .await?;
-        self.open.insert(uid);
         Ok(Subscription {
+            lost: self.open.insert(held),
             subscriptions: self.clone(),
             record,
+            held,
             place,
         })
     }
 
-    /// Gives signs of life for what is open here.
+    /// Refuses to make anything for a subscription that another process sweeps or has swept:
+    /// this one was frozen for longer than the lease. The subscription is connected to its
+    /// server already. So a sweep that begins after this ends the connection.
+    async fn confirm(&self, held: Held) -> Result<()> {
+        failpoint::hit("subscription.before_confirm");
+        let renewed = self
+            .store
+            .renew_leases(&[held], LEASE.as_secs_f64())
+            .await?;
+        match renewed.is_empty() {
+            true => Err(lease_lost()),
+            false => Ok(()),
+        }
+    }
+
+    /// Renews the leases of what is open here, and ends what is not held any more.
     async fn renew(&self) -> Result<()> {
-        let (store, uids) = (&self.store, self.open.uids());
-        store.renew_subscriptions(&uids, LEASE.as_secs_f64()).await
+        let mut held = self.open.held();
+        let lease = LEASE.as_secs_f64();
+        let renewed = self.store.renew_leases(&held, lease).await?;
+        held.retain(|held| !renewed.contains(held));
+        self.open.end(&held);
+        Ok(())
     }
 
     /// Removes what dead processes have left on the servers of this host.
@@ -294,6 +330,13 @@ impl Subscriptions {
             () = sweeping => {}
         }
     }
+}
+
+/// What a subscription ends with when another process has taken it for dead.
+fn lease_lost() -> Error {
+    let message = "this process has shown no sign of life of the subscription for a minute, and \
+         another one has removed it: subscribe again";
+    Error::new(Reason::ServerUnavailable, message).with_retry_after(Duration::from_secs(1))
 }
 
 /// What the server itself said, if it was the server that said it.

@@ -3,6 +3,7 @@
 
 mod ending;
 mod pace;
+mod terms;
 
 use std::{
     collections::{HashMap, hash_map::Entry},
@@ -13,14 +14,18 @@ use std::{
 use tokio::sync::Notify;
 use uuid::Uuid;
 
-use self::pace::{Paces, Pause};
+pub(super) use self::terms::Terms;
+use self::{
+    pace::{Paces, Pause},
+    terms::Term,
+};
 use super::{
     admin::Servers,
     conditions::Conditions,
     hosts::Hosts,
     mutation::{Mutations, Target, parameters},
     operations::{self, RecoverParameters},
-    tasks::Tasks,
+    tasks::{Tasks, warn},
 };
 use crate::{
     domain::{
@@ -29,6 +34,7 @@ use crate::{
         instance::{Condition, Instance, Server, State, Status},
         provider::Presence,
     },
+    failpoint,
     store::Store,
 };
 
@@ -109,11 +115,44 @@ pub(super) struct Supervisor {
     pub(super) mutations: Mutations,
     pub(super) tasks: Tasks,
     pub(super) watched: Arc<Watched>,
+    pub(super) terms: Arc<Terms>,
+    /// Identity of this process.
+    pub(super) worker: Uuid,
+    /// How long another process waits before it supervises in place of one that is silent.
+    pub(super) lease: Duration,
 }
 
 impl Supervisor {
     /// Adopts the servers of this host, and again whenever one has no watcher.
     pub(super) async fn run(self) {
+        let taken = Notify::new();
+        tokio::select! {
+            () = self.tasks.stopping() => {}
+            () = self.keep_terms(&taken) => {}
+            () = self.scan(&taken) => {}
+        }
+        warn("supervision", self.terms.give_back(&self.store).await);
+    }
+
+    /// Takes and renews the leases of the places whose servers are in reach.
+    async fn keep_terms(&self, taken: &Notify) {
+        loop {
+            for place in [self.hosts.here(), Uuid::nil()] {
+                let keeping = self.terms.keep(&self.store, self.worker, place, self.lease);
+                // Three tries fit into a lease: one that gets no answer costs one of them.
+                let kept = tokio::time::timeout(self.lease / 5, keeping).await;
+                match kept {
+                    Ok(Ok(true)) => taken.notify_one(),
+                    Ok(Ok(false)) => {}
+                    Ok(Err(error)) => tracing::warn!(%error, "cannot keep a lease"),
+                    Err(_) => tracing::warn!("the lease of a place was not kept in time"),
+                }
+            }
+            tokio::time::sleep(self.lease / 4).await;
+        }
+    }
+
+    async fn scan(&self, taken: &Notify) {
         loop {
             match self.store.instances_to_watch(self.hosts.here()).await {
                 Ok(instances) => {
@@ -130,8 +169,9 @@ impl Supervisor {
                 }
                 Err(error) => tracing::warn!(%error, "cannot look for servers to watch"),
             }
-            if self.tasks.stops_within(SCAN).await {
-                return;
+            tokio::select! {
+                () = tokio::time::sleep(SCAN) => {}
+                () = taken.notified() => {}
             }
         }
     }
@@ -167,6 +207,9 @@ impl Supervisor {
         let servers = instance.servers.iter();
         for server in servers.filter(|server| self.watches(instance, server)) {
             let uid = server.uid;
+            let Some(term) = self.terms.of(server) else {
+                continue;
+            };
             let Some(wake) = self.watched.insert(uid) else {
                 continue;
             };
@@ -175,8 +218,10 @@ impl Supervisor {
                 let watched = &supervisor.watched;
                 let _watching = Watching { watched, uid };
                 tokio::select! {
+                    biased;
+                    () = term.over() => {}
                     () = supervisor.tasks.stopping() => {}
-                    watched = supervisor.watch(instance, uid, &wake) => if let Err(error) = watched {
+                    watched = supervisor.watch(instance, uid, &wake, &term) => if let Err(error) = watched {
                         let detail = error.internal_detail();
                         tracing::warn!(server = %uid, %error, detail, "a server is not watched");
                     }
@@ -187,12 +232,18 @@ impl Supervisor {
 
     /// Returns when the server is not meant to run any more, when it is down and a pause
     /// has to pass, or when a recovery was asked for; the next scan watches it again.
-    async fn watch(&self, mut instance: Instance, uid: Uuid, wake: &Notify) -> Result<()> {
+    async fn watch(
+        &self,
+        mut instance: Instance,
+        uid: Uuid,
+        wake: &Notify,
+        term: &Term,
+    ) -> Result<()> {
         loop {
             let server = instance.server(uid);
             let Some(server) = server.filter(|server| instance.is_to_run(server)) else {
                 self.watched.forget(uid);
-                return self.see_the_end(&instance).await;
+                return self.see_the_end(&instance, term).await;
             };
             let spec = self.servers.server_spec(&instance, server, 0).await?;
             let provider = self.servers.provider_of(&spec.provider)?;
@@ -204,7 +255,7 @@ impl Supervisor {
             let up = matches!(presence, Presence::Running | Presence::SocketGone);
             // One that came up after its recovery was given up is to be READY again.
             if !up || server.is_active() && instance.state == State::Failed {
-                return self.recover_or_pause(&instance, server, up).await;
+                return self.recover_or_pause(&instance, server, up, term).await;
             }
             self.watched.paces().up(uid, Instant::now());
             match server.is_active() {
@@ -265,14 +316,20 @@ impl Supervisor {
     }
 
     /// Has a server started again, at once or after a pause.
-    async fn recover_or_pause(&self, instance: &Instance, server: &Server, up: bool) -> Result<()> {
+    async fn recover_or_pause(
+        &self,
+        instance: &Instance,
+        server: &Server,
+        up: bool,
+        term: &Term,
+    ) -> Result<()> {
         // An operation is at work: whether the server stays up is seen after it.
         if self.is_worked_on(instance, server).await? {
             return Ok(());
         }
         let pause = self.watched.paces().down(server.uid, Instant::now());
         match pause {
-            Pause::Over => self.recover(instance, server, up).await,
+            Pause::Over => self.recover(instance, server, up, term).await,
             Pause::GoesOn => Ok(()),
             Pause::Begins(pause) => {
                 let seconds = pause.as_secs();
@@ -308,12 +365,27 @@ impl Supervisor {
     /// Asks for a server to be started again, unless an operation is at work on it.
     /// Operations on databases are no reason to wait: they cannot go on without the active
     /// server, and are nothing to the others.
-    async fn recover(&self, instance: &Instance, server: &Server, up: bool) -> Result<()> {
+    async fn recover(
+        &self,
+        instance: &Instance,
+        server: &Server,
+        up: bool,
+        term: &Term,
+    ) -> Result<()> {
+        failpoint::hit("supervision.before_recover");
         let mut accepting = self.mutations.own("recover").await?;
         let Some(now) = accepting.tx.lock_instance_by_uid(instance.uid).await? else {
             return Ok(());
         };
-        // Another process of this host may have had it started meanwhile.
+        // Another process of this host may have taken the supervision over, or had the server
+        // started meanwhile.
+        if !accepting.tx.holds_lease(term.held).await? {
+            tracing::warn!(
+                instance = %now.name,
+                "a server is not started by this process any more"
+            );
+            return Ok(());
+        }
         if now.revision != instance.revision {
             return Ok(());
         }

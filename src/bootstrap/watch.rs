@@ -52,7 +52,7 @@ impl Signals {
 impl Watch<'_> {
     /// Watches until it is dropped.
     pub(super) async fn run(self) -> ! {
-        let mut probe = self.store.probe(self.app.host());
+        let mut probe = self.store.probe(self.app.worker());
         let mut trouble: Option<Error> = None;
         loop {
             let interval = trouble.as_ref().map_or(INTERVAL, |_| AWAY_INTERVAL);

@@ -7,6 +7,7 @@ pub mod database;
 pub mod engine;
 pub mod error;
 pub mod filter;
+pub mod host;
 pub mod instance;
 pub mod list;
 pub mod name;

@@ -1,7 +1,5 @@
 //! Machines that run servers of the provider `local`.
 
-use std::ops::RangeInclusive;
-
 use uuid::Uuid;
 
 use super::{Store, Tx, fault::Measured};
@@ -18,26 +16,6 @@ impl Store {
             .named("hosts.host_name")
             .await?;
         found.ok_or_else(not_found)
-    }
-
-    /// Records that a process serves for this host now, and which ports it gives to servers.
-    ///
-    /// # Errors
-    /// METADATA_UNAVAILABLE.
-    pub async fn see_host(&self, id: Uuid, name: &str, ports: &RangeInclusive<u16>) -> Result<()> {
-        sqlx::query!(
-            "insert into hosts (id, name, first_port, last_port) values ($1, $2, $3, $4)
-             on conflict (id) do update set name = excluded.name, seen_time = now(),
-                first_port = excluded.first_port, last_port = excluded.last_port",
-            id,
-            name,
-            i32::from(*ports.start()),
-            i32::from(*ports.end()),
-        )
-        .execute(&self.pool)
-        .named("hosts.see_host")
-        .await?;
-        Ok(())
     }
 
     /// Records which versions of PostgreSQL servers can be made of on a host.

@@ -26,18 +26,18 @@ const LOCK_TIMEOUT: &str = "1s";
 pub struct Probe {
     connector: Connector,
     pool: Pool,
-    host: Uuid,
+    worker: Uuid,
     connection: Option<PgConnection>,
 }
 
 impl Store {
-    /// A probe that writes the sign of life of `host`.
+    /// A probe that writes the sign of life of the process of that worker.
     #[must_use]
-    pub fn probe(&self, host: Uuid) -> Probe {
+    pub fn probe(&self, worker: Uuid) -> Probe {
         Probe {
             connector: self.pool.connector().with("lock_timeout", LOCK_TIMEOUT),
             pool: self.pool.clone(),
-            host,
+            worker,
             connection: None,
         }
     }
@@ -63,8 +63,10 @@ impl Probe {
     }
 
     async fn write(&mut self, mut connection: PgConnection) -> Result<()> {
-        let host = self.host;
-        let writing = sqlx::query!("update hosts set seen_time = now() where id = $1", host);
+        let writing = sqlx::query!(
+            "update processes set seen_time = now() where worker = $1",
+            self.worker
+        );
         let writing = timeout(LIMIT, writing.execute(&mut connection));
         let written = async { writing.await.unwrap_or_else(|_| Err(timed_out())) };
         match written.named("probe.write").await {

@@ -2,7 +2,7 @@
 
 use uuid::Uuid;
 
-use super::{Store, fault::Measured};
+use super::{Store, fault::Measured, leases::Held};
 use crate::domain::Result;
 
 /// What a subscription makes on a server, recorded before it is made.
@@ -21,7 +21,7 @@ pub struct Subscription {
 }
 
 impl Store {
-    /// Records a subscription before it makes anything, for `seconds`.
+    /// Records a subscription before it makes anything, with a lease for `seconds`.
     ///
     /// # Errors
     /// METADATA_UNAVAILABLE.
@@ -30,11 +30,15 @@ impl Store {
         new: &Subscription,
         worker: Uuid,
         seconds: f64,
-    ) -> Result<()> {
-        sqlx::query!(
-            "insert into subscriptions (uid, server_uid, database, publications, slot, worker,
-                lease_until)
-             values ($1, $2, $3, $4, $5, $6, now() + make_interval(secs => $7))",
+    ) -> Result<Held> {
+        sqlx::query_as!(
+            Held,
+            "with subscription as (
+                insert into subscriptions (uid, server_uid, database, publications, slot)
+                values ($1, $2, $3, $4, $5))
+             insert into leases (resource, worker, until)
+             values ($1, $6, now() + make_interval(secs => $7))
+             returning resource, token",
             new.uid,
             new.server_uid,
             new.database,
@@ -43,42 +47,9 @@ impl Store {
             worker,
             seconds,
         )
-        .execute(&self.pool)
+        .fetch_one(&self.pool)
         .named("subscriptions.insert_subscription")
-        .await?;
-        Ok(())
-    }
-
-    /// Keeps the subscriptions of a living process from being swept.
-    ///
-    /// # Errors
-    /// METADATA_UNAVAILABLE.
-    pub async fn renew_subscriptions(&self, uids: &[Uuid], seconds: f64) -> Result<()> {
-        sqlx::query!(
-            "update subscriptions set lease_until = now() + make_interval(secs => $2)
-             where uid = any($1)",
-            uids,
-            seconds,
-        )
-        .execute(&self.pool)
-        .named("subscriptions.renew_subscriptions")
-        .await?;
-        Ok(())
-    }
-
-    /// Lets the subscriptions of a process that has died be swept at once.
-    ///
-    /// # Errors
-    /// METADATA_UNAVAILABLE.
-    pub async fn expire_subscriptions(&self, worker: Uuid) -> Result<()> {
-        sqlx::query!(
-            "update subscriptions set lease_until = now() where worker = $1",
-            worker
-        )
-        .execute(&self.pool)
-        .named("subscriptions.expire_subscriptions")
-        .await?;
-        Ok(())
+        .await
     }
 
     /// Takes over subscriptions whose process is gone, for `seconds`, to sweep them.
@@ -94,14 +65,18 @@ impl Store {
     ) -> Result<Vec<Subscription>> {
         sqlx::query_as!(
             Subscription,
-            "update subscriptions set worker = $2, lease_until = now() + make_interval(secs => $3)
-             where uid in (select u.uid from subscriptions u
+            "with stale as (select l.resource from leases l
+                join subscriptions u on u.uid = l.resource
                 join servers s on s.uid = u.server_uid
                 join instances i on i.uid = s.instance_uid
-                where u.lease_until < now() and (s.host = $1 or s.host is null)
+                where l.until <= now() and (s.host = $1 or s.host is null)
                 and s.wanted = 'RUNNING' and (i.state = 'READY' or s.role <> 'ACTIVE')
-                order by u.lease_until limit 20 for update of u skip locked)
-             returning uid, server_uid, database, publications, slot",
+                order by l.until limit 20 for update of l skip locked),
+             taken as (update leases l set worker = $2, token = nextval('lease_tokens'),
+                until = now() + make_interval(secs => $3)
+                from stale where l.resource = stale.resource returning l.resource)
+             select uid, server_uid, database, publications, slot
+             from taken join subscriptions on uid = resource",
             host,
             worker,
             seconds,
@@ -111,15 +86,36 @@ impl Store {
         .await
     }
 
-    /// Forgets a subscription: nothing of it is left on the server.
+    /// Forgets a subscription and its lease: nothing of it is left on the server.
     ///
     /// # Errors
     /// METADATA_UNAVAILABLE.
     pub async fn remove_subscription(&self, uid: Uuid) -> Result<()> {
-        sqlx::query!("delete from subscriptions where uid = $1", uid)
-            .execute(&self.pool)
-            .named("subscriptions.remove_subscription")
-            .await?;
+        sqlx::query!(
+            "with lease as (delete from leases where resource = $1)
+             delete from subscriptions where uid = $1",
+            uid
+        )
+        .execute(&self.pool)
+        .named("subscriptions.remove_subscription")
+        .await?;
         Ok(())
+    }
+
+    /// Forgets leases that ended `seconds` ago and whose subscription is gone with its
+    /// server, and answers how many.
+    ///
+    /// # Errors
+    /// METADATA_UNAVAILABLE.
+    pub async fn forget_leases(&self, seconds: f64) -> Result<u64> {
+        let forgotten = sqlx::query!(
+            "delete from leases where until < now() - make_interval(secs => $1)
+                and not exists (select from subscriptions where uid = resource)",
+            seconds,
+        )
+        .execute(&self.pool)
+        .named("subscriptions.forget_leases")
+        .await?;
+        Ok(forgotten.rows_affected())
     }
 }

@@ -46,15 +46,21 @@ pub struct Opening {
 }
 
 impl Opening {
-    /// Checks the tables, creates the publications and connects for replication.
+    /// Checks the tables, creates the publications and connects for replication. Nothing is
+    /// created before `confirmed`, which is awaited with a connection to the server.
     ///
     /// # Errors
     /// UNIMPLEMENTED before PostgreSQL 15; TABLE_NOT_FOUND, PUBLICATION_NOT_FOUND,
     /// DATABASE_NOT_FOUND, LOGICAL_DECODING_OFF, RIGHT_MISSING, LOCK_TIMEOUT, SLOTS_EXHAUSTED,
-    /// SERVER_UNAVAILABLE.
-    pub async fn prepare(source: Source, request: Request) -> Result<Self> {
+    /// SERVER_UNAVAILABLE; what `confirmed` fails with.
+    pub async fn prepare(
+        source: Source,
+        request: Request,
+        confirmed: impl Future<Output = Result<()>>,
+    ) -> Result<Self> {
         let mut session = Session::connect(&source).await.map_err(fault::of_setup)?;
         let database = preflight::look(&mut session, &request).await?;
+        confirmed.await?;
         let published = publication::prepare(&mut session, &request, &source, &database).await?;
         let watcher = Session::connect(&source).await.map_err(fault::of_setup)?;
         let options = Options {

@@ -29,8 +29,9 @@ async fn a_refusal_names_the_host_and_what_brings_it_back() {
     let host = instance.servers[0].host.clone();
     one.kill().await;
     let store = metadata(&one.options).await;
-    let named = "update hosts set seen_time = now() - interval '1 hour', name = 'kiln'";
-    store.execute(named, &[]).await.unwrap();
+    let named = "update hosts set name = 'kiln';
+        update processes set seen_time = now() - interval '1 hour'";
+    store.batch_execute(named).await.unwrap();
     // Two connections, so that a refusal that waits for a second one while it holds the
     // first would show.
     let two = Howdah::serve(beside(&one).with("HOWDAH_DATABASE_MAX_CONNECTIONS", "2")).await;
@@ -89,8 +90,8 @@ async fn an_operation_says_that_its_host_is_silent() {
     })
     .await;
     one.kill().await;
-    let named = "update hosts set name = 'kiln', seen_time = '2026-11-21 10:00 UTC'
-        returning id::text";
+    let named = "with silent as (update processes set seen_time = '2026-11-21 10:00 UTC')
+        update hosts set name = 'kiln' returning id::text";
     let host: String = store.query_one(named, &[]).await.unwrap().get(0);
 
     let two = Howdah::serve(beside(&one)).await;

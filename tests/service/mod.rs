@@ -18,6 +18,7 @@ mod idempotency;
 mod input;
 mod keys;
 mod large_pages;
+mod leases;
 mod lists;
 mod logs;
 pub(crate) mod metadata;

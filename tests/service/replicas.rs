@@ -43,7 +43,7 @@ pub(super) fn beside(howdah: &Howdah) -> Options {
 }
 
 /// On the same host as another one: it has the same `local.root`.
-fn on_host_of(howdah: &Howdah) -> Options {
+pub(super) fn on_host_of(howdah: &Howdah) -> Options {
     let path = |path: std::path::PathBuf| path.to_string_lossy().into_owned();
     beside(howdah)
         .with("HOWDAH_LOCAL_ROOT", path(howdah.data_dir().join("local")))
@@ -381,7 +381,7 @@ async fn a_host_that_is_gone_is_given_up_with_its_work() {
     let unfinished = create(&one, "orders").await;
     stage_runs(&store, &unfinished, "start").await;
     one.kill().await;
-    let age = "update hosts set seen_time = now() - interval '1 hour'";
+    let age = "update processes set seen_time = now() - interval '1 hour'";
     store.execute(age, &[]).await.unwrap();
 
     let two = Howdah::serve(beside(&one)).await;
@@ -452,9 +452,9 @@ async fn a_silent_host_cancels_its_own_work() {
     let store = metadata(&one.options).await;
     let sql = "create function silent() returns trigger language plpgsql as
             'begin new.seen_time := now() - interval ''1 hour''; return new; end';
-        create trigger silent before insert or update on hosts
+        create trigger silent before insert or update on processes
             for each row execute function silent();
-        update hosts set seen_time = now()";
+        update processes set seen_time = now()";
     store.batch_execute(sql).await.unwrap();
     let operation = create(&one, "orders").await;
     stage_runs(&store, &operation, "start").await;

@@ -358,10 +358,10 @@ async fn a_subscription_is_swept_from_its_own_server() {
         client.batch_execute(&create).await.unwrap();
     }
     let left = format!(
-        "insert into subscriptions (uid, server_uid, database, publications, slot, worker,
-            lease_until)
-         values ('{uid}', '{other}', 'postgres', '{{{name}}}', '{name}', gen_random_uuid(),
-            now() - interval '1 minute')"
+        "insert into subscriptions (uid, server_uid, database, publications, slot)
+         values ('{uid}', '{other}', 'postgres', '{{{name}}}', '{name}');
+         insert into leases (resource, worker, until)
+         values ('{uid}', gen_random_uuid(), now() - interval '1 minute')"
     );
     pair.metadata.execute(&left).await;
     eventually("it is swept", async || {

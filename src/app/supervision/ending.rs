@@ -1,6 +1,6 @@
 //! Servers that did not stop when they were to, and end later.
 
-use super::{INSPECTION, Supervisor};
+use super::{INSPECTION, Supervisor, terms::Term};
 use crate::domain::{
     Result,
     instance::{Condition, Instance, ServerGoal, State, Status},
@@ -10,7 +10,7 @@ use crate::domain::{
 impl Supervisor {
     /// Looks at a server whose stop has failed: its instance is STOPPED when it has ended
     /// after all. Returns when there is nothing to see, or it is time for another look.
-    pub(super) async fn see_the_end(&self, instance: &Instance) -> Result<()> {
+    pub(super) async fn see_the_end(&self, instance: &Instance, term: &Term) -> Result<()> {
         if !may_end(instance) {
             return Ok(());
         }
@@ -28,14 +28,17 @@ impl Supervisor {
                 () = tokio::time::sleep(INSPECTION) => Ok(()),
             };
         }
-        self.record_end(instance).await
+        self.record_end(instance, term).await
     }
 
-    async fn record_end(&self, instance: &Instance) -> Result<()> {
+    async fn record_end(&self, instance: &Instance, term: &Term) -> Result<()> {
         let mut tx = self.store.begin().await?;
         let Some(now) = tx.lock_instance_by_uid(instance.uid).await? else {
             return Ok(());
         };
+        if !tx.holds_lease(term.held).await? {
+            return Ok(());
+        }
         if !may_end(&now) || now.revision != instance.revision {
             return Ok(());
         }

@@ -271,8 +271,7 @@ impl World {
         let created = other.instance(&subject.id).await;
         other.kill().await;
         let host = Uuid::parse_str(&created.servers[0].host).unwrap();
-        let sql =
-            "update hosts set seen_time = now() - interval '1 hour' where id = $1::text::uuid";
+        let sql = "update processes set seen_time = now() - interval '1 hour' where host = $1::text::uuid";
         let aged = self.metadata.execute(sql, &[&host.to_string()]).await;
         assert_eq!(aged.unwrap(), 1);
         self.other = Some(other);

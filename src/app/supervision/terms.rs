@@ -1,0 +1,120 @@
+//! Who supervises: of the processes that reach a place, one at a time.
+//!
+//! A place is a host, or any for the servers of providers without hosts. The one that has
+//! the lease of a place watches its servers. The others stand by and try to take the lease.
+
+use std::{
+    collections::HashMap,
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    task::Poll,
+    time::{Duration, Instant},
+};
+
+use tokio_util::sync::CancellationToken;
+use uuid::Uuid;
+
+use crate::{
+    domain::{Result, instance::Server},
+    store::{Store, leases::Held},
+};
+
+/// The lease that this process has on a place.
+#[derive(Clone, Debug)]
+pub(super) struct Term {
+    pub(super) held: Held,
+    lost: CancellationToken,
+    /// Until when it holds for sure, by this process's clock.
+    until: Arc<Mutex<Instant>>,
+}
+
+impl Term {
+    fn new(held: Held, until: Instant) -> Self {
+        Self {
+            held,
+            lost: CancellationToken::new(),
+            until: Arc::new(Mutex::new(until)),
+        }
+    }
+
+    fn extend(&self, until: Instant) {
+        *self.until.lock().unwrap_or_else(PoisonError::into_inner) = until;
+    }
+
+    fn is_over(&self) -> bool {
+        self.lost.is_cancelled()
+            || Instant::now() >= *self.until.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Ready when the lease is lost or may have run out. The clock is looked at each time it is
+    /// polled: before each move of the work that it stands in front of, so that a process
+    /// that was frozen does not go on.
+    pub(super) async fn over(&self) {
+        let expired = std::future::poll_fn(|_| match self.is_over() {
+            true => Poll::Ready(()),
+            false => Poll::Pending,
+        });
+        tokio::select! {
+            biased;
+            () = expired => {}
+            () = self.lost.cancelled() => {}
+        }
+    }
+}
+
+/// The leases on places that this process has.
+#[derive(Debug, Default)]
+pub(in crate::app) struct Terms(Mutex<HashMap<Uuid, Term>>);
+
+impl Terms {
+    /// The lease on the place of a server, while this process has it.
+    pub(super) fn of(&self, server: &Server) -> Option<Term> {
+        let term = self.all().get(&place(server)).cloned();
+        term.filter(|term| !term.is_over())
+    }
+
+    /// Takes or renews the lease of a place. Answers whether it was taken.
+    pub(super) async fn keep(
+        &self,
+        store: &Store,
+        worker: Uuid,
+        place: Uuid,
+        length: Duration,
+    ) -> Result<bool> {
+        let (asked, seconds) = (Instant::now(), length.as_secs_f64());
+        let present = self.all().get(&place).cloned();
+        if let Some(term) = present {
+            if !store.renew_leases(&[term.held], seconds).await?.is_empty() {
+                term.extend(asked + length);
+                return Ok(false);
+            }
+            tracing::warn!(%place, "another process supervises the servers");
+            self.all().remove(&place);
+            term.lost.cancel();
+        }
+        let Some(held) = store.take_lease(place, worker, seconds).await? else {
+            return Ok(false);
+        };
+        tracing::info!(%place, token = held.token, "this process supervises the servers");
+        self.all().insert(place, Term::new(held, asked + length));
+        Ok(true)
+    }
+
+    /// Gives all leases back.
+    pub(super) async fn give_back(&self, store: &Store) -> Result<()> {
+        let terms = std::mem::take(&mut *self.all());
+        for term in terms.values() {
+            term.lost.cancel();
+        }
+        let held: Vec<Held> = terms.values().map(|term| term.held).collect();
+        store.renew_leases(&held, 0.0).await.map(|_| ())
+    }
+
+    fn all(&self) -> MutexGuard<'_, HashMap<Uuid, Term>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// What the lease of a server's supervision is on.
+fn place(server: &Server) -> Uuid {
+    server.host().unwrap_or(Uuid::nil())
+}

@@ -110,6 +110,8 @@ create table instances (
     -- What the API can say (google.protobuf.Timestamp).
     check (greatest(create_time, update_time, delete_time, purge_time) < '10000-01-01 UTC' and least(create_time, update_time, delete_time, purge_time) >= '0001-01-01 UTC')
 );
+-- For the metrics, which count what there is in each state.
+create index instances_state on instances (state);
 create index instances_purge on instances (purge_time) where purge_time is not null;
 -- One for each order of the list, with and without the deleted ones.
 create index instances_created on instances (project, create_time, id);
@@ -165,6 +167,8 @@ create table servers (
     unique (host, port)
 );
 create unique index servers_one_active on servers (instance_uid) where role = 'ACTIVE';
+-- For the metrics.
+create index servers_counted on servers (role, wanted);
 create index servers_sealing_key on servers (sealing_key);
 create index servers_irregular on servers (instance_uid) where
     version !~ '^[1-9][0-9]{1,3}\.[0-9]{1,4}$'

@@ -173,6 +173,8 @@ async fn run(
     let admin = admin_listener(config).await?;
     let metadata = Metadata::open(config, &data_dir).await?;
     let host = local.host();
+    let store = metadata.store.clone();
+    telemetry::pool::observe(&telemetry.meter(), move || store.pool_standing());
     let clock: Arc<dyn Clock> = Arc::new(SystemClock);
     let app = App::new(Parts {
         store: metadata.store.clone(),

@@ -3,6 +3,7 @@
 
 mod admin;
 mod audit;
+mod census;
 mod conditions;
 mod databases;
 mod engines;
@@ -33,6 +34,7 @@ use uuid::Uuid;
 
 use self::{
     admin::Servers,
+    census::Counting,
     conditions::Conditions,
     hosts::{Answers, Hosts},
     housekeeping::Housekeeping,
@@ -131,6 +133,7 @@ pub struct App {
     housekeeping: Housekeeping,
     orphans: Orphans,
     objects: Objects,
+    counting: Counting,
 }
 
 impl App {
@@ -266,6 +269,10 @@ impl App {
                 conditions,
                 tasks: tasks.clone(),
             },
+            counting: Counting {
+                store: store.clone(),
+                tasks: tasks.clone(),
+            },
             step_engine: StepEngine {
                 store: store.clone(),
                 keyring,
@@ -328,6 +335,7 @@ impl App {
         tasks.keep_running("task.engines", house, Housekeeping::look_at_engines);
         tasks.keep_running("task.orphans", &self.orphans, Orphans::run);
         tasks.keep_running("task.objects", &self.objects, Objects::run);
+        tasks.keep_running("task.counting", &self.counting, Counting::run);
         tasks.keep_running("task.keys", &self.keys, Keys::run);
         tasks.keep_running(
             "task.subscriptions",

@@ -5,6 +5,7 @@
 
 pub mod audit;
 mod batch;
+mod census;
 pub mod changes;
 mod connect;
 pub mod databases;
@@ -45,8 +46,11 @@ use self::{
     fault::Measured,
     pool::{Lease, Limits, Pool},
 };
-use crate::domain::{
-    Result, instance::Instance, name::InstanceName, operation::Operation, recorded::Recorded,
+use crate::{
+    domain::{
+        Result, instance::Instance, name::InstanceName, operation::Operation, recorded::Recorded,
+    },
+    telemetry::pool::Standing,
 };
 
 /// How much longer than the database itself a call waits for a statement's end: the
@@ -79,6 +83,12 @@ pub struct Store {
 pub struct Tx(Lease);
 
 impl Store {
+    /// How the pool of connections stands.
+    #[must_use]
+    pub fn pool_standing(&self) -> Standing {
+        self.pool.standing()
+    }
+
     /// A store over `options`; connections are made when they are needed.
     #[must_use]
     pub fn new(options: PgConnectOptions, settings: Settings) -> Self {

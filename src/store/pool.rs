@@ -25,6 +25,7 @@ use super::{
     connect::{self, Connector, timed_out},
     fault::{ends_session, is_disk_full, passes},
 };
+use crate::telemetry::pool::{Standing, record_wait};
 
 /// A connection that was idle for longer is tested before it is used.
 const TEST_AFTER_IDLE: Duration = Duration::from_secs(1);
@@ -79,8 +80,26 @@ struct Inner {
     epoch: AtomicU64,
     /// A call has met a full disk since it was last looked whether there is room.
     disk_full: AtomicBool,
+    /// Callers that wait for a connection.
+    waiting: AtomicU64,
     /// What runs without a caller.
     tasks: TaskTracker,
+}
+
+/// Counts a caller that waits until it is dropped.
+struct Waiting<'a>(&'a AtomicU64);
+
+impl<'a> Waiting<'a> {
+    fn new(waiting: &'a AtomicU64) -> Self {
+        waiting.fetch_add(1, Ordering::Relaxed);
+        Self(waiting)
+    }
+}
+
+impl Drop for Waiting<'_> {
+    fn drop(&mut self) {
+        self.0.fetch_sub(1, Ordering::Relaxed);
+    }
 }
 
 /// A connection with what is known of it.
@@ -132,12 +151,25 @@ impl Pool {
             idle: Mutex::default(),
             epoch: AtomicU64::new(0),
             disk_full: AtomicBool::new(false),
+            waiting: AtomicU64::new(0),
             tasks: TaskTracker::new(),
         }))
     }
 
     pub(super) fn connector(&self) -> &Connector {
         &self.0.connector
+    }
+
+    /// How many connections are in use and how many callers wait.
+    pub(super) fn standing(&self) -> Standing {
+        let max = u64::from(self.0.limits.connections);
+        let free = u64::try_from(self.0.free.available_permits()).unwrap_or(max);
+        Standing {
+            used: max.saturating_sub(free),
+            idle: u64::try_from(self.idle().len()).unwrap_or_default(),
+            max,
+            waiting: self.0.waiting.load(Ordering::Relaxed),
+        }
     }
 
     pub(super) fn limits(&self) -> Limits {
@@ -157,7 +189,15 @@ impl Pool {
     /// A connection, within the limit. Whatever has to be waited for goes on in a task
     /// when the caller goes away, so that the next one finds the connection ready.
     pub(super) async fn acquire(&self) -> Result<Lease, sqlx::Error> {
-        let deadline = Instant::now() + self.0.limits.acquire;
+        let begun = Instant::now();
+        let acquired = self.acquire_until(begun + self.0.limits.acquire).await;
+        let timed_out = matches!(acquired, Err(sqlx::Error::PoolTimedOut));
+        record_wait(begun.elapsed(), timed_out);
+        acquired
+    }
+
+    async fn acquire_until(&self, deadline: Instant) -> Result<Lease, sqlx::Error> {
+        let _waiting = Waiting::new(&self.0.waiting);
         let waiting = timeout_at(deadline, Arc::clone(&self.0.free).acquire_owned());
         let permit = match waiting.await {
             Ok(Ok(permit)) => permit,

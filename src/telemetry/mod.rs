@@ -4,7 +4,13 @@
 //! [`Telemetry`] that it returns holds the Prometheus registry, hands out the meter
 //! and flushes at the end.
 
+<<<<<<< HEAD
 pub mod fields;
+=======
+pub mod admin;
+pub mod census;
+mod fields;
+>>>>>>> 4080cb6 (Measure the pool, resources, operations, streams and the process)
 pub mod flood;
 pub mod logs;
 pub mod metrics;
@@ -12,6 +18,8 @@ pub mod names;
 pub mod orphans;
 pub mod otlp;
 pub mod panics;
+pub mod pool;
+mod process;
 mod queue;
 pub mod spans;
 pub mod sql;
@@ -110,6 +118,9 @@ pub fn init(settings: &Settings) -> Result<Telemetry, Error> {
     let logs = Flushed(logs::install(settings, traces.as_ref())?);
     count_lost_lines(&metrics.meter(), &logs.0);
     sql::install(&metrics.meter());
+    pool::install(&metrics.meter());
+    census::install(&metrics.meter());
+    process::install(&metrics.meter());
     panics::install(&metrics.meter());
     orphans::install(&metrics.meter());
     Ok(Telemetry {

@@ -61,3 +61,56 @@ pub const DB_OPERATION_NAME: &str = "db.operation.name";
 pub const POSTGRESQL: &str = "postgresql";
 /// Histogram of the duration of database calls, in seconds.
 pub const DB_CLIENT_OPERATION_DURATION: &str = "db.client.operation.duration";
+
+/// Connections to the metadata, by [`DB_CLIENT_CONNECTION_STATE`].
+pub const DB_CLIENT_CONNECTION_COUNT: &str = "db.client.connection.count";
+/// State of a connection: `used` or `idle`.
+pub const DB_CLIENT_CONNECTION_STATE: &str = "db.client.connection.state";
+/// Most connections to the metadata.
+pub const DB_CLIENT_CONNECTION_MAX: &str = "db.client.connection.max";
+/// Callers that wait for a connection.
+pub const DB_CLIENT_CONNECTION_PENDING_REQUESTS: &str = "db.client.connection.pending_requests";
+/// Histogram of the time that callers wait for a connection, in seconds.
+pub const DB_CLIENT_CONNECTION_WAIT_TIME: &str = "db.client.connection.wait_time";
+/// Callers that got no connection in time.
+pub const DB_CLIENT_CONNECTION_TIMEOUTS: &str = "db.client.connection.timeouts";
+
+/// Instances (Howdah's own), by [`INSTANCE_STATE`].
+pub const INSTANCES: &str = "howdah.instances";
+/// State of an instance.
+pub const INSTANCE_STATE: &str = "howdah.instance.state";
+/// Servers (Howdah's own), by [`SERVER_ROLE`] and [`SERVER_GOAL`].
+pub const SERVERS: &str = "howdah.servers";
+/// What a server is to its instance.
+pub const SERVER_ROLE: &str = "howdah.server.role";
+/// What is to become of a server.
+pub const SERVER_GOAL: &str = "howdah.server.goal";
+/// Operations under way (Howdah's own), by [`OPERATION_KIND`] and [`OPERATION_STATE`].
+pub const OPERATIONS: &str = "howdah.operations";
+/// Age of the oldest operation under way, in seconds (Howdah's own).
+pub const OPERATIONS_AGE: &str = "howdah.operations.age";
+/// Operations that have ended (Howdah's own).
+pub const OPERATIONS_ENDED: &str = "howdah.operations.ended";
+/// Kind of an operation.
+pub const OPERATION_KIND: &str = "howdah.operation.kind";
+/// State of an operation.
+pub const OPERATION_STATE: &str = "howdah.operation.state";
+
+/// Streams under way (Howdah's own), by [`RPC_SERVICE`].
+pub const STREAMS_OPEN: &str = "howdah.streams.open";
+/// Full name of the service, `package.Service`.
+pub const RPC_SERVICE: &str = "howdah.rpc.service";
+
+/// Time of the processor that the process has used, in seconds, by [`CPU_MODE`].
+pub const PROCESS_CPU_TIME: &str = "process.cpu.time";
+/// Where the time was used: `user` or `system`.
+pub const CPU_MODE: &str = "cpu.mode";
+/// Resident memory of the process, in bytes.
+pub const PROCESS_MEMORY_USAGE: &str = "process.memory.usage";
+/// Threads of the process.
+pub const PROCESS_THREAD_COUNT: &str = "process.thread.count";
+/// Open file descriptors of the process.
+pub const PROCESS_FILE_DESCRIPTOR_COUNT: &str = "process.unix.file_descriptor.count";
+/// When the process was started, in seconds of Unix time (as Prometheus' own libraries name
+/// it).
+pub const PROCESS_START_TIME: &str = "process.start_time";

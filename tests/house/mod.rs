@@ -1,6 +1,7 @@
 //! What holds the house together: who uses whom, pages, links and sizes.
 
 mod arrows;
+pub(crate) mod dashboards;
 mod documents;
 mod observations;
 mod readme;

@@ -250,6 +250,12 @@ pub(super) async fn queries(howdah: &Howdah, name: &str) -> u64 {
     counts.sum()
 }
 
+/// What a scrape reads.
+pub(super) async fn metrics(howdah: &Howdah) -> String {
+    let url = format!("http://{}/metrics", howdah.admin_endpoint());
+    get(&url).await.unwrap()
+}
+
 /// The sum of a counter's series.
 pub(super) async fn counter(howdah: &Howdah, name: &str) -> u64 {
     labelled(howdah, name, "").await.unwrap_or_default()

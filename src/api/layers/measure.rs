@@ -45,6 +45,18 @@ pub struct MeasureLayer {
 struct Instruments {
     duration: Histogram<f64>,
     active: UpDownCounter<i64>,
+    streams: UpDownCounter<i64>,
+}
+
+impl Instruments {
+    /// Adds to the streams under way, if the method is one of streams.
+    fn count_stream(&self, method: Option<&Method>, change: i64) {
+        if let Some(method) = method.filter(|method| method.streaming) {
+            let service = method.name.split('/').next().unwrap_or_default();
+            let service = KeyValue::new(names::RPC_SERVICE, service.to_owned());
+            self.streams.add(change, &[service]);
+        }
+    }
 }
 
 impl MeasureLayer {
@@ -62,8 +74,17 @@ impl MeasureLayer {
             .with_unit("{call}")
             .with_description("Calls under way.")
             .build();
+        let streams = meter
+            .i64_up_down_counter(names::STREAMS_OPEN)
+            .with_unit("{stream}")
+            .with_description("Streams under way, by their service.")
+            .build();
         Self {
-            instruments: Arc::new(Instruments { duration, active }),
+            instruments: Arc::new(Instruments {
+                duration,
+                active,
+                streams,
+            }),
         }
     }
 }
@@ -118,6 +139,7 @@ pub struct Guard {
 impl Guard {
     fn start(instruments: &Arc<Instruments>, method: Option<Arc<Method>>) -> Self {
         instruments.active.add(1, &[]);
+        instruments.count_stream(method.as_deref(), 1);
         Self {
             instruments: Arc::clone(instruments),
             method,
@@ -134,6 +156,7 @@ impl Guard {
         let seconds = self.started.elapsed().as_secs_f64();
         let name = code_name(code);
         self.instruments.active.add(-1, &[]);
+        self.instruments.count_stream(self.method.as_deref(), -1);
         self.record(seconds, code, name);
         // Of exported spans; lines of the log have it in the event.
         self.span.record(names::RPC_RESPONSE_STATUS_CODE, name);

@@ -30,7 +30,11 @@ use crate::{
     },
     failpoint,
     store::{Tx, lease::Claim},
+<<<<<<< HEAD
     telemetry::spans,
+=======
+    telemetry::census::count_ended,
+>>>>>>> 4080cb6 (Measure the pool, resources, operations, streams and the process)
 };
 
 /// First and longest pause before a step is tried again while the metadata is away.
@@ -221,6 +225,7 @@ async fn advance(context: &Context, plan: &'static Plan, lease: &Lease) -> Resul
     kill_point(plan, current, "after_commit");
     if done {
         tracing::info!(target = claim.target, "operation succeeded");
+        count_ended(&claim.kind, State::Succeeded.as_str());
         context.engine.notifier.announce(claim.id);
         // After the commit: before, the server would not seem meant to run.
         if claim.parent_uid.is_none() {
@@ -414,6 +419,7 @@ async fn conclude(
         reason = why.reason,
         "operation ended without success"
     );
+    count_ended(&claim.kind, state.as_str());
     context.engine.notifier.announce(claim.id);
     Ok(())
 }

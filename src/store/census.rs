@@ -1,0 +1,74 @@
+//! How many instances, servers and operations there are.
+
+use super::{Store, fault::Measured};
+use crate::{
+    domain::Result,
+    telemetry::census::{Census, Instances, Operations, Servers},
+};
+
+impl Store {
+    /// Counts instances by state, servers by role and goal, and operations under way by kind
+    /// and state. Each number is at most 10 000, which stands for as many or more: indexes are
+    /// read to that end, and no table is.
+    ///
+    /// # Errors
+    /// METADATA_UNAVAILABLE.
+    pub async fn census(&self) -> Result<Census> {
+        let instances = sqlx::query!(
+            r#"select state as "state!", (select count(*) from (
+                    select from instances i where i.state = known.state limit 10000) as i) as "count!"
+                from unnest('{CREATING,READY,STOPPED,STARTING,STOPPING,DELETING,DELETED,FAILED}'::text[])
+                    as known (state)"#
+        )
+        .fetch_all(&self.pool)
+        .named("census.instances")
+        .await?;
+        let servers = sqlx::query!(
+            r#"select role as "role!", goal as "goal!", (select count(*) from (
+                    select from servers s where s.role = r.role and s.wanted = g.goal
+                    limit 10000) as s) as "count!"
+                from unnest('{ACTIVE,SUCCESSOR,RETIRED}'::text[]) as r (role),
+                    unnest('{RUNNING,STOPPED,GONE}'::text[]) as g (goal)"#
+        )
+        .fetch_all(&self.pool)
+        .named("census.servers")
+        .await?;
+        let operations = sqlx::query!(
+            r#"select kind, state, count(*) as "count!",
+                    extract(epoch from now() - min(create_time))::float8 as "oldest!"
+                from (select kind, state, create_time from operations
+                    where end_time is null limit 10000) as open
+                group by kind, state order by kind, state limit 1000"#
+        )
+        .fetch_all(&self.pool)
+        .named("census.operations")
+        .await?;
+        let count = |count: i64| u64::try_from(count).unwrap_or_default();
+        Ok(Census {
+            instances: instances
+                .into_iter()
+                .map(|row| Instances {
+                    state: row.state,
+                    count: count(row.count),
+                })
+                .collect(),
+            servers: servers
+                .into_iter()
+                .map(|row| Servers {
+                    role: row.role,
+                    goal: row.goal,
+                    count: count(row.count),
+                })
+                .collect(),
+            operations: operations
+                .into_iter()
+                .map(|row| Operations {
+                    kind: row.kind,
+                    state: row.state,
+                    count: count(row.count),
+                    oldest: row.oldest.max(0.0),
+                })
+                .collect(),
+        })
+    }
+}

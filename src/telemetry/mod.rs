@@ -4,13 +4,8 @@
 //! [`Telemetry`] that it returns holds the Prometheus registry, hands out the meter
 //! and flushes at the end.
 
-<<<<<<< HEAD
-pub mod fields;
-=======
-pub mod admin;
 pub mod census;
-mod fields;
->>>>>>> 4080cb6 (Measure the pool, resources, operations, streams and the process)
+pub mod fields;
 pub mod flood;
 pub mod logs;
 pub mod metrics;

@@ -20,11 +20,8 @@ mod keys;
 mod large_pages;
 mod leases;
 mod lists;
-<<<<<<< HEAD
 mod logs;
-=======
 mod measurements;
->>>>>>> 4080cb6 (Measure the pool, resources, operations, streams and the process)
 pub(crate) mod metadata;
 mod orphans;
 mod other_release;

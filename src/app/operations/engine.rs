@@ -30,11 +30,7 @@ use crate::{
     },
     failpoint,
     store::{Tx, lease::Claim},
-<<<<<<< HEAD
-    telemetry::spans,
-=======
-    telemetry::census::count_ended,
->>>>>>> 4080cb6 (Measure the pool, resources, operations, streams and the process)
+    telemetry::{census::count_ended, spans},
 };
 
 /// First and longest pause before a step is tried again while the metadata is away.

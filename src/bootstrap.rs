@@ -276,7 +276,7 @@ async fn attend(
     let opening = async {
         bring_up(&app.store(), keyring, app).await?;
         // Before the files are written: a client that finds them expects a server that serves.
-        signals.serving().await;
+        signals.serving();
         let admin = admin_address.to_string();
         data_dir.replace(ADMIN_ENDPOINT, &format!("{admin}\n"))?;
         data_dir.replace(ENDPOINT, &format!("{address}\n"))?;

@@ -36,14 +36,14 @@ pub(super) struct Watch<'a> {
 
 impl Signals {
     /// From now on calls are served.
-    pub(super) async fn serving(&self) {
+    pub(super) fn serving(&self) {
         self.started.set(true);
         self.health.serving();
         self.readiness.set(true);
     }
 
     /// From now on no calls should come.
-    pub(super) async fn not_serving(&self) {
+    pub(super) fn not_serving(&self) {
         self.readiness.set(false);
         self.health.not_serving();
     }
@@ -68,12 +68,12 @@ impl Watch<'_> {
             match looked {
                 Ok(()) if trouble.take().is_some() => {
                     tracing::info!("the metadata database is back");
-                    self.signals.serving().await;
+                    self.signals.serving();
                 }
                 Ok(()) => {}
                 Err(error) => {
                     if trouble.as_ref().map(Error::reason) != Some(error.reason()) {
-                        self.report(&error, lost_tables).await;
+                        self.report(&error, lost_tables);
                     }
                     trouble = Some(error);
                 }
@@ -95,7 +95,7 @@ impl Watch<'_> {
         verified
     }
 
-    async fn report(&self, error: &Error, lost_tables: bool) {
+    fn report(&self, error: &Error, lost_tables: bool) {
         tracing::error!(
             %error,
             detail = error.internal_detail(),
@@ -109,7 +109,7 @@ impl Watch<'_> {
                  restored; one that is to begin anew, empty, is filled at the next start"
             );
         }
-        self.signals.not_serving().await;
+        self.signals.not_serving();
     }
 }
 

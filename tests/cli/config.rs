@@ -377,7 +377,7 @@ fn every_duration_has_bounds() {
             }
         }
     }
-    assert_eq!(count, 19);
+    assert_eq!(count, 20);
 }
 
 #[test]

@@ -8,6 +8,7 @@ use uuid::Uuid;
 use super::{
     Mutation, Origin,
     admin::role_identity,
+    audit::repeated_uid,
     hosts::Hosts,
     mutation::{Accepting, Mutations, Target},
     operations::{self, DeleteDatabaseParameters},
@@ -17,6 +18,7 @@ use crate::{
     domain::{
         Error, Reason, Result,
         audit::Outcome,
+        clock::Clock,
         database::{Connection, Database, State, default_owner},
         filter::{Fields, Filter, Type, Value as Field},
         instance::{Instance, check_etag},
@@ -86,6 +88,7 @@ pub struct Databases {
     pub(super) store: Store,
     pub(super) keyring: Keyring,
     pub(super) random: Arc<dyn Random>,
+    pub(super) clock: Arc<dyn Clock>,
     pub(super) hosts: Hosts,
     pub(super) mutations: Mutations,
 }
@@ -176,7 +179,7 @@ impl Databases {
         let record = origin.record(project, &resource, Outcome::HandedOut);
         let store = &self.store;
         store
-            .insert_audit_record(self.random.uuid()?, &record)
+            .count_audit_record(repeated_uid(&record, self.clock.now()), &record)
             .await?;
         Ok(connection)
     }

@@ -56,8 +56,17 @@ fn rows(found: &ListAuditRecordsResponse, names: &Names) -> Sheet {
             method.to_owned(),
             names.short(&record.resource),
             record.result.clone(),
+            record.count.to_string(),
         ]
     };
-    let header = ["TIME", "PRINCIPAL", "PEER", "METHOD", "RESOURCE", "RESULT"];
+    let header = [
+        "TIME",
+        "PRINCIPAL",
+        "PEER",
+        "METHOD",
+        "RESOURCE",
+        "RESULT",
+        "COUNT",
+    ];
     Sheet::rows(header, found.audit_records.iter().map(row))
 }

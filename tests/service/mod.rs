@@ -19,6 +19,7 @@ mod input;
 mod keys;
 mod large_pages;
 mod lists;
+mod locales;
 mod logs;
 pub(crate) mod metadata;
 mod orphans;

@@ -19,6 +19,7 @@ mod faults;
 mod frames;
 mod harness;
 mod limits;
+mod proxies;
 mod public;
 mod reflection;
 mod resets;

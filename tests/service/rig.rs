@@ -190,7 +190,7 @@ pub(super) fn psql(arguments: &[&str]) -> Output {
 
 /// Runs SQL through `psql` with the URL as users get it.
 #[track_caller]
-pub(super) fn run_sql(connection: &Connection, sql: &str) -> String {
+pub(crate) fn run_sql(connection: &Connection, sql: &str) -> String {
     let url = &connection.environment["DATABASE_URL"];
     let output = psql(&[url, "-c", sql]);
     assert!(output.status.success(), "{output:?}");

@@ -17,7 +17,7 @@ mod export;
 mod fairness;
 mod faults;
 mod frames;
-mod harness;
+pub(crate) mod harness;
 mod limits;
 mod proxies;
 mod public;

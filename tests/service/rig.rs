@@ -251,7 +251,7 @@ pub(super) async fn queries(howdah: &Howdah, name: &str) -> u64 {
 }
 
 /// The sum of a counter's series.
-pub(super) async fn counter(howdah: &Howdah, name: &str) -> u64 {
+pub(crate) async fn counter(howdah: &Howdah, name: &str) -> u64 {
     labelled(howdah, name, "").await.unwrap_or_default()
 }
 

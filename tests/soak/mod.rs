@@ -2,6 +2,7 @@
 
 pub mod crash;
 mod frozen;
+mod fuzz;
 mod kills;
 mod metadata;
 mod service;

@@ -16,7 +16,7 @@ mod descriptors;
 mod export;
 mod fairness;
 mod faults;
-mod frames;
+pub(crate) mod frames;
 pub(crate) mod harness;
 mod limits;
 mod proxies;

@@ -1,6 +1,7 @@
 //! The long tables: `make soak`.
 
 pub mod crash;
+mod floods;
 mod frozen;
 mod fuzz;
 mod kills;

@@ -9,7 +9,7 @@ FEATURES := --features failpoints
 export SQLX_OFFLINE ?= true
 # Tests mostly wait, for servers and for time to pass: two for each processor.
 export RUST_TEST_THREADS ?= $(shell expr 2 '*' $$(getconf _NPROCESSORS_ONLN))
-# Where the tests find grpcurl, Python and PostgreSQL's other majors.
+# Where the tests find grpcurl, Python, PostgreSQL's other majors and the proxies.
 export HOWDAH_TEST_TOOLS := $(TOOLS)
 
 .PHONY: run quick release debug test soak bench demo fresh tools fmt lint sqlx sqlx-check prerequisites
@@ -41,7 +41,7 @@ prerequisites:
 
 # Everything but the long tables, which are `make soak`.
 test: prerequisites
-	@tools/install.sh grpcurl python postgres
+	@tools/install.sh grpcurl python postgres proxies
 	$(CARGO) test --locked $(FEATURES) -- --skip soak::
 
 # The long tables, for about TIME seconds in all.

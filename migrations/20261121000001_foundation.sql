@@ -418,6 +418,9 @@ create table audit_records (
     -- The record stays when the resource is gone.
     project text not null,
     create_time timestamptz not null default now(),
+    -- Of reads of one secret by one caller, which have one record in an hour.
+    count bigint not null default 1,
+    last_time timestamptz not null default now(),
     effect text not null,
     principal text not null,
     peer text not null,
@@ -434,7 +437,8 @@ create table audit_records (
     message_bytes integer not null generated always as (512 + octet_length(principal)
         + octet_length(peer) + octet_length(method) + octet_length(resource)
         + octet_length(request)) stored,
-    check (create_time >= '0001-01-01 UTC' and create_time < '10000-01-01 UTC')
+    check (create_time >= '0001-01-01 UTC' and create_time < '10000-01-01 UTC'
+        and last_time >= create_time and last_time < '10000-01-01 UTC')
 );
 create index audit_records_listed on audit_records (project, create_time, id);
 create index audit_records_age on audit_records (create_time);

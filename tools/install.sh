@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # Installs what the tests and checks use, in fixed versions, under target/tools.
-# usage: tools/install.sh [grpcurl|buf|python|postgres|deny]...    none: all of them
+# usage: tools/install.sh [grpcurl|buf|python|postgres|proxies|deny]...    none: all of them
 set -euo pipefail
 # shellcheck source=tools/place.sh
 . "$(dirname "$0")/place.sh"
@@ -79,6 +79,27 @@ install_postgres() {
     done
 }
 
+# Debian's nginx and HAProxy and the libraries that they miss here, unpacked. Installed,
+# they would serve on this machine, from now on and after each boot.
+install_proxies() {
+    local place=$TOOLS/proxies packages
+    if ! has apt-get; then
+        { has nginx && has haproxy; } ||
+            die "nginx or HAProxy is missing: install them with your package manager"
+        return
+    fi
+    rm -rf "$place"
+    mkdir -p "$place"
+    if ! apt-get --simulate install nginx >/dev/null 2>&1 && is_root; then apt-get update; fi
+    mapfile -t packages < <(apt-get --simulate --no-install-recommends install nginx haproxy |
+        awk '$1 == "Inst" { print $2 }')
+    (cd "$place" && apt-get download nginx haproxy "${packages[@]}") ||
+        die "nginx and HAProxy cannot be downloaded: type  sudo apt-get update"
+    find "$place" -name '*.deb' -exec dpkg-deb --extract {} "$place" \; -delete
+    "$place/usr/sbin/haproxy" -v >/dev/null 2>&1 ||
+        LD_LIBRARY_PATH=$(echo "$place"/usr/lib/*-linux-gnu) "$place/usr/sbin/haproxy" -v
+}
+
 install_deny() {
     CARGO_TARGET_DIR=$TOOLS/build "$CARGO" install --locked --root "$TOOLS" \
         --version "$1" cargo-deny
@@ -88,13 +109,14 @@ install_deny() {
 mkdir -p "$TOOLS/bin" "$TOOLS/stamps"
 exec 9>"$TOOLS/lock"
 if has flock; then flock 9; fi
-for tool in "${@:-grpcurl buf python postgres deny}"; do
+for tool in "${@:-grpcurl buf python postgres proxies deny}"; do
     for name in $tool; do
         case $name in
             grpcurl) once grpcurl "$GRPCURL" ;;
             buf) once buf "$BUF" ;;
             python) once python "$(cksum <"$ROOT/tests/python/requirements.txt" | cut -d' ' -f1)" ;;
             postgres) once postgres "$(cksum <<<"$POSTGRES_PACKAGES" | cut -d' ' -f1)" ;;
+            proxies) once proxies 1 ;;
             deny) once deny "$DENY" ;;
             *) die "unknown tool $name" ;;
         esac

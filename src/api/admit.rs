@@ -1,5 +1,6 @@
 //! How every handler begins: may this caller do that to this resource, and is the request
-//! right. Nothing is looked up before, so that a refusal says nothing of what exists.
+//! right. A refusal says nothing of what exists: nothing is looked up before, but the target
+//! of an operation, which makes no difference to the answer.
 
 use std::sync::Arc;
 
@@ -16,8 +17,8 @@ use super::{
     validate,
 };
 use crate::{
-    app::{Mutation, Origin},
-    auth::permission::Access,
+    app::{Mutation, Operations, Origin},
+    auth::{Permission, Policy, permission::Access},
     domain::{
         Error, Reason, Result,
         access::Scope,
@@ -33,7 +34,7 @@ pub(super) enum Kind {
     Project,
     Instance,
     Database,
-    /// Its project is what counts.
+    /// Its project counts, and what it works on: see [`admit_operation`].
     Operation,
     /// A project, or the collection of its operations.
     Operations,
@@ -181,7 +182,11 @@ pub(super) struct Admitted<T> {
 /// PERMISSION_MISSING; INVALID_ARGUMENT with the reason of the first rule that is broken.
 pub(super) fn admit<T: Asks>(request: Request<T>) -> Result<Admitted<T>, Status> {
     let (_, extensions, message) = request.into_parts();
-    permit(&extensions, T::KIND, message.resource())?;
+    let right = Right::of(&extensions)?;
+    audit::resource(&extensions, message.resource());
+    if !right.holds(T::KIND, message.resource()) {
+        return Err(right.refuse(&extensions, message.resource()).into());
+    }
     message.check()?;
     Ok(Admitted {
         message,
@@ -189,29 +194,75 @@ pub(super) fn admit<T: Asks>(request: Request<T>) -> Result<Admitted<T>, Status>
     })
 }
 
-fn permit(extensions: &Extensions, kind: Kind, resource: &str) -> Result<()> {
-    let unlayered = || Error::internal("a call came past the layers");
-    let call = extensions.get::<Call>().ok_or_else(unlayered)?;
-    let principal = extensions.get::<Principal>().ok_or_else(unlayered)?;
-    let policy = call.policy.as_ref().ok_or_else(unlayered)?;
-    let Some(Access::Permission(permission)) = &call.method.access else {
-        return Err(Error::internal(
-            "a method without a permission was admitted",
-        ));
-    };
-    audit::resource(extensions, resource);
-    let allows = |scope: &Scope| policy.allows(principal, permission, scope);
-    // Most callers may everywhere: the name needs no look then.
-    if allows(&Scope::Everything) || allows(&kind.scope(resource)) {
-        return Ok(());
+/// The same for an operation, which is also ruled by who holds the permission on the
+/// resource that it works on. Only for callers with a role on a part of the project that
+/// resource is looked up; who holds nothing there gets one answer, whether the operation
+/// exists or not.
+///
+/// # Errors
+/// PERMISSION_MISSING; METADATA_UNAVAILABLE.
+pub(super) async fn admit_operation<T: Asks>(
+    operations: &Operations,
+    request: Request<T>,
+) -> Result<Admitted<T>, Status> {
+    let (_, extensions, message) = request.into_parts();
+    let right = Right::of(&extensions)?;
+    audit::resource(&extensions, message.resource());
+    if !right.holds(T::KIND, message.resource()) {
+        let target = match message.resource().parse() {
+            Ok(name) => operations.target(&name).await?,
+            Err(_) => None,
+        };
+        if !target.is_some_and(|target| right.holds_on(&target)) {
+            return Err(right.refuse(&extensions, message.resource()).into());
+        }
     }
-    audit::denied(
+    message.check()?;
+    Ok(Admitted {
+        message,
         extensions,
-        principal,
-        Reason::PermissionMissing,
-        Some(resource),
-    );
-    Err(missing(permission.as_str()))
+    })
+}
+
+/// The permission that a call asks for, and who asks.
+struct Right<'a> {
+    policy: &'a Policy,
+    principal: &'a Principal,
+    permission: &'a Permission,
+}
+
+impl<'a> Right<'a> {
+    fn of(extensions: &'a Extensions) -> Result<Self> {
+        let unlayered = || Error::internal("a call came past the layers");
+        let call = extensions.get::<Call>().ok_or_else(unlayered)?;
+        let Some(Access::Permission(permission)) = &call.method.access else {
+            return Err(Error::internal(
+                "a method without a permission was admitted",
+            ));
+        };
+        Ok(Self {
+            policy: call.policy.as_ref().ok_or_else(unlayered)?,
+            principal: extensions.get::<Principal>().ok_or_else(unlayered)?,
+            permission,
+        })
+    }
+
+    /// Whether the caller has it on the resource of that name. Most callers may everywhere:
+    /// the name needs no look then.
+    fn holds(&self, kind: Kind, resource: &str) -> bool {
+        self.holds_on(&Scope::Everything) || self.holds_on(&kind.scope(resource))
+    }
+
+    fn holds_on(&self, scope: &Scope) -> bool {
+        self.policy.allows(self.principal, self.permission, scope)
+    }
+
+    /// Writes down that it was refused, and says so.
+    fn refuse(&self, extensions: &Extensions, resource: &str) -> Error {
+        let reason = Reason::PermissionMissing;
+        audit::denied(extensions, self.principal, reason, Some(resource));
+        missing(self.permission.as_str())
+    }
 }
 
 /// That a permission is missing.

@@ -4,7 +4,7 @@ use prost::Name;
 use prost_reflect::{DynamicMessage, ExtensionDescriptor, MapKey, Value};
 
 use super::method;
-use crate::domain::{Error, Result};
+use crate::domain::{Error, Reason, Result};
 
 /// Most bytes of a request in its record.
 const MOST: usize = 4096;
@@ -12,6 +12,7 @@ const MOST: usize = 4096;
 /// The request in JSON.
 ///
 /// # Errors
+/// FIELD_INVALID when a value has no JSON form: a time or a duration that is out of range.
 /// INTERNAL when the descriptors cannot be read.
 pub(super) fn asked<T: Name>(request: &T) -> Result<String> {
     let (pool, secret) = method::pool()?;
@@ -22,7 +23,12 @@ pub(super) fn asked<T: Name>(request: &T) -> Result<String> {
     let mut message = DynamicMessage::decode(descriptor, bytes.as_slice()).map_err(broken)?;
     redact(&mut message, secret);
     let json = serde_json::to_string(&message);
-    Ok(cut(json.map_err(broken)?))
+    Ok(cut(json.map_err(out_of_range)?))
+}
+
+fn out_of_range(error: impl std::error::Error + Send + Sync + 'static) -> Error {
+    let message = "the request has a time or a duration that is out of range";
+    Error::new(Reason::FieldInvalid, message).with_source(error)
 }
 
 fn broken(error: impl std::error::Error + Send + Sync + 'static) -> Error {
@@ -89,6 +95,23 @@ mod tests {
         };
         let kept = asked(&request).unwrap();
         assert_eq!(kept, r#"{"name":"projects/a/instances/b","force":true}"#);
+    }
+
+    /// Also in a field that nobody reads.
+    #[test]
+    fn a_time_out_of_range_is_the_callers_fault() {
+        let request = v1::CreateDatabaseRequest {
+            database: Some(v1::Database {
+                create_time: Some(prost_types::Timestamp {
+                    seconds: i64::MAX,
+                    nanos: 0,
+                }),
+                ..Default::default()
+            }),
+            ..Default::default()
+        };
+        let refusal = asked(&request).unwrap_err();
+        assert_eq!(refusal.reason(), Reason::FieldInvalid);
     }
 
     #[test]

@@ -5,7 +5,7 @@ use std::time::Duration;
 use tonic::{Request, Response, async_trait};
 
 use super::{
-    admit::{admit, collection_parent},
+    admit::{admit, admit_operation, collection_parent},
     answer::Answer,
     convert::{self, operation::to_wire},
 };
@@ -60,12 +60,13 @@ impl OperationsService for Operations {
     }
 
     async fn get_operation(&self, request: Request<GetOperationRequest>) -> Answer<Operation> {
-        let name: OperationName = admit(request)?.message.name.parse()?;
+        let admitted = admit_operation(&self.0, request).await?;
+        let name: OperationName = admitted.message.name.parse()?;
         Ok(Response::new(to_wire(self.0.get(&name).await?)))
     }
 
     async fn delete_operation(&self, request: Request<DeleteOperationRequest>) -> Answer<()> {
-        let admitted = admit(request)?;
+        let admitted = admit_operation(&self.0, request).await?;
         let origin = admitted.origin()?;
         let name: OperationName = admitted.message.name.parse()?;
         self.0.delete(origin, &name).await?;
@@ -73,7 +74,7 @@ impl OperationsService for Operations {
     }
 
     async fn cancel_operation(&self, request: Request<CancelOperationRequest>) -> Answer<()> {
-        let admitted = admit(request)?;
+        let admitted = admit_operation(&self.0, request).await?;
         let origin = admitted.origin()?;
         let name: OperationName = admitted.message.name.parse()?;
         self.0.cancel(origin, &name).await?;
@@ -81,7 +82,7 @@ impl OperationsService for Operations {
     }
 
     async fn wait_operation(&self, request: Request<WaitOperationRequest>) -> Answer<Operation> {
-        let request = admit(request)?.message;
+        let request = admit_operation(&self.0, request).await?.message;
         let name: OperationName = request.name.parse()?;
         let asked = request
             .timeout

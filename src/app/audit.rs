@@ -3,7 +3,11 @@
 //! A record is written in the transaction of the change, so that there is neither a change
 //! without its record nor a record of what was not done.
 
-use std::{collections::BTreeMap, sync::Arc};
+use std::{collections::BTreeMap, net::SocketAddr, sync::Arc};
+
+use aws_lc_rs::digest::{Context, SHA256};
+use chrono::{DateTime, Utc};
+use uuid::{Builder, Uuid};
 
 use super::pages::{List, Listed, Page, Query};
 use crate::{
@@ -110,6 +114,33 @@ impl Audit {
         let query = Query::new(&format!("{project}/audit"), list, ORDER, filter)?;
         query.page(self.store.audit_records(project, query.slice()).await?)
     }
+}
+
+/// The identity of the record of what is done again and again: one for each hour, who, from
+/// where, and what. The audit grows by what is read by whom, and not by how often.
+pub(super) fn repeated_uid(record: &NewAuditRecord<'_>, now: DateTime<Utc>) -> Uuid {
+    let peer = record.peer.parse::<SocketAddr>();
+    let peer = peer.map_or_else(|_| record.peer.to_owned(), |peer| peer.ip().to_string());
+    let hour = now.timestamp().div_euclid(3600).to_string();
+    let parts = [
+        &hour,
+        record.project.as_str(),
+        record.method,
+        record.resource,
+        &record.principal,
+        &peer,
+    ];
+    let mut context = Context::new(&SHA256);
+    for part in parts {
+        // With their lengths, no two lists of parts are the same bytes.
+        context.update(&part.len().to_be_bytes());
+        context.update(part.as_bytes());
+    }
+    let mut bytes = [0; 16];
+    for (byte, hashed) in bytes.iter_mut().zip(context.finish().as_ref()) {
+        *byte = *hashed;
+    }
+    Builder::from_custom_bytes(bytes).into_uuid()
 }
 
 impl Listed for AuditRecord {

@@ -8,6 +8,7 @@ use uuid::Uuid;
 use super::{
     Mutation, Origin,
     admin::role_identity,
+    audit::repeated_uid,
     hosts::Hosts,
     mutation::{Accepting, Mutations, Target},
     operations::{self, DeleteDatabaseParameters},
@@ -17,6 +18,7 @@ use crate::{
     domain::{
         Error, Reason, Result,
         audit::Outcome,
+        clock::Clock,
         database::{Connection, Database, State, default_owner},
         filter::{Fields, Filter, Type, Value as Field},
         instance::{Instance, check_etag},
@@ -26,6 +28,7 @@ use crate::{
         postgres::PostgresName,
         random::Random,
         recorded::Recorded,
+        version::Version,
     },
     store::{Store, databases::NewDatabase, roles::NewRole, sealing::Keyring},
 };
@@ -59,7 +62,7 @@ pub struct CreateDatabase {
     pub owner: String,
     /// Encoding; empty for `UTF8`.
     pub encoding: String,
-    /// Locale provider: empty, `libc` or `icu`.
+    /// Locale provider: empty, `libc`, `icu` or `builtin`.
     pub locale_provider: String,
     /// Locale; empty for the instance's.
     pub locale: String,
@@ -86,6 +89,7 @@ pub struct Databases {
     pub(super) store: Store,
     pub(super) keyring: Keyring,
     pub(super) random: Arc<dyn Random>,
+    pub(super) clock: Arc<dyn Clock>,
     pub(super) hosts: Hosts,
     pub(super) mutations: Mutations,
 }
@@ -176,7 +180,7 @@ impl Databases {
         let record = origin.record(project, &resource, Outcome::HandedOut);
         let store = &self.store;
         store
-            .insert_audit_record(self.random.uuid()?, &record)
+            .count_audit_record(repeated_uid(&record, self.clock.now()), &record)
             .await?;
         Ok(connection)
     }
@@ -196,6 +200,7 @@ impl Databases {
         let name = new.name.clone();
         let database = record(new, uid, instance.uid)?;
         refuse_reserved(&database)?;
+        refuse_provider(&database.locale_provider, instance.active()?.version)?;
         let password = self.random.password()?;
         tx.insert_database(&database).await?;
         tx.insert_role(&NewRole {
@@ -270,6 +275,22 @@ fn role_id(database: &Id) -> Result<String> {
     })
 }
 
+/// PostgreSQL's own locales, which no library of the machine changes.
+const BUILTIN: &str = "builtin";
+
+/// Refuses a locale provider that servers of this version do not have.
+fn refuse_provider(provider: &str, version: Version) -> Result<()> {
+    const SINCE: u16 = 17;
+    if provider != BUILTIN || version.major >= SINCE {
+        return Ok(());
+    }
+    let message = format!(
+        "the locale provider `builtin` is there from PostgreSQL {SINCE} on; the instance's \
+         server is {version}"
+    );
+    Err(Error::new(Reason::FieldInvalid, message).with_field("database.locale_provider"))
+}
+
 fn target_of(name: &DatabaseName, uid: Uuid, instance: &Instance) -> Result<Target> {
     Ok(Target {
         project: name.instance.project.clone(),
@@ -289,8 +310,8 @@ fn record(new: CreateDatabase, uid: Uuid, instance_uid: Uuid) -> Result<NewDatab
         "" => default_owner(&postgresql_name)?,
         name => PostgresName::parse(name, "database.owner")?,
     };
-    if !matches!(new.locale_provider.as_str(), "" | "libc" | "icu") {
-        let message = "`locale_provider` is `libc` or `icu`";
+    if !matches!(new.locale_provider.as_str(), "" | "libc" | "icu" | BUILTIN) {
+        let message = "`locale_provider` is `libc`, `icu` or `builtin`";
         return Err(
             Error::new(Reason::FieldInvalid, message).with_field("database.locale_provider")
         );

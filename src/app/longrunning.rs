@@ -13,7 +13,9 @@ use super::{
 };
 use crate::{
     domain::{
-        Error, Reason, Result, audit,
+        Error, Reason, Result,
+        access::Scope,
+        audit,
         clock::Clock,
         list::{page_size, page_token, parse_page_token},
         name::{OperationName, ProjectName},
@@ -56,6 +58,19 @@ impl Operations {
     pub async fn get(&self, name: &OperationName) -> Result<Operation> {
         let operation = self.store.operation(name).await?;
         Ok(self.shown(operation))
+    }
+
+    /// What an operation works on, as far as roles can be given on it; none where there is
+    /// no such operation.
+    ///
+    /// # Errors
+    /// METADATA_UNAVAILABLE.
+    pub async fn target(&self, name: &OperationName) -> Result<Option<Scope>> {
+        match self.store.operation(name).await {
+            Ok(operation) => Ok(Scope::parse(&operation.target)),
+            Err(error) if error.reason() == Reason::OperationNotFound => Ok(None),
+            Err(error) => Err(error),
+        }
     }
 
     /// An operation with what it waits for, if its host is silent: this process shows that

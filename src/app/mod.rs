@@ -214,6 +214,7 @@ impl App {
                 store: store.clone(),
                 keyring: keyring.clone(),
                 random: Arc::clone(&random),
+                clock: Arc::clone(&clock),
                 hosts: hosts.clone(),
                 mutations: mutations.clone(),
             },

@@ -18,7 +18,8 @@ pub(super) enum Command {
 
 #[derive(Debug, Args)]
 pub(super) struct List {
-    /// Filter, such as 'effect = SECRET AND principal = "uid:1000"'
+    /// Filter, such as 'effect = SECRET AND principal = "uid:1000"'; ':' looks for a part, as
+    /// in 'resource : orders'
     #[arg(long, default_value = "", hide_default_value = true)]
     filter: String,
     /// Most records to list
@@ -55,8 +56,17 @@ fn rows(found: &ListAuditRecordsResponse, names: &Names) -> Sheet {
             method.to_owned(),
             names.short(&record.resource),
             record.result.clone(),
+            record.count.to_string(),
         ]
     };
-    let header = ["TIME", "PRINCIPAL", "PEER", "METHOD", "RESOURCE", "RESULT"];
+    let header = [
+        "TIME",
+        "PRINCIPAL",
+        "PEER",
+        "METHOD",
+        "RESOURCE",
+        "RESULT",
+        "COUNT",
+    ];
     Sheet::rows(header, found.audit_records.iter().map(row))
 }

@@ -64,7 +64,7 @@ pub(super) struct Create {
     /// Character set encoding, UTF8 if left out
     #[arg(long, default_value = "", hide_default_value = true)]
     encoding: String,
-    /// Locale provider: libc or icu
+    /// Locale provider: libc, icu, or builtin from PostgreSQL 17 on
     #[arg(long, default_value = "", hide_default_value = true)]
     locale_provider: String,
     /// Locale in the provider's form

@@ -53,6 +53,10 @@ pub struct AuditRecord {
     pub uid: Uuid,
     /// When it was done.
     pub create_time: DateTime<Utc>,
+    /// How often: more than once only for reads of one secret by one caller in an hour.
+    pub count: i64,
+    /// When it was last done.
+    pub last_time: DateTime<Utc>,
     /// The name of an [`Effect`].
     pub effect: String,
     /// Who did it.

@@ -53,6 +53,8 @@ pub enum Operator {
     Greater,
     /// `>=`
     GreaterOrEqual,
+    /// `:`, of texts that hold the operand somewhere
+    Has,
 }
 
 /// One of the comparisons that a filter joins.
@@ -117,6 +119,9 @@ impl Filter {
 impl Comparison {
     fn holds(&self, value: &Value) -> bool {
         let order = match (value, &self.operand) {
+            (Value::Text(left), Value::Text(right)) if self.operator == Operator::Has => {
+                return left.contains(right.as_str());
+            }
             (Value::Text(left), Value::Text(right)) => left.cmp(right),
             (Value::Bool(left), Value::Bool(right)) => left.cmp(right),
             (Value::Time(left), Value::Time(right)) => left.cmp(right),
@@ -129,6 +134,8 @@ impl Comparison {
             Operator::LessOrEqual => order != Ordering::Greater,
             Operator::Greater => order == Ordering::Greater,
             Operator::GreaterOrEqual => order != Ordering::Less,
+            // Only texts hold something.
+            Operator::Has => false,
         }
     }
 }
@@ -191,7 +198,12 @@ fn comparison(text: &str, fields: Fields) -> Read<'_, Comparison> {
     let end = text.find(|c| !inner(c)).unwrap_or(text.len());
     let (field, rest) = text.split_at(end);
     let kind = kind(field, fields).map_err(|why| Wrong::new(text, why))?;
-    let (operator, rest) = operator(rest.trim_start())?;
+    let sign = rest.trim_start();
+    let (operator, rest) = operator(sign)?;
+    if operator == Operator::Has && kind != Type::Text {
+        let why = format!("`{field}` is no text that `:` could look into; compare it with `=`");
+        return Err(Wrong::new(sign, why));
+    }
     let place = rest.trim_start();
     let (operand, rest) = operand(place)?;
     let operand = typed(&operand, kind, field).map_err(|why| Wrong::new(place, why))?;
@@ -234,22 +246,23 @@ fn kind(field: &str, fields: Fields) -> std::result::Result<Type, String> {
 }
 
 fn operator(text: &str) -> Read<'_, Operator> {
-    const OPERATORS: [(&str, Operator); 6] = [
+    const OPERATORS: [(&str, Operator); 7] = [
         ("!=", Operator::NotEqual),
         ("<=", Operator::LessOrEqual),
         (">=", Operator::GreaterOrEqual),
         ("=", Operator::Equal),
         ("<", Operator::Less),
         (">", Operator::Greater),
+        (":", Operator::Has),
     ];
-    let inner = |c: char| matches!(c, '=' | '!' | '<' | '>' | '~');
+    let inner = |c: char| matches!(c, '=' | '!' | '<' | '>' | '~' | ':');
     let end = text.find(|c| !inner(c)).unwrap_or(text.len());
     let (sign, rest) = text.split_at(end);
     let mut known = OPERATORS.iter().filter(|(name, _)| *name == sign);
     match known.next() {
         Some((_, operator)) => Ok((*operator, rest)),
         None => {
-            let why = "a comparison is `field = value`, with one of =, !=, <, <=, >, >=";
+            let why = "a comparison is `field = value`, with one of =, !=, <, <=, >, >=, :";
             Err(Wrong::new(text, why))
         }
     }
@@ -337,6 +350,9 @@ mod tests {
             "create_time > 2026-01-01T00:00:00Z AND ephemeral = true"
         ));
         assert!(!matches("create_time < 2026-01-01T00:00:00Z"));
+        assert!(matches(r#"version : 5 AND labels.team:"a \"""#));
+        assert!(!matches("version : 6"));
+        assert!(!matches("labels.none : x"));
     }
 
     /// A bad filter, its position in the message, and a part of the explanation.
@@ -389,17 +405,17 @@ mod tests {
         (
             "state == READY",
             "at character 7, `== READY`",
-            "one of =, !=, <, <=, >, >=",
+            "one of =, !=, <, <=, >, >=, :",
         ),
         (
             "state ~ READY",
             "at character 7, `~ READY`",
-            "one of =, !=, <, <=, >, >=",
+            "one of =, !=, <, <=, >, >=, :",
         ),
         (
             "state: READY",
             "at character 6, `: READY`",
-            "one of =, !=, <, <=, >, >=",
+            "`state` is no text",
         ),
         (
             "state = GONE",

@@ -44,6 +44,8 @@ pub struct NewAuditRecord<'a> {
 struct Row {
     uid: Uuid,
     create_time: DateTime<Utc>,
+    count: i64,
+    last_time: DateTime<Utc>,
     effect: String,
     principal: String,
     peer: String,
@@ -60,9 +62,11 @@ struct Row {
 macro_rules! insert {
     ($executor:expr, $uid:expr, $new:expr) => {
         sqlx::query!(
-            "insert into audit_records (uid, project, effect, principal, peer, method, resource,
-                request_id, operation, trace_id, request, result)
-             values ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12)",
+            "insert into audit_records as r (uid, project, effect, principal, peer, method,
+                resource, request_id, operation, trace_id, request, result)
+             values ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12)
+             on conflict (uid) do update
+                set count = r.count + 1, last_time = greatest(r.last_time, now())",
             $uid,
             $new.project.as_str(),
             $new.effect.as_str(),
@@ -93,11 +97,12 @@ impl Tx {
 }
 
 impl Store {
-    /// Records what is about to be done.
+    /// Records what is about to be done. If there is a record of that identity, it counts
+    /// once more.
     ///
     /// # Errors
     /// METADATA_UNAVAILABLE.
-    pub async fn insert_audit_record(&self, uid: Uuid, new: &NewAuditRecord<'_>) -> Result<()> {
+    pub async fn count_audit_record(&self, uid: Uuid, new: &NewAuditRecord<'_>) -> Result<()> {
         insert!(&self.pool, uid, new).map(drop)
     }
 
@@ -115,8 +120,8 @@ impl Store {
         let found = listing::find(&self.pool, "audit.find_records", table, parent, slice).await?;
         let rows = sqlx::query_as!(
             Row,
-            "select uid, create_time, effect, principal, peer, method, resource, request_id,
-                operation, trace_id, request, result from audit_records where uid = any($1)",
+            "select uid, create_time, count, last_time, effect, principal, peer, method, resource,
+                request_id, operation, trace_id, request, result from audit_records where uid = any($1)",
             &found.records,
         )
         .fetch_all(&self.pool)
@@ -149,6 +154,8 @@ impl Row {
         AuditRecord {
             uid: self.uid,
             create_time: self.create_time,
+            count: self.count,
+            last_time: self.last_time,
             effect: self.effect,
             principal: self.principal,
             peer: self.peer,

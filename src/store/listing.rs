@@ -348,7 +348,7 @@ fn condition(
     let (operand, exact) = storable(&comparison.operand);
     let sign = match (comparison.operator, exact) {
         // No column holds such a value.
-        (Operator::Equal, false) => return push(query, "false"),
+        (Operator::Equal | Operator::Has, false) => return push(query, "false"),
         (Operator::NotEqual, false) => return push(query, "true"),
         (Operator::Equal, true) => "=",
         (Operator::NotEqual, true) => "is distinct from",
@@ -356,11 +356,13 @@ fn condition(
         (Operator::LessOrEqual, _) | (Operator::Less, false) => "<=",
         (Operator::Greater, _) | (Operator::GreaterOrEqual, false) => ">",
         (Operator::GreaterOrEqual, true) => ">=",
+        (Operator::Has, true) => ",",
     };
     let mut fields = table.fields.iter();
     let field = fields.find(|(name, ..)| *name == comparison.field);
     let readable = field.is_some_and(|(.., readable)| *readable);
-    query.push("(");
+    let has = comparison.operator == Operator::Has;
+    query.push(if has { "(strpos(" } else { "(" });
     match (field, comparison.field.strip_prefix("labels.")) {
         (Some((_, column, _)), _) => query.push(*column),
         (None, Some(key)) => query
@@ -378,6 +380,9 @@ fn condition(
         Value::Time(time) => query.push(format_args!(" {sign} ")).push_bind(time),
         Value::Missing => return Err(Error::internal("comparison without an operand")),
     };
+    if has {
+        query.push(") > 0");
+    }
     if comparison.operator == Operator::NotEqual && !readable {
         for (table, belongs_by, condition) in table.irregular {
             query.push(format_args!(

@@ -187,8 +187,8 @@ async fn drain_does_not_wait_for_clients_without_calls() {
         ..Settings::default()
     }))
     .await;
-    let mut idle = Framed::connect(&edge, 65_535).await;
-    let mut called = Framed::connect(&edge, 65_535).await;
+    let mut idle = Framed::connect(edge.port(), 65_535).await;
+    let mut called = Framed::connect(edge.port(), 65_535).await;
     let get = "/howdah.v1.DatabaseService/GetDatabase";
     called.write(&frames::call(1, get, &[0; 5])).await;
     for client in [&mut idle, &mut called] {

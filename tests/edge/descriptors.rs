@@ -100,6 +100,27 @@ fn nothing_but_health_and_reflection_is_public() {
     }
 }
 
+/// Without one, `protoc --go_out` fails.
+#[test]
+fn each_proto_has_a_package_of_go() {
+    let pool = pool();
+    let files = pool
+        .files()
+        .filter(|file| !file.name().starts_with("google/protobuf/"));
+    let mut ours = 0;
+    for file in files {
+        let options = file.file_descriptor_proto().options.as_ref();
+        let package = options.map(|options| options.go_package());
+        let package = package.unwrap_or_default();
+        assert!(package.contains('/'), "{}: {package:?}", file.name());
+        if file.name().starts_with("howdah/") {
+            ours += 1;
+            assert!(package.starts_with("howdah.dev/proto/"), "{package}");
+        }
+    }
+    assert!(ours > 5, "{ours}");
+}
+
 #[test]
 fn messages_with_secrets_are_all_known() {
     let pool = pool();

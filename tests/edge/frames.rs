@@ -1,5 +1,7 @@
 //! HTTP/2 frames by hand, for clients that no library can be made to be.
 
+use std::{io, net::SocketAddr};
+
 use bytes::{BufMut as _, BytesMut};
 use tokio::{
     io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _},
@@ -7,62 +9,69 @@ use tokio::{
     time::timeout,
 };
 
-use super::harness::{BOUND, Edge};
+use super::harness::BOUND;
 
-const DATA: u8 = 0;
-const HEADERS: u8 = 1;
+pub(crate) const DATA: u8 = 0;
+pub(crate) const HEADERS: u8 = 1;
 const RST_STREAM: u8 = 3;
-const SETTINGS: u8 = 4;
+pub(crate) const SETTINGS: u8 = 4;
 const WINDOW_UPDATE: u8 = 8;
-pub(super) const PING: u8 = 6;
-pub(super) const GOAWAY: u8 = 7;
+pub(crate) const PING: u8 = 6;
+pub(crate) const GOAWAY: u8 = 7;
+pub(crate) const CONTINUATION: u8 = 9;
 
 const INITIAL_WINDOW_SIZE: u16 = 4;
 const CANCEL: u32 = 8;
 
 /// A connection whose frames are written and read as they are.
-pub(super) struct Framed<S = TcpStream>(pub(super) S);
+pub(crate) struct Framed<S = TcpStream>(pub(crate) S);
 
 /// A frame that was read.
 #[derive(Debug)]
-pub(super) struct Frame {
-    pub(super) kind: u8,
-    pub(super) payload: Vec<u8>,
+pub(crate) struct Frame {
+    pub(crate) kind: u8,
+    pub(crate) payload: Vec<u8>,
 }
 
 impl Framed {
     /// A connection that has greeted, with such a window for each answer.
-    pub(super) async fn connect(edge: &Edge, window: u32) -> Self {
-        Self::over(TcpStream::connect(edge.port()).await.unwrap(), window).await
+    pub(crate) async fn connect(address: SocketAddr, window: u32) -> Self {
+        Self::try_connect(address, window).await.unwrap()
+    }
+
+    /// The same, of a server that may refuse.
+    pub(crate) async fn try_connect(address: SocketAddr, window: u32) -> io::Result<Self> {
+        Self::greet(TcpStream::connect(address).await?, window).await
     }
 }
 
 impl<S: AsyncRead + AsyncWrite + Unpin> Framed<S> {
     /// The same over this stream.
-    pub(super) async fn over(stream: S, window: u32) -> Self {
-        let mut framed = Self(stream);
+    pub(crate) async fn over(stream: S, window: u32) -> Self {
+        Self::greet(stream, window).await.unwrap()
+    }
+
+    async fn greet(mut stream: S, window: u32) -> io::Result<Self> {
         let mut settings = BytesMut::new();
         settings.put_u16(INITIAL_WINDOW_SIZE);
         settings.put_u32(window);
         let mut greeting = BytesMut::from(&b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"[..]);
         greeting.unsplit(frame(SETTINGS, 0, 0, &settings));
-        framed.write(&greeting).await;
-        framed
+        stream.write_all(&greeting).await?;
+        Ok(Self(stream))
     }
 
     /// Lets the connection's answers come without end.
-    pub(super) async fn open_window(&mut self) {
-        let increment = (1_u32 << 31) - 1 - 65_535;
-        let update = frame(WINDOW_UPDATE, 0, 0, &increment.to_be_bytes());
-        self.write(&update).await;
+    pub(crate) async fn open_window(&mut self) {
+        self.write(&wide_open()).await;
     }
 
-    pub(super) async fn write(&mut self, bytes: &[u8]) {
+    pub(crate) async fn write(&mut self, bytes: &[u8]) {
         self.0.write_all(bytes).await.unwrap();
     }
 
     /// The next frame; none at the end.
-    pub(super) async fn read(&mut self) -> Option<Frame> {
+    pub(crate) async fn read(&mut self) -> Option<Frame> {
         let mut head = [0; 9];
         let read = timeout(BOUND, self.0.read_exact(&mut head)).await;
         read.expect("a frame or the end").ok()?;
@@ -73,7 +82,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Framed<S> {
     }
 
     /// The answer of a PING, or else what ended the connection.
-    pub(super) async fn ping(&mut self) -> Option<Frame> {
+    pub(crate) async fn ping(&mut self) -> Option<Frame> {
         self.write(&frame(PING, 0, 0, b"are you?")).await;
         loop {
             let frame = self.read().await?;
@@ -86,8 +95,14 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Framed<S> {
     }
 }
 
+/// Opens a connection's window as far as it goes.
+pub(crate) fn wide_open() -> BytesMut {
+    let increment = (1_u32 << 31) - 1 - 65_535;
+    frame(WINDOW_UPDATE, 0, 0, &increment.to_be_bytes())
+}
+
 /// RFC 9113, section 4.1.
-pub(super) fn frame(kind: u8, flags: u8, stream: u32, payload: &[u8]) -> BytesMut {
+pub(crate) fn frame(kind: u8, flags: u8, stream: u32, payload: &[u8]) -> BytesMut {
     let mut frame = BytesMut::new();
     frame.put_uint(payload.len().try_into().unwrap(), 3);
     frame.put_u8(kind);
@@ -98,7 +113,7 @@ pub(super) fn frame(kind: u8, flags: u8, stream: u32, payload: &[u8]) -> BytesMu
 }
 
 /// A call's headers (RFC 7541, section 6.2.2, without Huffman codes and indexes).
-fn headers(stream: u32, path: &str) -> BytesMut {
+pub(crate) fn headers(stream: u32, path: &str) -> BytesMut {
     const POST: u8 = 0x83;
     const HTTP: u8 = 0x86;
     const END_HEADERS: u8 = 4;
@@ -119,7 +134,7 @@ fn headers(stream: u32, path: &str) -> BytesMut {
 }
 
 /// A call with this body.
-pub(super) fn call(stream: u32, path: &str, body: &[u8]) -> BytesMut {
+pub(crate) fn call(stream: u32, path: &str, body: &[u8]) -> BytesMut {
     const END_STREAM: u8 = 1;
     let mut all = headers(stream, path);
     all.unsplit(frame(DATA, END_STREAM, stream, body));
@@ -127,7 +142,7 @@ pub(super) fn call(stream: u32, path: &str, body: &[u8]) -> BytesMut {
 }
 
 /// A call that is cancelled at once.
-pub(super) fn cancelled(stream: u32, path: &str) -> BytesMut {
+pub(crate) fn cancelled(stream: u32, path: &str) -> BytesMut {
     let mut all = headers(stream, path);
     all.unsplit(frame(RST_STREAM, 0, stream, &CANCEL.to_be_bytes()));
     all

@@ -45,15 +45,15 @@ use tonic::{body::Body, service::Routes};
 use super::service::Fickle;
 
 /// Longest wait for anything.
-pub(super) const BOUND: Duration = Duration::from_secs(10);
+pub(crate) const BOUND: Duration = Duration::from_secs(10);
 
 /// How to set up an edge.
-pub(super) struct Setup {
-    pub(super) address: Address,
-    pub(super) settings: Settings,
-    pub(super) limits: Limits,
-    pub(super) anonymous: bool,
-    pub(super) started: bool,
+pub(crate) struct Setup {
+    pub(crate) address: Address,
+    pub(crate) settings: Settings,
+    pub(crate) limits: Limits,
+    pub(crate) anonymous: bool,
+    pub(crate) started: bool,
 }
 
 impl Default for Setup {
@@ -69,18 +69,18 @@ impl Default for Setup {
 }
 
 /// A running edge; ends when it is dropped.
-pub(super) struct Edge {
+pub(crate) struct Edge {
     address: Address,
-    pub(super) drain: CancellationToken,
-    pub(super) started: Started,
-    pub(super) service: Fickle,
-    pub(super) health: health::Reporter,
-    pub(super) metrics: Metrics,
+    pub(crate) drain: CancellationToken,
+    pub(crate) started: Started,
+    pub(crate) service: Fickle,
+    pub(crate) health: health::Reporter,
+    pub(crate) metrics: Metrics,
     tasks: JoinSet<()>,
 }
 
 impl Edge {
-    pub(super) async fn start(setup: Setup) -> Self {
+    pub(crate) async fn start(setup: Setup) -> Self {
         let service = Fickle::default();
         let health = health::Reporter::new(&["howdah.v1.DatabaseService"]);
         let metrics = Metrics::new(Resource::builder_empty().build(), None).unwrap();
@@ -121,33 +121,33 @@ impl Edge {
         }
     }
 
-    pub(super) fn port(&self) -> SocketAddr {
+    pub(crate) fn port(&self) -> SocketAddr {
         match &self.address {
             Address::Tcp(address) => *address,
             Address::Unix(path) => panic!("no port at {path:?}"),
         }
     }
 
-    pub(super) fn path(&self) -> PathBuf {
+    pub(crate) fn path(&self) -> PathBuf {
         match &self.address {
             Address::Unix(path) => path.clone(),
             Address::Tcp(address) => panic!("no path at {address}"),
         }
     }
 
-    pub(super) async fn connect(&self) -> Raw {
-        Raw::over(TcpStream::connect(self.port()).await.unwrap()).await
+    pub(crate) async fn connect(&self) -> Raw {
+        Raw::connect(self.port()).await
     }
 
     /// A client with another address of this machine.
-    pub(super) async fn connect_from(&self, address: [u8; 4]) -> Raw {
+    pub(crate) async fn connect_from(&self, address: [u8; 4]) -> Raw {
         let socket = TcpSocket::new_v4().unwrap();
         socket.bind((address, 0).into()).unwrap();
         Raw::over(socket.connect(self.port()).await.unwrap()).await
     }
 
     /// Waits until the listener's `run` is over.
-    pub(super) async fn ended(&mut self) {
+    pub(crate) async fn ended(&mut self) {
         timeout(BOUND, self.tasks.join_next())
             .await
             .expect("the listener ends")
@@ -156,7 +156,7 @@ impl Edge {
     }
 
     /// Waits until the scrape has a line with all of these parts.
-    pub(super) async fn measured(&self, parts: &[&str]) {
+    pub(crate) async fn measured(&self, parts: &[&str]) {
         let found = async {
             loop {
                 let text = scrape(&self.metrics);
@@ -182,16 +182,16 @@ fn scrape(metrics: &Metrics) -> String {
 }
 
 /// A client without any timeouts, retries or limits of its own.
-pub(super) struct Raw {
-    pub(super) sender: SendRequest<Body>,
+pub(crate) struct Raw {
+    pub(crate) sender: SendRequest<Body>,
     /// Ends with the connection.
-    pub(super) connection: JoinSet<hyper::Result<()>>,
+    pub(crate) connection: JoinSet<hyper::Result<()>>,
     received: Arc<Mutex<Vec<u8>>>,
 }
 
 /// What the generated clients of a [`Raw`] speak through.
 #[derive(Clone)]
-pub(super) struct Channel(SendRequest<Body>);
+pub(crate) struct Channel(SendRequest<Body>);
 
 impl tower::Service<http::Request<Body>> for Channel {
     type Response = http::Response<hyper::body::Incoming>;
@@ -208,7 +208,14 @@ impl tower::Service<http::Request<Body>> for Channel {
 }
 
 impl Raw {
-    pub(super) async fn over(io: impl AsyncRead + AsyncWrite + Send + Unpin + 'static) -> Self {
+    pub(crate) async fn connect(address: SocketAddr) -> Self {
+        let stream = TcpStream::connect(address).await.unwrap();
+        // Else the second part of a request waits for the first one's acknowledgement.
+        stream.set_nodelay(true).unwrap();
+        Self::over(stream).await
+    }
+
+    pub(crate) async fn over(io: impl AsyncRead + AsyncWrite + Send + Unpin + 'static) -> Self {
         let received = Arc::default();
         let recorder = Recorder {
             io,
@@ -223,7 +230,7 @@ impl Raw {
         }
     }
 
-    pub(super) fn of(
+    pub(crate) fn of(
         sender: SendRequest<Body>,
         connection: impl Future<Output = hyper::Result<()>> + Send + 'static,
     ) -> Self {
@@ -236,19 +243,19 @@ impl Raw {
         }
     }
 
-    pub(super) fn channel(&self) -> Channel {
+    pub(crate) fn channel(&self) -> Channel {
         Channel(self.sender.clone())
     }
 
-    pub(super) fn origin() -> http::Uri {
+    pub(crate) fn origin() -> http::Uri {
         http::Uri::from_static("http://localhost")
     }
 
-    pub(super) fn databases(&self) -> DatabaseServiceClient<Channel> {
+    pub(crate) fn databases(&self) -> DatabaseServiceClient<Channel> {
         DatabaseServiceClient::with_origin(self.channel(), Self::origin())
     }
 
-    pub(super) fn streams(&self) -> ChangeStreamServiceClient<Channel> {
+    pub(crate) fn streams(&self) -> ChangeStreamServiceClient<Channel> {
         ChangeStreamServiceClient::with_origin(self.channel(), Self::origin())
     }
 
@@ -257,7 +264,7 @@ impl Raw {
     }
 
     /// Whether a GOAWAY frame came (type 7, RFC 9113, section 6.8).
-    pub(super) fn told_to_go(&self) -> bool {
+    pub(crate) fn told_to_go(&self) -> bool {
         let bytes = self.received.lock().unwrap();
         let mut rest = bytes.as_slice();
         while let [a, b, c, kind, _, _, _, _, _, body @ ..] = rest {
@@ -271,7 +278,7 @@ impl Raw {
     }
 
     /// Waits until the connection is over.
-    pub(super) async fn ended(&mut self) {
+    pub(crate) async fn ended(&mut self) {
         timeout(BOUND, self.connection.join_next())
             .await
             .expect("the connection ends");

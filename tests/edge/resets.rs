@@ -29,7 +29,7 @@ async fn answered(edge: &Edge) {
 #[tokio::test]
 async fn many_calls_that_are_cancelled_at_once_do_not_end_a_connection() {
     let edge = Edge::start(Setup::default()).await;
-    let mut client = Framed::connect(&edge, 65_535).await;
+    let mut client = Framed::connect(edge.port(), 65_535).await;
     for round in 0..4 {
         client.write(&burst(1 + 2 * 500 * round, 500)).await;
         let answer = client.ping().await.expect("the connection goes on");
@@ -42,7 +42,7 @@ async fn many_calls_that_are_cancelled_at_once_do_not_end_a_connection() {
 #[tokio::test]
 async fn a_flood_of_cancelled_calls_leaves_others_their_answers() {
     let edge = Edge::start(Setup::default()).await;
-    let mut client = Framed::connect(&edge, 65_535).await;
+    let mut client = Framed::connect(edge.port(), 65_535).await;
     for round in 0..40 {
         client.write(&burst(1 + 2 * 500 * round, 500)).await;
         answered(&edge).await;

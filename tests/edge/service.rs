@@ -18,7 +18,7 @@ type Answer<T> = Result<Response<T>, Status>;
 /// Answers `GetDatabase` and `Subscribe` by the last part of the name that is asked for:
 /// `panic`, `hang`, `large-N` for an answer of so many bytes, or anything else, which works.
 #[derive(Clone, Debug, Default)]
-pub(super) struct Fickle {
+pub(crate) struct Fickle {
     /// Told when a hanging handler was dropped.
     pub(super) dropped: Arc<Notify>,
     /// Lets the second batch of a stream go.

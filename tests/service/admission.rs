@@ -16,7 +16,9 @@ use tonic::{
 };
 
 use super::rig::serve;
-use crate::support::howdah::{Howdah, Options, PROJECT, create_database, instance_name, reason};
+use crate::support::howdah::{
+    Howdah, Options, PROJECT, create_database, create_instance, instance_name, reason, succeeded,
+};
 
 /// Callers that say nothing of themselves are admins, of a project where nothing is.
 const ELSEWHERE: &str = r#"
@@ -311,4 +313,79 @@ async fn a_role_on_one_resource_is_none_on_another() {
     };
     let answer = instances.list_instances(list).await;
     denied(answer.unwrap_err(), "instances.list");
+}
+
+/// Who may change an instance may wait for what is done to it, and for nothing else.
+#[tokio::test(flavor = "multi_thread")]
+async fn an_operation_is_ruled_by_what_it_works_on() {
+    use howdah::pb::{
+        google::longrunning::{
+            CancelOperationRequest, DeleteOperationRequest, GetOperationRequest,
+            ListOperationsRequest,
+        },
+        v1::{Database, Instance},
+    };
+
+    let admin = serve().await;
+    admin.instance("orders").await;
+    let file = NamedTempFile::new().unwrap();
+    let bindings = r#"
+        [auth]
+        anonymous_role = "none"
+        [[auth.bindings]]
+        principal = "anonymous"
+        role = "operator"
+        scope = "projects/default/instances/orders"
+    "#;
+    std::fs::write(file.path(), bindings).unwrap();
+    let config = file.path().display().to_string();
+    let operator = Howdah::serve(admin.options.clone().with("HOWDAH_CONFIG", config)).await;
+
+    let create = create_database("orders", "shop");
+    let accepted = operator.databases().await.create_database(create).await;
+    let accepted = accepted.unwrap().into_inner();
+    let done = operator.wait(&accepted).await;
+    let _: Database = succeeded(&done);
+    assert_eq!(operator.operation(&done.name).await, done);
+    let mut operations = operator.operations().await;
+    let cancel = |name: &str| CancelOperationRequest { name: name.into() };
+    operations
+        .cancel_operation(cancel(&done.name))
+        .await
+        .unwrap();
+
+    let other = create_instance(
+        "billing",
+        Instance {
+            ephemeral: true,
+            ..Default::default()
+        },
+    );
+    let other = admin.instances().await.create_instance(other).await;
+    let other = admin.wait(other.unwrap().get_ref()).await;
+    let nothing = format!("{PROJECT}/operations/00000000-0000-4000-8000-000000000000");
+    let mut messages = BTreeSet::new();
+    for name in [
+        other.name.as_str(),
+        &nothing,
+        "projects/default/operations/x",
+    ] {
+        let get = GetOperationRequest { name: name.into() };
+        let status = operations.get_operation(get).await.unwrap_err();
+        assert_eq!(status.code(), Code::PermissionDenied, "{name} {status:?}");
+        messages.insert(status.message().to_owned());
+        let status = operations.cancel_operation(cancel(name)).await.unwrap_err();
+        assert_eq!(status.code(), Code::PermissionDenied, "{name} {status:?}");
+    }
+    assert_eq!(messages.len(), 1, "{messages:?}");
+    // No permission of that role.
+    let delete = DeleteOperationRequest { name: done.name };
+    let status = operations.delete_operation(delete).await.unwrap_err();
+    assert_eq!(status.code(), Code::PermissionDenied, "{status:?}");
+    let list = ListOperationsRequest {
+        name: PROJECT.into(),
+        ..Default::default()
+    };
+    let status = operations.list_operations(list).await.unwrap_err();
+    assert_eq!(status.code(), Code::PermissionDenied, "{status:?}");
 }

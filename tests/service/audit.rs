@@ -1,5 +1,6 @@
 //! The audit: what is done is on record, and what is not done is not.
 
+use futures::future::join_all;
 use howdah::pb::{
     google::longrunning::{CancelOperationRequest, DeleteOperationRequest},
     v1::{
@@ -112,6 +113,43 @@ async fn each_thing_that_is_done_is_on_record() {
     let deleted = of(&howdah, "google.longrunning.Operations/DeleteOperation").await;
     assert_eq!(deleted.resource, operation.name);
     assert_eq!(deleted.result, "DONE");
+}
+
+/// Else the audit would grow with each connection that a program makes.
+#[tokio::test(flavor = "multi_thread")]
+async fn reads_of_one_password_in_an_hour_are_counted_in_one_record() {
+    let howdah = serve().await;
+    howdah.instance("orders").await;
+    howdah.database("orders", "shop").await;
+    howdah.database("orders", "other").await;
+    // Each over a connection, and so from a port, of its own.
+    join_all((0..20).map(|_| howdah.connection("orders", "shop"))).await;
+    let secrets = "effect = SECRET AND resource : databases/shop";
+    let found = filtered(&howdah, secrets).await;
+    // Two only where an hour has ended meanwhile.
+    assert!(found.len() <= 2, "{found:?}");
+    assert_eq!(found.iter().map(|record| record.count).sum::<i64>(), 21);
+    let time = |time: Option<prost_types::Timestamp>| {
+        let time = time.unwrap();
+        (time.seconds, time.nanos)
+    };
+    let repeated = found.iter().max_by_key(|record| record.count).unwrap();
+    assert!(time(repeated.last_time) > time(repeated.create_time));
+    let other = filtered(&howdah, "effect = SECRET AND resource : other").await;
+    assert_eq!(other[0].count, 1);
+    assert!(
+        filtered(&howdah, "effect = MUTATION AND method : Create")
+            .await
+            .len()
+            > 2
+    );
+
+    // Those of another hour stay as they are.
+    let metadata = Metadata::of(&howdah).await;
+    let earlier = "update audit_records set uid = gen_random_uuid() where effect = 'SECRET'";
+    metadata.execute(earlier).await;
+    howdah.connection("orders", "shop").await;
+    assert_eq!(filtered(&howdah, secrets).await.len(), found.len() + 1);
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -106,6 +106,10 @@ impl Comparison {
             "<" => value < self.operand,
             "<=" => value <= self.operand,
             ">" => value > self.operand,
+            ":" => match (&value, &self.operand) {
+                (Value::Text(value), Value::Text(operand)) => value.contains(operand),
+                other => panic!("no texts: {other:?}"),
+            },
             _ => value >= self.operand,
         }
     }
@@ -188,7 +192,7 @@ fn comparisons(
         };
         (Just(field), operand)
     });
-    let signs = select(vec!["=", "!=", "<", "<=", ">", ">="]);
+    let signs = select(vec!["=", "!=", "<", "<=", ">", ">=", ":"]);
     let keys = select(KEYS.to_vec());
     let comparison = (field, signs, keys).prop_map(|((field, operand), sign, key)| Comparison {
         field: if field == "label" {
@@ -196,7 +200,11 @@ fn comparisons(
         } else {
             field.to_owned()
         },
-        sign,
+        // Of texts alone it can be asked what they hold.
+        sign: match (field, sign) {
+            ("state" | "ephemeral" | "create_time", ":") => "=",
+            _ => sign,
+        },
         operand,
     });
     comparison.boxed()

@@ -20,6 +20,7 @@ mod keys;
 mod large_pages;
 mod leases;
 mod lists;
+mod locales;
 mod logs;
 mod measurements;
 pub(crate) mod metadata;
@@ -46,6 +47,7 @@ mod withdrawal;
 pub(crate) use self::{
     cancellation::clients_leave,
     input::goes_away_for as metadata_goes_away_for,
+    rig::{counter, run_sql},
     simulated::World as SimulatedWorld,
     waiting::{
         a_frozen_server_is_not_available, a_statement_on_a_frozen_server_is_given_up,

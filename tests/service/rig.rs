@@ -190,7 +190,7 @@ pub(super) fn psql(arguments: &[&str]) -> Output {
 
 /// Runs SQL through `psql` with the URL as users get it.
 #[track_caller]
-pub(super) fn run_sql(connection: &Connection, sql: &str) -> String {
+pub(crate) fn run_sql(connection: &Connection, sql: &str) -> String {
     let url = &connection.environment["DATABASE_URL"];
     let output = psql(&[url, "-c", sql]);
     assert!(output.status.success(), "{output:?}");
@@ -257,7 +257,7 @@ pub(super) async fn metrics(howdah: &Howdah) -> String {
 }
 
 /// The sum of a counter's series.
-pub(super) async fn counter(howdah: &Howdah, name: &str) -> u64 {
+pub(crate) async fn counter(howdah: &Howdah, name: &str) -> u64 {
     labelled(howdah, name, "").await.unwrap_or_default()
 }
 

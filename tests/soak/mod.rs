@@ -1,7 +1,9 @@
 //! The long tables: `make soak`.
 
 pub mod crash;
+mod floods;
 mod frozen;
+mod fuzz;
 mod kills;
 mod metadata;
 mod service;

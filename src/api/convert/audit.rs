@@ -11,6 +11,8 @@ pub(in crate::api) fn to_wire(record: AuditRecord) -> v1::AuditRecord {
     v1::AuditRecord {
         uid: record.uid.to_string(),
         create_time: Some(timestamp(record.create_time)),
+        count: record.count,
+        last_time: Some(timestamp(record.last_time)),
         effect: Effect::from_str_name(&record.effect)
             .unwrap_or(Effect::Unspecified)
             .into(),

@@ -204,6 +204,14 @@ fn statement(database: &Database) -> String {
     ) {
         ("icu", false) => sql.push_str(&format!(" locale_provider icu icu_locale {locale}")),
         ("icu", true) => sql.push_str(" locale_provider icu icu_locale 'und'"),
+        // What the C library sees must fit the encoding too: for `C` it is the same.
+        ("builtin", _) => match builtin_locale(database) {
+            "C" => sql.push_str(" locale_provider builtin locale 'C'"),
+            locale => {
+                let locale = quote_literal(locale);
+                sql.push_str(&format!(" locale_provider builtin builtin_locale {locale}"));
+            }
+        },
         ("", true) => {}
         (_, true) => sql.push_str(" locale_provider libc"),
         (_, false) => sql.push_str(&format!(" locale_provider libc locale {locale}")),
@@ -211,6 +219,16 @@ fn statement(database: &Database) -> String {
     // template1 fits only the encoding and locale that the instance was made with.
     sql.push_str(" template template0");
     sql
+}
+
+/// The one that was asked for; else the one that knows Unicode, where the encoding fits.
+fn builtin_locale(database: &Database) -> &str {
+    let encoding = database.encoding.to_ascii_uppercase();
+    match (database.locale.as_str(), encoding.as_str()) {
+        ("", "UTF8" | "UTF-8") => "C.UTF-8",
+        ("", _) => "C",
+        (locale, _) => locale,
+    }
 }
 
 async fn drop_database(context: &Context) -> Result<End> {

@@ -29,7 +29,7 @@ const ADDRESS: [u8; 4] = [127, 0, 0, 2];
 
 /// Each call is answered within this time. That is no promise of speed, which the table
 /// shows: it is so long that only who is locked out misses it.
-const SERVED: Duration = Duration::from_secs(20);
+const SERVED: Duration = Duration::from_secs(60);
 
 const PAUSE: Duration = Duration::from_millis(5);
 

@@ -9,8 +9,8 @@ use howdah::pb::{
     v1::{
         Condition, CreateInstanceRequest, DeleteInstanceRequest, GetInstanceRequest, Instance,
         ListEnginesRequest, ListEnginesResponse, ListInstancesRequest, ListInstancesResponse,
-        RestartInstanceRequest, Server, StartInstanceRequest, StopInstanceRequest,
-        UndeleteInstanceRequest,
+        ReadInstanceLogRequest, ReadInstanceLogResponse, RestartInstanceRequest, Server,
+        StartInstanceRequest, StopInstanceRequest, UndeleteInstanceRequest,
         instance_service_server::{InstanceService, InstanceServiceServer},
     },
 };
@@ -168,6 +168,12 @@ impl InstanceService for Bare {
         Err(failed("not compared"))
     }
     async fn restart_instance(&self, _: Request<RestartInstanceRequest>) -> Answer<Operation> {
+        Err(failed("not compared"))
+    }
+    async fn read_instance_log(
+        &self,
+        _: Request<ReadInstanceLogRequest>,
+    ) -> Answer<ReadInstanceLogResponse> {
         Err(failed("not compared"))
     }
     async fn list_engines(&self, _: Request<ListEnginesRequest>) -> Answer<ListEnginesResponse> {

@@ -63,7 +63,9 @@ fn holders(permission: &Permission) -> Vec<Role> {
         (_, "get" | "list" | "wait" | "watch") => vec![Role::Viewer, Role::Operator],
         (_, "connect") => vec![Role::Connector],
         (_, "subscribe" | "acknowledge") => vec![Role::Subscriber],
-        (_, "create" | "update" | "start" | "stop" | "restart" | "cancel") => vec![Role::Operator],
+        (_, "create" | "update" | "start" | "stop" | "restart" | "cancel" | "readLogs") => {
+            vec![Role::Operator]
+        }
         (_, "delete" | "undelete") => vec![],
         _ => panic!("say which roles hold {permission}"),
     }

@@ -117,7 +117,7 @@ async fn a_frozen_supervisor_does_not_act_when_it_wakes_up() {
     let mut one = Howdah::new(options().await);
     one.start("supervision.before_recover=1*sleep(1500)").await;
     one.instance("orders").await;
-    let two = Howdah::serve(on_host_of(&one)).await;
+    let _two = Howdah::serve(on_host_of(&one)).await;
     let metadata = Metadata::of(&one).await;
     kill_server(&one);
     signal(one.pid(), "STOP");

@@ -18,17 +18,19 @@ create table hosts (
 );
 
 -- Processes of Howdah. Those that have been silent for long are forgotten, except for the
--- last one of each host.
+-- last one of each host. A process that serves for another host after a restart has a row for
+-- each: the former one says since when the former host is silent.
 create table processes (
     -- The identity that a process finds in its data directory: the same after a restart.
-    worker uuid primary key,
+    worker uuid not null,
     host uuid not null references hosts,
     -- Where it listens, for people.
     endpoint text not null,
     version text not null,
     start_time timestamptz not null,
     -- Last sign of life.
-    seen_time timestamptz not null default now()
+    seen_time timestamptz not null default now(),
+    primary key (worker, host)
 );
 create index processes_host on processes (host, seen_time);
 

@@ -295,7 +295,9 @@ async fn attend(
         failed = opening => failed,
         () = shutdown.asked() => Ok(()),
     };
-    tracing::info!("shutting down");
+    tracing::info!(
+        "shutting down; the servers of instances go on, and `howdah instances stop` stops one"
+    );
     health.not_serving();
     readiness.set(false);
     data_dir.remove(ENDPOINT);

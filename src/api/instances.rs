@@ -128,13 +128,15 @@ impl InstanceService for Instances {
         &self,
         request: Request<v1::ReadInstanceLogRequest>,
     ) -> Answer<v1::ReadInstanceLogResponse> {
-        let request = admit(request)?.message;
+        let admitted = admit(request)?;
+        let origin = admitted.origin()?;
+        let request = &admitted.message;
         let name = request.name.parse()?;
         let begin = match request.position.as_str() {
             "" => Begin::Last(instance::log_lines(request.line_count)),
             position => Begin::At(position.parse()?),
         };
-        let part = self.logs.read(&name, begin).await?;
+        let part = self.logs.read(&origin, &name, begin).await?;
         Ok(Response::new(v1::ReadInstanceLogResponse {
             lines: part.lines,
             next_position: part.next.to_string(),

@@ -205,7 +205,12 @@ fn describe(
     Ok(Method {
         name: format!("{service}/{}", method.name()).into(),
         access: Some(access),
-        effect: by_hand.map_or_else(|| effect(method, secret), |(.., effect)| *effect),
+        effect: match (by_hand, annotated.as_deref()) {
+            (Some((.., effect)), _) => *effect,
+            // The statements in a server's log can hold secrets.
+            (None, Some(READ_LOGS)) => Effect::Secret,
+            (None, _) => effect(method, secret),
+        },
         streaming: method.is_client_streaming() || method.is_server_streaming(),
         client_streaming: method.is_client_streaming(),
         waits: service == OPERATIONS && method.name() == "WaitOperation",
@@ -217,6 +222,9 @@ fn named(text: &str) -> Result<Access> {
         .map(Access::Permission)
         .ok_or_else(|| Error::internal(format!("{text} is no permission")))
 }
+
+/// Permission to read the logs of servers.
+const READ_LOGS: &str = "instances.readLogs";
 
 /// Methods that answer an operation are mutations; those whose answer has a secret
 /// field hand out secrets.

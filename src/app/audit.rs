@@ -32,6 +32,7 @@ pub(super) const FIELDS: Fields = &[
     ("trace_id", Type::Text),
     ("result", Type::Word(&["ACCEPTED", "DONE", "HANDED_OUT"])),
     ("create_time", Type::Time),
+    ("last_time", Type::Time),
 ];
 
 /// Newest first.
@@ -159,6 +160,7 @@ impl Listed for AuditRecord {
             "trace_id" => &self.trace_id,
             "result" => &self.result,
             "create_time" => return Some(Value::Time(self.create_time)),
+            "last_time" => return Some(Value::Time(self.last_time)),
             _ => return None,
         };
         Some(Value::Text(text.clone()))

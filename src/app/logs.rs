@@ -1,9 +1,16 @@
 //! The logs of instances' servers.
 
-use super::admin::Servers;
+use std::sync::Arc;
+
+use super::{
+    admin::Servers,
+    audit::{Origin, repeated_uid},
+};
 use crate::{
     domain::{
         Result,
+        audit::Outcome,
+        clock::Clock,
         name::InstanceName,
         server_log::{Begin, Part},
     },
@@ -14,21 +21,28 @@ use crate::{
 #[derive(Clone)]
 pub struct Logs {
     pub(super) store: Store,
+    pub(super) clock: Arc<dyn Clock>,
     pub(super) servers: Servers,
 }
 
 impl Logs {
-    /// Reads a part of the log of an instance's active server, whatever its state.
+    /// Reads a part of the log of an instance's active server, whatever its state. That is on
+    /// record before it answers, as the reading of a password is.
     ///
     /// # Errors
     /// INSTANCE_NOT_FOUND; HOST_ELSEWHERE, HOST_UNAVAILABLE; UNIMPLEMENTED where the provider
     /// shows no logs.
-    pub async fn read(&self, name: &InstanceName, begin: Begin) -> Result<Part> {
+    pub async fn read(&self, origin: &Origin, name: &InstanceName, begin: Begin) -> Result<Part> {
         let instance = self.store.instance(name).await?.whole()?;
         let server = instance.active()?;
         self.servers.refuse_elsewhere(&instance, server).await?;
         let spec = self.servers.server_spec(&instance, server, 0).await?;
         let provider = self.servers.provider_of(&spec.provider)?;
-        provider.read_log(&spec, begin).await
+        let part = provider.read_log(&spec, begin).await?;
+        let resource = name.to_string();
+        let record = origin.record(&name.project, &resource, Outcome::HandedOut);
+        let uid = repeated_uid(&record, self.clock.now());
+        self.store.count_audit_record(uid, &record).await?;
+        Ok(part)
     }
 }

@@ -237,6 +237,7 @@ impl App {
             },
             logs: Logs {
                 store: store.clone(),
+                clock: Arc::clone(&clock),
                 servers: servers.clone(),
             },
             audit: Audit {

@@ -10,6 +10,7 @@ use x509_parser::{
     x509::{AttributeTypeAndValue, X509Name},
 };
 
+const SCHEME: &str = "spiffe";
 const SPIFFE: &str = "spiffe://";
 /// Longer identities are refused: they go into logs and idempotency records.
 const MAX_IDENTITY: usize = 2048;
@@ -79,8 +80,8 @@ fn spiffe(certificate: &X509Certificate<'_>) -> Option<Option<String>> {
             // Schemes are compared without case (RFC 3986, section 3.1).
             GeneralName::URI(uri)
                 if uri
-                    .get(..SPIFFE.len())
-                    .is_some_and(|head| head.eq_ignore_ascii_case(SPIFFE)) =>
+                    .split_once(':')
+                    .is_some_and(|(scheme, _)| scheme.eq_ignore_ascii_case(SCHEME)) =>
             {
                 Some(*uri)
             }
@@ -184,7 +185,9 @@ fn escaped(text: &str) -> String {
 /// Characters that change how others are shown, and blanks that look like others or like
 /// nothing.
 const fn is_invisible(char: char) -> bool {
-    matches!(char, '\u{ad}' | '\u{a0}' | '\u{2000}'..='\u{200f}' | '\u{2028}'..='\u{202f}'
+    matches!(char, '\u{ad}' | '\u{a0}' | '\u{34f}' | '\u{61c}' | '\u{115f}' | '\u{1160}'
+        | '\u{17b4}' | '\u{17b5}' | '\u{180b}'..='\u{180f}' | '\u{2800}' | '\u{3000}'
+        | '\u{3164}' | '\u{fe00}'..='\u{fe0f}' | '\u{ffa0}' | '\u{e0100}'..='\u{e01ef}' | '\u{2000}'..='\u{200f}' | '\u{2028}'..='\u{202f}'
         | '\u{205f}'..='\u{206f}' | '\u{feff}' | '\u{e0000}'..='\u{e007f}')
 }
 
@@ -208,6 +211,8 @@ mod tests {
             ("Lučić", "Lučić"),
             ("a\u{202e}b", "a\\E2\\80\\AEb"),
             ("a\0b", "a\\00b"),
+            ("a\u{3164}", "a\\E3\\85\\A4"),
+            ("a\u{61c}", "a\\D8\\9C"),
         ] {
             assert_eq!(escaped(text), written);
         }

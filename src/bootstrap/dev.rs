@@ -1,16 +1,15 @@
 //! The directories of `howdah dev`, which go with their process.
 //!
-//! Each lies in one directory of the user and is owned by the process that holds its file
-//! `owner` locked. The kernel gives that lock up however the process ends: a directory whose
-//! lock is free is swept by the next `howdah dev` or `howdah serve`.
+//! Each lies in one directory of the user, has a random name and is locked by its process. The
+//! kernel releases that lock however the process ends: a directory whose lock is free is swept
+//! by the next `howdah dev` or `howdah serve`. One with any other name or content is not ours
+//! and stays.
 
 use std::{
     env,
-    fs::{self, DirBuilder, File, OpenOptions},
+    fs::{self, DirBuilder, File},
     io,
-    os::unix::fs::{
-        DirBuilderExt as _, MetadataExt as _, OpenOptionsExt as _, PermissionsExt as _,
-    },
+    os::unix::fs::{DirBuilderExt as _, MetadataExt as _, PermissionsExt as _},
     path::{Path, PathBuf},
 };
 
@@ -24,8 +23,13 @@ use crate::{
     providers::local::throwaway,
 };
 
-/// File that the process of a directory holds locked.
-const OWNER: &str = "owner";
+/// What is in a directory: the data directory, and that of the sockets, whose name is short.
+const DATA: &str = "data";
+const SOCKETS: &str = "s";
+
+/// Most bytes of the directory of all of them: with 11 more, that of the sockets has at most 48,
+/// as `local.run_directory` may.
+const LONGEST_BASE: usize = 37;
 
 /// How often a directory is made in a place that another process removes as empty.
 const TRIES: u32 = 10;
@@ -46,11 +50,11 @@ const TAKEN: &[&str] = &[
 #[derive(Debug)]
 pub struct Dev {
     path: PathBuf,
-    _owner: File,
+    _lock: File,
 }
 
 impl Dev {
-    /// Makes a directory, and deletes those whose process is gone.
+    /// Makes a directory.
     ///
     /// # Errors
     /// CONFIG_INVALID when the place belongs to somebody else; DATA_DIR_UNWRITABLE.
@@ -62,7 +66,12 @@ impl Dev {
         });
         let made = made.await;
         let made = made.map_err(|error| Error::internal("dev").with_source(error))??;
-        sweep(&made.config()?).await;
+        if let Err(error) = made.config() {
+            // It is empty still.
+            let _ = fs::remove_dir(&made.path);
+            let _ = made.path.parent().map(fs::remove_dir);
+            return Err(error);
+        }
         Ok(made)
     }
 
@@ -75,9 +84,8 @@ impl Dev {
         around
             .variables
             .retain(|name, _| TAKEN.contains(&name.as_str()));
-        let data = self.path.join("data").display().to_string();
-        // Short: sockets lie in it.
-        let sockets = self.path.join("s").display().to_string();
+        let data = self.path.join(DATA).display().to_string();
+        let sockets = self.path.join(SOCKETS).display().to_string();
         for (name, value) in [
             ("HOWDAH_DATA_DIR", data.as_str()),
             ("HOWDAH_LOCAL_RUN_DIRECTORY", sockets.as_str()),
@@ -128,14 +136,20 @@ pub(super) async fn sweep(config: &Config) {
 
 async fn remove(path: &Path, config: &Config) -> Result<()> {
     let user = run_as(config);
-    throwaway::end_servers(&path.join("data"), user.as_deref()).await?;
+    throwaway::end_servers(&path.join(DATA), user.as_deref()).await?;
     throwaway::delete(path).await
 }
 
-/// In the directory for temporary files, where every user has one.
+/// In the directory for temporary files, where every user has one; in `/tmp` where the paths of
+/// sockets would be too long.
 fn base() -> PathBuf {
     let user = rustix::process::geteuid().as_raw();
-    env::temp_dir().join(format!("howdah-dev-{user}"))
+    let name = format!("howdah-dev-{user}");
+    let base = env::temp_dir().join(&name);
+    match base.as_os_str().len() <= LONGEST_BASE {
+        true => base,
+        false => Path::new("/tmp").join(name),
+    }
 }
 
 /// Makes a directory in `base`; none where that was removed meanwhile.
@@ -155,7 +169,7 @@ fn make(base: &Path) -> Result<Option<Dev>> {
         );
         return Err(Error::new(Reason::ConfigInvalid, message));
     }
-    // Held until the owner is known, and while others look for directories without one.
+    // Held until the directory is locked, and while others look for those that are not.
     let gate = match File::open(base) {
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
         opened => opened.map_err(failed)?,
@@ -168,20 +182,17 @@ fn make(base: &Path) -> Result<Option<Dev>> {
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
         made => made.map_err(failed)?,
     }
-    let owner = file(&path, OWNER).map_err(failed)?;
-    owner.try_lock().map_err(|error| failed(error.into()))?;
-    Ok(Some(Dev {
-        path,
-        _owner: owner,
-    }))
+    let lock = File::open(&path).map_err(failed)?;
+    lock.try_lock().map_err(|error| failed(error.into()))?;
+    Ok(Some(Dev { path, _lock: lock }))
 }
 
-/// The directories that no process owns; they are owned by this one from now on.
+/// The directories that no process has locked; this one has from now on.
 fn left(base: &Path) -> Vec<Dev> {
     if !is_ours(base) {
         return Vec::new();
     }
-    // Held by a process that makes one, whose owner is not known yet.
+    // Held by a process that makes one and has not locked it yet.
     let Ok(gate) = File::open(base) else {
         return Vec::new();
     };
@@ -192,17 +203,18 @@ fn left(base: &Path) -> Vec<Dev> {
     paths.filter_map(take).collect()
 }
 
-/// Takes a directory over if no process owns it.
+/// Takes a directory over if a `howdah dev` made it and no process has locked it.
 fn take(path: PathBuf) -> Option<Dev> {
-    if !is_ours(&path) {
+    let name = path.file_name()?.to_str()?;
+    let is_name = name.len() == 8 && name.bytes().all(|byte| byte.is_ascii_hexdigit());
+    if !is_name || !is_ours(&path) {
         return None;
     }
-    let owner = file(&path, OWNER).ok()?;
-    owner.try_lock().ok()?;
-    Some(Dev {
-        path,
-        _owner: owner,
-    })
+    let lock = File::open(&path).ok()?;
+    lock.try_lock().ok()?;
+    let mut entries = fs::read_dir(&path).ok()?.flatten();
+    let known = entries.all(|entry| [DATA, SOCKETS].iter().any(|it| entry.file_name() == *it));
+    known.then_some(Dev { path, _lock: lock })
 }
 
 /// Servers run as another user where we are root, and must be able to pass through.
@@ -211,15 +223,6 @@ fn directory(path: &Path) -> io::Result<()> {
     DirBuilder::new().mode(mode).create(path)?;
     // Whatever the umask left.
     fs::set_permissions(path, fs::Permissions::from_mode(mode))
-}
-
-fn file(directory: &Path, name: &str) -> io::Result<File> {
-    OpenOptions::new()
-        .write(true)
-        .create(true)
-        .truncate(false)
-        .mode(0o600)
-        .open(directory.join(name))
 }
 
 /// Whether it is a directory of this user and no link, in which nobody else writes.

@@ -101,7 +101,7 @@ pub(super) enum Command {
     /// Say what this machine lacks to serve, and what to do about it
     Doctor(BriefArguments),
     /// Name the servers that are called
-    #[command(subcommand, visible_alias = "contexts")]
+    #[command(subcommand, alias = "contexts")]
     Context(super::context::Command),
     /// Look at the settings of `serve`
     #[command(subcommand)]
@@ -116,22 +116,22 @@ pub(super) enum Command {
     /// Show how everything stands: what fails and why, what is under way, the disk
     Status,
     /// Provision PostgreSQL instances
-    #[command(subcommand, visible_alias = "instance")]
+    #[command(subcommand, alias = "instance")]
     Instances(instances::Command),
     /// Create databases in instances
-    #[command(subcommand, visible_alias = "database")]
+    #[command(subcommand, alias = "database")]
     Databases(databases::Command),
     /// Print how to connect to a database, with its password
     Connection(connection::Command),
     /// Open a database with psql, as its owner
     Psql(psql::Command),
     /// Look at long operations
-    #[command(subcommand, visible_alias = "operation")]
+    #[command(subcommand, alias = "operation")]
     Operations(operations::Command),
     /// See who has changed what, and who has read which password
     #[command(subcommand)]
     Audit(audit::Command),
     /// Follow the changes of a database
-    #[command(subcommand, visible_alias = "stream")]
+    #[command(subcommand, alias = "stream")]
     Streams(streams::Command),
 }

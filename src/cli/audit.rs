@@ -57,6 +57,7 @@ fn rows(found: &ListAuditRecordsResponse, names: &Names) -> Sheet {
             names.short(&record.resource),
             record.result.clone(),
             record.count.to_string(),
+            time(record.last_time.as_ref()),
         ]
     };
     let header = [
@@ -67,6 +68,7 @@ fn rows(found: &ListAuditRecordsResponse, names: &Names) -> Sheet {
         "RESOURCE",
         "RESULT",
         "COUNT",
+        "LAST",
     ];
     Sheet::rows(header, found.audit_records.iter().map(row))
 }

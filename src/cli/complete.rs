@@ -1,7 +1,13 @@
 //! Completion in shells, by the program itself: so the names of instances and databases are
-//! completed too. The server is that of the environment, of the context or of this machine.
+//! completed too. The server is that of the options on the line, of the environment, of the
+//! context or of this machine.
 
-use std::{ffi::OsStr, future::Future, io, time::Duration};
+use std::{
+    ffi::{OsStr, OsString},
+    future::Future,
+    io,
+    time::Duration,
+};
 
 use clap::{CommandFactory as _, Parser as _};
 use clap_complete::{
@@ -23,6 +29,16 @@ const VARIABLE: &str = "_HOWDAH_COMPLETE";
 
 /// Longest that somebody waits for names after a press of Tab.
 const LIMIT: Duration = Duration::from_secs(2);
+
+/// Options that say which server is called, and how.
+const OPTIONS: &[&str] = &[
+    "--endpoint",
+    "--context",
+    "--project",
+    "--ca",
+    "--cert",
+    "--key",
+];
 
 /// Most names that are proposed.
 const MOST: usize = 500;
@@ -90,8 +106,9 @@ fn candidates(
     ask: impl AsyncFnOnce(&Session) -> Result<Vec<String>, Failure>,
 ) -> Vec<CompletionCandidate> {
     let asked = async {
-        // The options on the line are not known here.
-        let arguments = Arguments::try_parse_from(["howdah", "status"]).ok()?;
+        let line = ["howdah".into(), "status".into()];
+        let line = line.into_iter().chain(options(std::env::args_os()));
+        let arguments = Arguments::try_parse_from(line).ok()?;
         let session = Session::open(arguments.global).await.ok()?;
         ask(&session).await.ok()
     };
@@ -99,8 +116,43 @@ fn candidates(
     names.into_iter().map(CompletionCandidate::new).collect()
 }
 
+/// The options on the line that say which server is called, and how. The shell passes the line
+/// after `--`.
+fn options(passed: impl Iterator<Item = OsString>) -> Vec<OsString> {
+    let line: Vec<OsString> = passed.skip_while(|word| word != "--").skip(1).collect();
+    let mut options = Vec::new();
+    let mut words = line.into_iter();
+    while let Some(word) = words.next() {
+        let text = word.to_string_lossy();
+        let (name, has_value) = match text.split_once('=') {
+            Some((name, _)) => (name.to_owned(), true),
+            None => (text.into_owned(), false),
+        };
+        if !OPTIONS.contains(&name.as_str()) {
+            continue;
+        }
+        options.push(word);
+        if !has_value {
+            options.extend(words.next());
+        }
+    }
+    options
+}
+
 fn within<T>(asked: impl Future<Output = Option<T>>) -> Option<T> {
     let runtime: io::Result<Runtime> = Runtime::new();
     let runtime = runtime.ok()?;
     runtime.block_on(async { tokio::time::timeout(LIMIT, asked).await.ok()? })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_options_of_the_line_hold() {
+        let passed = "howdah -- howdah --context sec -o json instances --project=p delete x";
+        let passed = passed.split(' ').map(OsString::from);
+        assert_eq!(options(passed), ["--context", "sec", "--project=p"]);
+    }
 }

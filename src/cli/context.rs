@@ -79,6 +79,11 @@ struct Contexts {
 
 pub(super) fn run(command: Command, global: Global) -> Result<Exit, Failure> {
     let path = path().ok_or_else(homeless)?;
+    // Another command may change the file at the same time.
+    let _lock = match command {
+        Command::List => None,
+        _ => Some(lock(&path)?),
+    };
     let mut contexts = Contexts::read(&path)?;
     let before = contexts.clone();
     match command {
@@ -130,6 +135,27 @@ fn path() -> Option<PathBuf> {
     Some(config.join("howdah").join("contexts.toml"))
 }
 
+/// Locks the file for a change, by a file beside it, which stays.
+fn lock(path: &Path) -> Result<File, Failure> {
+    let open = || -> io::Result<File> {
+        if let Some(directory) = path.parent() {
+            let mut builder = DirBuilder::new();
+            builder.recursive(true).mode(0o700).create(directory)?;
+        }
+        let mut options = OpenOptions::new();
+        options.write(true).create(true).truncate(false).mode(0o600);
+        let file = options.open(path.with_extension("lock"))?;
+        file.lock()?;
+        Ok(file)
+    };
+    open().map_err(|error| unwritable(path, &error))
+}
+
+fn unwritable(path: &Path, error: &io::Error) -> Failure {
+    let message = format!("cannot write {}: {error}", path.display());
+    Failure::new(Exit::Failed, message)
+}
+
 fn homeless() -> Failure {
     let message = "there is no place for contexts: set HOME or XDG_CONFIG_HOME";
     Failure::new(Exit::Usage, message)
@@ -158,23 +184,18 @@ impl Contexts {
 
     /// Writes the file so that it is there whole or not at all.
     fn write(&self, path: &Path) -> Result<(), Failure> {
-        let failed = |error: io::Error| {
-            let message = format!("cannot write {}: {error}", path.display());
-            Failure::new(Exit::Failed, message)
-        };
+        let failed = |error: io::Error| unwritable(path, &error);
         let text = toml::to_string(self).map_err(|error| failed(io::Error::other(error)))?;
-        let unfinished = path.with_extension(format!("new.{}", process::id()));
+        // Through a link, which may lead into a repository of settings.
+        let target = fs::canonicalize(path).unwrap_or_else(|_| path.to_owned());
+        let unfinished = target.with_extension(format!("new.{}", process::id()));
         let write = || -> io::Result<()> {
-            if let Some(directory) = path.parent() {
-                let mut builder = DirBuilder::new();
-                builder.recursive(true).mode(0o700).create(directory)?;
-            }
             let mut options = OpenOptions::new();
             options.write(true).create(true).truncate(true).mode(0o600);
             let mut file = options.open(&unfinished)?;
             file.write_all(text.as_bytes())?;
             file.sync_all()?;
-            fs::rename(&unfinished, path)
+            fs::rename(&unfinished, &target)
         };
         write().map_err(failed)
     }

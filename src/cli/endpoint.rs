@@ -10,7 +10,7 @@ use std::{
 use super::{
     arguments::{DEFAULT_ENDPOINT, DEFAULT_PROJECT, Global},
     context,
-    exit::Failure,
+    exit::{Exit, Failure},
 };
 use crate::{client::Options, config::Surroundings};
 
@@ -31,9 +31,24 @@ pub(super) struct Called {
 
 /// What the command's options, its variables, the contexts and this machine say.
 ///
-/// An endpoint that is given leaves the contexts out, so that the TLS files of one server are
-/// not used with another.
-pub(super) fn called(global: Global) -> Result<Called, Failure> {
+/// An endpoint that is given leaves the current context out, so that the TLS files of one server
+/// are not used with another. A context that is typed leaves the variables out, for the same
+/// reason.
+pub(super) fn called(mut global: Global) -> Result<Called, Failure> {
+    if is_typed(global.context.as_deref(), "HOWDAH_CONTEXT") {
+        if is_typed(global.endpoint.as_deref(), "HOWDAH_ENDPOINT") {
+            let message = "--context and --endpoint name a server each: leave one of them out";
+            return Err(Failure::new(Exit::Usage, message));
+        }
+        global.endpoint = None;
+        let typed = |path: &PathBuf, variable: &str| is_typed(path.to_str(), variable);
+        global
+            .project
+            .take_if(|it| !is_typed(Some(it), "HOWDAH_PROJECT"));
+        global.ca.take_if(|it| !typed(it, "HOWDAH_CA"));
+        global.cert.take_if(|it| !typed(it, "HOWDAH_CERT"));
+        global.key.take_if(|it| !typed(it, "HOWDAH_KEY"));
+    }
     // An empty variable is as good as none.
     let text = |text: Option<String>| text.filter(|text| !text.is_empty());
     let file = |path: Option<PathBuf>| path.filter(|path| !path.as_os_str().is_empty());
@@ -66,6 +81,13 @@ pub(super) fn called(global: Global) -> Result<Called, Failure> {
             ..options
         },
         found_in,
+    })
+}
+
+/// Whether an option was typed, and not taken from its variable.
+fn is_typed(given: Option<&str>, variable: &str) -> bool {
+    given.is_some_and(|given| {
+        !given.is_empty() && std::env::var_os(variable).is_none_or(|value| value != given)
     })
 }
 

@@ -143,8 +143,18 @@ impl From<client::Error> for Failure {
                 without_tls: true, ..
             } => Self::new(Exit::Unavailable, message)
                 .note("the server there does not speak TLS: http:// calls it without"),
+            client::Error::Unreachable { .. } if message.contains("invalid peer certificate") => {
+                Self::new(Exit::Unavailable, message)
+                    .note("--ca names the authorities that the server's certificate is checked by")
+            }
             client::Error::Unreachable { .. } => Self::new(Exit::Unavailable, message)
                 .note("is `howdah serve` running there? --endpoint names another place"),
+            client::Error::Call(failure) if failure.message.contains("h2 protocol error") => {
+                Self::new(Exit::Unavailable, message).note(
+                    "what answers there does not speak gRPC in plain text: https:// calls it by \
+                     TLS, with --ca for an authority of your own",
+                )
+            }
             client::Error::Call(failure) => {
                 let exit = match failure.reason == Reason::StreamLost.as_str() {
                     // ABORTED means a conflict elsewhere; here the server it read from went away.

@@ -211,6 +211,11 @@ fn rows(operations: &[Operation], names: &Names, output: Output) -> Sheet {
     Sheet::rows(header, operations.iter().map(wide))
 }
 
+/// The name of the resource that an operation works on.
+pub(super) fn target(operation: &Operation) -> String {
+    metadata(operation).target
+}
+
 /// An operation in a line: what it does, and where it stands or why it has failed.
 pub(super) fn brief(operation: &Operation, names: &Names) -> Trouble {
     let metadata = metadata(operation);

@@ -11,7 +11,24 @@ use super::{
 use crate::pb::v1::{Connection, GetConnectionRequest};
 
 /// Variables of libpq that would lead psql somewhere else, or log it in as somebody else.
-const MISLEADING: &[&str] = &["PGSERVICE", "PGHOSTADDR", "PGPASSFILE", "PGREQUIREAUTH"];
+const MISLEADING: &[&str] = &[
+    "PGCHANNELBINDING",
+    "PGGSSDELEGATION",
+    "PGGSSENCMODE",
+    "PGGSSLIB",
+    "PGHOSTADDR",
+    "PGKRBSRVNAME",
+    "PGLOADBALANCEHOSTS",
+    "PGMAXPROTOCOLVERSION",
+    "PGMINPROTOCOLVERSION",
+    "PGPASSFILE",
+    "PGREQUIREAUTH",
+    "PGREQUIREPEER",
+    "PGSERVICE",
+    "PGSERVICEFILE",
+    "PGSSLNEGOTIATION",
+    "PGTARGETSESSIONATTRS",
+];
 
 #[derive(Debug, Args)]
 pub(super) struct Command {

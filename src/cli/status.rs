@@ -1,7 +1,7 @@
 //! `howdah status`: how everything stands, on one narrow page.
 
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, BTreeSet},
     io::{self, Write},
     path::Path,
 };
@@ -101,7 +101,8 @@ fn hosts(instances: &[Instance]) -> BTreeMap<String, usize> {
     hosts
 }
 
-/// Instances that are not what they are wanted to be, and operations that have failed.
+/// Instances that are not what they are wanted to be, and operations that have failed and were
+/// the last ones on their resource. `newest` begins with the newest one.
 fn failing(instances: &[Instance], newest: &[Operation], names: &Names) -> Vec<Trouble> {
     let down = instances.iter().filter_map(|instance| {
         let text = match (instance.trouble(), instance.state()) {
@@ -114,9 +115,13 @@ fn failing(instances: &[Instance], newest: &[Operation], names: &Names) -> Vec<T
             text,
         })
     });
-    let failed = newest.iter().filter(|it| it.state_name() == "FAILED");
-    down.chain(failed.map(|it| operations::brief(it, names)))
-        .collect()
+    let mut targets = BTreeSet::new();
+    let last = newest
+        .iter()
+        .filter(|it| targets.insert(operations::target(it)));
+    let failed: Vec<&Operation> = last.filter(|it| it.state_name() == "FAILED").collect();
+    let failed = failed.into_iter().map(|it| operations::brief(it, names));
+    down.chain(failed).collect()
 }
 
 impl Status {

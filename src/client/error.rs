@@ -65,11 +65,13 @@ impl Error {
         while let Some(source) = innermost.source() {
             innermost = source;
         }
-        // What rustls says of an answer that is no TLS record.
         let message = innermost.to_string();
+        // What rustls says of an answer that is no TLS record. A server of gRPC without TLS
+        // resets the connection, since what it reads is no HTTP/2.
+        let reset = endpoint.starts_with("https:") && message.contains("reset by peer");
         Self::Unreachable {
             endpoint: endpoint.to_owned(),
-            without_tls: message.contains("InvalidContentType"),
+            without_tls: reset || message.contains("InvalidContentType"),
             message,
         }
     }

@@ -56,7 +56,7 @@ pub async fn connect_as(
 /// the owner of a database has set for it: options of the startup packet beat both.
 /// No object of a user is found by a name that means one of PostgreSQL's own, no
 /// statement waits for a standby, and none is ended or refused by a default.
-const STEADY: &str = "-c search_path=pg_catalog -c synchronous_commit=local \
+const STEADY: &str = "-c role=none -c search_path=pg_catalog -c synchronous_commit=local \
      -c default_transaction_read_only=off -c default_transaction_isolation=read\\ committed \
      -c lock_timeout=0 -c idle_in_transaction_session_timeout=0 -c idle_session_timeout=0";
 

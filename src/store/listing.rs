@@ -193,6 +193,7 @@ pub(super) const AUDIT_RECORDS: Table = Table {
         ("trace_id", "w.trace_id", true),
         ("result", "w.result", true),
         ("create_time", "w.create_time", true),
+        ("last_time", "w.last_time", true),
     ],
     irregular: &[],
 };

@@ -10,7 +10,7 @@ use super::{
     Store, Tx,
     batch::Found,
     changes::CHANNEL,
-    fault::{Measured, broken_constraint, classify},
+    fault::Measured,
     pool::Pool,
     unreadable::{Readable, is_news, json},
 };
@@ -291,15 +291,16 @@ impl Tx {
     /// # Errors
     /// RESOURCE_BUSY; METADATA_UNAVAILABLE.
     pub async fn refuse_removing(&mut self, instance: Uuid) -> Result<()> {
-        let removing = sqlx::query_scalar!(
-            "select target from operations where target_uid = $1 and end_time is null
-                and kind in ('instance.remove', 'instance.purge') and state = 'RUNNING'",
+        let removing = sqlx::query!(
+            r#"select 'projects/' || project || '/operations/' || id as "name!", target
+             from operations where target_uid = $1 and end_time is null
+                and kind in ('instance.remove', 'instance.purge') and state = 'RUNNING'"#,
             instance,
         )
         .fetch_optional(self.connection())
         .named("operations.refuse_removing")
         .await?;
-        removing.map_or(Ok(()), |target| Err(self::busy(&target)))
+        removing.map_or(Ok(()), |it| Err(self::busy(&it.target, Some(&it.name))))
     }
 
     /// Refuses when an operation works on that very resource.
@@ -307,14 +308,15 @@ impl Tx {
     /// # Errors
     /// RESOURCE_BUSY; METADATA_UNAVAILABLE.
     pub async fn refuse_busy(&mut self, uid: Uuid) -> Result<()> {
-        let busy = sqlx::query_scalar!(
-            "select target from operations where target_uid = $1 and end_time is null limit 1",
+        let busy = sqlx::query!(
+            r#"select 'projects/' || project || '/operations/' || id as "name!", target
+             from operations where target_uid = $1 and end_time is null limit 1"#,
             uid,
         )
         .fetch_optional(self.connection())
         .named("operations.refuse_busy")
         .await?;
-        busy.map_or(Ok(()), |target| Err(self::busy(&target)))
+        busy.map_or(Ok(()), |it| Err(self::busy(&it.target, Some(&it.name))))
     }
 
     /// Records a new operation with all its stages and notifies the workers.
@@ -326,7 +328,8 @@ impl Tx {
             "insert into operations (id, project, kind, plan_version, verb, target, target_uid,
                 parent_uid, principal, parameters, state, required_host, cancellable,
                 after_children, gives_way, traceparent)
-             values ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, 'PENDING', $11, $12, $13, $14, $15)",
+             values ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, 'PENDING', $11, $12, $13, $14, $15)
+             on conflict (target_uid) where end_time is null do nothing",
             new.id,
             new.project.as_str(),
             new.kind,
@@ -344,14 +347,12 @@ impl Tx {
             new.traceparent,
         )
         .execute(self.connection())
-        .raw("operations.insert_operation")
-        .await;
-        match inserted {
-            Ok(_) => {}
-            Err(error) if broken_constraint(&error) == Some("operations_one_active") => {
-                return Err(busy(&new.target));
-            }
-            Err(error) => return Err(classify(error)),
+        .named("operations.insert_operation")
+        .await?;
+        if inserted.rows_affected() == 0 {
+            self.refuse_busy(new.target_uid).await?;
+            // The other one has ended just now.
+            return Err(busy(&new.target, None));
         }
         self.insert_stages(new.id, &new.stages).await?;
         self.notify_operation(new.id).await
@@ -404,12 +405,18 @@ impl Tx {
     }
 }
 
-fn busy(target: &str) -> Error {
-    Error::new(
-        Reason::ResourceBusy,
-        format!("another operation works on `{target}`, or waits for its turn there"),
-    )
-    .with_resource(target)
+/// That an operation is under way, with its name where that is known.
+fn busy(target: &str, operation: Option<&str>) -> Error {
+    let message = format!("another operation works on `{target}`, or waits for its turn there");
+    let message = match operation {
+        Some(operation) => format!("{message}: {operation}"),
+        None => message,
+    };
+    let error = Error::new(Reason::ResourceBusy, message).with_resource(target);
+    match operation {
+        Some(operation) => error.with_metadata("operation", operation),
+        None => error,
+    }
 }
 
 fn not_found(name: &OperationName) -> Error {

@@ -36,7 +36,7 @@ impl Store {
                     first_port = excluded.first_port, last_port = excluded.last_port)
              insert into processes (worker, host, endpoint, version, start_time)
              values ($5, $1, $6, $7, $8)
-             on conflict (worker) do update set host = excluded.host,
+             on conflict (worker, host) do update set
                 endpoint = excluded.endpoint, version = excluded.version,
                 start_time = excluded.start_time, seen_time = now()",
             host.id,

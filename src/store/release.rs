@@ -113,7 +113,7 @@ impl Store {
     }
 
     /// Has operations looked at now that are due further ahead than any pause is long, and
-    /// lets leases end that are longer than any: the clock has been set back.
+    /// ends leases that are longer than any (an hour): the clock has been set back.
     ///
     /// # Errors
     /// METADATA_UNAVAILABLE.
@@ -127,17 +127,28 @@ impl Store {
                 create_time = least(create_time, now())
              where id = any(array(select id from operations where id in (
                     select id from operations where end_time is null
-                    and greatest(run_time, lease_until, create_time) > now() + interval '15 minutes'
+                    and (greatest(run_time, create_time) > now() + interval '15 minutes'
+                        or lease_until > now() + interval '75 minutes')
                     union all select id from operations where end_time is not null
-                    and lease_until > now() + interval '15 minutes')
+                    and lease_until > now() + interval '75 minutes')
                 order by id for no key update))",
         )
         .execute(&self.pool)
         .named("release.mend_times_ahead")
         .await?;
-        if mended.rows_affected() > 0 {
-            let operations = mended.rows_affected();
-            tracing::warn!(operations, "the metadata database's clock was set back");
+        let ended = sqlx::query!(
+            "update leases set until = now() where until > now() + interval '75 minutes'"
+        )
+        .execute(&self.pool)
+        .named("release.end_leases_ahead")
+        .await?;
+        let (operations, leases) = (mended.rows_affected(), ended.rows_affected());
+        if operations + leases > 0 {
+            tracing::warn!(
+                operations,
+                leases,
+                "the metadata database's clock was set back"
+            );
         }
         Ok(())
     }

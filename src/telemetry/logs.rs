@@ -40,7 +40,10 @@ pub(super) fn install(
     settings: &Settings,
     traces: Option<&SdkTracerProvider>,
 ) -> Result<Queue, Error> {
-    let filter = EnvFilter::builder().parse(&settings.log_filter)?;
+    // PostgreSQL's notices to Howdah's own sessions come at INFO. What the setting says of that
+    // target comes later, and holds.
+    let quiet = format!("tokio_postgres=warn,{}", settings.log_filter);
+    let filter = EnvFilter::builder().parse(&quiet)?;
     let spans = traces.map(|provider| {
         // Threads, source lines and polls say nothing of a call: its task moves between
         // threads at each await.

@@ -135,6 +135,14 @@ async fn reads_of_one_password_in_an_hour_are_counted_in_one_record() {
     };
     let repeated = found.iter().max_by_key(|record| record.count).unwrap();
     assert!(time(repeated.last_time) > time(repeated.create_time));
+    // Who looks for reads since then finds it by the last one, not by the first.
+    let since = repeated.create_time.unwrap();
+    for (field, expected) in [("last_time", 1), ("create_time", 0)] {
+        let filter = format!("effect = SECRET AND {field} > \"{since}\"");
+        let found = filtered(&howdah, &filter).await;
+        let counted = found.iter().filter(|record| record.uid == repeated.uid);
+        assert_eq!(counted.count(), expected, "{field}");
+    }
     let other = filtered(&howdah, "effect = SECRET AND resource : other").await;
     assert_eq!(other[0].count, 1);
     assert!(

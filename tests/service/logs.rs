@@ -13,7 +13,7 @@ use tonic::{
 
 use super::{
     command_line::User,
-    rig::{psql, refused, serve},
+    rig::{Metadata, psql, refused, serve},
     simulated::World,
 };
 use crate::support::howdah::{Howdah, LIMIT, Options, instance_name};
@@ -62,6 +62,11 @@ async fn the_log_of_a_server_is_read_from_part_to_part() {
         let answer = read(&howdah, position, lines).await;
         refused(answer, InvalidArgument, "FIELD_INVALID");
     }
+    // Statements in it can hold secrets: who has read it is on record.
+    let metadata = Metadata::of(&howdah).await;
+    let reads = "audit_records where effect = 'SECRET' and method ~ 'ReadInstanceLog'
+        and resource = 'projects/default/instances/orders'";
+    assert!(metadata.count(reads).await >= 1);
 }
 
 #[tokio::test(flavor = "multi_thread")]

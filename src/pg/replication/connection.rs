@@ -108,6 +108,8 @@ impl Connection {
             ("extra_float_digits", "3"),
             ("bytea_output", "hex"),
             ("lc_monetary", "C"),
+            // The owner of the database may have set another one.
+            ("role", "none"),
             ("search_path", "pg_catalog"),
             ("wal_sender_timeout", timeout.as_str()),
             ("statement_timeout", "0"),

@@ -25,10 +25,12 @@ const RESERVED: &[&str] = &[
     "archive_cleanup_command",
     "archive_command",
     "archive_library",
+    "basebackup_to_shell.command",
     "config_file",
     "data_directory",
     "db_user_namespace",
     "dynamic_library_path",
+    "extension_control_path",
     "external_pid_file",
     "fsync",
     "full_page_writes",
@@ -38,6 +40,7 @@ const RESERVED: &[&str] = &[
     "include_dir",
     "include_if_exists",
     "jit_provider",
+    "krb_server_keyfile",
     "lc_messages",
     "listen_addresses",
     "log_destination",
@@ -52,12 +55,18 @@ const RESERVED: &[&str] = &[
     "max_replication_slots",
     "max_slot_wal_keep_size",
     "max_wal_senders",
+    "oauth_validator_libraries",
     "password_encryption",
     "port",
+    "promote_trigger_file",
     "recovery_end_command",
     "restore_command",
     "ssl",
+    "ssl_ca_file",
     "ssl_cert_file",
+    "ssl_crl_dir",
+    "ssl_crl_file",
+    "ssl_dh_params_file",
     "ssl_key_file",
     "ssl_passphrase_command",
     "unix_socket_directories",
@@ -65,6 +74,25 @@ const RESERVED: &[&str] = &[
     "unix_socket_permissions",
     "wal_level",
 ];
+
+/// Settings of procedural languages whose value is code that runs at the start of each session
+/// or of the server, as the user of every server.
+const CODE: &[&str] = &["plperl.", "pltcl.", "plpython.", "plv8."];
+
+/// Parts of names of settings that hold a path, a command or a library. All of them that
+/// PostgreSQL 14 to 18 have are kept or harmless; a later one is refused until it is known.
+const DANGEROUS: &[&str] = &[
+    "_path",
+    "_command",
+    "_library",
+    "_libraries",
+    "_file",
+    "_dir",
+    "_directory",
+];
+
+/// Those with such a name that users may set.
+const HARMLESS: &[&str] = &["search_path"];
 
 /// Lists of libraries that a server loads and runs.
 const PRELOADED: &[&str] = &[
@@ -283,11 +311,20 @@ pub(crate) fn check_name(name: &str) -> Result<()> {
         let shown: String = name.chars().take(63).collect();
         return Err(invalid(&shown, "is no name of a setting"));
     }
-    if RESERVED.contains(&name.to_ascii_lowercase().as_str()) {
+    if is_kept(&name.to_ascii_lowercase()) {
         let message = format!("the setting `{name}` is kept by Howdah");
         return Err(Error::new(Reason::ParameterReserved, message).with_field(field(name)));
     }
     Ok(())
+}
+
+/// Whether a setting, in lower case, is not for users.
+fn is_kept(name: &str) -> bool {
+    let ends = |parts: &[&str]| parts.iter().any(|part| name.ends_with(part));
+    let known = HARMLESS.contains(&name) || PRELOADED.contains(&name);
+    RESERVED.contains(&name)
+        || CODE.iter().any(|language| name.starts_with(language))
+        || (ends(DANGEROUS) && !known)
 }
 
 /// Refuses a value that no file can hold.
@@ -363,6 +400,42 @@ mod tests {
             listen_addresses: &[],
             tls: false,
             parameters,
+        }
+    }
+
+    /// What could run a program as the servers' user, or read its files, in any version.
+    #[test]
+    fn paths_commands_libraries_and_code_are_kept() {
+        for kept in [
+            "Extension_Control_Path",
+            "dynamic_library_path",
+            "oauth_validator_libraries",
+            "archive_command",
+            "archive_library",
+            "basebackup_to_shell.command",
+            "plperl.on_init",
+            "plperl.on_plperlu_init",
+            "pltcl.start_proc",
+            "ssl_ca_file",
+            "ssl_crl_dir",
+            "krb_server_keyfile",
+            "stats_temp_directory",
+            "some_extension.config_file",
+            "some_later_path",
+        ] {
+            let refused = check_name(kept).unwrap_err();
+            assert_eq!(refused.reason(), Reason::ParameterReserved, "{kept}");
+        }
+        for allowed in [
+            "work_mem",
+            "search_path",
+            "shared_preload_libraries",
+            "log_temp_files",
+            "temp_tablespaces",
+            "pg_stat_statements.max",
+            "max_files_per_process",
+        ] {
+            check_name(allowed).unwrap();
         }
     }
 

@@ -22,6 +22,9 @@ const QUOTED_LEAST: usize = 3;
 /// Words of lines that are not shown: a value in them may be a secret.
 const SECRET: &[&str] = &["passw", "secret", "credential", "scram-sha"];
 
+/// How a line of the server begins that it writes before it has read its configuration.
+const PROGRAM: &str = "postgres: ";
+
 /// What is shown in the place of such a line.
 const HIDDEN: &str = "PostgreSQL's message is not shown, because it may hold a secret";
 
@@ -56,7 +59,10 @@ impl<'a> Line<'a> {
 /// `parameters` they are about. None where it said nothing.
 pub(super) fn last(log: &str, parameters: &BTreeMap<String, String>) -> Option<String> {
     let lines: Vec<Line<'_>> = log.lines().filter_map(Line::read).collect();
-    let place = lines.iter().rposition(Line::is_last)?;
+    let Some(place) = lines.iter().rposition(Line::is_last) else {
+        let early = log.lines().filter_map(|line| line.strip_prefix(PROGRAM));
+        return early.last().map(|text| shown(&[text.trim()]));
+    };
     let fatal = lines.get(place)?;
     let of_process = |line: &&Line<'_>| line.process == fatal.process;
     let mut said = vec![fatal.text];

@@ -9,6 +9,7 @@ use howdah::pb::{
     },
 };
 use tonic::Code::{Aborted, AlreadyExists, FailedPrecondition};
+use tonic_types::StatusExt as _;
 
 use crate::{
     service::rig::{Metadata, failure, refused, serve, superuser},
@@ -221,6 +222,13 @@ async fn a_busy_instance_is_left_alone() {
     let answer = instances.delete_instance(request).await;
     refused(answer, Aborted, "RESOURCE_BUSY");
     let answer = instances.stop_instance(stop("orders")).await;
+    // It says which operation that is, and so what to wait for.
+    let details = answer.as_ref().unwrap_err().get_error_details();
+    let operation = &details.error_info().unwrap().metadata["operation"];
+    assert!(
+        operation.starts_with("projects/default/operations/"),
+        "{operation}"
+    );
     refused(answer, Aborted, "RESOURCE_BUSY");
     let mut databases = howdah.databases().await;
     let answer = databases

@@ -110,7 +110,7 @@ fn list() -> BytesMut {
 
 /// Reads and forgets until the server ends the connection.
 async fn to_the_end(stream: &mut TcpStream) -> io::Result<()> {
-    let mut buffer = [0; 16 * 1024];
+    let mut buffer = vec![0; 16 * 1024];
     while stream.read(&mut buffer).await? > 0 {}
     Ok(())
 }
@@ -241,7 +241,7 @@ async fn repeat(target: Target, begin: &[u8], frames: &[u8]) -> io::Result<()> {
         }
     };
     let reads = async {
-        let mut buffer = [0; 16 * 1024];
+        let mut buffer = vec![0; 16 * 1024];
         while reader.read(&mut buffer).await? > 0 {}
         Ok(())
     };

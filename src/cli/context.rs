@@ -138,10 +138,7 @@ fn path() -> Option<PathBuf> {
 /// Locks the file for a change, by a file beside it, which stays.
 fn lock(path: &Path) -> Result<File, Failure> {
     let open = || -> io::Result<File> {
-        if let Some(directory) = path.parent() {
-            let mut builder = DirBuilder::new();
-            builder.recursive(true).mode(0o700).create(directory)?;
-        }
+        make_directory(path)?;
         let mut options = OpenOptions::new();
         options.write(true).create(true).truncate(false).mode(0o600);
         let file = options.open(path.with_extension("lock"))?;
@@ -149,6 +146,14 @@ fn lock(path: &Path) -> Result<File, Failure> {
         Ok(file)
     };
     open().map_err(|error| unwritable(path, &error))
+}
+
+fn make_directory(path: &Path) -> io::Result<()> {
+    let Some(directory) = path.parent() else {
+        return Ok(());
+    };
+    let mut builder = DirBuilder::new();
+    builder.recursive(true).mode(0o700).create(directory)
 }
 
 fn unwritable(path: &Path, error: &io::Error) -> Failure {
@@ -190,6 +195,7 @@ impl Contexts {
         let target = fs::canonicalize(path).unwrap_or_else(|_| path.to_owned());
         let unfinished = target.with_extension(format!("new.{}", process::id()));
         let write = || -> io::Result<()> {
+            make_directory(path)?;
             let mut options = OpenOptions::new();
             options.write(true).create(true).truncate(true).mode(0o600);
             let mut file = options.open(&unfinished)?;

@@ -54,6 +54,12 @@ async fn a_lost_socket_does_not_take_a_server_away() {
     let message = available(&howdah).await.unwrap().message;
     assert!(message.contains("restart"), "{message}");
     assert_eq!(howdah.servers(), pids);
+    // The metadata's server, whose socket was there too, is restarted once.
+    eventually("the metadata is back", async || {
+        let restarted = "the socket of the metadata server is gone";
+        howdah.log().contains(restarted) && available(&howdah).await.is_some()
+    })
+    .await;
     // Howdah still works on it, and so do streams.
     howdah.database("orders", "billing").await;
     drop(subscribe(&howdah, &shop).await);

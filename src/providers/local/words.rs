@@ -60,8 +60,9 @@ impl<'a> Line<'a> {
 pub(super) fn last(log: &str, parameters: &BTreeMap<String, String>) -> Option<String> {
     let lines: Vec<Line<'_>> = log.lines().filter_map(Line::read).collect();
     let Some(place) = lines.iter().rposition(Line::is_last) else {
-        let early = log.lines().filter_map(|line| line.strip_prefix(PROGRAM));
-        return early.last().map(|text| shown(&[text.trim()]));
+        let mut lines = log.lines().rev();
+        let early = lines.find_map(|line| line.strip_prefix(PROGRAM))?;
+        return Some(shown(&[early.trim()]));
     };
     let fatal = lines.get(place)?;
     let of_process = |line: &&Line<'_>| line.process == fatal.process;
@@ -221,6 +222,15 @@ mod tests {
             );
             assert_eq!(last(&log, &none).unwrap(), HIDDEN);
         }
+    }
+
+    /// What the postmaster writes before it knows how its log is written.
+    #[test]
+    fn an_early_refusal_is_shown() {
+        let said = "superuser_reserved_connections (3) must be less than max_connections (1)";
+        let log = format!("postgres: {said}\n");
+        assert_eq!(last(&log, &BTreeMap::new()).unwrap(), said);
+        assert_eq!(last("nothing of that form\n", &BTreeMap::new()), None);
     }
 
     #[test]

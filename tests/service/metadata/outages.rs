@@ -18,6 +18,9 @@ async fn kept_away(wrong: &str, right: &str) {
     let serving = Serving::start(MetadataServer::start().await).await;
     let metadata = &serving.metadata;
     metadata.administer(wrong).await;
+    metadata.terminate().await;
+    // Those that had been let in just before were not to be seen yet.
+    tokio::time::sleep(Duration::from_millis(500)).await;
     let since = Instant::now();
     metadata.terminate().await;
     serving.is_away(since).await;

@@ -10,7 +10,7 @@ use std::{
 use futures::Stream;
 use tonic::{Request, Response, Status, async_trait};
 
-use super::{admit::admit, budget};
+use super::{admit::admit, budget, convert};
 use crate::{
     app::{Changes, Place, Subscriptions},
     domain::{Error, Reason, Result, postgres::PostgresName},
@@ -68,9 +68,7 @@ fn asked(request: SubscribeRequest) -> Result<streams::Request> {
         name => Some(PostgresName::parse(name, "publication")?),
     };
     let tables: Result<Vec<_>> = request.tables.iter().map(|table| table.parse()).collect();
-    let heartbeat = request
-        .heartbeat_interval
-        .and_then(|asked| Duration::try_from(asked).ok());
+    let heartbeat = request.heartbeat_interval.and_then(convert::duration);
     Ok(streams::Request {
         tables: tables?,
         publication,

@@ -86,7 +86,7 @@ impl OperationsService for Operations {
         let name: OperationName = request.name.parse()?;
         let asked = request
             .timeout
-            .map(|timeout| Duration::try_from(timeout).unwrap_or_default());
+            .map(|timeout| convert::duration(timeout).unwrap_or_default());
         let limit = asked.unwrap_or(MAX_WAIT).min(MAX_WAIT);
         Ok(Response::new(to_wire(self.0.wait(&name, limit).await?)))
     }

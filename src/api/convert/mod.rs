@@ -5,7 +5,7 @@ pub(super) mod database;
 pub(super) mod instance;
 pub(super) mod operation;
 
-use std::collections::BTreeMap;
+use std::{collections::BTreeMap, time::Duration};
 
 use chrono::{DateTime, Utc};
 use prost_types::Timestamp;
@@ -19,6 +19,14 @@ pub(super) fn timestamp(time: DateTime<Utc>) -> Timestamp {
         seconds: time.timestamp(),
         nanos,
     }
+}
+
+/// A duration of a client. None for one below zero, or with parts that are out of range:
+/// prost's own conversion may panic for these.
+pub(super) fn duration(asked: prost_types::Duration) -> Option<Duration> {
+    let seconds = u64::try_from(asked.seconds).ok()?;
+    let nanos = u32::try_from(asked.nanos).ok()?;
+    (nanos < 1_000_000_000).then(|| Duration::new(seconds, nanos))
 }
 
 /// Refuses text with U+0000, which protobuf's strings may hold and PostgreSQL's not.
@@ -55,4 +63,22 @@ fn refuse_large(maps: &[&BTreeMap<String, String>], field: &str) -> Result<()> {
         "labels, annotations and parameters are {bytes} bytes together; they may be {MAP_BYTES}"
     );
     Err(Error::new(Reason::FieldInvalid, message).with_field(field))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn no_duration_of_a_client_is_too_much() {
+        let of = |seconds, nanos| duration(prost_types::Duration { seconds, nanos });
+        assert_eq!(of(2, 500_000_000), Some(Duration::from_millis(2500)));
+        assert_eq!(
+            of(i64::MAX, 999_999_999),
+            Some(Duration::new(i64::MAX.unsigned_abs(), 999_999_999))
+        );
+        for (seconds, nanos) in [(i64::MIN, i32::MIN), (-1, 0), (0, -1), (0, 1_000_000_000)] {
+            assert_eq!(of(seconds, nanos), None);
+        }
+    }
 }

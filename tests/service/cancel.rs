@@ -37,7 +37,7 @@ async fn begun(metadata: &Metadata, operation: &Operation) {
 async fn a_creation_is_taken_back() {
     let mut howdah = Howdah::new(Options::external().await);
     howdah
-        .start("instance.create.start.before_wait=1*sleep(1500)")
+        .start("instance.create.start.before_wait=1*sleep(4000)")
         .await;
     let metadata = Metadata::of(&howdah).await;
     let request = create_instance("orders", Instance::default());
@@ -121,7 +121,7 @@ async fn a_creation_that_hangs_is_taken_back() {
 async fn what_has_no_way_back_goes_on() {
     let mut howdah = Howdah::new(Options::external().await);
     howdah
-        .start("instance.stop.stop.before_effect=1*sleep(1500)")
+        .start("instance.stop.stop.before_effect=1*sleep(4000)")
         .await;
     let metadata = Metadata::of(&howdah).await;
     howdah.instance("orders").await;

@@ -97,7 +97,7 @@ mod tests {
         assert_eq!(kept, r#"{"name":"projects/a/instances/b","force":true}"#);
     }
 
-    /// Also in a field that nobody reads.
+    /// Also in a field that is not read.
     #[test]
     fn a_time_out_of_range_is_the_callers_fault() {
         let request = v1::CreateDatabaseRequest {

@@ -1,4 +1,4 @@
-//! Counts what there is, for the metrics.
+//! Counts resources and operations, for the metrics.
 
 use std::time::Duration;
 

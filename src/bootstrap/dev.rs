@@ -225,7 +225,7 @@ fn directory(path: &Path) -> io::Result<()> {
     fs::set_permissions(path, fs::Permissions::from_mode(mode))
 }
 
-/// Whether it is a directory of this user and no link, in which nobody else writes.
+/// Whether it is a directory of this user and no link, in which no other user can write.
 fn is_ours(path: &Path) -> bool {
     let facts = fs::symlink_metadata(path);
     facts.is_ok_and(|facts| {

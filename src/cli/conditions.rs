@@ -29,7 +29,7 @@ fn rows() -> impl Iterator<Item = (&'static str, [&'static str; 3])> {
     })
 }
 
-/// What stands in the backticks of a cell that has nothing else.
+/// The text between the backticks of a cell that has nothing else.
 fn word(cell: &str) -> Option<&str> {
     cell.strip_prefix('`')?.strip_suffix('`')
 }

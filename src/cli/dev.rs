@@ -161,7 +161,7 @@ async fn done<M: prost::Message + Default>(
 
 fn show(made: &Made, endpoint: &str, output: Output) -> Result<(), Failure> {
     let uri = &made.connection.uri;
-    // The password stands in no command line.
+    // The password is in no command line.
     let psql = format!("howdah psql {} --endpoint {endpoint}", made.database);
     let text = match output {
         Output::Json | Output::Yaml => data(

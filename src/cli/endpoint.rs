@@ -25,7 +25,7 @@ pub(super) struct Called {
     pub(super) endpoint: String,
     pub(super) project: String,
     pub(super) options: Options,
-    /// Where the endpoint was found, if nobody typed it.
+    /// Where the endpoint was found, if it was not typed.
     pub(super) found_in: Option<String>,
 }
 

@@ -216,7 +216,7 @@ pub(super) fn target(operation: &Operation) -> String {
     metadata(operation).target
 }
 
-/// An operation in a line: what it does, and where it stands or why it has failed.
+/// An operation in a line: what it does, and its state or why it has failed.
 pub(super) fn brief(operation: &Operation, names: &Names) -> Trouble {
     let metadata = metadata(operation);
     let target = names.short(&metadata.target);

@@ -1,4 +1,4 @@
-//! `howdah status`: how everything stands, on one narrow page.
+//! `howdah status`: the state of everything, on one narrow page.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -79,7 +79,7 @@ struct Status {
     machine: Option<Machine>,
 }
 
-/// A resource or an operation, and what there is to say of it.
+/// A resource or an operation, with a text about it.
 pub(super) struct Trouble {
     pub(super) name: String,
     pub(super) text: String,

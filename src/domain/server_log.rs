@@ -4,7 +4,7 @@ use std::{fmt, str::FromStr};
 
 use super::{Error, Reason};
 
-/// Lines that are read where nobody says how many, and the most.
+/// Number of lines that are read by default, and the largest number.
 pub const LINES: usize = 100;
 /// Most lines of a first part.
 pub const LINES_MOST: usize = 10_000;

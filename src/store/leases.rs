@@ -47,7 +47,7 @@ impl Store {
     }
 
     /// Has leases end in `seconds` from now, and answers those among them that are still
-    /// held: nobody has taken them since. With 0 they are free at once.
+    /// held: no process has taken them since. With 0 they are free at once.
     ///
     /// # Errors
     /// METADATA_UNAVAILABLE.

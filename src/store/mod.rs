@@ -83,7 +83,7 @@ pub struct Store {
 pub struct Tx(Lease);
 
 impl Store {
-    /// How the pool of connections stands.
+    /// The state of the pool of connections.
     #[must_use]
     pub fn pool_standing(&self) -> Standing {
         self.pool.standing()

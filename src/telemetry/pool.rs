@@ -9,12 +9,12 @@ use opentelemetry::{
 
 use super::{metrics::DURATION_BOUNDS, names};
 
-/// How the pool stands.
+/// The state of the pool.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Standing {
     /// Connections in use, or being made or cleaned.
     pub used: u64,
-    /// Connections that nobody uses.
+    /// Idle connections.
     pub idle: u64,
     /// Most connections at once.
     pub max: u64,

@@ -1,6 +1,6 @@
 //! Ends streams and waits with their connection, and public streams at the drain.
 //!
-//! When a connection was told to go and its grace is over, its streams and waits end with
+//! When a connection had to end (GOAWAY) and its grace is over, its streams and waits end with
 //! CONNECTION_ENDING, so that clients know that they can go on by another connection.
 //!
 //! At the drain the streams of health and reflection, whose services do not know of it, end

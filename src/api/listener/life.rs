@@ -43,7 +43,7 @@ pub(super) struct Life {
 }
 
 impl Life {
-    /// HTTP/2 until the client leaves, or is told to go and has had its grace.
+    /// Serves HTTP/2 until the client leaves, or until the grace after GOAWAY is over.
     pub(super) async fn converse<S, B>(
         mut self,
         stream: Prefaced,

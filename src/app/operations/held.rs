@@ -16,7 +16,7 @@ type Key = (Uuid, i64);
 
 /// The claims of this process. The metadata can have more on record: when a connection
 /// breaks, a claim may be committed whose answer never arrives, or a claim that is given
-/// back stays. Nobody would work on these operations until their leases run out.
+/// back stays. No worker would execute these operations until their leases run out.
 #[derive(Debug, Default)]
 pub(crate) struct Held(Mutex<Inner>);
 

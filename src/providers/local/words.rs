@@ -89,7 +89,7 @@ pub(super) fn last(log: &str, parameters: &BTreeMap<String, String>) -> Option<S
     })
 }
 
-/// Whether the postmaster refused its configuration: what is wrong stands in lines before.
+/// Whether the postmaster refused its configuration: the lines before it say what is wrong.
 fn is_about_configuration(text: &str) -> bool {
     text.starts_with("configuration file") && text.ends_with("contains errors")
 }

@@ -39,9 +39,9 @@ use crate::{
     admin,
     api::{
         health::Reporter,
-        listener::{Address, Listener},
+        listener::{BindAddress, Listener},
         operations,
-        server::{self, Started},
+        server::{self, ServingState},
     },
     app::{App, Parts, Settings},
     config::{Config, ListenAddress, LogFormat},
@@ -113,7 +113,7 @@ enum Greeting {
 }
 
 impl Greeting {
-    fn say(self, config: &Config, address: &Address, admin: &str) {
+    fn say(self, config: &Config, address: &BindAddress, admin: &str) {
         match self {
             Self::Banner => welcome::print(config, address, admin),
             // The command may be about to end.
@@ -252,7 +252,7 @@ async fn attend(
     shutdown: &mut Shutdown,
 ) -> Result<()> {
     let health = Reporter::new(&edge::SERVICES);
-    let (readiness, started) = (admin::Readiness::default(), Started::default());
+    let (readiness, started) = (admin::Readiness::default(), ServingState::default());
     let routes = edge::routes(app, &health, config.server.max_message_bytes)?;
     let (policy, limits) = (edge::policy(config), edge::limits(config));
     let meter = telemetry.meter();

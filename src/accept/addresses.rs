@@ -8,7 +8,7 @@ use std::{
 
 use ipnet::{IpNet, Ipv4Net, Ipv6Net};
 
-use crate::auth::peer::Address;
+use crate::auth::peer::PeerAddress;
 
 /// Bits of an IPv6 address that name a network. A single machine has a /64 to choose
 /// its addresses from (RFC 4291, section 2.5.4).
@@ -54,10 +54,10 @@ impl Addresses {
     }
 
     /// Counts a connection while the answer lives. None when the address has its share.
-    pub(super) fn enter(&self, address: &Address) -> Option<Entered> {
+    pub(super) fn enter(&self, address: &PeerAddress) -> Option<Entered> {
         let address = match address {
-            Address::Tcp(address) if !is_within(address.ip(), &self.proxies) => address.ip(),
-            Address::Tcp(_) | Address::Unix { .. } => return Some(Entered(None)),
+            PeerAddress::Tcp(address) if !is_within(address.ip(), &self.proxies) => address.ip(),
+            PeerAddress::Tcp(_) | PeerAddress::Unix { .. } => return Some(Entered(None)),
         };
         let network = network(address);
         let mut open = lock(&self.open);
@@ -102,7 +102,7 @@ mod tests {
         let addresses = Addresses::new(2, &["10.0.0.0/8".parse().unwrap()]);
         let enter = |address: &str| {
             let address = address.parse::<IpAddr>().unwrap();
-            addresses.enter(&Address::Tcp((address, 1).into()))
+            addresses.enter(&PeerAddress::Tcp((address, 1).into()))
         };
         let held = [enter("192.0.2.1"), enter("::ffff:192.0.2.1")];
         assert!(held.iter().all(Option::is_some));
@@ -110,7 +110,7 @@ mod tests {
         assert!(enter("192.0.2.2").is_some());
         let many: Vec<_> = (0..5).map(|_| enter("10.0.0.1")).collect();
         assert!(many.iter().all(Option::is_some));
-        let unix = Address::Unix { uid: 1 };
+        let unix = PeerAddress::Unix { uid: 1 };
         let many: Vec<_> = (0..5).map(|_| addresses.enter(&unix)).collect();
         assert!(many.iter().all(Option::is_some));
         let [first, second] = held;

@@ -6,11 +6,11 @@ use std::sync::Arc;
 use ipnet::IpNet;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
-use crate::auth::peer::Address;
+use crate::auth::peer::PeerAddress;
 
 use super::addresses::{Addresses, Entered};
 
-/// The places for connections. Cheap to clone.
+/// The number of connections that may be open. Cheap to clone.
 #[derive(Clone, Debug)]
 pub struct Doors {
     free: Arc<Semaphore>,
@@ -26,9 +26,9 @@ pub enum Full {
     Process,
 }
 
-/// The place of a connection. Dropping it gives it back.
+/// An open connection among those that may be. Dropping it lets another one in.
 #[derive(Debug)]
-pub struct Place {
+pub struct Entry {
     _entered: Entered,
     _permit: OwnedSemaphorePermit,
 }
@@ -43,14 +43,14 @@ impl Doors {
         }
     }
 
-    /// A place for a connection from there.
+    /// Lets a connection from that address in.
     ///
     /// # Errors
     /// Which bound was reached.
-    pub fn enter(&self, address: &Address) -> Result<Place, Full> {
+    pub fn enter(&self, address: &PeerAddress) -> Result<Entry, Full> {
         let entered = self.addresses.enter(address).ok_or(Full::Address)?;
         let permit = Arc::clone(&self.free).try_acquire_owned();
-        Ok(Place {
+        Ok(Entry {
             _entered: entered,
             _permit: permit.map_err(|_| Full::Process)?,
         })

@@ -1,7 +1,7 @@
 //! The accept loop: sockets, TLS, how many connections there may be, and the end.
 //!
 //! What is said on a connection is a [`Conversation`]: HTTP/2 for the API, HTTP/1.1 for
-//! the admin pages. The loop asks it for a place for each connection, runs it in a task of
+//! the admin pages. The loop asks it for a seat for each connection, runs it in a task of
 //! its own, and at the end waits for those tasks within a bound.
 
 mod addresses;
@@ -22,9 +22,9 @@ use crate::{auth::peer, telemetry::flood};
 
 pub use addresses::{is_within, network};
 pub use deadline::Writing;
-pub use doors::{Doors, Full, Place};
+pub use doors::{Doors, Entry, Full};
 pub use seats::{Seat, Seats};
-pub use socket::{Accepted, Address, Socket};
+pub use socket::{Accepted, BindAddress, Socket};
 pub use stream::{Plain, Prefaced, Stream};
 pub use tls::{Certificates, ClientAuth, Tls};
 pub use verified::Verified;
@@ -42,17 +42,17 @@ pub trait Conversation: Clone + Send + Sync + 'static {
     const LISTENER: &'static str;
 
     /// What a connection holds while it is open.
-    type Place: Send + 'static;
+    type Seat: Send + 'static;
 
-    /// A place for a connection from there. None: it is closed at once. Nothing was read
+    /// A seat for a connection from there. None: it is closed at once. Nothing was read
     /// from it yet.
-    fn place(&self, address: &peer::Address) -> Option<Self::Place>;
+    fn seat(&self, address: &peer::PeerAddress) -> Option<Self::Seat>;
 
     /// Talks to the connection's end, and soon after the drain begins brings it about.
     fn run(
         self,
         connection: Accepted,
-        place: Self::Place,
+        seat: Self::Seat,
         tasks: Tasks,
     ) -> impl Future<Output = ()> + Send + 'static;
 }
@@ -107,10 +107,10 @@ async fn accept<C: Conversation>(
         };
         match accepted {
             Ok(accepted) => {
-                let Some(place) = conversation.place(&accepted.address) else {
+                let Some(seat) = conversation.seat(&accepted.address) else {
                     continue;
                 };
-                let run = conversation.clone().run(accepted, place, tasks.clone());
+                let run = conversation.clone().run(accepted, seat, tasks.clone());
                 let abort = abort.clone();
                 let run = async move { abort.run_until_cancelled(run).await };
                 tasks.tracker.spawn(run);

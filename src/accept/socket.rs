@@ -20,14 +20,14 @@ use super::Plain;
 
 /// Where to listen, or where it listens.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Address {
+pub enum BindAddress {
     /// TCP; port 0 picks a free one.
     Tcp(SocketAddr),
     /// A Unix socket at this path, for the user that Howdah runs as (mode 0600).
     Unix(PathBuf),
 }
 
-impl fmt::Display for Address {
+impl fmt::Display for BindAddress {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Tcp(address) => address.fmt(formatter),
@@ -40,7 +40,7 @@ impl fmt::Display for Address {
 #[derive(Debug)]
 pub struct Socket {
     kind: Kind,
-    address: Address,
+    address: BindAddress,
 }
 
 #[derive(Debug)]
@@ -55,7 +55,7 @@ pub struct Accepted {
     /// What came.
     pub stream: Plain,
     /// Where it comes from.
-    pub address: peer::Address,
+    pub address: peer::PeerAddress,
 }
 
 impl Socket {
@@ -63,10 +63,10 @@ impl Socket {
     ///
     /// # Errors
     /// CONFIG_INVALID when the address cannot be bound.
-    pub async fn bind(address: &Address) -> Result<Self> {
+    pub async fn bind(address: &BindAddress) -> Result<Self> {
         let bound = match address {
-            Address::Tcp(tcp) => bind_tcp(*tcp).await,
-            Address::Unix(path) => bind_unix(path).await,
+            BindAddress::Tcp(tcp) => bind_tcp(*tcp).await,
+            BindAddress::Unix(path) => bind_unix(path).await,
         };
         bound.map_err(|error| {
             let message = format!("cannot listen on {address}: {error}");
@@ -79,7 +79,7 @@ impl Socket {
     /// # Errors
     /// When the kernel does not say its address.
     pub fn of(listener: TcpListener) -> io::Result<Self> {
-        let address = Address::Tcp(listener.local_addr()?);
+        let address = BindAddress::Tcp(listener.local_addr()?);
         Ok(Self {
             kind: Kind::Tcp(listener),
             address,
@@ -88,7 +88,7 @@ impl Socket {
 
     /// Where it listens, with the port that was picked for port 0.
     #[must_use]
-    pub const fn address(&self) -> &Address {
+    pub const fn address(&self) -> &BindAddress {
         &self.address
     }
 
@@ -99,7 +99,7 @@ impl Socket {
                 stream.set_nodelay(true)?;
                 Ok(Accepted {
                     stream: Plain::Tcp(stream),
-                    address: peer::Address::Tcp(address),
+                    address: peer::PeerAddress::Tcp(address),
                 })
             }
             Kind::Unix(listener) => {
@@ -107,7 +107,7 @@ impl Socket {
                 let uid = stream.peer_cred()?.uid();
                 Ok(Accepted {
                     stream: Plain::Unix(stream),
-                    address: peer::Address::Unix { uid },
+                    address: peer::PeerAddress::Unix { uid },
                 })
             }
         }
@@ -126,7 +126,7 @@ async fn bind_unix(path: &Path) -> io::Result<Socket> {
     fs::set_permissions(path, Permissions::from_mode(0o600))?;
     Ok(Socket {
         kind: Kind::Unix(listener),
-        address: Address::Unix(path.to_owned()),
+        address: BindAddress::Unix(path.to_owned()),
     })
 }
 
@@ -147,7 +147,7 @@ async fn remove_stale(path: &Path) -> io::Result<()> {
 
 impl Drop for Socket {
     fn drop(&mut self) {
-        if let Address::Unix(path) = &self.address {
+        if let BindAddress::Unix(path) = &self.address {
             let _ = fs::remove_file(path);
         }
     }

@@ -115,12 +115,12 @@ pub async fn serve(socket: Socket, pages: Pages, shutdown: CancellationToken) {
 impl Conversation for Pages {
     const LISTENER: &'static str = "admin";
 
-    type Place = Seat;
+    type Seat = Seat;
 
-    fn place(&self, address: &peer::Address) -> Option<Seat> {
+    fn seat(&self, address: &peer::PeerAddress) -> Option<Seat> {
         let address = match address {
-            peer::Address::Tcp(address) => address.ip(),
-            peer::Address::Unix { .. } => IpAddr::V4(Ipv4Addr::LOCALHOST),
+            peer::PeerAddress::Tcp(address) => address.ip(),
+            peer::PeerAddress::Unix { .. } => IpAddr::V4(Ipv4Addr::LOCALHOST),
         };
         Some(self.seats.take(address))
     }

@@ -12,7 +12,7 @@ use tonic::{Request, Response, Status, async_trait};
 
 use super::{admit::admit, budget, convert};
 use crate::{
-    app::{Changes, Place, Subscriptions},
+    app::{Changes, Permit, Subscriptions},
     domain::{Error, Reason, Result, postgres::PostgresName},
     pb::v1::{
         ChangeBatch, SubscribeRequest, ValueFormat,
@@ -40,7 +40,7 @@ impl ChangeStreamService for ChangeStreams {
         request: Request<SubscribeRequest>,
     ) -> Result<Response<Batches>, Status> {
         let admitted = admit(request)?;
-        let place = admitted.extensions.get::<Arc<budget::Place>>().cloned();
+        let permit = admitted.extensions.get::<Arc<budget::Permit>>().cloned();
         let request = admitted.message;
         let instance = request.instance.parse()?;
         let database = PostgresName::parse(&request.database, "database")?;
@@ -50,7 +50,7 @@ impl ChangeStreamService for ChangeStreams {
                 &instance,
                 &database,
                 asked(request)?,
-                place.map(|it| it as Place),
+                permit.map(|it| it as Permit),
             )
             .await?;
         Ok(Response::new(Batches(changes)))

@@ -13,8 +13,8 @@ use tower::{BoxError, Layer as _, Service};
 use crate::{auth::Policy, domain::Result};
 
 pub use super::{
-    budget::{Limit, Places},
-    layers::{deadline::Caps, started::Started},
+    budget::{Limit, Permits},
+    layers::{deadline::Caps, serving::ServingState},
 };
 
 use super::{
@@ -44,7 +44,7 @@ use super::{
 #[derive(Clone, Copy, Debug)]
 pub struct Limits {
     /// How many calls there may be at once, of all callers and of each.
-    pub places: Places,
+    pub permits: Permits,
     /// Largest message of a request in bytes.
     pub message_bytes: usize,
     /// Calls per second of each caller; 0 for no bound.
@@ -58,7 +58,7 @@ pub struct Limits {
 impl Default for Limits {
     fn default() -> Self {
         Self {
-            places: Places::default(),
+            permits: Permits::default(),
             message_bytes: 4 * 1024 * 1024,
             rate: 0,
             burst: 0,
@@ -76,7 +76,7 @@ pub fn assemble<B>(
     routes: Routes,
     policy: Policy,
     limits: &Limits,
-    started: &Started,
+    started: &ServingState,
     draining: CancellationToken,
     meter: &Meter,
 ) -> Result<
@@ -94,7 +94,7 @@ where
     B: Body<Data = Bytes, Error: Into<BoxError>> + Send + 'static,
 {
     let methods = Arc::new(Methods::load()?);
-    let budgets = Arc::new(Budgets::new(limits.places, meter));
+    let budgets = Arc::new(Budgets::new(limits.permits, meter));
     let layers = (
         TraceLayer::new(methods),
         MeasureLayer::new(meter),

@@ -164,7 +164,7 @@ impl Servers {
             placement: server.placement,
             parameters: instance.parameters.clone(),
             ephemeral: instance.ephemeral,
-            admin_password: self.keyring.open(&sealed, &identity(server.uid))?,
+            admin_password: self.keyring.open(&sealed, &password_label(server.uid))?,
             system_identifier: server.system_identifier,
             address: server.address.clone(),
             token,
@@ -315,12 +315,12 @@ impl Servers {
 }
 
 /// What a server's sealed admin password is bound to.
-pub(super) fn identity(server: Uuid) -> String {
+pub(super) fn password_label(server: Uuid) -> String {
     format!("server {server} admin")
 }
 
 /// What a role's sealed password is bound to.
-pub(super) fn role_identity(role: Uuid) -> String {
+pub(super) fn role_password_label(role: Uuid) -> String {
     format!("role {role}")
 }
 

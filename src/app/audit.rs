@@ -117,7 +117,7 @@ impl Audit {
     }
 }
 
-/// The identity of the record of what is done again and again: one for each hour, who, from
+/// The unique id of the record of what is done again and again: one for each hour, who, from
 /// where, and what. The audit grows by what is read by whom, and not by how often.
 pub(super) fn repeated_uid(record: &NewAuditRecord<'_>, now: DateTime<Utc>) -> Uuid {
     let peer = record.peer.parse::<SocketAddr>();

@@ -7,10 +7,10 @@ use uuid::Uuid;
 
 use super::{
     Mutation, Origin,
-    admin::role_identity,
+    admin::role_password_label,
     audit::repeated_uid,
     hosts::Hosts,
-    mutation::{Accepting, Mutations, Target},
+    mutation::{Accepting, Mutations, ResourceRef},
     operations::{self, DeleteDatabaseParameters},
     pages::{List, Listed, Page, Query},
 };
@@ -171,7 +171,7 @@ impl Databases {
             user: PostgresName::parse(&role.postgresql_name, "owner")?,
             password: self
                 .keyring
-                .open(&role.password, &role_identity(role.uid))?,
+                .open(&role.password, &role_password_label(role.uid))?,
             // What the server does: drivers differ in what `prefer` does without TLS.
             sslmode: if endpoint.tls { "require" } else { "disable" },
             database: database.postgresql_name,
@@ -209,7 +209,7 @@ impl Databases {
             id: role_id(&name.database)?,
             postgresql_name: database.owner.to_string(),
             database_uid: uid,
-            password: self.keyring.seal(&password, &role_identity(role))?,
+            password: self.keyring.seal(&password, &role_password_label(role))?,
         })
         .await?;
         let target = target_of(&name, uid, &instance)?;
@@ -291,8 +291,8 @@ fn refuse_provider(provider: &str, version: Version) -> Result<()> {
     Err(Error::new(Reason::FieldInvalid, message).with_field("database.locale_provider"))
 }
 
-fn target_of(name: &DatabaseName, uid: Uuid, instance: &Instance) -> Result<Target> {
-    Ok(Target {
+fn target_of(name: &DatabaseName, uid: Uuid, instance: &Instance) -> Result<ResourceRef> {
+    Ok(ResourceRef {
         project: name.instance.project.clone(),
         name: name.to_string(),
         uid,

@@ -7,7 +7,7 @@ use super::{
     Engines, Keys, Settings,
     conditions::Conditions,
     keys::KeyLife,
-    mutation::{Mutations, Target, parameters},
+    mutation::{Mutations, ResourceRef, parameters},
     operations::{self, PurgeInstanceParameters},
     steady::MetadataClock,
     tasks::{Tasks, warn},
@@ -191,7 +191,7 @@ impl Housekeeping {
         if now.delete_time != instance.delete_time {
             return Ok(());
         }
-        let target = Target::of(&now);
+        let target = ResourceRef::of(&now);
         let requested = accepting.tx.purge_requested(now.uid).await?;
         let parameters = parameters(PurgeInstanceParameters { requested })?;
         match accepting

@@ -6,7 +6,7 @@ use serde_json::Value;
 
 use super::{
     Instances, Mutation,
-    mutation::{Accepting, Target, parameters},
+    mutation::{Accepting, ResourceRef, parameters},
     operations::{self, DeleteInstanceParameters, Plan, PurgeInstanceParameters},
     withdrawal::{Withdrawable, take_back},
 };
@@ -132,7 +132,7 @@ impl Instances {
             .tx
             .give_up_family(instance.uid, Family::Undoing)
             .await?;
-        let mut target = Target::of(&instance);
+        let mut target = ResourceRef::of(&instance);
         let plan = if gone {
             target.host = None;
             &operations::ABANDON_INSTANCE
@@ -238,7 +238,7 @@ impl Instances {
         }
         // Work on its databases is no reason: what has failed may wait for this very start.
         accepting.tx.refuse_busy(uid).await?;
-        let target = Target::of(&instance);
+        let target = ResourceRef::of(&instance);
         if to.nothing_to_do(&instance) {
             let outcome = Outcome::Instance(Box::new(instance));
             return accepting.done(to.plan(), target, outcome).await;

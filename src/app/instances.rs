@@ -7,10 +7,10 @@ use uuid::Uuid;
 
 use super::{
     Engines, Mutation,
-    admin::identity,
+    admin::password_label,
     conditions::Conditions,
     hosts::Hosts,
-    mutation::{Accepting, Mutations, Target},
+    mutation::{Accepting, Mutations, ResourceRef},
     operations,
     pages::{List, Listed, Page, Query},
     ports::Ports,
@@ -174,10 +174,10 @@ impl Instances {
         };
         let (uid, server) = (self.random.uuid()?, self.random.uuid()?);
         let password = self.random.password()?;
-        let admin_password = self.keyring.seal(&password, &identity(server))?;
+        let admin_password = self.keyring.seal(&password, &password_label(server))?;
         let tx = &mut accepting.tx;
         tx.hold_project(&new.name.project).await?;
-        let target = Target {
+        let target = ResourceRef {
             project: new.name.project.clone(),
             name: new.name.to_string(),
             uid,
@@ -188,7 +188,7 @@ impl Instances {
         let placement = match host {
             Some(host) => {
                 accepting = self.refuse_host_gone(accepting, host).await?;
-                Some(self.ports.place(&mut accepting.tx, host).await?)
+                Some(self.ports.reserve(&mut accepting.tx, host).await?)
             }
             None => None,
         };

@@ -13,7 +13,7 @@ use std::{
 use uuid::Uuid;
 
 use super::{
-    admin::{identity, role_identity},
+    admin::{password_label, role_password_label},
     housekeeping::INTERVAL,
     steady::MetadataClock,
     tasks::{Tasks, warn},
@@ -23,14 +23,14 @@ use crate::{
     failpoint,
     store::{
         Store,
-        sealing::{Identity, Keyring, RegisteredKey, Sealed},
+        sealing::{Keyring, Label, RegisteredKey, Sealed},
     },
 };
 
 /// Everything that is stored sealed, and what a row's value is bound to.
-const SEALED: [(Sealed, Identity); 2] = [
-    (Sealed::AdminPasswords, identity),
-    (Sealed::RolePasswords, role_identity),
+const SEALED: [(Sealed, Label); 2] = [
+    (Sealed::AdminPasswords, password_label),
+    (Sealed::RolePasswords, role_password_label),
 ];
 
 /// Whether the key that seals here is still on record.
@@ -190,13 +190,13 @@ impl Keys {
 
     async fn reseal(&self, known: &mut Known) -> Result<()> {
         let (mut resealed, mut unopened) = (0, BTreeSet::new());
-        for (what, identity) in SEALED {
+        for (what, label) in SEALED {
             let mut next = Some(Uuid::nil());
             while let Some(after) = next
                 && !self.tasks.is_stopping()
             {
                 let (store, keyring) = (&self.store, &self.keyring);
-                let batch = store.reseal(what, keyring, identity, after).await?;
+                let batch = store.reseal(what, keyring, label, after).await?;
                 resealed += batch.resealed;
                 for (uid, error) in batch.unopened {
                     if !known.unopened.contains(&(what, uid)) {

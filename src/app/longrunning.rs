@@ -105,7 +105,7 @@ impl Operations {
         if part.records.is_empty() {
             store.require_project(&project.project).await?;
         }
-        let token = part.next.map(|place| page_token(&place, &arguments));
+        let token = part.next.map(|position| page_token(&position, &arguments));
         Ok(Page {
             items: part
                 .records

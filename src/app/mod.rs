@@ -58,7 +58,7 @@ pub use self::{
     longrunning::{ListOperations, Operations},
     mutation::Mutation,
     pages::{List, Page},
-    subscriptions::{Changes, Place, Subscriptions},
+    subscriptions::{Changes, Permit, Subscriptions},
     tasks::{HELD, Held, shutting_down},
 };
 use crate::{
@@ -93,7 +93,7 @@ pub struct Parts {
     pub providers: Providers,
     /// Keys for stored secrets.
     pub keyring: Keyring,
-    /// Source of identities and passwords.
+    /// Source of unique ids and passwords.
     pub random: Arc<dyn Random>,
     /// Encodes what operations answer.
     pub encode: Encode,
@@ -308,7 +308,7 @@ impl App {
         self.store.clone()
     }
 
-    /// Identity of this process's workers.
+    /// Unique id of this process's workers.
     #[must_use]
     pub fn worker(&self) -> Uuid {
         self.process.worker

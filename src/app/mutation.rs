@@ -61,12 +61,12 @@ enum Accept {
 }
 
 /// What a mutation works on.
-pub(super) struct Target {
+pub(super) struct ResourceRef {
     /// Project of the resource.
     pub(super) project: Id,
     /// Its name.
     pub(super) name: String,
-    /// Its identity.
+    /// Its unique id.
     pub(super) uid: Uuid,
     /// Its instance, when it is a child of one.
     pub(super) parent: Option<Uuid>,
@@ -152,7 +152,7 @@ impl Mutation {
     }
 }
 
-impl Target {
+impl ResourceRef {
     /// An instance, to be worked on where its servers are.
     pub(super) fn of(instance: &Instance) -> Self {
         Self {
@@ -181,7 +181,7 @@ impl Accepting {
     pub(super) async fn enqueue(
         mut self,
         plan: &'static Plan,
-        target: Target,
+        target: ResourceRef,
         parameters: Value,
     ) -> Result<Operation> {
         let uid = target.uid;
@@ -207,7 +207,7 @@ impl Accepting {
     pub(super) async fn done(
         mut self,
         plan: &'static Plan,
-        target: Target,
+        target: ResourceRef,
         outcome: Outcome,
     ) -> Result<Operation> {
         let new = self.operation(plan, target, Value::Null);
@@ -235,7 +235,12 @@ impl Accepting {
         self.tx.insert_audit_record(uid, &record).await
     }
 
-    fn operation(&self, plan: &'static Plan, target: Target, parameters: Value) -> NewOperation {
+    fn operation(
+        &self,
+        plan: &'static Plan,
+        target: ResourceRef,
+        parameters: Value,
+    ) -> NewOperation {
         NewOperation {
             id: self.id,
             project: target.project,

@@ -6,7 +6,7 @@ use crate::{
     domain::{
         Result,
         filter::{Filter, Value},
-        list::{Order, Place, page_size, page_token, parse_page_token},
+        list::{Order, Position, page_size, page_token, parse_page_token},
         recorded::Recorded,
     },
     store::listing::{Part, Slice},
@@ -43,7 +43,7 @@ pub(super) struct Query {
     order: Order,
     filter: Filter,
     show_deleted: bool,
-    after: Option<Place>,
+    after: Option<Position>,
 }
 
 impl Query {
@@ -85,7 +85,7 @@ impl Query {
         let mut items = part.records;
         items.retain(|item| self.filter.matches(|field| value(item, field)));
         let arguments = self.arguments.each_ref().map(String::as_str);
-        let token = part.next.map(|place| page_token(&place, &arguments));
+        let token = part.next.map(|position| page_token(&position, &arguments));
         Ok(Page {
             items,
             next_page_token: token.transpose()?.unwrap_or_default(),

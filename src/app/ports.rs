@@ -13,7 +13,7 @@ use crate::{
     store::{self, Store, Tx, lease::Claim},
 };
 
-/// Finds places for local servers. Cheap to clone.
+/// Reserves ports for local servers. Cheap to clone.
 #[derive(Clone)]
 pub(super) struct Ports {
     store: Store,
@@ -30,8 +30,8 @@ impl Ports {
         }
     }
 
-    /// A place on the host, with a port that is free there.
-    pub(super) async fn place(&self, tx: &mut Tx, host: Uuid) -> Result<Placement> {
+    /// Reserves a port that is free on the host.
+    pub(super) async fn reserve(&self, tx: &mut Tx, host: Uuid) -> Result<Placement> {
         let ports = tx.lock_ports(host).await?;
         let port = self.free(host, &ports)?;
         Ok(Placement { host, port })
@@ -63,7 +63,7 @@ impl Ports {
     pub(super) async fn move_port(&self, claim: &Claim, server: &ServerSpec) -> Result<()> {
         let mut tx = self.store.begin().await?;
         tx.check_token(claim.id, claim.token).await?;
-        let unplaced = || Error::internal("a server without a place has no port");
+        let unplaced = || Error::internal("a server without a placement has no port");
         let host = server.placement.ok_or_else(unplaced)?.host;
         let ports = tx.lock_ports(host).await?;
         let port = self.free(host, &ports)?;

@@ -83,7 +83,7 @@ impl Open {
 
 /// The edge's permit for an open stream. Held until the slot and the publications are
 /// removed.
-pub type Place = Arc<dyn Send + Sync>;
+pub type Permit = Arc<dyn Send + Sync>;
 
 /// The changes that a subscriber gets. Dropping it ends the subscription.
 #[derive(Debug)]
@@ -104,14 +104,14 @@ struct Subscription {
     held: Held,
     /// Cancelled when the lease is lost: another process sweeps the subscription.
     lost: CancellationToken,
-    place: Option<Place>,
+    permit: Option<Permit>,
 }
 
 impl Drop for Subscription {
     fn drop(&mut self) {
         let subscriptions = self.subscriptions.clone();
         let (record, held) = (self.record.clone(), self.held);
-        let place = self.place.take();
+        let permit = self.permit.take();
         let Ok(runtime) = tokio::runtime::Handle::try_current() else {
             // The process ends; the next one sweeps.
             return;
@@ -128,7 +128,7 @@ impl Drop for Subscription {
                 let _ = at_once;
             }
             subscriptions.open.remove(held);
-            drop(place);
+            drop(permit);
         };
         self.subscriptions.tasks.spawn_on(sweeping, &runtime);
     }
@@ -148,7 +148,7 @@ pub struct Subscriptions {
 }
 
 impl Subscriptions {
-    /// Follows changes of a database on a temporary slot. The `place` is given back when
+    /// Follows changes of a database on a temporary slot. The `permit` is given back when
     /// what the subscription made on the server is gone.
     ///
     /// # Errors
@@ -158,7 +158,7 @@ impl Subscriptions {
         name: &InstanceName,
         database: &PostgresName,
         request: Request,
-        place: Option<Place>,
+        permit: Option<Permit>,
     ) -> Result<Changes> {
         let instance = self.store.instance(name).await?.whole()?;
         instance.require_ready()?;
@@ -167,7 +167,7 @@ impl Subscriptions {
             .servers
             .access_to(&instance, server, database.as_str())
             .await?;
-        let subscription = self.record(server, database, place).await?;
+        let subscription = self.record(server, database, permit).await?;
         let record = &subscription.record;
         let [publication, insert_publication] = publications(record.uid);
         let source = Source {
@@ -204,7 +204,7 @@ impl Subscriptions {
         &self,
         server: &Server,
         database: &PostgresName,
-        place: Option<Place>,
+        permit: Option<Permit>,
     ) -> Result<Subscription> {
         let uid = self.random.uuid()?;
         let record = Record {
@@ -224,7 +224,7 @@ impl Subscriptions {
             subscriptions: self.clone(),
             record,
             held,
-            place,
+            permit,
         })
     }
 

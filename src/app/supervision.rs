@@ -23,7 +23,7 @@ use super::{
     admin::Servers,
     conditions::Conditions,
     hosts::Hosts,
-    mutation::{Mutations, Target, parameters},
+    mutation::{Mutations, ResourceRef, parameters},
     operations::{self, RecoverParameters},
     tasks::{Tasks, warn},
 };
@@ -116,7 +116,7 @@ pub(super) struct Supervisor {
     pub(super) tasks: Tasks,
     pub(super) watched: Arc<Watched>,
     pub(super) terms: Arc<Terms>,
-    /// Identity of this process.
+    /// Unique id of this process.
     pub(super) worker: Uuid,
     /// How long another process waits before it supervises in place of one that is silent.
     pub(super) lease: Duration,
@@ -397,10 +397,10 @@ impl Supervisor {
             true => {
                 let state = State::Starting;
                 accepting.tx.set_instance_state(now.uid, state).await?;
-                Target::of(&now)
+                ResourceRef::of(&now)
             }
             false if accepting.tx.is_worked_on(now.uid, server.uid).await? => return Ok(()),
-            false => Target::of_server(&now, server),
+            false => ResourceRef::of_server(&now, server),
         };
         if !why_it_failed_is_known(&now, server) {
             let message = "the server's process has ended; it is being started again";

@@ -64,7 +64,7 @@ impl DataDir {
         &self.path
     }
 
-    /// Identity of this process's workers: the same after a restart, so that what a
+    /// Unique id of this process's workers: the same after a restart, so that what a
     /// dead process held here can be taken back at once.
     ///
     /// One that was lost or damaged is made anew. What was held here is then taken

@@ -15,10 +15,10 @@ use crate::{
         databases::Databases,
         health::Reporter,
         instances::Instances,
-        listener::{Address, ClientAuth, Listener, Settings, Tls},
+        listener::{BindAddress, ClientAuth, Listener, Settings, Tls},
         operations::Operations,
         reflection,
-        server::{Caps, Limit, Limits, Places},
+        server::{Caps, Limit, Limits, Permits},
     },
     app::App,
     auth::Policy,
@@ -79,8 +79,8 @@ pub(super) fn routes(app: &App, health: &Reporter, max_message: usize) -> Result
 /// Binds the listener of the API.
 pub(super) async fn listener(config: &Config, meter: &Meter) -> Result<Listener> {
     let address = match &config.listen {
-        ListenAddress::Tcp(address) => Address::Tcp(*address),
-        ListenAddress::Unix(path) => Address::Unix(path.clone()),
+        ListenAddress::Tcp(address) => BindAddress::Tcp(*address),
+        ListenAddress::Unix(path) => BindAddress::Unix(path.clone()),
     };
     Listener::bind(&address, settings(config), meter).await
 }
@@ -134,7 +134,7 @@ pub(super) fn policy(config: &Config) -> Policy {
 pub(super) fn limits(config: &Config) -> Limits {
     let server = &config.server;
     Limits {
-        places: Places {
+        permits: Permits {
             calls: limit(server.max_in_flight, server.max_in_flight_per_caller),
             waits: limit(server.max_waits, server.max_waits_per_caller),
             streams: limit(server.max_streams, server.max_streams_per_caller),

@@ -28,7 +28,7 @@ pub async fn trash_list(config: Config) -> anyhow::Result<Vec<Entry>> {
     Ok(open(&config)?.entries().await?)
 }
 
-/// The identity of this host, where this user may look after its trash.
+/// The id of this host, where this user may look after its trash.
 #[must_use]
 pub fn host_here(config: &Config) -> Option<Uuid> {
     open(config).ok()?.host().ok()?

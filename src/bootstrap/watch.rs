@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use crate::{
     admin::Readiness,
-    api::{health::Reporter, server::Started},
+    api::{health::Reporter, server::ServingState},
     app::App,
     domain::{Error, Reason, Result},
     store::{Store, sealing::Keyring},
@@ -23,7 +23,7 @@ pub(super) struct Signals {
     pub(super) readiness: Readiness,
     /// Lets calls in. Only a database that must not be used closes it again: one that is
     /// away answers by itself, and one whose disk is full can still be read.
-    pub(super) started: Started,
+    pub(super) started: ServingState,
 }
 
 /// What is watched.

@@ -23,8 +23,8 @@ use crate::{
         Error, Reason, Result,
         engine::{Engine, REQUIRED_TOOLS},
         provider::{
-            ADMIN, Address, Advance, Goal, GoalKind, Learnt, Next, Passed, Presence, Present,
-            Provider, ServerSpec, Wait, Waited,
+            ADMIN, Advance, Goal, GoalKind, Learnt, Next, Passed, Presence, Present, Provider,
+            ServerAddress, ServerSpec, Wait, Waited,
         },
         version::Version,
     },
@@ -328,10 +328,10 @@ impl Provider for Simulated {
         false
     }
 
-    fn address(&self, spec: &ServerSpec) -> Address {
+    fn address(&self, spec: &ServerSpec) -> ServerAddress {
         let real = self.postgresql(Some(spec.uid)).ok();
         let (host, port) = real.map_or_else(Default::default, |real| (real.host, real.port));
-        Address {
+        ServerAddress {
             host,
             port,
             socket_directory: None,

@@ -97,7 +97,7 @@ impl Tx {
 }
 
 impl Store {
-    /// Records what is about to be done. If there is a record of that identity, it counts
+    /// Records what is about to be done. If there is a record with that unique id, it counts
     /// once more.
     ///
     /// # Errors

@@ -1,6 +1,6 @@
 //! Reads of single rows that are asked for at the same time, in one query.
 //!
-//! A read that finds a place goes out at once. One that finds all places taken waits for
+//! A read that finds a lane goes out at once. One that finds all lanes taken waits for
 //! the next query, together with all that come meanwhile. So each is answered by a query
 //! that began after it came, and the busier the callers, the fewer queries for each.
 
@@ -33,7 +33,7 @@ pub(super) struct Batch<K, V>(Arc<Mutex<Waiting<K, V>>>);
 
 struct Waiting<K, V> {
     reads: VecDeque<Read<K, V>>,
-    places_taken: usize,
+    lanes_taken: usize,
 }
 
 struct Read<K, V> {
@@ -64,8 +64,8 @@ where
         F: Future<Output = Result<Found<K, V>>> + Send + 'static,
     {
         let (answer, answered) = oneshot::channel();
-        if let Some(place) = self.ask(Read { key, answer }) {
-            tasks.spawn(serve(place, query));
+        if let Some(lane) = self.ask(Read { key, answer }) {
+            tasks.spawn(serve(lane, query));
         }
         match timeout(limit, answered).await {
             Ok(Ok(answer)) => answer,
@@ -77,35 +77,35 @@ where
         }
     }
 
-    /// Puts a read in the queue. Answers a place if one is free.
-    fn ask(&self, read: Read<K, V>) -> Option<Place<K, V>> {
+    /// Puts a read in the queue. Answers a lane if one is free.
+    fn ask(&self, read: Read<K, V>) -> Option<Lane<K, V>> {
         let mut waiting = self.waiting();
         waiting.reads.push_back(read);
-        if waiting.places_taken == PLACES {
+        if waiting.lanes_taken == PLACES {
             return None;
         }
-        waiting.places_taken += 1;
-        Some(Place {
+        waiting.lanes_taken += 1;
+        Some(Lane {
             batch: self.clone(),
             left: false,
         })
     }
 }
 
-/// A place in which one query after the other runs.
-struct Place<K, V> {
+/// A lane in which one query after the other runs.
+struct Lane<K, V> {
     batch: Batch<K, V>,
     left: bool,
 }
 
-impl<K, V> Place<K, V> {
-    /// The reads of the next query. With none the place is left, under the same lock: a
+impl<K, V> Lane<K, V> {
+    /// The reads of the next query. With none the lane is left, under the same lock: a
     /// read that comes later finds it free.
     fn next(&mut self) -> Option<Vec<Read<K, V>>> {
         let mut waiting = self.batch.waiting();
         let number = waiting.reads.len().min(MOST);
         if number == 0 {
-            waiting.places_taken -= 1;
+            waiting.lanes_taken -= 1;
             self.left = true;
             return None;
         }
@@ -113,22 +113,22 @@ impl<K, V> Place<K, V> {
     }
 }
 
-impl<K, V> Drop for Place<K, V> {
+impl<K, V> Drop for Lane<K, V> {
     fn drop(&mut self) {
         // The query has panicked, or the runtime ends.
         if self.left {
             return;
         }
         let mut waiting = self.batch.waiting();
-        waiting.places_taken -= 1;
-        if waiting.places_taken == 0 {
+        waiting.lanes_taken -= 1;
+        if waiting.lanes_taken == 0 {
             // No reader is left: the waiting callers get an error now.
             waiting.reads.clear();
         }
     }
 }
 
-async fn serve<K, V, F>(mut place: Place<K, V>, query: impl Fn(Vec<K>) -> F)
+async fn serve<K, V, F>(mut lane: Lane<K, V>, query: impl Fn(Vec<K>) -> F)
 where
     K: Clone + Eq + Hash,
     V: Clone,
@@ -137,7 +137,7 @@ where
     loop {
         // Calls that are about to ask go first, and share the query.
         tokio::task::yield_now().await;
-        let Some(mut reads) = place.next() else {
+        let Some(mut reads) = lane.next() else {
             return;
         };
         // Who has gone away needs no answer.
@@ -174,7 +174,7 @@ impl<K, V> Default for Batch<K, V> {
     fn default() -> Self {
         Self(Arc::new(Mutex::new(Waiting {
             reads: VecDeque::new(),
-            places_taken: 0,
+            lanes_taken: 0,
         })))
     }
 }
@@ -191,7 +191,7 @@ impl<K, V> fmt::Debug for Batch<K, V> {
         formatter
             .debug_struct("Batch")
             .field("reads", &waiting.reads.len())
-            .field("places_taken", &waiting.places_taken)
+            .field("lanes_taken", &waiting.lanes_taken)
             .finish()
     }
 }
@@ -238,9 +238,9 @@ mod tests {
         batch.read(&TaskTracker::new(), key, LIMIT, run).await
     }
 
-    /// Waits until all places are left.
+    /// Waits until all lanes are left.
     async fn at_rest(batch: &Batch<u32, u32>) {
-        while batch.waiting().places_taken > 0 {
+        while batch.waiting().lanes_taken > 0 {
             tokio::task::yield_now().await;
         }
     }

@@ -64,9 +64,9 @@ macro_rules! select_databases {
 /// What a new database is recorded with.
 #[derive(Clone, Debug)]
 pub struct NewDatabase {
-    /// Identity for ever.
+    /// Unique id, never reused.
     pub uid: Uuid,
-    /// Identity of the instance.
+    /// Unique id of the instance.
     pub instance_uid: Uuid,
     /// Resource name.
     pub name: DatabaseName,
@@ -110,7 +110,7 @@ impl Store {
         record.map(Record::read).ok_or_else(|| not_found(name))
     }
 
-    /// The database of that identity, if it is there.
+    /// The database with that unique id, if it is there.
     ///
     /// # Errors
     /// RECORD_UNREADABLE; METADATA_UNAVAILABLE.
@@ -163,7 +163,7 @@ impl Tx {
         record.ok_or_else(|| not_found(name))?.read().whole()
     }
 
-    /// The database of that identity, locked against every other change.
+    /// The database with that unique id, locked against every other change.
     ///
     /// # Errors
     /// RECORD_UNREADABLE; METADATA_UNAVAILABLE.

@@ -26,7 +26,7 @@ impl Tx {
         Ok(())
     }
 
-    /// The same by the instance's identity, before a worker checks its token: its commit may
+    /// The same by the instance's unique id, before a worker checks its token: its commit may
     /// end or wake the operations on the children.
     ///
     /// # Errors

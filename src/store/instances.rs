@@ -18,7 +18,7 @@ use super::{
 use crate::domain::{
     Error, Reason, Result,
     instance::{Condition, Instance, Server, ServerGoal, ServerRole, State},
-    list::{Place, SortBy},
+    list::{Position, SortBy},
     name::{Id, InstanceName, ProjectName},
     provider::Placement,
     recorded::{Recorded, Unreadable},
@@ -93,7 +93,7 @@ macro_rules! select_instances {
 /// What a new instance is recorded with.
 #[derive(Clone, Debug)]
 pub struct NewInstance {
-    /// Identity for ever.
+    /// Unique id, never reused.
     pub uid: Uuid,
     /// Resource name.
     pub name: InstanceName,
@@ -127,7 +127,7 @@ impl Store {
         read.ok_or_else(|| not_found(name))
     }
 
-    /// The instance of that identity, if it is there.
+    /// The instance with that unique id, if it is there.
     ///
     /// # Errors
     /// RECORD_UNREADABLE; METADATA_UNAVAILABLE.
@@ -139,7 +139,7 @@ impl Store {
         single(records)
     }
 
-    /// The instance that has the server of that identity, if it is there.
+    /// The instance that has the server with that unique id, if it is there.
     ///
     /// # Errors
     /// RECORD_UNREADABLE; METADATA_UNAVAILABLE.
@@ -233,7 +233,7 @@ impl Store {
         records.truncate(length);
         let last = records.last().filter(|_| goes_on);
         Ok(Part {
-            next: last.map(|last| place(last, slice.order.by)),
+            next: last.map(|last| position(last, slice.order.by)),
             records,
         })
     }
@@ -343,7 +343,7 @@ impl Tx {
         single(records)?.ok_or_else(|| not_found(name))
     }
 
-    /// The instance of that identity, locked against every other change.
+    /// The instance with that unique id, locked against every other change.
     ///
     /// # Errors
     /// RECORD_UNREADABLE; METADATA_UNAVAILABLE.
@@ -356,7 +356,7 @@ impl Tx {
         single(records)
     }
 
-    /// The instance of that identity as this transaction has left it.
+    /// The instance with that unique id as this transaction has left it.
     ///
     /// # Errors
     /// RECORD_UNREADABLE; METADATA_UNAVAILABLE.
@@ -368,7 +368,7 @@ impl Tx {
         single(records)
     }
 
-    /// The identity of the instance that has the server of that identity, if it is there.
+    /// The unique id of the instance that has the server with that unique id, if it is there.
     ///
     /// # Errors
     /// METADATA_UNAVAILABLE.
@@ -448,7 +448,7 @@ fn not_found(name: &InstanceName) -> Error {
 }
 
 /// Where an instance is in a list of that order.
-fn place(instance: &Recorded<Instance>, by: SortBy) -> Place {
+fn position(instance: &Recorded<Instance>, by: SortBy) -> Position {
     let (id, created, updated) = match instance {
         Recorded::Whole(whole) => (
             whole.name.instance.to_string(),
@@ -462,7 +462,7 @@ fn place(instance: &Recorded<Instance>, by: SortBy) -> Place {
         SortBy::CreateTime => created,
         SortBy::UpdateTime => updated,
     };
-    Place { time, id }
+    Position { time, id }
 }
 
 /// The instance of these records, if there is one.

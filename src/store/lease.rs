@@ -34,7 +34,7 @@ pub struct Claim {
     pub plan_version: i32,
     /// Resource that it works on, by name.
     pub target: String,
-    /// Resource that it works on, by identity.
+    /// Resource that it works on, by unique id.
     pub target_uid: Uuid,
     /// The instance, for an operation on a child.
     pub parent_uid: Option<Uuid>,
@@ -80,7 +80,7 @@ pub enum Renewal {
 /// What a worker can work on.
 #[derive(Clone, Debug)]
 pub struct Capability<'a> {
-    /// Identity of the worker.
+    /// Unique id of the worker.
     pub worker: Uuid,
     /// Host whose servers it can reach.
     pub host: Uuid,

@@ -20,7 +20,7 @@ use super::{fault::Measured, pool::Pool};
 use crate::domain::{
     Error, Result,
     filter::{Comparison, Filter, Operator, Value},
-    list::{Order, Place, SortBy},
+    list::{Order, Position, SortBy},
 };
 
 /// Most records that a filter looks at for one page: some 10 ms.
@@ -45,8 +45,8 @@ pub(super) fn fitting(limit: usize, bytes: impl IntoIterator<Item = i64>) -> usi
 pub struct Slice<'a> {
     /// In which order.
     pub order: Order,
-    /// After which place.
-    pub after: Option<&'a Place>,
+    /// After which position.
+    pub after: Option<&'a Position>,
     /// How many at most.
     pub limit: usize,
     /// Records for which it holds. SQL may find a few more: the caller filters again.
@@ -73,8 +73,8 @@ impl Slice<'_> {
 pub struct Part<T> {
     /// Its records, in order.
     pub records: Vec<T>,
-    /// The place after which the list goes on; none at its end.
-    pub next: Option<Place>,
+    /// The position after which the list goes on; none at its end.
+    pub next: Option<Position>,
 }
 
 impl Part<Uuid> {
@@ -205,7 +205,7 @@ pub(crate) fn fields() -> [Vec<&'static str>; 3] {
     [names(&INSTANCES), names(&DATABASES), names(&AUDIT_RECORDS)]
 }
 
-/// Finds the records of a slice, in order: their identities.
+/// Finds the records of a slice, in order: their unique ids.
 pub(super) async fn find(
     pool: &Pool,
     operation: &'static str,
@@ -230,7 +230,7 @@ pub(super) async fn find(
     let length = fitting(slice.limit, records.map(|(.., bytes)| i64::from(*bytes)));
     let mut last = None;
     for (uid, id, time, _) in found {
-        let place = Place { time, id };
+        let position = Position { time, id };
         match uid {
             Some(_) if part.records.len() == length => {
                 part.next = last.take();
@@ -238,10 +238,10 @@ pub(super) async fn find(
             }
             Some(uid) => {
                 part.records.push(uid);
-                last = Some(place);
+                last = Some(position);
             }
             // The end of what was looked at.
-            None => part.next = Some(place),
+            None => part.next = Some(position),
         }
     }
     Ok(part)
@@ -249,7 +249,7 @@ pub(super) async fn find(
 
 /// The statement answers one record more than asked for, to know whether there is a next page.
 /// Where a filter finds fewer among the records that it looks at, the last of those
-/// follows without an identity, if there are as many: all of one snapshot, so that
+/// follows without a unique id, if there are as many: all of one snapshot, so that
 /// nothing is passed over that is recorded or goes meanwhile.
 fn statement(
     table: &Table,
@@ -318,16 +318,16 @@ fn rows(query: &mut QueryBuilder<Postgres>, table: &Table, parent: Parent<'_>, s
         SortBy::UpdateTime => Some("p.update_time"),
     };
     let direction = direction(slice.order);
-    if let Some(place) = slice.after {
+    if let Some(position) = slice.after {
         let beyond = if slice.order.descending { "<" } else { ">" };
-        let id = place.id.clone();
+        let id = position.id.clone();
         match column {
             None => query
                 .push(format_args!(" and p.id {beyond} "))
                 .push_bind(id),
             Some(column) => query
                 .push(format_args!(" and ({column}, p.id) {beyond} ("))
-                .push_bind(place.time)
+                .push_bind(position.time)
                 .push(", ")
                 .push_bind(id)
                 .push(")"),

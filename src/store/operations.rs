@@ -106,7 +106,7 @@ pub struct NewOperation {
     pub verb: &'static str,
     /// Resource that it works on, by name.
     pub target: String,
-    /// Resource that it works on, by identity.
+    /// Resource that it works on, by unique id.
     pub target_uid: Uuid,
     /// The instance, for an operation on a child.
     pub parent_uid: Option<Uuid>,

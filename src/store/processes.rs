@@ -9,7 +9,7 @@ use crate::domain::{Result, host::Host};
 /// A process of Howdah.
 #[derive(Clone, Debug)]
 pub struct Process {
-    /// Identity of its workers: the same after a restart in the same data directory.
+    /// Unique id of its workers: the same after a restart in the same data directory.
     pub worker: Uuid,
     /// Its host.
     pub host: Host,

@@ -11,7 +11,7 @@ use crate::domain::{Result, name::InstanceName};
 pub struct Queued {
     /// Its id.
     pub id: Uuid,
-    /// Resource that it works on, by identity.
+    /// Resource that it works on, by unique id.
     pub target_uid: Uuid,
     /// What it was accepted with: what it would take back is `former`.
     pub parameters: Value,

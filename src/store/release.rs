@@ -63,7 +63,7 @@ impl Store {
         Ok(())
     }
 
-    /// Gives back everything that a worker of that identity held: it has died. What several
+    /// Gives back everything that a worker with that unique id held: it has died. What several
     /// have died of is due after a pause.
     ///
     /// # Errors

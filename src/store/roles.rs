@@ -12,7 +12,7 @@ use crate::domain::{Error, Reason, Result};
 /// What a new role is recorded with.
 #[derive(Clone, Debug)]
 pub struct NewRole {
-    /// Identity for ever.
+    /// Unique id, never reused.
     pub uid: Uuid,
     /// Instance that it belongs to.
     pub instance_uid: Uuid,
@@ -29,7 +29,7 @@ pub struct NewRole {
 /// The owner role of a database.
 #[derive(Clone, Debug)]
 pub struct OwnerRole {
-    /// Identity for ever; the comment on the role in PostgreSQL holds it.
+    /// Unique id, never reused; the comment on the role in PostgreSQL holds it.
     pub uid: Uuid,
     /// Name in PostgreSQL.
     pub postgresql_name: String,

@@ -1,7 +1,7 @@
 //! Sealing of values that must be given back in clear text: AES-256-GCM.
 //!
 //! Form of a sealed value: version byte 1, length and bytes of the key id, 12 bytes
-//! of nonce, ciphertext with its 16-byte tag. The row's identity is the additional
+//! of nonce, ciphertext with its 16-byte tag. The row's label is the additional
 //! data, so that sealed values cannot be swapped between rows.
 
 mod registry;
@@ -21,7 +21,7 @@ use crate::domain::{Error, Reason, Result};
 pub(super) use self::registry::refused;
 pub use self::{
     registry::{KeyUse, RegisteredKey, key_uses},
-    reseal::{Batch, Identity, Sealed},
+    reseal::{Batch, Label, Sealed},
 };
 
 const FORM: u8 = 1;
@@ -62,15 +62,15 @@ impl Keyring {
         Ok(Self(Arc::new(keys)))
     }
 
-    /// Seals `secret` for the row that `identity` names.
+    /// Seals `secret` for the row that `label` names.
     ///
     /// # Errors
     /// INTERNAL when the cipher fails.
-    pub fn seal(&self, secret: &SecretString, identity: &str) -> Result<Vec<u8>> {
+    pub fn seal(&self, secret: &SecretString, label: &str) -> Result<Vec<u8>> {
         let failed = || Error::internal("sealing failed");
         let key = self.0.first().ok_or_else(failed)?;
         let mut text = secret.expose_secret().as_bytes().to_vec();
-        let aad = Aad::from(identity.as_bytes());
+        let aad = Aad::from(label.as_bytes());
         let nonce = key
             .key
             .seal_in_place_append_tag(aad, &mut text)
@@ -86,13 +86,13 @@ impl Keyring {
     ///
     /// # Errors
     /// SECRET_KEY_INVALID when its key is not in the ring or it is not intact.
-    pub fn open(&self, sealed: &[u8], identity: &str) -> Result<SecretString> {
+    pub fn open(&self, sealed: &[u8], label: &str) -> Result<SecretString> {
         let broken = || {
             Error::new(
                 Reason::SecretKeyInvalid,
                 "a stored secret does not open with the keys given",
             )
-            .with_context(format!("sealed value of {identity}"))
+            .with_context(format!("sealed value of {label}"))
         };
         let (&[form, length], rest) = sealed.split_first_chunk::<2>().ok_or_else(broken)?;
         let (id, rest) = rest
@@ -105,7 +105,7 @@ impl Keyring {
             .find(|key| key.id.as_bytes() == id)
             .filter(|_| form == FORM);
         let mut text = text.to_vec();
-        let aad = Aad::from(identity.as_bytes());
+        let aad = Aad::from(label.as_bytes());
         let key = key.ok_or_else(broken)?;
         let opened = key.key.open_in_place(Nonce::from(nonce), aad, &mut text);
         let opened = opened.map_err(|_| broken())?;

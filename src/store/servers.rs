@@ -16,7 +16,7 @@ use crate::domain::{
 /// What a new server is recorded with.
 #[derive(Clone, Debug)]
 pub struct NewServer {
-    /// Identity for ever.
+    /// Unique id, never reused.
     pub uid: Uuid,
     /// Instance that it belongs to.
     pub instance_uid: Uuid,
@@ -46,7 +46,7 @@ pub struct Ports {
 /// What a server may have of Howdah's making.
 #[derive(Clone, Debug)]
 pub struct OnRecord {
-    /// Roles, by identity.
+    /// Roles, by unique id.
     pub roles: Vec<Uuid>,
     /// Databases, by their names in PostgreSQL.
     pub databases: Vec<String>,

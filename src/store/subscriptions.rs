@@ -8,7 +8,7 @@ use crate::domain::Result;
 /// What a subscription makes on a server, recorded before it is made.
 #[derive(Clone, Debug)]
 pub struct Subscription {
-    /// Identity; part of the names of what it makes.
+    /// Unique id; part of the names of what it makes.
     pub uid: Uuid,
     /// Server that it reads from, and makes them on.
     pub server_uid: Uuid,

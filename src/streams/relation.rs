@@ -7,7 +7,7 @@ use crate::{
     domain::Result,
     pb::v1::{Schema, schema},
     pg::{
-        pgoutput::{Identity, Relation},
+        pgoutput::{self, Relation},
         sql::quote_identifier,
     },
 };
@@ -188,11 +188,11 @@ fn schema_of(relation: &Relation<'_>) -> Schema {
     }
 }
 
-fn replica_identity(identity: Identity) -> schema::ReplicaIdentity {
+fn replica_identity(identity: pgoutput::ReplicaIdentity) -> schema::ReplicaIdentity {
     match identity {
-        Identity::Default => schema::ReplicaIdentity::Default,
-        Identity::Nothing => schema::ReplicaIdentity::Nothing,
-        Identity::Full => schema::ReplicaIdentity::Full,
-        Identity::Index => schema::ReplicaIdentity::Index,
+        pgoutput::ReplicaIdentity::Default => schema::ReplicaIdentity::Default,
+        pgoutput::ReplicaIdentity::Nothing => schema::ReplicaIdentity::Nothing,
+        pgoutput::ReplicaIdentity::Full => schema::ReplicaIdentity::Full,
+        pgoutput::ReplicaIdentity::Index => schema::ReplicaIdentity::Index,
     }
 }

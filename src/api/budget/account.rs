@@ -14,7 +14,7 @@ use ipnet::IpNet;
 
 use crate::{
     accept::{is_within, network},
-    auth::{Peer, peer::Address, principal},
+    auth::{Peer, peer::PeerAddress, principal},
     domain::principal::Principal,
 };
 
@@ -37,7 +37,7 @@ pub(in crate::api) enum Key {
 impl Key {
     fn of(peer: &Peer, proxies: &[IpNet]) -> Self {
         let address = match (principal::identify(peer), peer.address) {
-            (Principal::Anonymous, Address::Tcp(address)) => address.ip(),
+            (Principal::Anonymous, PeerAddress::Tcp(address)) => address.ip(),
             (principal, _) => return Self::Principal(principal),
         };
         match is_within(address, proxies) {
@@ -114,7 +114,7 @@ impl Account {
         (!self.is_exempt()).then_some(&self.key)
     }
 
-    /// Takes a place if there are fewer than `most`.
+    /// Takes a permit if there are fewer than `most`.
     pub(super) fn take(&self, class: Class, most: usize) -> bool {
         take(class.count(&self.used), 1, self.bound(most))
     }
@@ -167,7 +167,7 @@ mod tests {
 
     fn peer(address: &str) -> Peer {
         Peer {
-            address: Address::Tcp((address.parse::<IpAddr>().unwrap(), 1).into()),
+            address: PeerAddress::Tcp((address.parse::<IpAddr>().unwrap(), 1).into()),
             certificate: None,
         }
     }

@@ -1,8 +1,8 @@
 //! What callers may use of the process: all of them together, and each one of them.
 //!
-//! A call takes a place of its [`Class`] when its request has arrived as a whole, and
+//! A call takes a permit of its [`Class`] when its request has arrived as a whole, and
 //! gives it back when its answer begins, a stream when it ends. A request on its way
-//! holds no place, only bytes ([`unfinished`]). Each place is counted twice: for the
+//! holds no permit, only bytes ([`unfinished`]). Each permit is counted twice: for the
 //! process, and for the caller, so that one caller leaves room for the others.
 //!
 //! Who the caller is follows from the connection ([`Caller`]), so a call costs some
@@ -36,7 +36,7 @@ use super::method::Method;
 pub(super) use account::{Accounts, Key};
 pub(super) use caller::Caller;
 
-/// What a call takes a place of. Each has bounds of its own.
+/// What a call takes a permit of. Each has bounds of its own.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Class {
     /// A unary call, until its answer begins.
@@ -53,7 +53,7 @@ pub(super) enum Class {
 const CLASSES: usize = 4;
 
 impl Class {
-    /// The class of a method's calls. None for what a probe asks, which takes no place: a
+    /// The class of a method's calls. None for what a probe asks, which takes no permit: a
     /// server under load is not to be taken for dead.
     pub(super) fn of(method: &Method) -> Option<Self> {
         match (method.is_public(), method.streaming) {
@@ -95,7 +95,7 @@ impl Class {
     }
 }
 
-/// How many places there are.
+/// How many permits there are.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Limit {
     /// For all callers together.
@@ -117,7 +117,7 @@ impl Limit {
 
 /// Bounds of each class.
 #[derive(Clone, Copy, Debug)]
-pub struct Places {
+pub struct Permits {
     /// Unary calls that wait for their answer. Each holds memory, and beyond some point
     /// they only wait for database connections.
     pub calls: Limit,
@@ -136,7 +136,7 @@ pub struct Places {
     pub unread_bytes: usize,
 }
 
-impl Default for Places {
+impl Default for Permits {
     fn default() -> Self {
         Self {
             calls: Limit::of(1024),
@@ -149,7 +149,7 @@ impl Default for Places {
     }
 }
 
-impl Places {
+impl Permits {
     const fn of(&self, class: Class) -> Limit {
         match class {
             Class::Call => self.calls,
@@ -202,17 +202,17 @@ impl Refusals {
     }
 }
 
-/// The places of this process.
+/// The permits of this process.
 #[derive(Debug)]
 pub(super) struct Budgets {
-    limits: Places,
+    limits: Permits,
     used: [AtomicUsize; CLASSES],
     unfinished: UnfinishedBytes,
     refusals: Refusals,
 }
 
 impl Budgets {
-    pub(super) fn new(limits: Places, meter: &Meter) -> Self {
+    pub(super) fn new(limits: Permits, meter: &Meter) -> Self {
         Self {
             limits,
             used: Default::default(),
@@ -221,16 +221,16 @@ impl Budgets {
         }
     }
 
-    /// A place for a call of this class.
+    /// A permit for a call of this class.
     ///
     /// # Errors
     /// BUDGET_EXHAUSTED when the caller has its share; OVERLOADED or STREAMS_EXHAUSTED
-    /// when the process has no place left.
+    /// when the process has no permit left.
     pub(super) fn admit(
         self: &Arc<Self>,
         class: Class,
         caller: Option<&Arc<Caller>>,
-    ) -> Result<Place> {
+    ) -> Result<Permit> {
         let limit = self.limits.of(class);
         if let Some(caller) = caller
             && !caller.account().take(class, limit.each)
@@ -240,8 +240,8 @@ impl Budgets {
                 exhausted(caller, class.name(), limit.each).with_retry_after(class.retry_after())
             );
         }
-        // From here on the place gives back what was taken, this caller's part first.
-        let mut place = Place {
+        // From here on the permit gives back what was taken, this caller's part first.
+        let mut permit = Permit {
             budgets: Arc::clone(self),
             caller: caller.cloned(),
             class,
@@ -251,8 +251,8 @@ impl Budgets {
             self.refusals.count(class.name(), Scope::Process);
             return Err(full(class).with_retry_after(class.retry_after()));
         }
-        place.whole = true;
-        Ok(place)
+        permit.whole = true;
+        Ok(permit)
     }
 }
 
@@ -283,9 +283,9 @@ fn take(counter: &AtomicUsize, amount: usize, most: usize) -> bool {
     counter.fetch_update(Relaxed, Relaxed, grown).is_ok()
 }
 
-/// A place that a call has taken. Dropping it gives it back.
+/// A permit that a call has taken. Dropping it gives it back.
 #[derive(Debug)]
-pub(super) struct Place {
+pub(super) struct Permit {
     budgets: Arc<Budgets>,
     caller: Option<Arc<Caller>>,
     class: Class,
@@ -293,7 +293,7 @@ pub(super) struct Place {
     whole: bool,
 }
 
-impl Drop for Place {
+impl Drop for Permit {
     fn drop(&mut self) {
         if let Some(caller) = &self.caller {
             caller.account().give_back(self.class);

@@ -14,7 +14,7 @@ use crate::{
     domain::{Error, Reason, Result},
 };
 
-use super::{Budgets, Caller, Class, Places, Scope, exhausted, take};
+use super::{Budgets, Caller, Class, Permits, Scope, exhausted, take};
 
 /// What a request counts at least while it is on its way: its headers, its task, and the
 /// part of the connection's read buffer that its first bytes keep.
@@ -34,7 +34,7 @@ pub(in crate::api) enum Purse {
     Calls,
     /// Of methods to which the caller sends a stream.
     Streams,
-    /// Of methods that anybody may call, which take no place: `Check` of health.
+    /// Of methods that anybody may call, which take no permit: `Check` of health.
     Probes,
     /// Of answers that wait for their callers to read them.
     Answers,
@@ -63,7 +63,7 @@ impl Purse {
     }
 
     /// Most bytes of all callers; of one caller half of that, of a connection a quarter.
-    const fn most(self, limits: &Places) -> usize {
+    const fn most(self, limits: &Permits) -> usize {
         match self {
             Self::Calls | Self::Streams => limits.unfinished_bytes,
             Self::Probes => PROBES,

@@ -12,7 +12,7 @@ use crate::{
         engine::Engine,
         instance::{Condition, Instance, Server, ServerRole, State, Status},
         name::{Id, InstanceName, ProjectName},
-        provider::Address,
+        provider::ServerAddress,
         recorded::Recorded,
         server_log,
     },
@@ -122,7 +122,7 @@ fn server_to_wire(instance: &Instance, server: &Server) -> v1::Server {
     }
 }
 
-fn endpoint(address: Address) -> v1::Endpoint {
+fn endpoint(address: ServerAddress) -> v1::Endpoint {
     let directory = address
         .socket_directory
         .map(|directory| directory.display().to_string());

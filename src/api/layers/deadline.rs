@@ -1,7 +1,7 @@
 //! Deadlines of calls: the caller's `grpc-timeout`, at most our own cap.
 //!
 //! A stream has one until its answer begins, so that a caller that sends no request
-//! does not hold a place for ever; then it ends by itself or with its connection. What
+//! does not hold a permit for ever; then it ends by itself or with its connection. What
 //! a mutation began goes on after its call ended, since it runs on a task of its own.
 
 use std::{

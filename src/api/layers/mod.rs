@@ -10,7 +10,7 @@
 //! 8. [`authenticate`]: who calls;
 //! 9. [`rate`]: how often this caller may;
 //! 10. [`authorise`]: whether it may anywhere, by the method's permission;
-//! 11. [`started`]: nothing is served before the start is complete;
+//! 11. [`serving`]: nothing is served before the start is complete;
 //! 12. [`end`]: streams and waits end with their connection, public streams at the drain too;
 //! 13. [`receive`]: the request arrives as a whole, within bounds of time and bytes;
 //! 14. [`admit`]: bounds on calls under way, of all callers and of each;
@@ -37,7 +37,7 @@ pub mod protocol;
 pub mod rate;
 pub(super) mod receive;
 pub(super) mod send;
-pub mod started;
+pub mod serving;
 pub mod trace;
 
 use std::sync::Arc;

@@ -1,6 +1,6 @@
 //! Requests arrive as a whole before they are served.
 //!
-//! Until then a call holds no place among those under way, only bytes: a bounded number
+//! Until then a call holds no permit among those under way, only bytes: a bounded number
 //! for the process, for its caller and for its connection, and for a bounded time. Most
 //! requests are one frame, which is passed on as it came and counted nowhere.
 //!

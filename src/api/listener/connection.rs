@@ -1,4 +1,4 @@
-//! A connection of the API: its place, its handshakes, and who is at its other side.
+//! A connection of the API: its seat, its handshakes, and who is at its other side.
 
 use std::{convert::Infallible, io, sync::Arc};
 
@@ -13,7 +13,7 @@ use tower::{BoxError, Service};
 
 use crate::{
     accept::{
-        Accepted, Certificates, Conversation, Doors, Full, Place, Plain, Prefaced, Stream, Tasks,
+        Accepted, Certificates, Conversation, Doors, Entry, Full, Plain, Prefaced, Stream, Tasks,
         Verified,
     },
     api::budget::{Accounts, Caller, Refusals, Scope},
@@ -53,11 +53,11 @@ where
 {
     const LISTENER: &'static str = "api";
 
-    type Place = Place;
+    type Seat = Entry;
 
-    fn place(&self, address: &peer::Address) -> Option<Place> {
+    fn seat(&self, address: &peer::PeerAddress) -> Option<Entry> {
         let full = match self.doors.enter(address) {
-            Ok(place) => return Some(place),
+            Ok(seat) => return Some(seat),
             Err(full) => full,
         };
         match full {
@@ -75,7 +75,7 @@ where
         None
     }
 
-    async fn run(self, accepted: Accepted, _place: Place, tasks: Tasks) {
+    async fn run(self, accepted: Accepted, _seat: Entry, tasks: Tasks) {
         let _open = Open::new(&self.open);
         let address = accepted.address;
         let greet = self.greet(accepted.stream);

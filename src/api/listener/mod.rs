@@ -26,7 +26,7 @@ use crate::{
     telemetry::names,
 };
 
-pub use crate::accept::{Address, ClientAuth, Tls};
+pub use crate::accept::{BindAddress, ClientAuth, Tls};
 pub use settings::{STREAM_WINDOW, Settings};
 
 use connection::Edge;
@@ -49,7 +49,7 @@ impl Listener {
     ///
     /// # Errors
     /// CONFIG_INVALID when the address cannot be bound or TLS cannot be set up.
-    pub async fn bind(address: &Address, settings: Settings, meter: &Meter) -> Result<Self> {
+    pub async fn bind(address: &BindAddress, settings: Settings, meter: &Meter) -> Result<Self> {
         let certificates = match &settings.tls {
             Some(files) => {
                 let loaded = Certificates::load(files.clone(), ALPN).await?;
@@ -74,7 +74,7 @@ impl Listener {
 
     /// Where it listens, with the port that was picked for port 0.
     #[must_use]
-    pub fn local_addr(&self) -> &Address {
+    pub fn local_addr(&self) -> &BindAddress {
         self.socket.address()
     }
 

@@ -25,7 +25,7 @@ pub struct Settings {
     /// have no bounds of their own.
     pub proxies: Vec<IpNet>,
     /// Longest time for the TLS handshake and the HTTP/2 preface, each. Until then a
-    /// connection holds a place and nobody is known.
+    /// connection counts as open and its caller is unknown.
     pub handshake_timeout: Duration,
     /// After this time, plus up to a tenth, a connection is told to go, so that
     /// clients spread over replicas that came later. None: never.

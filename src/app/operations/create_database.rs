@@ -5,7 +5,7 @@
 //! owner.
 
 use super::{
-    super::admin::{Session, execute, fetch, role_identity},
+    super::admin::{Session, execute, fetch, role_password_label},
     context::Context,
     delete_database::drop_in_time,
     plan::{self, End, Plan, Step, commit, nothing},
@@ -127,7 +127,7 @@ async fn create_role(context: &Context) -> Result<End> {
     }
     let password = engine
         .keyring
-        .open(&role.password, &role_identity(role.uid))?;
+        .open(&role.password, &role_password_label(role.uid))?;
     let mut salt = [0; 16];
     engine.random.fill(&mut salt)?;
     // Only the verifier reaches the server, and with it the server's log.

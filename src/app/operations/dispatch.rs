@@ -49,7 +49,7 @@ pub(crate) struct StepEngine {
     pub(in crate::app) keyring: Keyring,
     pub(in crate::app) random: Arc<dyn Random>,
     pub(in crate::app) clock: Arc<dyn Clock>,
-    /// Identity of this process's workers.
+    /// Unique id of this process's workers.
     pub(in crate::app) worker: Uuid,
     pub(in crate::app) hosts: Hosts,
     pub(in crate::app) servers: Servers,

@@ -1,7 +1,7 @@
-//! Who supervises: of the processes that reach a place, one at a time.
+//! Who supervises: of the processes that reach a scope, one at a time.
 //!
-//! A place is a host, or any for the servers of providers without hosts. The one that has
-//! the lease of a place watches its servers. The others stand by and try to take the lease.
+//! A scope is a host, or any for the servers of providers without hosts. The one that has
+//! the lease of a scope watches its servers. The others stand by and try to take the lease.
 
 use std::{
     collections::HashMap,
@@ -18,7 +18,7 @@ use crate::{
     store::{Store, leases::Held},
 };
 
-/// The lease that this process has on a place.
+/// The lease that this process has on a scope.
 #[derive(Clone, Debug)]
 pub(super) struct Term {
     pub(super) held: Held,
@@ -61,41 +61,41 @@ impl Term {
     }
 }
 
-/// The leases on places that this process has.
+/// The leases on scopes that this process has.
 #[derive(Debug, Default)]
 pub(in crate::app) struct Terms(Mutex<HashMap<Uuid, Term>>);
 
 impl Terms {
-    /// The lease on the place of a server, while this process has it.
+    /// The lease on the scope of a server, while this process has it.
     pub(super) fn of(&self, server: &Server) -> Option<Term> {
-        let term = self.all().get(&place(server)).cloned();
+        let term = self.all().get(&scope(server)).cloned();
         term.filter(|term| !term.is_over())
     }
 
-    /// Takes or renews the lease of a place. Answers whether it was taken.
+    /// Takes or renews the lease of a scope. Answers whether it was taken.
     pub(super) async fn keep(
         &self,
         store: &Store,
         worker: Uuid,
-        place: Uuid,
+        scope: Uuid,
         length: Duration,
     ) -> Result<bool> {
         let (asked, seconds) = (Instant::now(), length.as_secs_f64());
-        let present = self.all().get(&place).cloned();
+        let present = self.all().get(&scope).cloned();
         if let Some(term) = present {
             if !store.renew_leases(&[term.held], seconds).await?.is_empty() {
                 term.extend(asked + length);
                 return Ok(false);
             }
-            tracing::warn!(%place, "another process supervises the servers");
-            self.all().remove(&place);
+            tracing::warn!(%scope, "another process supervises the servers");
+            self.all().remove(&scope);
             term.lost.cancel();
         }
-        let Some(held) = store.take_lease(place, worker, seconds).await? else {
+        let Some(held) = store.take_lease(scope, worker, seconds).await? else {
             return Ok(false);
         };
-        tracing::info!(%place, token = held.token, "this process supervises the servers");
-        self.all().insert(place, Term::new(held, asked + length));
+        tracing::info!(%scope, token = held.token, "this process supervises the servers");
+        self.all().insert(scope, Term::new(held, asked + length));
         Ok(true)
     }
 
@@ -115,6 +115,6 @@ impl Terms {
 }
 
 /// What the lease of a server's supervision is on.
-fn place(server: &Server) -> Uuid {
+fn scope(server: &Server) -> Uuid {
     server.host().unwrap_or(Uuid::nil())
 }

@@ -18,7 +18,7 @@ use super::{
     Points, SERVER,
     directory::{Directory, blocking},
     failure,
-    identity::{self, Note, PidFile, Process},
+    processes::{self, Note, PidFile, Process},
     user::RunAs,
     verify::FIRST_DATABASE,
 };
@@ -129,7 +129,7 @@ impl Cluster {
             };
             let file = Note::read(&data, run_as)?.file;
             Ok(file.is_some_and(|file| {
-                let process = || identity::process(file.pid, &home.join(DATA));
+                let process = || processes::of_pid(file.pid, &home.join(DATA));
                 file.ready && process() == Process::Postmaster
             }))
         })
@@ -139,7 +139,7 @@ impl Cluster {
     /// The processes that work in the data directory.
     async fn at_work(&self) -> Result<Vec<i32>> {
         let (data, uid) = (self.data(), self.run_as.uid());
-        blocking(move || identity::of_server(&data, uid)).await
+        blocking(move || processes::of_server(&data, uid)).await
     }
 
     /// Opens the data directory, if it is there.
@@ -262,7 +262,7 @@ impl Cluster {
                 continue;
             };
             // The pid may have been reused before the handle was there.
-            if identity::is_of_server(pid.as_raw_pid(), &self.data(), self.run_as.uid()) {
+            if processes::is_of_server(pid.as_raw_pid(), &self.data(), self.run_as.uid()) {
                 let _ = pidfd_send_signal(handle, Signal::KILL);
             }
         }
@@ -308,7 +308,7 @@ impl Cluster {
             Err(error) => return Err(failure::watch(error.into())),
         };
         // The pid may have been reused before the handle was there.
-        if identity::process(file.pid, &self.data()) != Process::Postmaster {
+        if processes::of_pid(file.pid, &self.data()) != Process::Postmaster {
             return Ok(None);
         }
         #[expect(
@@ -343,7 +343,7 @@ fn look(home: &Path, run_as: RunAs) -> Result<Found> {
     let Some(file) = &note.file else {
         return unless_at_work(note.found(false), &data, uid);
     };
-    match identity::process(file.pid, &data) {
+    match processes::of_pid(file.pid, &data) {
         Process::Postmaster => Ok(Found::Running(file.clone())),
         Process::Inside => Ok(Found::Lingering),
         // PostgreSQL takes what it may send no signal to for gone.
@@ -358,10 +358,10 @@ fn look(home: &Path, run_as: RunAs) -> Result<Found> {
 /// have been removed or damaged under a server that runs; PostgreSQL looks at it each
 /// minute, and ends then.
 fn unless_at_work(found: Found, data: &Path, uid: u32) -> Result<Found> {
-    let at_work = identity::of_server(data, uid)?;
+    let at_work = processes::of_server(data, uid)?;
     if at_work.is_empty() {
         return Ok(found);
     }
-    let postmaster = identity::postmaster_among(&at_work, data);
+    let postmaster = processes::postmaster_among(&at_work, data);
     Ok(postmaster.map_or(Found::Lingering, |pid| Found::Running(PidFile::of(pid))))
 }

@@ -8,7 +8,7 @@ use std::{
 
 use rustix::process::{Pid, PidfdFlags, Signal, pidfd_open, pidfd_send_signal};
 
-use super::identity::parent;
+use super::processes::parent;
 
 const PROCESSES: &str = "/proc";
 

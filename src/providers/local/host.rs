@@ -1,4 +1,4 @@
-//! The identity of this host: one per root directory, for ever.
+//! The id of this host: one per root directory, for ever.
 
 use std::{fs, io, path::Path};
 
@@ -15,8 +15,8 @@ const FILE: &str = "host-id";
 /// Directory of the servers' homes.
 const SERVERS: &str = "servers";
 
-/// The identity of the host whose root is `root`, made by the first that asks.
-pub(super) fn identity(root: &Directory) -> Result<Uuid> {
+/// The id of the host whose root is `root`, made by the first that asks.
+pub(super) fn id(root: &Directory) -> Result<Uuid> {
     if let Some(present) = read(root)? {
         return Ok(present);
     }
@@ -37,7 +37,7 @@ pub(super) fn identity(root: &Directory) -> Result<Uuid> {
     read(root)?.ok_or_else(|| Error::internal("the host id is gone"))
 }
 
-/// What [`identity`] would refuse; nothing is made.
+/// What [`id`] would refuse; nothing is made.
 pub(super) fn examine(root: &Directory) -> Result<()> {
     match read(root)? {
         Some(_) => Ok(()),
@@ -71,7 +71,7 @@ fn link(unfinished: &Path, path: &Path) -> Result<()> {
     }
 }
 
-/// The identity of the host, if it has one.
+/// The id of the host, if it has one.
 pub(super) fn read(root: &Directory) -> Result<Option<Uuid>> {
     let Some(bytes) = root.read(FILE)? else {
         return Ok(None);
@@ -95,7 +95,7 @@ mod tests {
     fn all_who_ask_at_once_get_the_same() {
         let place = tempfile::tempdir().unwrap();
         let all: Vec<Uuid> = std::thread::scope(|scope| {
-            let ask = || identity(&Directory::open(place.path()).unwrap()).unwrap();
+            let ask = || id(&Directory::open(place.path()).unwrap()).unwrap();
             let asking: Vec<_> = (0..8).map(|_| scope.spawn(ask)).collect();
             asking.into_iter().map(|one| one.join().unwrap()).collect()
         });
@@ -109,11 +109,11 @@ mod tests {
         let place = tempfile::tempdir().unwrap();
         fs::create_dir_all(place.path().join("servers")).unwrap();
         let root = Directory::open(place.path()).unwrap();
-        identity(&root).unwrap();
+        id(&root).unwrap();
         fs::create_dir(place.path().join("servers/one")).unwrap();
-        identity(&root).unwrap();
+        id(&root).unwrap();
         fs::remove_file(place.path().join(FILE)).unwrap();
-        let error = identity(&root).unwrap_err();
+        let error = id(&root).unwrap_err();
         assert_eq!(error.reason(), Reason::DataDirDamaged);
         assert!(error.message().contains(FILE));
         assert_eq!(root.names().unwrap(), ["servers"]);
@@ -123,7 +123,7 @@ mod tests {
     fn something_else_in_its_place_is_named() {
         let place = tempfile::tempdir().unwrap();
         let root = Directory::open(place.path()).unwrap();
-        let refused = || identity(&root).unwrap_err().reason();
+        let refused = || id(&root).unwrap_err().reason();
         fs::create_dir(place.path().join(FILE)).unwrap();
         assert_eq!(refused(), Reason::DataDirDamaged);
         fs::remove_dir(place.path().join(FILE)).unwrap();
@@ -135,7 +135,7 @@ mod tests {
     fn a_damaged_one_is_named() {
         let place = tempfile::tempdir().unwrap();
         fs::write(place.path().join(FILE), "").unwrap();
-        let error = identity(&Directory::open(place.path()).unwrap()).unwrap_err();
+        let error = id(&Directory::open(place.path()).unwrap()).unwrap_err();
         assert_eq!(error.reason(), Reason::DataDirDamaged);
         assert!(error.message().contains(FILE));
     }

@@ -7,7 +7,7 @@ use uuid::Uuid;
 use super::{
     control::DATA,
     directory::Directory,
-    identity::{self, PidFile, Process},
+    processes::{self, PidFile, Process},
 };
 use crate::domain::Result;
 
@@ -38,7 +38,7 @@ fn runs(servers: &Directory, name: &str) -> bool {
     };
     let file = PidFile::parse(&String::from_utf8_lossy(&bytes));
     file.is_some_and(|file| {
-        let process = identity::process(file.pid, data.path());
+        let process = processes::of_pid(file.pid, data.path());
         matches!(process, Process::Postmaster | Process::Inside)
     })
 }

@@ -33,7 +33,9 @@ use super::{
 use crate::domain::{
     Error, Reason, Result,
     engine::Engine,
-    provider::{Address, Advance, Goal, Presence, Present, Provider, ServerSpec, Wait, Waited},
+    provider::{
+        Advance, Goal, Presence, Present, Provider, ServerAddress, ServerSpec, Wait, Waited,
+    },
     server_log::{Begin, Part},
     version::Version,
 };
@@ -94,7 +96,7 @@ pub struct Local {
 }
 
 impl Local {
-    /// Makes the directories and the host's identity where they are missing.
+    /// Makes the directories and the host's id where they are missing.
     ///
     /// # Errors
     /// CONFIG_INVALID, DATA_DIR_UNWRITABLE, DISK_FULL.
@@ -121,7 +123,7 @@ impl Local {
         let configured = settings.engine_directories.clone();
         let discovery = Arc::new(Discovery::new(configured, settings.system_engines, run_as));
         Ok(Self {
-            host: host::identity(&root)?,
+            host: host::id(&root)?,
             known_parameters: KnownParameters::default(),
             emptying: Arc::default(),
             held_elsewhere: Mutex::default(),
@@ -131,7 +133,7 @@ impl Local {
         })
     }
 
-    /// The identity of this host: that of `local.root`.
+    /// The id of this host: that of `local.root`.
     #[must_use]
     pub fn host(&self) -> Uuid {
         self.host
@@ -297,8 +299,8 @@ impl Local {
     }
 
     /// Where clients connect to a server that is started with the present settings.
-    pub(super) fn clients_address(&self, server: &ServerSpec) -> Address {
-        Address {
+    pub(super) fn clients_address(&self, server: &ServerSpec) -> ServerAddress {
+        ServerAddress {
             host: self.advertised(),
             port: self.found(server).port,
             socket_directory: Some(self.socket_directory(server.uid)),
@@ -417,10 +419,10 @@ impl Provider for Local {
         true
     }
 
-    fn address(&self, server: &ServerSpec) -> Address {
+    fn address(&self, server: &ServerSpec) -> ServerAddress {
         let for_clients = self.clients_address(server);
         match self.found(server).way() {
-            Way::Loopback(address) => Address {
+            Way::Loopback(address) => ServerAddress {
                 host: address.to_string(),
                 socket_directory: None,
                 ..for_clients

@@ -9,9 +9,9 @@ use super::{
     control::{Cluster, Found},
     directory::{Directory, blocking},
     failure, holders,
-    identity::{self, PID_FILE},
     lock::Lock,
     log::{Mark, STARTUP},
+    processes::{self, PID_FILE},
     sockets,
 };
 use crate::{
@@ -222,7 +222,7 @@ fn free_name(directory: &Directory, file: &str) -> Result<String> {
 fn lingers(found: &Found) -> bool {
     match found {
         Found::Lingering => true,
-        Found::Blocked(Some(file)) => file.shared_memory.is_some_and(identity::attached),
+        Found::Blocked(Some(file)) => file.shared_memory.is_some_and(processes::attached),
         Found::Blocked(None) | Found::Missing | Found::Stopped | Found::Running(_) => false,
     }
 }

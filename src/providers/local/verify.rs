@@ -7,7 +7,7 @@ use tokio::time::Instant;
 use super::{
     ADMIN,
     control::{Cluster, Found},
-    identity,
+    processes,
     way::Way,
 };
 use crate::{
@@ -133,7 +133,7 @@ impl Cluster {
             return Err(self.mismatch("its system identifier is another one"));
         }
         let data = self.data();
-        if !identity::same(Path::new(&found.1), &data) {
+        if !processes::same(Path::new(&found.1), &data) {
             return Err(self.mismatch("its data directory is another one"));
         }
         // Told by the server itself, so that a clock that was set since does not

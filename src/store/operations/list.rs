@@ -11,7 +11,7 @@ use super::{
     },
     Json, Record, StageRecord,
 };
-use crate::domain::{Error, Result, list::Place, name::Id, operation::Operation};
+use crate::domain::{Error, Result, list::Position, name::Id, operation::Operation};
 
 /// An operation that is next in a list.
 struct FoundOperation {
@@ -31,7 +31,7 @@ impl Store {
         &self,
         project: &Id,
         done: Option<bool>,
-        after: Option<&Place>,
+        after: Option<&Position>,
         limit: usize,
     ) -> Result<Part<Operation>> {
         let mut found = self.find_operations(project, done, after, limit).await?;
@@ -52,7 +52,7 @@ impl Store {
                 .into_iter()
                 .map(Record::operation)
                 .collect::<Result<_>>()?,
-            next: last.map(|last| Place {
+            next: last.map(|last| Position {
                 time: last.create_time,
                 id: last.id.to_string(),
             }),
@@ -65,11 +65,11 @@ impl Store {
         &self,
         project: &Id,
         done: Option<bool>,
-        after: Option<&Place>,
+        after: Option<&Position>,
         limit: usize,
     ) -> Result<Vec<FoundOperation>> {
-        let time = after.map_or(DateTime::<Utc>::MAX_UTC, |place| place.time);
-        let id = after.and_then(|place| Uuid::try_parse(&place.id).ok());
+        let time = after.map_or(DateTime::<Utc>::MAX_UTC, |position| position.time);
+        let id = after.and_then(|position| Uuid::try_parse(&position.id).ok());
         let more = i64::try_from(limit).map_err(|_| Error::internal("page size"))? + 1;
         // One text for each index: a condition with a parameter would fit none of them.
         macro_rules! find {

@@ -22,7 +22,7 @@ pub enum Sealed {
 }
 
 /// What the value of a row is bound to.
-pub type Identity = fn(Uuid) -> String;
+pub type Label = fn(Uuid) -> String;
 
 /// What became of a bounded number of values.
 #[derive(Debug, Default)]
@@ -52,7 +52,7 @@ impl Store {
         &self,
         what: Sealed,
         keys: &Keyring,
-        identity: Identity,
+        label: Label,
         after: Uuid,
     ) -> Result<Batch> {
         let mut tx = self.begin().await?;
@@ -69,11 +69,11 @@ impl Store {
         };
         let (mut uids, mut values) = (Vec::new(), Vec::new());
         for row in rows {
-            let identity = identity(row.uid);
-            match keys.open(&row.value, &identity) {
+            let label = label(row.uid);
+            match keys.open(&row.value, &label) {
                 Ok(secret) => {
                     uids.push(row.uid);
-                    values.push(keys.seal(&secret, &identity)?);
+                    values.push(keys.seal(&secret, &label)?);
                 }
                 Err(error) => batch.unopened.push((row.uid, error)),
             }

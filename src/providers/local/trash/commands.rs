@@ -74,7 +74,7 @@ impl Trash {
         Ok(Some(Self { settings, run_as }))
     }
 
-    /// The identity of the host, if it has one.
+    /// The id of the host, if it has one.
     ///
     /// # Errors
     /// DATA_DIR_DAMAGED.

@@ -146,7 +146,7 @@ pub(crate) enum Process {
 }
 
 /// What the process `pid` has to do with the directory `data`.
-pub(crate) fn process(pid: i32, data: &Path) -> Process {
+pub(crate) fn of_pid(pid: i32, data: &Path) -> Process {
     let directory = PathBuf::from(format!("{PROCESSES}/{pid}"));
     let Ok(facts) = fs::metadata(&directory) else {
         return Process::Gone;
@@ -184,7 +184,7 @@ pub(crate) fn of_server(data: &Path, uid: u32) -> Result<Vec<i32>> {
 pub(crate) fn postmaster_among(pids: &[i32], data: &Path) -> Option<i32> {
     let serving = pids
         .iter()
-        .filter(|pid| process(**pid, data) == Process::Postmaster);
+        .filter(|pid| of_pid(**pid, data) == Process::Postmaster);
     let parents: HashMap<i32, Option<i32>> = serving.map(|pid| (*pid, parent(*pid))).collect();
     let is_forked =
         |parent: &Option<i32>| parent.is_some_and(|parent| parents.contains_key(&parent));
@@ -206,7 +206,7 @@ pub(crate) fn is_of_server(pid: i32, data: &Path, uid: u32) -> bool {
     let command = fs::read(directory.join("cmdline")).unwrap_or_default();
     owned
         && calls_itself_postgres(&command)
-        && matches!(process(pid, data), Process::Inside | Process::Postmaster)
+        && matches!(of_pid(pid, data), Process::Inside | Process::Postmaster)
 }
 
 /// Whether a command line is that of a postmaster or of one of its processes, such as
@@ -335,13 +335,13 @@ mod tests {
     fn tells_processes_apart() {
         let pid = std::process::id().cast_signed();
         let here = std::env::current_dir().unwrap();
-        assert_eq!(process(pid, &here), Process::Inside);
+        assert_eq!(of_pid(pid, &here), Process::Inside);
         let uid = rustix::process::geteuid().as_raw();
         assert_eq!(
-            process(pid, Path::new("/nowhere")),
+            of_pid(pid, Path::new("/nowhere")),
             Process::Stranger { uid }
         );
-        assert_eq!(process(i32::MAX, &here), Process::Gone);
+        assert_eq!(of_pid(i32::MAX, &here), Process::Gone);
     }
 
     #[test]

@@ -24,16 +24,16 @@ const RETRY_DELAY: Duration = Duration::from_secs(1);
 /// Whether the start is complete and the metadata can be used; without, only public
 /// methods are served.
 #[derive(Clone, Debug, Default)]
-pub struct Started(Arc<AtomicBool>);
+pub struct ServingState(Arc<AtomicBool>);
 
-impl Started {
+impl ServingState {
     /// Says whether calls are served from now on.
     pub fn set(&self, serves: bool) {
         self.0.store(serves, Ordering::Release);
     }
 }
 
-impl Check for Started {
+impl Check for ServingState {
     fn check<B>(&self, request: &mut Request<B>) -> Result<()> {
         let public = method_of(request).is_some_and(|method| Method::is_public(method));
         if public || self.0.load(Ordering::Acquire) {

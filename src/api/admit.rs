@@ -34,6 +34,9 @@ pub(super) enum Kind {
     Project,
     Instance,
     Database,
+    ChangeStream,
+    /// A change stream, or the instance of a temporary subscription.
+    Subscribed,
     /// Its project counts, and what it works on: see [`admit_operation`].
     Operation,
     /// A project, or the collection of its operations.
@@ -48,6 +51,11 @@ impl Kind {
             Self::Project => name.parse().map(Scope::Project),
             Self::Instance => name.parse().map(Scope::Instance),
             Self::Database => name.parse().map(Scope::Database),
+            Self::ChangeStream => name.parse().map(Scope::ChangeStream),
+            Self::Subscribed => {
+                let stream = name.parse().map(Scope::ChangeStream);
+                stream.or_else(|_| name.parse().map(Scope::Instance))
+            }
             Self::Operation => name.parse().map(|name: OperationName| {
                 let project = name.project;
                 Scope::Project(ProjectName { project })
@@ -144,6 +152,8 @@ changes! {
     v1::RestartInstanceRequest: name, Instance;
     v1::CreateDatabaseRequest: parent, Instance;
     v1::DeleteDatabaseRequest: name, Database;
+    v1::CreateChangeStreamRequest: parent, Instance;
+    v1::DeleteChangeStreamRequest: name, ChangeStream;
 }
 
 with_rules! {
@@ -154,9 +164,27 @@ with_rules! {
     v1::GetDatabaseRequest: name, Database;
     v1::ListDatabasesRequest: parent, Instance;
     v1::GetConnectionRequest: name, Database;
-    // Its database is named as PostgreSQL names it, which says nothing of the resource.
-    v1::SubscribeRequest: instance, Instance;
+    v1::GetChangeStreamRequest: name, ChangeStream;
+    v1::ListChangeStreamsRequest: parent, Instance;
+    v1::AcknowledgeRequest: change_stream, ChangeStream;
     v1::ListAuditRecordsRequest: parent, Project;
+}
+
+impl Asks for v1::SubscribeRequest {
+    const KIND: Kind = Kind::Subscribed;
+
+    /// The database of a temporary subscription is named as PostgreSQL names it, which says
+    /// nothing of the resource.
+    fn resource(&self) -> &str {
+        match self.change_stream.as_str() {
+            "" => &self.instance,
+            stream => stream,
+        }
+    }
+
+    fn check(&self) -> Result<(), Status> {
+        validate::check(self)
+    }
 }
 
 without_rules! {

@@ -14,9 +14,15 @@ use super::{admit::admit, budget, convert};
 use crate::{
     app::{Changes, Permit, Subscriptions},
     domain::{Error, Reason, Result, postgres::PostgresName},
-    pb::v1::{
-        ChangeBatch, SubscribeRequest, ValueFormat,
-        change_stream_service_server::ChangeStreamService,
+    pb::{
+        EncodedBatch,
+        encoded::change_stream_service_server::ChangeStreamService,
+        google::longrunning::Operation,
+        v1::{
+            AcknowledgeRequest, AcknowledgeResponse, ChangeStream, CreateChangeStreamRequest,
+            DeleteChangeStreamRequest, GetChangeStreamRequest, ListChangeStreamsRequest,
+            ListChangeStreamsResponse, SubscribeRequest, ValueFormat,
+        },
     },
     streams,
 };
@@ -42,6 +48,9 @@ impl ChangeStreamService for ChangeStreams {
         let admitted = admit(request)?;
         let permit = admitted.extensions.get::<Arc<budget::Permit>>().cloned();
         let request = admitted.message;
+        if !request.change_stream.is_empty() {
+            return Err(unimplemented().into());
+        }
         let instance = request.instance.parse()?;
         let database = PostgresName::parse(&request.database, "database")?;
         let changes = self
@@ -55,6 +64,53 @@ impl ChangeStreamService for ChangeStreams {
             .await?;
         Ok(Response::new(Batches(changes)))
     }
+
+    async fn create_change_stream(
+        &self,
+        request: Request<CreateChangeStreamRequest>,
+    ) -> Result<Response<Operation>, Status> {
+        admit(request)?;
+        Err(unimplemented().into())
+    }
+
+    async fn get_change_stream(
+        &self,
+        request: Request<GetChangeStreamRequest>,
+    ) -> Result<Response<ChangeStream>, Status> {
+        admit(request)?;
+        Err(unimplemented().into())
+    }
+
+    async fn list_change_streams(
+        &self,
+        request: Request<ListChangeStreamsRequest>,
+    ) -> Result<Response<ListChangeStreamsResponse>, Status> {
+        admit(request)?;
+        Err(unimplemented().into())
+    }
+
+    async fn delete_change_stream(
+        &self,
+        request: Request<DeleteChangeStreamRequest>,
+    ) -> Result<Response<Operation>, Status> {
+        admit(request)?;
+        Err(unimplemented().into())
+    }
+
+    async fn acknowledge(
+        &self,
+        request: Request<AcknowledgeRequest>,
+    ) -> Result<Response<AcknowledgeResponse>, Status> {
+        admit(request)?;
+        Err(unimplemented().into())
+    }
+}
+
+fn unimplemented() -> Error {
+    Error::new(
+        Reason::Unimplemented,
+        "durable change streams are not there yet",
+    )
 }
 
 fn asked(request: SubscribeRequest) -> Result<streams::Request> {
@@ -87,10 +143,10 @@ fn asked(request: SubscribeRequest) -> Result<streams::Request> {
 pub struct Batches(Changes);
 
 impl Stream for Batches {
-    type Item = Result<ChangeBatch, Status>;
+    type Item = Result<EncodedBatch, Status>;
 
     fn poll_next(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Option<Self::Item>> {
         let next = self.0.poll_next(context);
-        next.map(|next| next.map(|batch| batch.map_err(Status::from)))
+        next.map(|next| next.map(|batch| batch.map(EncodedBatch::from).map_err(Status::from)))
     }
 }

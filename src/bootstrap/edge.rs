@@ -25,10 +25,10 @@ use crate::{
     config::{ClientCertificates, Config, ListenAddress},
     domain::Result,
     pb::{
+        encoded::change_stream_service_server::ChangeStreamServiceServer,
         google::longrunning::operations_server::OperationsServer,
         v1::{
             audit_service_server::AuditServiceServer,
-            change_stream_service_server::ChangeStreamServiceServer,
             database_service_server::DatabaseServiceServer,
             instance_service_server::InstanceServiceServer,
         },

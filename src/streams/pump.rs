@@ -256,7 +256,7 @@ impl<'a> Pump<'a> {
             return self.event(event).await;
         }
         // It belongs to no transaction, and is an event of its own between two of them.
-        self.add(event, 1).await?;
+        self.add(event, 0).await?;
         self.reach(Position::at(message.lsn));
         Ok(())
     }

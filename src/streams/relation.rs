@@ -171,6 +171,7 @@ fn schema_of(relation: &Relation<'_>) -> Schema {
         type_oid: column.type_oid,
         type_modifier: column.type_modifier,
         identity: column.key,
+        ..schema::Column::default()
     });
     // pgoutput sends pg_catalog as an empty name.
     let namespace = match relation.schema {
@@ -184,7 +185,7 @@ fn schema_of(relation: &Relation<'_>) -> Schema {
         table: relation.name.to_owned(),
         columns: columns.collect(),
         replica_identity: replica_identity(relation.identity).into(),
-        key_columns: Vec::new(),
+        ..Schema::default()
     }
 }
 

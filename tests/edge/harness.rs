@@ -19,12 +19,12 @@ use howdah::{
     },
     auth::Policy,
     domain::access::Role,
+    pb::encoded::change_stream_service_server::ChangeStreamServiceServer,
     pb::google::longrunning::{
         operations_client::OperationsClient, operations_server::OperationsServer,
     },
     pb::v1::{
         change_stream_service_client::ChangeStreamServiceClient,
-        change_stream_service_server::ChangeStreamServiceServer,
         database_service_client::DatabaseServiceClient,
         database_service_server::DatabaseServiceServer,
     },

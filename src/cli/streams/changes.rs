@@ -48,6 +48,18 @@ impl Tables {
                 "endLsn": lsn(commit.end_lsn),
                 "commitTime": time(commit.commit_time.as_ref()),
             }),
+            Event::Marker(marker) => json!({
+                "event": "marker",
+                "kind": marker.kind().as_str_name(),
+                "table": format!("{}.{}", identifier(&marker.namespace), identifier(&marker.table)),
+                "partitions": marker.partitions,
+                "afterLsn": lsn(marker.after_lsn),
+                "beforeLsn": lsn(marker.before_lsn),
+                "incompleteXids": marker.incomplete_xids,
+                "detail": marker.detail,
+            }),
+            // They are asked for by nobody here.
+            Event::Fragment(_) => return None,
         };
         if let (Some((xid, commit_lsn)), Some(record)) = (&self.transaction, record.as_object_mut())
             && !matches!(event, Event::Schema(_))

@@ -62,10 +62,9 @@ pub(super) async fn run(session: Session, command: Command) -> Result<(), Failur
     let mut printer = Printer::new(&session, &subscribe);
     while let Some(batch) = stream.message().await.map_err(crate::client::Error::from)? {
         printer.greet(&session, &batch);
-        for change in &batch.changes {
-            if let Some(event) = &change.event
-                && printer.print(event, change.ordinal)?
-            {
+        let mut ordinals = Ordinals::of(&batch);
+        for event in batch.changes.iter().filter_map(|it| it.event.as_ref()) {
+            if printer.print(event, ordinals.next(event))? {
                 return Ok(());
             }
         }
@@ -103,6 +102,40 @@ fn split(text: &str) -> Vec<String> {
     });
     let parts = parts.map(|part| part.trim().to_owned());
     parts.filter(|part| !part.is_empty()).collect()
+}
+
+/// Numbers the events of a batch in their transactions.
+struct Ordinals {
+    next: u64,
+}
+
+impl Ordinals {
+    fn of(batch: &ChangeBatch) -> Self {
+        Self {
+            next: batch.first_ordinal,
+        }
+    }
+
+    /// The ordinal of the next event of the batch; 0 for one without.
+    fn next(&mut self, event: &Event) -> u64 {
+        let counts = match event {
+            Event::Begin(_) => {
+                self.next = 1;
+                false
+            }
+            Event::Row(_) | Event::Truncate(_) => true,
+            Event::Message(message) => message.transactional,
+            Event::Fragment(fragment) => fragment.last,
+            Event::Schema(_) | Event::Commit(_) | Event::Marker(_) => false,
+        };
+        match counts {
+            true => {
+                self.next += 1;
+                self.next - 1
+            }
+            false => 0,
+        }
+    }
 }
 
 /// Prints events and counts them.

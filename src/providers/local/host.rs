@@ -1,4 +1,4 @@
-//! The id of this host: one per root directory, for ever.
+//! The id of this host. Each root directory has one, which never changes.
 
 use std::{fs, io, path::Path};
 
@@ -12,10 +12,10 @@ use crate::domain::{
 
 const FILE: &str = "host-id";
 
-/// Directory of the servers' homes.
+/// Directory that holds the servers' homes.
 const SERVERS: &str = "servers";
 
-/// The id of the host whose root is `root`, made by the first that asks.
+/// The id of the host with this root directory. The first process that asks creates it.
 pub(super) fn id(root: &Directory) -> Result<Uuid> {
     if let Some(present) = read(root)? {
         return Ok(present);
@@ -37,7 +37,7 @@ pub(super) fn id(root: &Directory) -> Result<Uuid> {
     read(root)?.ok_or_else(|| Error::internal("the host id is gone"))
 }
 
-/// What [`id`] would refuse; nothing is made.
+/// Returns the error that [`id`] would return, without creating an id.
 pub(super) fn examine(root: &Directory) -> Result<()> {
     match read(root)? {
         Some(_) => Ok(()),
@@ -45,7 +45,8 @@ pub(super) fn examine(root: &Directory) -> Result<()> {
     }
 }
 
-/// Refuses to make servers those of a host that does not own them.
+/// Refuses to create a new id beside existing servers: they belong to the host whose id was
+/// lost.
 fn refuse_lost(root: &Directory) -> Result<()> {
     let servers = root.child(SERVERS)?.map(|servers| servers.names());
     if servers.transpose()?.is_none_or(|names| names.is_empty()) {
@@ -61,7 +62,8 @@ fn refuse_lost(root: &Directory) -> Result<()> {
     Err(Error::new(Reason::DataDirDamaged, message))
 }
 
-/// Gives the file its name, unless another process was first.
+/// Gives the file its final name. A hard link never replaces a file, so of several processes the
+/// first one wins.
 fn link(unfinished: &Path, path: &Path) -> Result<()> {
     match fs::hard_link(unfinished, path) {
         Err(error) if error.kind() != io::ErrorKind::AlreadyExists => {
@@ -71,7 +73,7 @@ fn link(unfinished: &Path, path: &Path) -> Result<()> {
     }
 }
 
-/// The id of the host, if it has one.
+/// Reads the id of the host; none if there is none yet.
 pub(super) fn read(root: &Directory) -> Result<Option<Uuid>> {
     let Some(bytes) = root.read(FILE)? else {
         return Ok(None);

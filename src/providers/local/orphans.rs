@@ -1,4 +1,4 @@
-//! Which servers have data on this host, whether a record knows them or not.
+//! Lists the servers that have data on this host, even if no record knows them.
 
 use std::{collections::BTreeSet, path::Path};
 
@@ -13,7 +13,7 @@ use crate::domain::Result;
 
 pub use crate::domain::provider::Present;
 
-/// The servers with a directory below the root, also those whose making was broken off.
+/// The servers with a directory below the root, including unfinished ones.
 pub(super) fn present(root: &Path) -> Result<Vec<Present>> {
     let Some(servers) = Directory::open(root)?.child("servers")? else {
         return Ok(Vec::new());
@@ -27,8 +27,8 @@ pub(super) fn present(root: &Path) -> Result<Vec<Present>> {
     Ok(uids.into_iter().map(look).collect())
 }
 
-/// Whether the process that a server's `postmaster.pid` names works in its directory. False
-/// where the file cannot be read.
+/// Whether the process that `postmaster.pid` names works in the server's directory. False if the
+/// file cannot be read.
 fn runs(servers: &Directory, name: &str) -> bool {
     let Ok(Some(data)) = servers.grandchild(name, DATA) else {
         return false;
@@ -43,7 +43,7 @@ fn runs(servers: &Directory, name: &str) -> bool {
     })
 }
 
-/// The server of `{uid}`, or of the unfinished `{uid}.{token}`.
+/// Parses the name of a server's directory, `{uid}`, or of an unfinished one, `{uid}.{token}`.
 fn uid(name: &str) -> Option<Uuid> {
     let uid = name.split('.').next()?;
     Uuid::try_parse(uid)

@@ -1,8 +1,8 @@
-//! Reads a server's log from part to part, for users.
+//! Reads parts of a server's log for users.
 //!
-//! The log collector writes a file a weekday and truncates it a week later. What a server says
-//! before its collector runs is in `startup.log`: that is shown while nothing newer is there,
-//! which is when a start fails.
+//! The log collector writes one file per weekday and truncates it a week later. Before the
+//! collector runs, messages go to `startup.log`. That file is shown only while it is newer than
+//! the others, which is the case after a start that failed.
 
 use std::{
     fs::File,
@@ -21,22 +21,22 @@ use crate::domain::{
     server_log::{Begin, Part, Position},
 };
 
-/// Most bytes of the log in a part.
+/// Most bytes of the log in one part.
 const MOST: u64 = 256 * 1024;
 
-/// A file of the log.
+/// An open log file.
 struct Log {
     file: File,
     inode: u64,
     length: u64,
-    /// Seconds and nanoseconds of its last change.
+    /// Time of the last write, in seconds and nanoseconds since 1970.
     changed: (i64, i64),
 }
 
-/// A part of the log of the server at `home`.
+/// Reads a part of the log of the server at `home`.
 ///
 /// # Errors
-/// DATA_DIR_UNWRITABLE when it cannot be read.
+/// DATA_DIR_UNWRITABLE when the log cannot be read.
 pub(super) fn read(home: &Path, begin: Begin) -> Result<Part> {
     let Some(home) = Directory::below(home)? else {
         return Ok(Part::default());
@@ -44,7 +44,7 @@ pub(super) fn read(home: &Path, begin: Begin) -> Result<Part> {
     let mut logs = Vec::new();
     if let Some(directory) = home.child(DIRECTORY)? {
         for name in rotated(&directory)? {
-            // A link or something else that is no file, which is skipped.
+            // Symbolic links and entries that are not files are skipped.
             logs.extend(Log::open(&directory, &name).ok().flatten());
         }
     }
@@ -74,7 +74,7 @@ impl Log {
         }))
     }
 
-    /// At most `most` bytes from `offset` on.
+    /// Reads at most `most` bytes from `offset`.
     fn bytes(&mut self, offset: u64, most: u64) -> std::io::Result<Vec<u8>> {
         let mut bytes = Vec::new();
         self.file.seek(SeekFrom::Start(offset))?;
@@ -84,19 +84,19 @@ impl Log {
         Ok(bytes)
     }
 
-    /// Its last whole lines in at most `most` bytes, and where they end.
+    /// The complete lines among the last `most` bytes, and the offset where they end.
     fn tail(&mut self, most: u64) -> std::io::Result<(Vec<String>, u64)> {
         let start = self.length.saturating_sub(most);
         let bytes = self.bytes(start, most)?;
         let (lines, taken) = whole_lines(&bytes);
-        // The first one may have begun before.
+        // The first line may have begun before `start`.
         let skipped = usize::from(start > 0);
         let lines = lines.into_iter().skip(skipped).collect();
         Ok((lines, start + taken as u64))
     }
 }
 
-/// The last lines of all files together. `logs` are in the order of their last change.
+/// The last lines of all files together. `logs` are ordered by their last write.
 fn last(logs: &mut [Log], startup: Option<Log>, lines: usize) -> std::io::Result<Part> {
     let newest = logs.last().map(|log| log.changed);
     let mut left = MOST;
@@ -113,7 +113,7 @@ fn last(logs: &mut [Log], startup: Option<Log>, lines: usize) -> std::io::Result
     let mut next = None;
     for log in logs.iter_mut().rev() {
         if found >= lines || left == 0 {
-            // Where a part goes on is known all the same.
+            // The limit is reached, but the next part still needs a position.
             next.get_or_insert(Position {
                 file: log.inode,
                 offset: log.length,
@@ -136,8 +136,8 @@ fn last(logs: &mut [Log], startup: Option<Log>, lines: usize) -> std::io::Result
     })
 }
 
-/// What was written after a position. Where its file is gone, the newest one is read from its
-/// beginning.
+/// What was written after a position. If the file of the position is gone, the newest file is
+/// read from its beginning.
 fn after(logs: &mut [Log], position: Position) -> std::io::Result<Part> {
     let place = logs.iter().position(|log| log.inode == position.file);
     let begin = place.unwrap_or(logs.len().saturating_sub(1));
@@ -148,10 +148,11 @@ fn after(logs: &mut [Log], position: Position) -> std::io::Result<Part> {
     let mut left = MOST;
     for (index, log) in logs.iter_mut().enumerate().skip(begin) {
         let known = place == Some(index) && position.offset <= log.length;
-        // A file that has shrunk was begun anew.
+        // A file that is shorter than the position was truncated and begun anew.
         let offset = if known { position.offset } else { 0 };
         let bytes = log.bytes(offset, left)?;
         let (mut lines, mut taken) = whole_lines(&bytes);
+        // A line that is longer than a part is returned in pieces.
         if taken == 0 && bytes.len() as u64 == left {
             lines = vec![String::from_utf8_lossy(&bytes).into_owned()];
             taken = bytes.len();
@@ -169,7 +170,7 @@ fn after(logs: &mut [Log], position: Position) -> std::io::Result<Part> {
     Ok(part)
 }
 
-/// The lines that have an end, and how many bytes they take.
+/// The complete lines, and the number of bytes that they take.
 fn whole_lines(bytes: &[u8]) -> (Vec<String>, usize) {
     let taken = bytes.iter().rposition(|byte| *byte == b'\n');
     let Some(end) = taken else {
@@ -200,7 +201,7 @@ mod tests {
             self.0.path().join("server")
         }
 
-        /// Adds to a file, which was changed that many seconds after the epoch.
+        /// Appends to a file, and sets its time of change to that many seconds after 1970.
         fn write(&self, name: &str, text: &[u8], seconds: u64) {
             let mut options = File::options();
             let path = self.home().join(name);
@@ -234,7 +235,7 @@ mod tests {
         assert_eq!(place.read(Begin::Last(3)).lines, ["half", "d", "e"]);
         assert!(place.read(Begin::At(more.next)).lines.is_empty());
 
-        // A week later the file is begun anew.
+        // A week later the log collector truncates the file.
         fs::write(place.home().join("log/postgresql-Tue.log"), "").unwrap();
         place.write("log/postgresql-Tue.log", b"f\n", 5);
         let again = place.read(Begin::At(Position {
@@ -271,7 +272,7 @@ mod tests {
         let rest = place.read(Begin::At(pieces.next));
         assert_eq!(rest.lines[0].len(), 44 * 1024);
         assert_eq!(rest.lines[1], "b");
-        // What began before is left out.
+        // A line whose beginning was not read is left out.
         assert_eq!(place.read(Begin::Last(9)).lines, ["b"]);
     }
 

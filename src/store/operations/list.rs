@@ -13,7 +13,7 @@ use super::{
 };
 use crate::domain::{Error, Result, list::Position, name::Id, operation::Operation};
 
-/// An operation that is next in a list.
+/// One operation of the next page, without its contents.
 struct FoundOperation {
     id: Uuid,
     create_time: DateTime<Utc>,
@@ -21,9 +21,9 @@ struct FoundOperation {
 }
 
 impl Store {
-    /// A part of a project's operations, newest first, after `after` and `limit` at most;
-    /// only those that are done or only those that are not, if `done` says so. It ends
-    /// before its message is larger than [`PAGE_BYTES`](crate::store::listing::PAGE_BYTES).
+    /// A page of a project's operations, newest first: those after `after`, at most `limit`.
+    /// `done` selects those that have ended or have not. The page ends before its message is
+    /// larger than [`PAGE_BYTES`](crate::store::listing::PAGE_BYTES).
     ///
     /// # Errors
     /// METADATA_UNAVAILABLE.
@@ -59,8 +59,9 @@ impl Store {
         })
     }
 
-    /// Which operations are next, one more than `limit`, and no less than the bytes of
-    /// each one's message. The length of a stored answer is known without reading it.
+    /// Finds the operations of the next page and one more, with an upper bound on the bytes of
+    /// each one's message. The database knows the length of a stored response without reading
+    /// it.
     async fn find_operations(
         &self,
         project: &Id,
@@ -71,7 +72,8 @@ impl Store {
         let time = after.map_or(DateTime::<Utc>::MAX_UTC, |position| position.time);
         let id = after.and_then(|position| Uuid::try_parse(&position.id).ok());
         let more = i64::try_from(limit).map_err(|_| Error::internal("page size"))? + 1;
-        // One text for each index: a condition with a parameter would fit none of them.
+        // Each condition is part of the query's text. A parameter would prevent the use of the
+        // partial indexes.
         macro_rules! find {
             ($which:literal) => {
                 sqlx::query_as!(

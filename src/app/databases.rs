@@ -45,7 +45,7 @@ pub(super) const FIELDS: Fields = &[
     ("create_time", Type::Time),
 ];
 
-/// A request for a new database.
+/// Arguments of CreateDatabase.
 #[derive(Clone, Debug)]
 pub struct CreateDatabase {
     /// Resource name.
@@ -54,7 +54,7 @@ pub struct CreateDatabase {
     pub display_name: String,
     /// Labels of the user.
     pub labels: BTreeMap<String, String>,
-    /// Notes of the user's tools.
+    /// Annotations of the user's tools.
     pub annotations: BTreeMap<String, String>,
     /// Name in PostgreSQL; empty for the id.
     pub postgresql_name: String,
@@ -64,26 +64,26 @@ pub struct CreateDatabase {
     pub encoding: String,
     /// Locale provider: empty, `libc`, `icu` or `builtin`.
     pub locale_provider: String,
-    /// Locale; empty for the instance's.
+    /// Locale; empty for that of the instance.
     pub locale: String,
-    /// Most connections at once, 0 for no limit.
+    /// Most connections at once; 0 for no limit.
     pub connection_limit: i32,
-    /// Refuses deletion without force.
+    /// Whether deletion without `force` is refused.
     pub deletion_protection: bool,
 }
 
-/// A request to drop a database.
+/// Arguments of DeleteDatabase.
 #[derive(Clone, Debug)]
 pub struct DeleteDatabase {
     /// Resource name.
     pub name: DatabaseName,
-    /// Etag that it must have; empty for any.
+    /// Etag that the database must have; empty for any.
     pub etag: String,
-    /// In spite of sessions and protection.
+    /// Whether to drop it although it is in use or protected.
     pub force: bool,
 }
 
-/// Databases. Cheap to clone.
+/// Use cases of databases. Cheap to clone.
 #[derive(Clone)]
 pub struct Databases {
     pub(super) store: Store,
@@ -145,7 +145,8 @@ impl Databases {
         self.mutations.accept(mutation, accept).await
     }
 
-    /// How to connect to a database, password included. Who asked is on record before.
+    /// Returns how to connect to a database, with the password. An audit record is written
+    /// before.
     ///
     /// # Errors
     /// DATABASE_NOT_FOUND, DATABASE_NOT_READY, INSTANCE_NOT_READY.
@@ -172,7 +173,8 @@ impl Databases {
             password: self
                 .keyring
                 .open(&role.password, &role_password_label(role.uid))?,
-            // What the server does: drivers differ in what `prefer` does without TLS.
+            // Exactly what the server offers, because drivers treat `prefer` without TLS
+            // differently.
             sslmode: if endpoint.tls { "require" } else { "disable" },
             database: database.postgresql_name,
         };
@@ -249,7 +251,7 @@ impl Databases {
     }
 }
 
-/// PostgreSQL keeps these names for itself, and Howdah its own role's.
+/// Refuses names that PostgreSQL or Howdah uses itself.
 fn refuse_reserved(database: &NewDatabase) -> Result<()> {
     let name = database.postgresql_name.as_str();
     if matches!(name, "postgres" | "template0" | "template1") {
@@ -275,10 +277,10 @@ fn role_id(database: &Id) -> Result<String> {
     })
 }
 
-/// PostgreSQL's own locales, which no library of the machine changes.
+/// PostgreSQL's own locale provider. Its locales do not depend on libraries of the machine.
 const BUILTIN: &str = "builtin";
 
-/// Refuses a locale provider that servers of this version do not have.
+/// Refuses a locale provider that this version of PostgreSQL does not have.
 fn refuse_provider(provider: &str, version: Version) -> Result<()> {
     const SINCE: u16 = 17;
     if provider != BUILTIN || version.major >= SINCE {

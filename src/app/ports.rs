@@ -1,4 +1,4 @@
-//! Ports of local servers.
+//! Reserves the TCP ports of local servers.
 
 use std::sync::Arc;
 
@@ -30,15 +30,16 @@ impl Ports {
         }
     }
 
-    /// Reserves a port that is free on the host.
+    /// Reserves a free port on a host.
     pub(super) async fn reserve(&self, tx: &mut Tx, host: Uuid) -> Result<Placement> {
         let ports = tx.lock_ports(host).await?;
         let port = self.free(host, &ports)?;
         Ok(Placement { host, port })
     }
 
-    /// A port of the host's range that is not reserved on the host, nor taken by another program
-    /// if it is this host. The search begins anywhere, so that two programs seldom meet.
+    /// Finds a port in the host's range that is not reserved. On this host it must not be used
+    /// by another program either. The search starts at a random port, so that two programs
+    /// rarely try the same one.
     fn free(&self, host: Uuid, ports: &store::servers::Ports) -> Result<u16> {
         let range = &ports.range;
         let count = usize::from(range.end().saturating_sub(*range.start())) + 1;
@@ -58,8 +59,8 @@ impl Ports {
         })
     }
 
-    /// Gives a server that has never run another port: its own was taken by another
-    /// program since it was reserved.
+    /// Gives a new server another port, because another program has taken its port since it was
+    /// reserved.
     pub(super) async fn move_port(&self, claim: &Claim, server: &ServerSpec) -> Result<()> {
         let mut tx = self.store.begin().await?;
         tx.check_token(claim.id, claim.token).await?;

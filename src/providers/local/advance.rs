@@ -301,8 +301,8 @@ impl Local {
     }
 
     /// Removes the server's data. Does nothing if the data is gone already.
-    /// How long one look waits for a running server to accept connections. The first look gives
-    /// it time to become ready; later looks try one connection only.
+    ///
+    /// # Errors
     /// SERVER_NOT_STOPPED, SERVER_UNAVAILABLE when it cannot be killed; DATA_DIR_UNWRITABLE.
     pub async fn remove(&self, server: &ServerSpec, disposal: Disposal) -> Result<()> {
         let lock = self.lock_server(server.uid).await?;
@@ -323,8 +323,8 @@ impl Local {
     }
 }
 
-/// Longest look at a server that runs: at first it may be about to be ready, and later one
-/// connection is tried.
+/// How long one look waits for a running server to accept connections. The first look gives it
+/// time to become ready; later looks try one connection only.
 fn attempt(since: Duration) -> Duration {
     match since.is_zero() {
         true => STARTING,

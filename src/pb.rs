@@ -15,7 +15,7 @@ use prost::{
     encoding::{DecodeContext, WireType, skip_field},
 };
 
-/// The descriptors of everything served, options included.
+/// The descriptors of all services, with their options.
 pub const DESCRIPTORS: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/descriptors.bin"));
 
 pub mod google {

@@ -1,5 +1,5 @@
-//! How many connections are let in, of all addresses and of each. The next one is refused
-//! at once: its client can try another replica, which it could not while it waits here.
+//! Limits the number of connections, in total and per address. A connection above the limit is
+//! refused at once, so that its client can try another replica.
 
 use std::sync::Arc;
 
@@ -10,23 +10,23 @@ use crate::auth::peer::PeerAddress;
 
 use super::addresses::{Addresses, Entered};
 
-/// The number of connections that may be open. Cheap to clone.
+/// The limits and the open connections. Cheap to clone.
 #[derive(Clone, Debug)]
 pub struct Doors {
     free: Arc<Semaphore>,
     addresses: Addresses,
 }
 
-/// Why a connection is not let in.
+/// Why a connection is refused.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Full {
-    /// Its address has its share.
+    /// Its address has too many connections.
     Address,
-    /// There are too many.
+    /// The process has too many connections.
     Process,
 }
 
-/// An open connection among those that may be. Dropping it lets another one in.
+/// An admitted connection. Dropping it admits another one.
 #[derive(Debug)]
 pub struct Entry {
     _entered: Entered,
@@ -34,7 +34,8 @@ pub struct Entry {
 }
 
 impl Doors {
-    /// At most so many connections in all, and of one address that is no proxy.
+    /// Allows at most `most` connections in total, and `most_of_address` per address that is not
+    /// a proxy.
     #[must_use]
     pub fn new(most: usize, most_of_address: usize, proxies: &[IpNet]) -> Self {
         Self {
@@ -43,10 +44,10 @@ impl Doors {
         }
     }
 
-    /// Lets a connection from that address in.
+    /// Admits a connection from that address.
     ///
     /// # Errors
-    /// Which bound was reached.
+    /// The limit that was reached.
     pub fn enter(&self, address: &PeerAddress) -> Result<Entry, Full> {
         let entered = self.addresses.enter(address).ok_or(Full::Address)?;
         let permit = Arc::clone(&self.free).try_acquire_owned();

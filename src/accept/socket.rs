@@ -1,4 +1,4 @@
-//! The listening socket.
+//! Listening sockets.
 
 use std::{
     fmt,
@@ -18,12 +18,12 @@ use crate::{
 
 use super::Plain;
 
-/// Where to listen, or where it listens.
+/// An address to listen on.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum BindAddress {
-    /// TCP; port 0 picks a free one.
+    /// TCP. Port 0 stands for any free port.
     Tcp(SocketAddr),
-    /// A Unix socket at this path, for the user that Howdah runs as (mode 0600).
+    /// A Unix socket at this path. Only the user that Howdah runs as may connect (mode 0600).
     Unix(PathBuf),
 }
 
@@ -36,7 +36,7 @@ impl fmt::Display for BindAddress {
     }
 }
 
-/// A bound socket; the file of a Unix socket goes with it.
+/// A bound socket. Dropping it removes the file of a Unix socket.
 #[derive(Debug)]
 pub struct Socket {
     kind: Kind,
@@ -49,12 +49,12 @@ enum Kind {
     Unix(UnixListener),
 }
 
-/// A connection that nobody has spoken on yet.
+/// A new connection. No byte was read or written yet.
 #[derive(Debug)]
 pub struct Accepted {
-    /// What came.
+    /// The connection.
     pub stream: Plain,
-    /// Where it comes from.
+    /// Address of the client.
     pub address: peer::PeerAddress,
 }
 
@@ -74,10 +74,10 @@ impl Socket {
         })
     }
 
-    /// A socket that is bound already.
+    /// A socket that is already bound.
     ///
     /// # Errors
-    /// When the kernel does not say its address.
+    /// When the kernel does not report its address.
     pub fn of(listener: TcpListener) -> io::Result<Self> {
         let address = BindAddress::Tcp(listener.local_addr()?);
         Ok(Self {
@@ -86,7 +86,7 @@ impl Socket {
         })
     }
 
-    /// Where it listens, with the port that was picked for port 0.
+    /// The address that it listens on. Port 0 is replaced by the port that was chosen.
     #[must_use]
     pub const fn address(&self) -> &BindAddress {
         &self.address
@@ -130,14 +130,15 @@ async fn bind_unix(path: &Path) -> io::Result<Socket> {
     })
 }
 
-/// Removes a socket that a killed process left behind: nobody answers on it.
+/// Removes a socket file that a killed process has left behind. Nobody accepts connections on
+/// it.
 async fn remove_stale(path: &Path) -> io::Result<()> {
     match UnixStream::connect(path).await {
         Err(error) if error.kind() == io::ErrorKind::ConnectionRefused => {}
         Err(error) => return Err(error),
         Ok(_) => return Err(io::ErrorKind::AddrInUse.into()),
     }
-    // A path that is no socket refuses connections too, and stays.
+    // A connection to another kind of file is refused too; that file is kept.
     let kind = fs::symlink_metadata(path)?.file_type();
     if !std::os::unix::fs::FileTypeExt::is_socket(&kind) {
         return Err(io::ErrorKind::AlreadyExists.into());

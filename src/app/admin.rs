@@ -111,7 +111,7 @@ impl Session {
         answered.map_err(classify)
     }
 
-    /// Returns when the server has stopped to accept connections, or does not answer on them.
+    /// Returns when the server has stopped accepting connections, or does not answer on them.
     async fn is_silent(&self) {
         let mut missing = 0;
         while missing < MISSING_SIGNS {

@@ -1,4 +1,4 @@
-//! `howdah trash`: the data of removed servers, and of those that no record knows.
+//! `howdah trash`: the data of removed servers, and servers that no record knows.
 
 use std::{collections::BTreeSet, path::PathBuf};
 
@@ -20,7 +20,7 @@ use crate::{
     store::Source as Database,
 };
 
-/// What is in the trash, the oldest first.
+/// Lists the entries of the trash, the oldest first.
 ///
 /// # Errors
 /// SERVER_DATA_NOT_FOUND, CONFIG_INVALID, DATA_DIR_UNWRITABLE.
@@ -28,13 +28,13 @@ pub async fn trash_list(config: Config) -> anyhow::Result<Vec<Entry>> {
     Ok(open(&config)?.entries().await?)
 }
 
-/// The id of this host, where this user may look after its trash.
+/// The id of this host; none if there is no id, or if it belongs to another user.
 #[must_use]
 pub fn host_here(config: &Config) -> Option<Uuid> {
     open(config).ok()?.host().ok()?
 }
 
-/// Deletes the data of these servers, or of all where none are named.
+/// Deletes the data of these servers; of all servers if none are named.
 ///
 /// # Errors
 /// SERVER_DATA_NOT_FOUND, CONFIG_INVALID, DATA_DIR_UNWRITABLE.
@@ -45,7 +45,7 @@ pub async fn trash_empty(
     Ok(open(&config)?.empty(only).await?)
 }
 
-/// Moves the data of a server back to its place, and answers that.
+/// Moves the data of a server from the trash back, and returns its path.
 ///
 /// # Errors
 /// SERVER_DATA_NOT_FOUND, SERVER_DATA_EXISTS, LOCK_TIMEOUT, CONFIG_INVALID,
@@ -58,8 +58,8 @@ pub async fn trash_restore(config: Config, uid: Uuid) -> anyhow::Result<PathBuf>
 ///
 /// # Errors
 /// SERVER_ON_RECORD, SERVER_DATA_NOT_FOUND, LOCK_TIMEOUT, SERVER_NOT_STOPPED,
-/// CONFIG_INVALID, DATA_DIR_UNWRITABLE; METADATA_UNAVAILABLE and METADATA_NOT_FOUND when
-/// it cannot be found out whether it is on record.
+/// CONFIG_INVALID, DATA_DIR_UNWRITABLE; METADATA_UNAVAILABLE and METADATA_NOT_FOUND when the
+/// metadata cannot say whether the server is on record.
 pub async fn trash_throw(config: Config, uid: Uuid) -> anyhow::Result<()> {
     let trash = open(&config)?;
     let host = trash.host()?.ok_or_else(nothing)?;
@@ -71,8 +71,8 @@ pub async fn trash_throw(config: Config, uid: Uuid) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// The servers on record for a host, and the metadata's time. The embedded metadata is
-/// started for this if no process serves from it.
+/// The servers on record for a host, and the metadata's time. Starts the embedded metadata
+/// server if no process serves from it.
 async fn recorded(config: &Config, host: Uuid) -> Result<(Vec<Uuid>, DateTime<Utc>)> {
     if let Some(url) = &config.database_url {
         return read(config, external(url.clone())?, host).await;
@@ -84,7 +84,7 @@ async fn recorded(config: &Config, host: Uuid) -> Result<(Vec<Uuid>, DateTime<Ut
     recorded
 }
 
-/// As [`recorded`]; none if the embedded metadata does not run. Nothing is started.
+/// Like [`recorded`], but starts nothing: none if the embedded metadata server does not run.
 pub(super) async fn recorded_where_served(
     config: &Config,
     host: Uuid,

@@ -1,4 +1,4 @@
-//! What the first user reads: where it listens and what to type next.
+//! Prints what a new user needs: the endpoints, and what to type next.
 
 use std::io::Write;
 
@@ -7,17 +7,17 @@ use crate::{
     config::{ClientCertificates, Config, LogFormat},
 };
 
-/// Prints to standard output, where no log goes.
+/// Prints to standard output; logs go to standard error.
 pub(super) fn print(config: &Config, address: &BindAddress, admin: &str) {
     let text = match config.log.format {
         LogFormat::Pretty => text(config, address, admin),
         LogFormat::Json => format!("{}\n", line(config, address, admin)),
     };
-    // Standard output may be closed; that is no reason to stop.
+    // Standard output may be closed, which is no reason to end the process.
     let _ = std::io::stdout().write_all(text.as_bytes());
 }
 
-/// The same for a collector of logs, which takes a line of JSON alone.
+/// The same as one line of JSON, for log collectors that accept nothing else.
 fn line(config: &Config, address: &BindAddress, admin: &str) -> serde_json::Value {
     serde_json::json!({
         "level": "INFO",
@@ -53,8 +53,8 @@ fn text(config: &Config, address: &BindAddress, admin: &str) -> String {
     )
 }
 
-/// How our own client and grpcurl are told where to connect and by which TLS. Which
-/// files a client has is not known here: their names are placeholders.
+/// How to call the API with our client and with grpcurl. The names of client certificate files
+/// are placeholders, because they are not known here.
 fn hints(config: &Config, address: &BindAddress) -> (String, String) {
     let tcp = match address {
         BindAddress::Tcp(tcp) => tcp,

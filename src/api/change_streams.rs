@@ -27,13 +27,13 @@ use crate::{
     streams,
 };
 
-/// Size at which a batch is cut when the caller says nothing.
+/// Size at which a batch is cut, if the caller does not set it.
 const BATCH_BYTES: usize = 256 << 10;
 
-/// Longest silence when the caller says nothing.
+/// Longest time without a batch, if the caller does not set it.
 const HEARTBEAT: Duration = Duration::from_secs(10);
 
-/// The service over the use cases.
+/// The service for these use cases.
 #[derive(Clone)]
 pub struct ChangeStreams(pub Subscriptions);
 
@@ -138,7 +138,7 @@ fn asked(request: SubscribeRequest) -> Result<streams::Request> {
     })
 }
 
-/// The batches of a subscription. When Howdah drains, they end with that.
+/// The batches of a subscription. During the drain the stream ends with SHUTTING_DOWN.
 #[derive(Debug)]
 pub struct Batches(Changes);
 

@@ -1,4 +1,4 @@
-//! Puts services and layers together.
+//! Combines services and layers.
 
 use std::{convert::Infallible, sync::Arc};
 
@@ -40,18 +40,18 @@ use super::{
     method::Methods,
 };
 
-/// Bounds on calls.
+/// Limits on calls.
 #[derive(Clone, Copy, Debug)]
 pub struct Limits {
-    /// How many calls there may be at once, of all callers and of each.
+    /// Permits for concurrent calls, in total and per caller.
     pub permits: Permits,
-    /// Largest message of a request in bytes.
+    /// Most bytes of a request's message.
     pub message_bytes: usize,
-    /// Calls per second of each caller; 0 for no bound.
+    /// Calls per second of each caller; 0 for no limit.
     pub rate: u32,
-    /// Calls of a caller at once after a pause; at least `rate`.
+    /// Calls that a caller may send at once after a pause; at least `rate`.
     pub burst: u32,
-    /// Longest times until answers begin.
+    /// Longest times until responses begin.
     pub deadlines: Caps,
 }
 
@@ -67,8 +67,8 @@ impl Default for Limits {
     }
 }
 
-/// The services behind all layers, ready for a listener. Before `started` is set only
-/// public methods are served; when `draining` is cancelled their streams end.
+/// Puts all layers around the services. Only public methods are served until `started` is set.
+/// When `draining` is cancelled, public streams end.
 ///
 /// # Errors
 /// INTERNAL when the descriptors cannot be read.

@@ -1,10 +1,10 @@
-//! Admission: a call takes its permit among those under way, or is refused at once, which
-//! is cheaper for everybody than a queue that grows.
+//! Takes a permit for each call, or refuses the call at once. A refusal costs less than a
+//! growing queue.
 //!
-//! Its request has arrived as a whole: a slow sender holds no permit. A read gives its permit
-//! back when its answer begins. A mutation continues after its caller has left, and
-//! keeps the permit until it has ended. A stream keeps it to its end; its handler may keep it
-//! for longer, for what the stream leaves behind.
+//! The request has arrived completely before, so a slow sender holds no permit. A read gives its
+//! permit back when its response begins. A mutation continues when its caller goes away, and
+//! keeps its permit until it has ended. A stream keeps its permit to its end; its handler may
+//! keep it longer, until the objects of the stream are removed.
 
 use std::{
     convert::Infallible,
@@ -33,7 +33,7 @@ use super::{
     method_of,
 };
 
-/// Bounds the calls of a service.
+/// Limits the calls of a service.
 #[derive(Clone, Debug)]
 pub(in crate::api) struct AdmitLayer(pub(in crate::api) Arc<Budgets>);
 
@@ -48,7 +48,7 @@ impl<S> Layer<S> for AdmitLayer {
     }
 }
 
-/// A service with a bound on its calls.
+/// A service with a limit on its calls.
 #[derive(Clone, Debug)]
 pub(in crate::api) struct Admit<S> {
     inner: S,
@@ -87,21 +87,21 @@ where
     }
 }
 
-/// For how long a call keeps its permit.
+/// How long a call keeps its permit.
 #[derive(Debug)]
 enum Hold {
-    /// It has none.
+    /// It has no permit.
     Nothing,
-    /// Until its answer begins.
+    /// Until its response begins.
     UntilAnswered(Permit),
-    /// Until its answer begins and what it has begun has ended.
+    /// Until its response has begun and all work that it has started has ended.
     UntilDone(Arc<Permit>),
-    /// Until its answer has ended.
+    /// Until its response has ended.
     ToTheEnd(Arc<Permit>),
 }
 
 pin_project! {
-    /// A call with its permit among those under way.
+    /// A call and its permit.
     #[derive(Debug)]
     pub(in crate::api) struct Permitted<F> {
         #[pin]
@@ -142,7 +142,7 @@ impl<F: Future<Output = Result<Response, Infallible>>> Future for Permitted<F> {
     }
 }
 
-/// Keeps the permit of a stream whose answer is under way.
+/// Keeps the permit of a stream until its response has ended.
 #[derive(Debug)]
 struct Kept(#[expect(dead_code, reason = "held, and dropped with the body")] Arc<Permit>);
 

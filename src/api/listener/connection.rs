@@ -1,4 +1,4 @@
-//! A connection of the API: its seat, its handshakes, and who is at its other side.
+//! A connection of the API: its admission, its handshakes and its client.
 
 use std::{convert::Infallible, io, sync::Arc};
 
@@ -23,13 +23,13 @@ use crate::{
 
 use super::{Settings, calls::FromCaller, life::Life};
 
-/// What every HTTP/2 client says first (RFC 9113, section 3.4).
+/// The preface of every HTTP/2 client (RFC 9113, section 3.4).
 const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
 
-/// What metrics call the bound on connections.
+/// Name of the limit on connections, in metrics.
 const CONNECTIONS: &str = "connections";
 
-/// What every connection is served with.
+/// What all connections share.
 #[derive(Clone, Debug)]
 pub(super) struct Edge<S> {
     pub(super) settings: Arc<Settings>,
@@ -111,7 +111,7 @@ where
 }
 
 impl<S: Sync> Edge<S> {
-    /// TLS if configured, then the HTTP/2 preface.
+    /// Performs the TLS handshake if TLS is configured, and reads the HTTP/2 preface.
     async fn greet(&self, stream: Plain) -> io::Result<(Prefaced, Option<Verified>)> {
         let bound = self.settings.handshake_timeout;
         let (stream, verified) = match &self.certificates {
@@ -123,7 +123,7 @@ impl<S: Sync> Edge<S> {
     }
 }
 
-/// Counts a connection as open while it lives.
+/// Counts a connection as open until it is dropped.
 struct Open(UpDownCounter<i64>);
 
 impl Open {

@@ -406,7 +406,6 @@ create table subscriptions (
     -- The server that it has made them on, which may not be the active one any more.
     server_uid uuid not null references servers on delete cascade,
     database text not null,
-    publications text[] not null,
     slot text not null,
     create_time timestamptz not null default now()
 );

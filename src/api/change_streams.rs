@@ -20,8 +20,9 @@ use crate::{
         google::longrunning::Operation,
         v1::{
             AcknowledgeRequest, AcknowledgeResponse, ChangeStream, CreateChangeStreamRequest,
-            DeleteChangeStreamRequest, GetChangeStreamRequest, ListChangeStreamsRequest,
-            ListChangeStreamsResponse, SubscribeRequest, ValueFormat,
+            DeleteChangeStreamRequest, GetChangeStreamRequest, LargeChanges,
+            ListChangeStreamsRequest, ListChangeStreamsResponse, OnChange, Publish,
+            SubscribeRequest, ValueFormat,
         },
     },
     streams,
@@ -123,6 +124,19 @@ fn asked(request: SubscribeRequest) -> Result<streams::Request> {
         "" => None,
         name => Some(PostgresName::parse(name, "publication")?),
     };
+    let publish = match request.publish() {
+        Publish::Unspecified | Publish::All => streams::Publish::All,
+        Publish::Inserts => streams::Publish::Inserts,
+    };
+    let on_change = match request.on_change() {
+        OnChange::Unspecified | OnChange::End => streams::OnChange::End,
+        OnChange::Follow => streams::OnChange::Follow,
+    };
+    let large_changes = match request.large_changes() {
+        LargeChanges::Unspecified | LargeChanges::End => streams::LargeChanges::End,
+        LargeChanges::Fragments => streams::LargeChanges::Fragments,
+        LargeChanges::Skip => streams::LargeChanges::Skip,
+    };
     let tables: Result<Vec<_>> = request.tables.iter().map(|table| table.parse()).collect();
     let heartbeat = request.heartbeat_interval.and_then(convert::duration);
     Ok(streams::Request {
@@ -135,6 +149,9 @@ fn asked(request: SubscribeRequest) -> Result<streams::Request> {
             Ok(bytes) => bytes,
         },
         heartbeat: heartbeat.unwrap_or(HEARTBEAT),
+        publish,
+        on_change,
+        large_changes,
     })
 }
 
@@ -147,6 +164,6 @@ impl Stream for Batches {
 
     fn poll_next(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Option<Self::Item>> {
         let next = self.0.poll_next(context);
-        next.map(|next| next.map(|batch| batch.map(EncodedBatch::from).map_err(Status::from)))
+        next.map(|next| next.map(|batch| batch.map_err(Status::from)))
     }
 }

@@ -25,7 +25,7 @@ use crate::{
     failpoint,
     pg::{self, sql::quote_identifier},
     store::{Store, leases::Held, subscriptions::Subscription as Record},
-    streams::{ChangeBatch, Feed, Opening, Request, Source},
+    streams::{EncodedBatch, Feed, Opening, Request, Source},
 };
 
 /// Length of a subscription's lease. Another process removes a subscription whose lease has
@@ -39,16 +39,6 @@ const INTERVAL: Duration = Duration::from_secs(10);
 /// How long sessions get to notice that their client is gone, and how often that is checked.
 const GRACE: Duration = Duration::from_secs(1);
 const GRACE_LOOKS: u32 = 20;
-
-/// Names of the publications that a subscription may create: one for all events, and one for
-/// tables without replica identity.
-fn publications(uid: Uuid) -> [String; 2] {
-    let mark = uid.simple();
-    [
-        format!("howdah_tmp_{mark}"),
-        format!("howdah_tmp_{mark}_insert"),
-    ]
-}
 
 /// The subscriptions that are open in this process.
 #[derive(Debug, Default)]
@@ -90,7 +80,7 @@ pub struct Changes(Feed);
 
 impl Changes {
     /// The next batch; it may be a heartbeat. Nothing follows after an error.
-    pub fn poll_next(&mut self, context: &mut Context<'_>) -> Poll<Option<Result<ChangeBatch>>> {
+    pub fn poll_next(&mut self, context: &mut Context<'_>) -> Poll<Option<Result<EncodedBatch>>> {
         self.0.poll_next(context)
     }
 }
@@ -168,14 +158,11 @@ impl Subscriptions {
             .await?;
         let subscription = self.record(server, database, permit).await?;
         let record = &subscription.record;
-        let [publication, insert_publication] = publications(record.uid);
         let source = Source {
             uid: record.uid,
             target: access.target,
             login: access.login,
             slot: record.slot.clone(),
-            publication,
-            insert_publication,
         };
         let (draining, lost) = (self.tasks.draining(), subscription.lost.clone());
         // The end does not depend on the subscriber's reading: slot and publications are removed
@@ -211,7 +198,6 @@ impl Subscriptions {
             uid,
             server_uid: server.uid,
             database: database.to_string(),
-            publications: publications(uid).into(),
             slot: format!("howdah_tmp_{}", uid.simple()),
         };
         let lease = LEASE.as_secs_f64();
@@ -300,11 +286,7 @@ impl Subscriptions {
             Err(error) => return Err(error),
         };
         end_sessions(&client, record).await?;
-        for publication in &record.publications {
-            let name = quote_identifier(publication);
-            let drop = format!("set lock_timeout = '10s'; drop publication if exists {name}");
-            execute(&client, &drop).await?;
-        }
+        drop_publications(&client, &record.slot).await?;
         store.remove_subscription(record.uid).await
     }
 
@@ -348,6 +330,20 @@ fn log_failure(ended: Result<()>) {
     if let Err(error) = ended {
         tracing::warn!(%error, detail = error.internal_detail(), "cannot look after subscriptions");
     }
+}
+
+/// Drops the publications whose names begin with that of the slot.
+async fn drop_publications(client: &Session, slot: &str) -> Result<()> {
+    let find = "select pg_catalog.array_agg(pubname::text order by pubname)
+        from pg_catalog.pg_publication where pg_catalog.starts_with(pubname::text, $1 || '_')";
+    let name: &[&(dyn ToSql + Sync)] = &[&slot];
+    let found = fetch::<Option<Vec<String>>>(client, find, name).await?;
+    for publication in found.flatten().unwrap_or_default() {
+        let name = quote_identifier(&publication);
+        let drop = format!("set lock_timeout = '10s'; drop publication if exists {name}");
+        execute(client, &drop).await?;
+    }
+    Ok(())
 }
 
 /// Waits until the sessions of a subscription have ended, and terminates those that have not. A

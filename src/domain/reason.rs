@@ -205,6 +205,12 @@ reasons! {
     LogicalDecodingOff = "LOGICAL_DECODING_OFF", FailedPrecondition;
     /// The publication was missing for a part of the log.
     PublicationLost = "PUBLICATION_LOST", FailedPrecondition;
+    /// The publication that the request names was changed.
+    PublicationChanged = "PUBLICATION_CHANGED", FailedPrecondition;
+    /// A followed table was dropped, or another one has its name.
+    TableReplaced = "TABLE_REPLACED", FailedPrecondition;
+    /// The server has given up the slot of the stream.
+    SlotLost = "SLOT_LOST", FailedPrecondition;
 
     /// The etag is not that of the resource.
     EtagMismatch = "ETAG_MISMATCH", Aborted;

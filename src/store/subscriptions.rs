@@ -15,9 +15,7 @@ pub struct Subscription {
     pub server_uid: Uuid,
     /// Name of the database in PostgreSQL.
     pub database: String,
-    /// Names of the publications that it creates.
-    pub publications: Vec<String>,
-    /// Name of its temporary slot.
+    /// Name of its temporary slot. The publications that it creates have this name with a suffix.
     pub slot: String,
 }
 
@@ -35,15 +33,14 @@ impl Store {
         sqlx::query_as!(
             Held,
             "with subscription as (
-                insert into subscriptions (uid, server_uid, database, publications, slot)
-                values ($1, $2, $3, $4, $5))
+                insert into subscriptions (uid, server_uid, database, slot)
+                values ($1, $2, $3, $4))
              insert into leases (resource, worker, until)
-             values ($1, $6, now() + make_interval(secs => $7))
+             values ($1, $5, now() + make_interval(secs => $6))
              returning resource, token",
             new.uid,
             new.server_uid,
             new.database,
-            &new.publications,
             new.slot,
             worker,
             seconds,
@@ -77,7 +74,7 @@ impl Store {
              taken as (update leases l set worker = $2, token = nextval('lease_tokens'),
                 until = now() + make_interval(secs => $3)
                 from stale where l.resource = stale.resource returning l.resource)
-             select uid, server_uid, database, publications, slot
+             select uid, server_uid, database, slot
              from taken join subscriptions on uid = resource",
             host,
             worker,

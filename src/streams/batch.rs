@@ -1,15 +1,25 @@
-//! Collects changes into batches.
+//! Collects encoded changes into batches.
 
 use prost::Message;
 
-use crate::pb::v1::{Change, ChangeBatch, change::Event, change_batch::Position};
+use super::{encode::RowChange, wire};
+use crate::pb::{
+    EncodedBatch,
+    v1::{Change, ChangeBatch, change::Event, change_batch::Position},
+};
 
 /// Largest encoded batch in bytes. The usual limit of gRPC clients is 4 MiB.
 const LARGEST: usize = 3_500_000;
 
 /// Upper bound for the encoded size of a batch without its changes: token, position, time and
 /// server positions. In bytes.
-const AROUND: usize = 160;
+const AROUND: usize = 200;
+
+/// The field of a batch that its changes are in.
+const CHANGES: u32 = 1;
+
+/// Smallest memory that is taken for a batch, in bytes.
+const SMALLEST: usize = 1024;
 
 /// A change that is larger than a batch may be.
 #[derive(Debug, PartialEq, Eq)]
@@ -18,75 +28,119 @@ pub(super) struct TooLarge {
     pub(super) bytes: usize,
 }
 
+/// Changes that are to be sent together.
+#[derive(Debug, Default)]
+pub(super) struct Filled {
+    /// The encoded changes.
+    changes: Vec<u8>,
+    /// Whether the first one begins a transaction, and the last one ends one.
+    position: Option<Position>,
+    first_ordinal: u64,
+}
+
+impl Filled {
+    /// The whole batch, with what `around` has beside the changes.
+    pub(super) fn seal(self, around: ChangeBatch) -> EncodedBatch {
+        let around = ChangeBatch {
+            position: self.position,
+            first_ordinal: self.first_ordinal,
+            ..around
+        };
+        let mut bytes = self.changes;
+        bytes.reserve_exact(around.encoded_len());
+        // The order of fields means nothing. It fits: memory was reserved.
+        around.encode_raw(&mut bytes);
+        EncodedBatch(bytes.into())
+    }
+}
+
 /// A batch that is being filled.
 #[derive(Debug)]
 pub(super) struct Batch {
-    changes: Vec<Change>,
-    bytes: usize,
+    filled: Filled,
     cut_at: usize,
-    first_ordinal: u64,
+    /// Size of the last batch, by which memory is taken for the next one.
+    last: usize,
 }
 
 impl Batch {
     pub(super) fn new(cut_at: usize) -> Self {
         Self {
-            changes: Vec::new(),
-            bytes: AROUND,
+            filled: Filled::default(),
             cut_at,
-            first_ordinal: 0,
+            last: 0,
         }
     }
 
-    /// Adds a change. Returns the former batch if that had no room for it: it is to be sent.
+    /// Adds an event. Returns the former batch if that had no room for it: it is to be sent.
     ///
     /// # Errors
-    /// [`TooLarge`] for a change that is larger than a batch may be.
-    pub(super) fn add(
-        &mut self,
-        event: Event,
-        ordinal: u64,
-    ) -> Result<Option<ChangeBatch>, TooLarge> {
+    /// [`TooLarge`] for an event that is larger than a batch may be.
+    pub(super) fn add(&mut self, event: Event, ordinal: u64) -> Result<Option<Filled>, TooLarge> {
+        let (begins, ends) = (
+            matches!(event, Event::Begin(_)),
+            matches!(event, Event::Commit(_)),
+        );
         let change = Change { event: Some(event) };
-        let bytes = change.encoded_len() + 8;
+        let len = change.encoded_len();
+        let before = self.make_room(len, ordinal, begins, ends)?;
+        wire::begin(&mut self.filled.changes, CHANGES, len);
+        change.encode_raw(&mut self.filled.changes);
+        Ok(before)
+    }
+
+    /// The same for a change of a row.
+    pub(super) fn add_row(
+        &mut self,
+        row: &RowChange<'_>,
+        ordinal: u64,
+    ) -> Result<Option<Filled>, TooLarge> {
+        let len = row.change_len();
+        let before = self.make_room(len, ordinal, false, false)?;
+        wire::begin(&mut self.filled.changes, CHANGES, len);
+        row.write(&mut self.filled.changes);
+        Ok(before)
+    }
+
+    fn make_room(
+        &mut self,
+        len: usize,
+        ordinal: u64,
+        begins: bool,
+        ends: bool,
+    ) -> Result<Option<Filled>, TooLarge> {
+        let bytes = wire::field_len(len);
         if bytes + AROUND > LARGEST {
             return Err(TooLarge { bytes });
         }
-        let full = !self.changes.is_empty() && self.bytes + bytes > self.cut_at;
+        let full = !self.is_empty() && self.filled.changes.len() + AROUND + bytes > self.cut_at;
         let before = if full { self.take() } else { None };
-        if self.first_ordinal == 0 {
-            self.first_ordinal = ordinal;
+        if self.filled.changes.capacity() == 0 {
+            let likely = self.last.max(bytes).clamp(SMALLEST, LARGEST);
+            self.filled.changes.reserve_exact(likely + AROUND);
         }
-        self.bytes += bytes;
-        self.changes.push(change);
+        if self.filled.first_ordinal == 0 {
+            self.filled.first_ordinal = ordinal;
+        }
+        let position = self.filled.position.get_or_insert(Position {
+            opens_transaction: begins,
+            ends_transaction: false,
+        });
+        position.ends_transaction = ends;
         Ok(before)
     }
 
     pub(super) fn is_empty(&self) -> bool {
-        self.changes.is_empty()
+        self.filled.changes.is_empty()
     }
 
     /// Takes the batch out, unless it is empty.
-    pub(super) fn take(&mut self) -> Option<ChangeBatch> {
-        if self.changes.is_empty() {
+    pub(super) fn take(&mut self) -> Option<Filled> {
+        if self.is_empty() {
             return None;
         }
-        self.bytes = AROUND;
-        let changes = std::mem::take(&mut self.changes);
-        let is = |change: Option<&Change>, wanted: fn(&Event) -> bool| {
-            change
-                .and_then(|change| change.event.as_ref())
-                .is_some_and(wanted)
-        };
-        let position = Position {
-            opens_transaction: is(changes.first(), |event| matches!(event, Event::Begin(_))),
-            ends_transaction: is(changes.last(), |event| matches!(event, Event::Commit(_))),
-        };
-        Some(ChangeBatch {
-            changes,
-            position: Some(position),
-            first_ordinal: std::mem::take(&mut self.first_ordinal),
-            ..ChangeBatch::default()
-        })
+        self.last = self.filled.changes.len();
+        Some(std::mem::take(&mut self.filled))
     }
 }
 
@@ -98,40 +152,46 @@ mod tests {
     fn message(bytes: usize) -> Event {
         Event::Message(LogicalMessage {
             content: vec![0; bytes],
+            transactional: true,
             ..LogicalMessage::default()
         })
+    }
+
+    fn read(filled: Filled) -> ChangeBatch {
+        let around = ChangeBatch {
+            resume_token: vec![7],
+            ..ChangeBatch::default()
+        };
+        ChangeBatch::decode(filled.seal(around).0).unwrap()
     }
 
     #[test]
     fn cuts_where_it_should_and_says_where_it_stands() {
         let mut batch = Batch::new(1024);
-        assert!(
-            batch
-                .add(Event::Begin(Begin::default()), 0)
-                .unwrap()
-                .is_none()
-        );
+        let begin = Event::Begin(Begin::default());
+        assert!(batch.add(begin, 0).unwrap().is_none());
         assert!(batch.add(message(600), 1).unwrap().is_none());
-        let first = batch.add(message(600), 2).unwrap().unwrap();
-        assert_eq!(first.changes.len(), 2);
+        let first = read(batch.add(message(600), 2).unwrap().unwrap());
+        assert_eq!((first.changes.len(), first.first_ordinal), (2, 1));
         let position = first.position.unwrap();
         assert!(position.opens_transaction && !position.ends_transaction);
-        assert!(
-            batch
-                .add(Event::Commit(Commit::default()), 0)
-                .unwrap()
-                .is_none()
-        );
-        let second = batch.take().unwrap();
-        assert_eq!(second.changes.len(), 2);
+        let commit = Event::Commit(Commit::default());
+        assert!(batch.add(commit, 0).unwrap().is_none());
+        let second = read(batch.take().unwrap());
+        assert_eq!((second.changes.len(), second.first_ordinal), (2, 2));
         let position = second.position.unwrap();
         assert!(!position.opens_transaction && position.ends_transaction);
+        assert_eq!(second.resume_token, [7]);
         assert!(batch.take().is_none());
     }
 
     #[test]
-    fn a_change_that_no_message_holds_is_refused() {
-        let TooLarge { bytes } = Batch::new(1024).add(message(4 << 20), 1).unwrap_err();
-        assert!(bytes > 4 << 20);
+    fn what_no_message_can_hold_is_refused() {
+        let mut batch = Batch::new(1024);
+        assert!(batch.add(message(3_499_000), 1).unwrap().is_none());
+        let error = batch.add(message(3_600_000), 2).unwrap_err();
+        assert!(error.bytes > 3_600_000);
+        // What was there stays.
+        assert_eq!(read(batch.take().unwrap()).changes.len(), 1);
     }
 }

@@ -1,15 +1,220 @@
-//! Rows and events as messages.
+//! Rows and events as encoded messages.
+//!
+//! A row is written from the bytes of the log straight into the bytes of the batch: there are
+//! many, and a message with a string for each value costs more than all the rest.
 
 use prost_types::Timestamp;
+use smallvec::SmallVec;
 
-use super::{plain, relation::Known};
+use super::{element, relation::Known, wire};
 use crate::{
-    pb::v1::{Begin, Commit, LogicalMessage, Row, RowChange, Value, row_change, value},
-    pg::pgoutput::{self, Old, Tuple},
+    pb::v1::{Begin, Commit, LogicalMessage, row_change::Kind},
+    pg::pgoutput::{self, Old, Tuple, Value},
 };
 
 /// Seconds from the Unix epoch to PostgreSQL's, 2000-01-01 UTC.
 const POSTGRES_EPOCH: i64 = 946_684_800;
+
+/// Field numbers of the messages in `change.proto`.
+mod field {
+    pub(super) const CHANGE_ROW: u32 = 2;
+    pub(super) const ROW_CHANGE_KIND: u32 = 1;
+    pub(super) const ROW_CHANGE_SCHEMA_ID: u32 = 2;
+    pub(super) const ROW_CHANGE_AFTER: u32 = 3;
+    pub(super) const ROW_CHANGE_BEFORE: u32 = 4;
+    pub(super) const ROW_CHANGE_ELEMENT_ID: u32 = 5;
+    pub(super) const ROW_VALUES: u32 = 1;
+    pub(super) const VALUE_TEXT: u32 = 1;
+    pub(super) const VALUE_BINARY: u32 = 2;
+    pub(super) const VALUE_NULL: u32 = 3;
+    pub(super) const VALUE_UNCHANGED: u32 = 4;
+    pub(super) const VALUE_ABSENT: u32 = 5;
+}
+
+/// The values of most rows, without an allocation.
+type Values<'a> = SmallVec<[Image<'a>; 32]>;
+
+/// What is known of a value.
+#[derive(Clone, Copy)]
+enum Image<'a> {
+    Logged(Value<'a>),
+    /// Of an old row, not part of the replica identity.
+    Absent,
+}
+
+impl Image<'_> {
+    /// The bytes of the message `Value`.
+    fn len(self) -> usize {
+        match self {
+            Self::Logged(Value::Text(bytes) | Value::Binary(bytes)) => wire::field_len(bytes.len()),
+            Self::Logged(Value::Null | Value::Unchanged) | Self::Absent => wire::field_len(0),
+        }
+    }
+
+    fn write(self, out: &mut Vec<u8>) {
+        match self {
+            // A SQL_ASCII database may hold anything.
+            Self::Logged(Value::Text(bytes)) if std::str::from_utf8(bytes).is_ok() => {
+                wire::bytes(out, field::VALUE_TEXT, bytes);
+            }
+            Self::Logged(Value::Text(bytes) | Value::Binary(bytes)) => {
+                wire::bytes(out, field::VALUE_BINARY, bytes);
+            }
+            Self::Logged(Value::Null) => wire::begin(out, field::VALUE_NULL, 0),
+            Self::Logged(Value::Unchanged) => wire::begin(out, field::VALUE_UNCHANGED, 0),
+            Self::Absent => wire::begin(out, field::VALUE_ABSENT, 0),
+        }
+    }
+}
+
+/// A change of a row, ready to be written.
+pub(super) struct RowChange<'a> {
+    kind: Kind,
+    schema_id: u32,
+    after: Option<Values<'a>>,
+    before: Option<Values<'a>>,
+    element_id: &'a str,
+    /// The length of the message `RowChange`.
+    len: usize,
+}
+
+impl<'a> RowChange<'a> {
+    /// An inserted row. The element id is written to `id`.
+    pub(super) fn insert(table: &Known, new: &Tuple<'a>, id: &'a mut String) -> Self {
+        Self::new(table, Kind::Insert, Some(values(table, new)), None, id)
+    }
+
+    /// A changed row.
+    pub(super) fn update(
+        table: &Known,
+        old: Option<&Old<'a>>,
+        new: &Tuple<'a>,
+        id: &'a mut String,
+    ) -> Self {
+        let before = old.map(|old| before(table, old));
+        let mut after = values(table, new);
+        if let (Some(Old::Full(_)), Some(before)) = (old, &before) {
+            fill_unchanged(&mut after, before);
+        }
+        Self::new(table, Kind::Update, Some(after), before, id)
+    }
+
+    /// A row that is gone.
+    pub(super) fn delete(table: &Known, old: &Old<'a>, id: &'a mut String) -> Self {
+        Self::new(table, Kind::Delete, None, Some(before(table, old)), id)
+    }
+
+    fn new(
+        table: &Known,
+        kind: Kind,
+        after: Option<Values<'a>>,
+        before: Option<Values<'a>>,
+        id: &'a mut String,
+    ) -> Self {
+        let keyed = after.as_ref().or(before.as_ref());
+        let key = table.key.iter().map(|at| {
+            let value = match keyed.and_then(|row| row.get(*at)) {
+                Some(Image::Logged(value)) => *value,
+                _ => Value::Null,
+            };
+            let column = table.schema.columns.get(*at);
+            (value, column.map_or(0, |column| column.type_oid))
+        });
+        element::write(id, &table.prefix, key);
+        let mut change = Self {
+            kind,
+            schema_id: table.schema.schema_id,
+            after,
+            before,
+            element_id: id,
+            len: 0,
+        };
+        let row =
+            |row: &Option<Values<'_>>| row.as_ref().map_or(0, |row| wire::field_len(len(row)));
+        change.len = wire::number_len(change.kind as u64)
+            + wire::number_len(u64::from(change.schema_id))
+            + row(&change.after)
+            + row(&change.before)
+            + match change.element_id.len() {
+                0 => 0,
+                len => wire::field_len(len),
+            };
+        change
+    }
+
+    /// The length of the message `Change` that [`RowChange::write`] writes.
+    pub(super) fn change_len(&self) -> usize {
+        wire::field_len(self.len)
+    }
+
+    /// Writes a `Change`.
+    pub(super) fn write(&self, out: &mut Vec<u8>) {
+        wire::begin(out, field::CHANGE_ROW, self.len);
+        wire::number(out, field::ROW_CHANGE_KIND, self.kind as u64);
+        wire::number(out, field::ROW_CHANGE_SCHEMA_ID, u64::from(self.schema_id));
+        let rows = [
+            (field::ROW_CHANGE_AFTER, &self.after),
+            (field::ROW_CHANGE_BEFORE, &self.before),
+        ];
+        for (number, row) in rows {
+            if let Some(row) = row {
+                wire::begin(out, number, len(row));
+                for value in row {
+                    wire::begin(out, field::ROW_VALUES, value.len());
+                    value.write(out);
+                }
+            }
+        }
+        if !self.element_id.is_empty() {
+            wire::bytes(
+                out,
+                field::ROW_CHANGE_ELEMENT_ID,
+                self.element_id.as_bytes(),
+            );
+        }
+    }
+}
+
+/// The bytes of the message `Row`.
+fn len(row: &[Image<'_>]) -> usize {
+    row.iter().map(|value| wire::field_len(value.len())).sum()
+}
+
+/// The values of a row in the order of the schema.
+fn values<'a>(table: &Known, tuple: &Tuple<'a>) -> Values<'a> {
+    let logged: Values<'a> = tuple.values().map(Image::Logged).collect();
+    let Some(order) = &table.order else {
+        return logged;
+    };
+    // The schema and the row are of one relation message: each position is there.
+    let value = |at: &usize| logged.get(*at).copied().unwrap_or(Image::Absent);
+    order.iter().map(value).collect()
+}
+
+/// A key tuple pads the other columns with NULL, which they need not be.
+fn before<'a>(table: &Known, old: &Old<'a>) -> Values<'a> {
+    match old {
+        Old::Full(tuple) => values(table, tuple),
+        Old::Key(tuple) => {
+            let mut key = values(table, tuple);
+            for (value, column) in key.iter_mut().zip(&table.schema.columns) {
+                if !column.identity {
+                    *value = Image::Absent;
+                }
+            }
+            key
+        }
+    }
+}
+
+/// REPLICA IDENTITY FULL gives what the update did not touch in the old image.
+fn fill_unchanged<'a>(after: &mut [Image<'a>], before: &[Image<'a>]) {
+    for (new, old) in after.iter_mut().zip(before) {
+        if matches!(new, Image::Logged(Value::Unchanged)) {
+            *new = *old;
+        }
+    }
+}
 
 /// A time in microseconds since PostgreSQL's epoch.
 pub(super) fn time(microseconds: i64) -> Timestamp {
@@ -18,126 +223,6 @@ pub(super) fn time(microseconds: i64) -> Timestamp {
         seconds: microseconds.div_euclid(1_000_000) + POSTGRES_EPOCH,
         nanos: i32::try_from(nanos).unwrap_or_default(),
     }
-}
-
-/// An inserted row.
-pub(super) fn insert(table: &Known, new: &Tuple<'_>) -> RowChange {
-    change(
-        table,
-        row_change::Kind::Insert,
-        Some(row(new, |_, value| present(value))),
-        None,
-    )
-}
-
-/// A changed row.
-pub(super) fn update(table: &Known, old: Option<&Old<'_>>, new: &Tuple<'_>) -> RowChange {
-    let before = old.map(|old| before(table, old));
-    let mut after = row(new, |_, value| present(value));
-    if let Some(Old::Full(_)) = old {
-        fill_unchanged(&mut after, before.as_ref());
-    }
-    change(table, row_change::Kind::Update, Some(after), before)
-}
-
-/// A row that is gone.
-pub(super) fn delete(table: &Known, old: &Old<'_>) -> RowChange {
-    change(
-        table,
-        row_change::Kind::Delete,
-        None,
-        Some(before(table, old)),
-    )
-}
-
-fn change(
-    table: &Known,
-    kind: row_change::Kind,
-    after: Option<Row>,
-    before: Option<Row>,
-) -> RowChange {
-    let element_id = element_id(table, after.as_ref().or(before.as_ref()));
-    RowChange {
-        kind: kind.into(),
-        schema_id: table.schema.schema_id,
-        after,
-        before,
-        element_id,
-    }
-}
-
-/// A key tuple pads the other columns with NULL, which they need not be.
-fn before(table: &Known, old: &Old<'_>) -> Row {
-    match old {
-        Old::Full(tuple) => row(tuple, |_, value| present(value)),
-        Old::Key(tuple) => row(tuple, |at, value| match table.schema.columns.get(at) {
-            Some(column) if column.identity => present(value),
-            _ => value::Value::Absent(value::Absent {}),
-        }),
-    }
-}
-
-/// REPLICA IDENTITY FULL gives what the update did not touch in the old image.
-fn fill_unchanged(after: &mut Row, before: Option<&Row>) {
-    let Some(before) = before else { return };
-    for (new, old) in after.values.iter_mut().zip(&before.values) {
-        if matches!(new.value, Some(value::Value::Unchanged(_))) {
-            new.value.clone_from(&old.value);
-        }
-    }
-}
-
-fn row(tuple: &Tuple<'_>, of: impl Fn(usize, pgoutput::Value<'_>) -> value::Value) -> Row {
-    let value = |(at, value)| Value {
-        value: Some(of(at, value)),
-    };
-    Row {
-        values: tuple.values().enumerate().map(value).collect(),
-    }
-}
-
-fn present(value: pgoutput::Value<'_>) -> value::Value {
-    match value {
-        pgoutput::Value::Null => value::Value::Null(value::Null {}),
-        pgoutput::Value::Unchanged => value::Value::Unchanged(value::Unchanged {}),
-        // A SQL_ASCII database may hold anything.
-        pgoutput::Value::Text(bytes) => match std::str::from_utf8(bytes) {
-            Ok(text) => value::Value::Text(text.to_owned()),
-            Err(_) => value::Value::Binary(bytes.to_vec()),
-        },
-        pgoutput::Value::Binary(bytes) => value::Value::Binary(bytes.to_vec()),
-    }
-}
-
-/// `users:12345`, `order_items:1001_5`; empty without a key, or where a value of it
-/// is NULL, not known, or binary and of no type with a plain text.
-fn element_id(table: &Known, row: Option<&Row>) -> String {
-    let mut id = String::new();
-    let Some(row) = row.filter(|_| !table.key.is_empty()) else {
-        return id;
-    };
-    for (nth, at) in table.key.iter().enumerate() {
-        if nth == 0 {
-            id.push_str(&table.schema.table);
-        }
-        id.push(if nth == 0 { ':' } else { '_' });
-        let value = row.values.get(*at).and_then(|value| value.value.as_ref());
-        let column = table.schema.columns.get(*at);
-        let written = match (value, column) {
-            (Some(value::Value::Text(text)), _) => {
-                id.push_str(text);
-                true
-            }
-            (Some(value::Value::Binary(bytes)), Some(column)) => {
-                plain::write(&mut id, column.type_oid, bytes)
-            }
-            _ => false,
-        };
-        if !written {
-            return String::new();
-        }
-    }
-    id
 }
 
 /// The begin of a transaction.
@@ -163,7 +248,7 @@ pub(super) fn commit(xid: u32, commit: &pgoutput::Commit, origin: String) -> Com
 /// A message of an application.
 pub(super) fn message(message: &pgoutput::LogicalMessage<'_>) -> LogicalMessage {
     LogicalMessage {
-        prefix: message.prefix.to_owned(),
+        prefix: message.prefix.to_string(),
         content: message.content.to_vec(),
         lsn: message.lsn.get(),
         transactional: message.transactional,
@@ -171,82 +256,4 @@ pub(super) fn message(message: &pgoutput::LogicalMessage<'_>) -> LogicalMessage 
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::pb::v1::{Schema, schema};
-
-    fn table() -> Known {
-        let column = |type_oid| schema::Column {
-            type_oid,
-            ..schema::Column::default()
-        };
-        Known {
-            schema: Schema {
-                schema_id: 1,
-                table: "t".into(),
-                columns: vec![column(23), column(20), column(25)],
-                ..Schema::default()
-            },
-            key: vec![1, 0],
-        }
-    }
-
-    fn text(text: &str) -> Value {
-        Value {
-            value: Some(value::Value::Text(text.into())),
-        }
-    }
-
-    #[test]
-    fn element_ids_follow_the_key() {
-        let row = Row {
-            values: vec![text("5"), text("1001"), text("x")],
-        };
-        assert_eq!(element_id(&table(), Some(&row)), "t:1001_5");
-        let binary = |bytes: &[u8]| Value {
-            value: Some(value::Value::Binary(bytes.to_vec())),
-        };
-        let row_in_binary = Row {
-            values: vec![binary(&5i32.to_be_bytes()), binary(&1001i64.to_be_bytes())],
-        };
-        assert_eq!(element_id(&table(), Some(&row_in_binary)), "t:1001_5");
-        let keyless = Known {
-            key: vec![],
-            ..table()
-        };
-        assert_eq!(element_id(&keyless, Some(&row)), "");
-    }
-
-    #[test]
-    fn unchanged_values_come_from_a_full_old_image() {
-        let unchanged = Value {
-            value: Some(value::Value::Unchanged(value::Unchanged {})),
-        };
-        let mut after = Row {
-            values: vec![text("1"), unchanged],
-        };
-        let before = Row {
-            values: vec![text("0"), text("large")],
-        };
-        fill_unchanged(&mut after, Some(&before));
-        assert_eq!(after.values, vec![text("1"), text("large")]);
-    }
-
-    #[test]
-    fn times_before_the_epoch_are_whole() {
-        assert_eq!(
-            time(0),
-            Timestamp {
-                seconds: 946_684_800,
-                nanos: 0
-            }
-        );
-        assert_eq!(
-            time(-1),
-            Timestamp {
-                seconds: 946_684_799,
-                nanos: 999_999_000
-            }
-        );
-    }
-}
+mod tests;

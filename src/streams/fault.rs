@@ -53,6 +53,10 @@ pub(super) fn of_setup(error: pg::Error) -> Error {
             "a lock on the tables was not granted in time".to_owned(),
         ),
         Meaning::RightMissing => (Reason::RightMissing, format!("PostgreSQL refused: {text}")),
+        _ if code == "42P01" => (
+            Reason::TableNotFound,
+            "a table was dropped while the subscription was being created".to_owned(),
+        ),
         Meaning::LoginRefused | Meaning::ObjectMissing | Meaning::Encoding | Meaning::Refused => (
             Reason::PostgresqlRefused,
             format!("PostgreSQL refused: {text} (SQLSTATE {code})"),
@@ -91,6 +95,23 @@ pub(super) fn of_stream(error: pg::Error) -> Error {
         ),
     };
     Error::new(reason, message).with_source(error)
+}
+
+/// The same, for a stream whose slot the server may have given up. A walsender whose slot is
+/// invalidated is terminated like any other one.
+pub(super) fn of_running(error: pg::Error, losing_slot: bool) -> Error {
+    let terminated = match &error {
+        pg::Error::Server(server) => {
+            server.code == "57P01" || server.message.contains("replication slot")
+        }
+        _ => false,
+    };
+    if losing_slot && terminated {
+        let message = "the server has given up the replication slot: it retained more log than \
+             max_slot_wal_keep_size allows";
+        return Error::new(Reason::SlotLost, message).with_source(error);
+    }
+    of_stream(error)
 }
 
 /// For a change that is larger than a message may be, with its table and transaction where they

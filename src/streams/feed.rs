@@ -6,7 +6,7 @@ use tokio::{sync::mpsc, task::JoinSet};
 
 use crate::{
     domain::{Error, Reason, Result},
-    pb::v1::ChangeBatch,
+    pb::EncodedBatch,
 };
 
 /// Capacity of the queue in batches. While it is full, the reader waits.
@@ -15,7 +15,7 @@ const DEPTH: usize = 2;
 /// The batches of a subscription. Dropping it ends the subscription.
 #[derive(Debug)]
 pub struct Feed {
-    batches: mpsc::Receiver<Result<ChangeBatch>>,
+    batches: mpsc::Receiver<Result<EncodedBatch>>,
     // Aborted when dropped.
     _pump: JoinSet<()>,
 }
@@ -56,22 +56,22 @@ impl Feed {
     }
 
     /// The next batch, heartbeats included. Nothing follows an error.
-    pub async fn next(&mut self) -> Option<Result<ChangeBatch>> {
+    pub async fn next(&mut self) -> Option<Result<EncodedBatch>> {
         self.batches.recv().await
     }
 
     /// As [`Feed::next`], for use as a stream.
-    pub fn poll_next(&mut self, context: &mut Context<'_>) -> Poll<Option<Result<ChangeBatch>>> {
+    pub fn poll_next(&mut self, context: &mut Context<'_>) -> Poll<Option<Result<EncodedBatch>>> {
         self.batches.poll_recv(context)
     }
 }
 
 /// Where a pump sends its batches.
 #[derive(Debug)]
-pub(super) struct Output(mpsc::Sender<Result<ChangeBatch>>);
+pub(super) struct Output(mpsc::Sender<Result<EncodedBatch>>);
 
 impl Output {
-    pub(super) async fn send(&mut self, batch: ChangeBatch) -> Result<()> {
+    pub(super) async fn send(&mut self, batch: EncodedBatch) -> Result<()> {
         let gone = |_| Error::new(Reason::StreamLost, "the subscriber is gone");
         self.0.send(Ok(batch)).await.map_err(gone)
     }
@@ -96,7 +96,7 @@ mod tests {
         let (end, ended) = tokio::sync::oneshot::channel::<()>();
         let work = |mut out: Output| async move {
             loop {
-                out.send(ChangeBatch::default()).await?;
+                out.send(EncodedBatch::default()).await?;
             }
         };
         let stop = async {

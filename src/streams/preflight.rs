@@ -1,8 +1,14 @@
 //! Checks the request of a subscription before anything is created for it.
 
+use std::collections::BTreeMap;
+
 use tokio_postgres::Row;
 
-use super::{Request, fault, session::Session};
+use super::{
+    catalog::{self, Encoding, Table},
+    fault,
+    session::Session,
+};
 use crate::{
     domain::{
         Error, Reason, Result,
@@ -14,22 +20,15 @@ use crate::{
 /// What was found out about the database.
 #[derive(Clone, Debug)]
 pub(super) struct Database {
+    /// The major version of the server; 0 if it does not say one.
+    pub(super) major: u32,
     /// The `client_encoding` to ask for: UTF8, or SQL_ASCII where the database has that.
-    pub(super) client_encoding: &'static str,
-    /// The tables, in the order of the request; empty with a publication.
-    pub(super) tables: Vec<Table>,
-}
-
-/// A table to follow.
-#[derive(Clone, Debug)]
-pub(super) struct Table {
-    pub(super) name: TableName,
-    pub(super) oid: u32,
-    /// Whether it is a partitioned table or a partition.
-    pub(super) partitioned: bool,
-    /// Whether it and all of its partitions have a replica identity, so that updates and deletes
-    /// can be published.
-    pub(super) identified: bool,
+    pub(super) encoding: Encoding,
+    /// The tables, by oid; none with a publication. A partition of another one of them is not
+    /// among them.
+    pub(super) tables: BTreeMap<u32, Table>,
+    /// The oids of the tables of the request, in its order.
+    pub(super) asked: Vec<u32>,
 }
 
 /// First major version whose changes can be followed. The catalogs of older ones have no row
@@ -37,9 +36,14 @@ pub(super) struct Table {
 const FIRST_MAJOR: u32 = 15;
 
 /// Checks that everything that is asked for is there.
-pub(super) async fn look(session: &mut Session, request: &Request) -> Result<Database> {
+pub(super) async fn look(
+    session: &mut Session,
+    tables: &[TableName],
+    publication: Option<&PostgresName>,
+) -> Result<Database> {
     let client = session.client().await.map_err(fault::of_setup)?;
-    followed(client.server_major())?;
+    let major = client.server_major();
+    followed(major)?;
     let settings = session
         .query(
             "select current_setting('wal_level'), pg_encoding_to_char(encoding)
@@ -55,21 +59,20 @@ pub(super) async fn look(session: &mut Session, request: &Request) -> Result<Dat
         let message = "the server's wal_level is not logical";
         return Err(Error::new(Reason::LogicalDecodingOff, message));
     }
-    let client_encoding = match text(settings, 1)?.as_str() {
-        "SQL_ASCII" => "SQL_ASCII",
-        _ => "UTF8",
+    let mut database = Database {
+        major: major.unwrap_or_default(),
+        encoding: Encoding(match text(settings, 1)?.as_str() {
+            "SQL_ASCII" => "SQL_ASCII",
+            _ => "UTF8",
+        }),
+        tables: BTreeMap::new(),
+        asked: Vec::new(),
     };
-    let tables = match &request.publication {
-        Some(publication) => {
-            exists(session, publication).await?;
-            Vec::new()
-        }
-        None => tables(session, &request.tables).await?,
-    };
-    Ok(Database {
-        client_encoding,
-        tables,
-    })
+    match publication {
+        Some(publication) => exists(session, publication).await?,
+        None => find(session, tables, &mut database).await?,
+    }
+    Ok(database)
 }
 
 /// Refuses a server that is too old; one that does not say its version is tried.
@@ -93,66 +96,33 @@ async fn exists(session: &mut Session, publication: &PostgresName) -> Result<()>
     Ok(())
 }
 
-/// A table is identified when it, or each of its leaves, has a replica identity.
-pub(super) const IDENTIFIED: &str = "
-    not exists (
-        select from pg_partition_tree(c.oid) t join pg_class l on l.oid = t.relid
-        where t.isleaf and not (
-            l.relreplident = 'f'
-            or (l.relreplident = 'd' and exists (select from pg_index x
-                where x.indrelid = l.oid and x.indisprimary and x.indimmediate))
-            or (l.relreplident = 'i' and exists (select from pg_index x
-                where x.indrelid = l.oid and x.indisreplident and x.indisvalid))))
-    and (c.relkind = 'p' or c.relreplident = 'f'
-        or (c.relreplident = 'd' and exists (select from pg_index x
-            where x.indrelid = c.oid and x.indisprimary and x.indimmediate))
-        or (c.relreplident = 'i' and exists (select from pg_index x
-            where x.indrelid = c.oid and x.indisreplident and x.indisvalid)))";
-
-async fn tables(session: &mut Session, names: &[TableName]) -> Result<Vec<Table>> {
-    let schemas: Vec<&str> = names.iter().map(|name| name.schema.as_str()).collect();
-    let tables: Vec<&str> = names.iter().map(|name| name.table.as_str()).collect();
-    let query = format!(
-        "select c.oid, c.relkind::text, c.relpersistence::text, {IDENTIFIED},
-            c.relispartition
-         from unnest($1::text[], $2::text[]) with ordinality as u (s, t, n)
-         left join pg_namespace p on p.nspname = u.s
-         left join pg_class c on c.relnamespace = p.oid and c.relname = u.t
-         order by u.n"
-    );
-    let rows = session.query(&query, &[&schemas, &tables]).await;
-    let rows = rows.map_err(fault::of_setup)?;
-    let mut found = Vec::with_capacity(rows.len());
-    for (row, name) in rows.iter().zip(names) {
-        let table = table(row, name)?;
-        if !found.iter().any(|other: &Table| other.oid == table.oid) {
-            found.push(table);
+async fn find(session: &mut Session, names: &[TableName], database: &mut Database) -> Result<()> {
+    let oids = catalog::oids(session, names).await?;
+    let known: Vec<u32> = oids.iter().flatten().copied().collect();
+    let mut tables = catalog::tables(session, database.encoding, &known).await?;
+    for (name, oid) in names.iter().zip(oids) {
+        let (oid, table) = oid
+            .and_then(|oid| Some((oid, tables.get(&oid)?)))
+            .ok_or_else(|| refusal(name, "does not exist"))?;
+        if !table.followable {
+            let why = "is not an ordinary, logged table: it cannot be followed";
+            return Err(refusal(name, why));
         }
+        database.asked.push(oid);
     }
-    Ok(found)
+    let partitions: Vec<u32> = tables
+        .values()
+        .flat_map(|table| table.leaves.keys().copied())
+        .collect();
+    tables.retain(|oid, _| !partitions.contains(oid));
+    database.tables = tables;
+    Ok(())
 }
 
-fn table(row: &Row, name: &TableName) -> Result<Table> {
-    let refuse = |message: String| {
-        Err(Error::new(Reason::TableNotFound, message)
-            .with_field("tables")
-            .with_resource(name.to_string()))
-    };
-    let Some(oid) = get::<Option<u32>>(row, 0)? else {
-        return refuse(format!("the table {name} does not exist"));
-    };
-    let (kind, persistence) = (text(row, 1)?, text(row, 2)?);
-    if !matches!(kind.as_str(), "r" | "p") || persistence != "p" {
-        return refuse(format!(
-            "{name} is not an ordinary, logged table: it cannot be followed"
-        ));
-    }
-    Ok(Table {
-        name: name.clone(),
-        oid,
-        partitioned: kind == "p" || get(row, 4)?,
-        identified: get(row, 3)?,
-    })
+fn refusal(name: &TableName, why: &str) -> Error {
+    Error::new(Reason::TableNotFound, format!("the table {name} {why}"))
+        .with_field("tables")
+        .with_resource(name.to_string())
 }
 
 pub(super) fn get<'a, T: tokio_postgres::types::FromSql<'a>>(row: &'a Row, at: usize) -> Result<T> {

@@ -1,21 +1,27 @@
 //! Reads segments of the log and turns them into batches.
 
+mod large;
+
 use std::time::Duration;
 
 use tokio::time::{Instant, sleep_until};
+use uuid::Uuid;
 
 use super::{
-    Request, Source,
-    batch::{Batch, TooLarge},
-    encode, fault,
+    LargeChanges, Request,
+    batch::{Batch, Filled, TooLarge},
+    encode::{self, RowChange},
+    fault,
     feed::Output,
+    note::{self, End, Note},
     position::Position,
-    relation::{Known, Relations},
+    relation::Relations,
     session::Session,
+    watch::Shared,
 };
 use crate::{
     domain::{Error, Reason, Result},
-    pb::v1::{ChangeBatch, RowChange, ServerPosition, Truncate, change::Event},
+    pb::v1::{ChangeBatch, Marker, ServerPosition, Truncate, change::Event},
     pg::{
         self, Lsn, ServerError,
         pgoutput::{self, Begin, Commit, Decoder, LogicalMessage, Message},
@@ -32,15 +38,18 @@ const LINGER: Duration = Duration::from_millis(2);
 const OLDEST: Duration = Duration::from_millis(10);
 
 /// A subscription that runs.
-pub(super) struct Pump<'a> {
+pub(super) struct Pump {
     stream: ReplicationStream,
     session: Session,
     relations: Relations,
     decoder: Decoder,
     batch: Batch,
     out: Output,
-    source: &'a Source,
+    uid: Uuid,
+    /// The prefix of the watch's notes.
+    notes: String,
     heartbeat: Duration,
+    large: LargeChanges,
     /// When the next batch is to be sent at the latest: the heartbeat.
     due: Instant,
     /// When the first change of the batch arrived.
@@ -49,6 +58,8 @@ pub(super) struct Pump<'a> {
     wal_end: Lsn,
     /// Everything before this position was sent, or is in the batch.
     position: Position,
+    /// The element id of the row at hand: its memory is used again.
+    element_id: String,
 }
 
 /// A transaction that is being read.
@@ -59,16 +70,19 @@ struct Transaction {
     open: bool,
     origin: String,
     events: u64,
+    /// What notes in it ask for, once it has ended.
+    markers: Vec<Marker>,
+    end: Option<End>,
 }
 
-impl<'a> Pump<'a> {
+impl Pump {
     /// Over a stream from a slot that was made at `consistent_point`.
     pub(super) fn new(
         (stream, consistent_point): (ReplicationStream, Lsn),
         session: Session,
         relations: Relations,
         request: &Request,
-        source: &'a Source,
+        uid: Uuid,
         out: Output,
     ) -> Self {
         Self {
@@ -78,27 +92,44 @@ impl<'a> Pump<'a> {
             decoder: Decoder::new(),
             batch: Batch::new(request.max_batch_bytes),
             out,
-            source,
+            uid,
+            notes: note::prefix(uid),
             heartbeat: request.heartbeat,
+            large: request.large_changes,
             due: Instant::now(),
             oldest: None,
             transaction: None,
             wal_end: consistent_point,
             position: Position::at(consistent_point),
+            element_id: String::new(),
         }
     }
 
     /// Runs until the stream ends or the subscriber is gone. The first batch is empty: it says
     /// that the slot has been created.
-    pub(super) async fn run(mut self) -> Result<()> {
-        self.send(ChangeBatch::default()).await?;
-        let ended = self.follow().await;
+    pub(super) async fn run(mut self, shared: &Shared) -> Result<()> {
+        // Notes from before the slot are not in its stream.
+        let end = {
+            let state = shared.state.lock().await;
+            self.relations.follow(state.followed.iter().copied());
+            if !state.followed.is_empty() {
+                let published = state.published.iter();
+                self.relations
+                    .publish(published.map(|(oid, all)| (*oid, *all)));
+            }
+            state.end.clone()
+        };
+        self.send(Filled::default()).await?;
+        if let Some(end) = end {
+            return Err(ended(end));
+        }
+        let ended = self.follow(shared).await;
         // Changes that were decoded before the error are still correct: send them first.
         self.flush().await?;
         ended
     }
 
-    async fn follow(&mut self) -> Result<()> {
+    async fn follow(&mut self, shared: &Shared) -> Result<()> {
         loop {
             let oldest = self.oldest.map(|at| at + OLDEST);
             let wake = oldest.map_or(self.due, |at| at.min(Instant::now() + LINGER));
@@ -110,7 +141,7 @@ impl<'a> Pump<'a> {
             };
             let idle = next.is_none();
             if let Some(next) = next {
-                self.take(self.segment(next)?).await?;
+                self.take(self.segment(next, shared)?).await?;
             }
             self.send_due(idle).await?;
         }
@@ -123,27 +154,29 @@ impl<'a> Pump<'a> {
         if self.batch.is_empty() {
             self.oldest = None;
             if now >= self.due {
-                self.send(ChangeBatch::default()).await?;
+                self.send(Filled::default()).await?;
             }
         } else if idle || now >= *self.oldest.get_or_insert(now) + OLDEST {
             self.flush().await?;
         }
         if self.batch.is_empty() {
-            // The slot is temporary: nobody can resume from it, so a change that was handed to
-            // the subscriber's queue is acknowledged at once.
             self.stream.acknowledge(self.position.lsn);
         }
         Ok(())
     }
 
-    fn segment(&self, next: Option<Result<Segment, pg::Error>>) -> Result<Segment> {
+    fn segment(
+        &self,
+        next: Option<Result<Segment, pg::Error>>,
+        shared: &Shared,
+    ) -> Result<Segment> {
         next.unwrap_or(Err(pg::Error::Closed))
             .map_err(|error| match error {
                 // Everything before it has been taken, so it belongs to this transaction.
                 pg::Error::TooLarge { bytes, .. } => {
                     fault::too_large(bytes, None, self.commit_lsn())
                 }
-                other => fault::of_stream(other),
+                other => fault::of_running(other, shared.is_losing_slot()),
             })
     }
 
@@ -177,26 +210,27 @@ impl<'a> Pump<'a> {
             Message::Begin(begin) => self.begin(begin),
             Message::Origin(origin) => {
                 if let Some(transaction) = &mut self.transaction {
-                    origin.name.clone_into(&mut transaction.origin);
+                    transaction.origin = origin.name.to_string();
                 }
             }
             Message::Commit(commit) => self.commit(&commit).await?,
             Message::Relation(relation) => self.relations.learn(&relation),
+            Message::Type(named) => self.relations.learn_type(&named),
             Message::Insert(insert) => {
-                let row = |table: &Known| encode::insert(table, &insert.new);
-                self.row(insert.relation, row).await?;
+                self.row(insert.relation, &Image::Insert(insert.new))
+                    .await?;
             }
             Message::Update(update) => {
-                let row = |table: &Known| encode::update(table, update.old.as_ref(), &update.new);
-                self.row(update.relation, row).await?;
+                let image = Image::Update(update.old, update.new);
+                self.row(update.relation, &image).await?;
             }
             Message::Delete(delete) => {
-                let row = |table: &Known| encode::delete(table, &delete.old);
-                self.row(delete.relation, row).await?;
+                self.row(delete.relation, &Image::Delete(delete.old))
+                    .await?;
             }
             Message::Truncate(truncate) => self.truncate(&truncate).await?,
             Message::Logical(message) => self.logical(&message).await?,
-            // The names of types. Protocol 1 sends no other messages.
+            // Protocol 1 sends no other messages.
             _ => {}
         }
         Ok(())
@@ -208,38 +242,68 @@ impl<'a> Pump<'a> {
             open: false,
             origin: String::new(),
             events: 0,
+            markers: Vec::new(),
+            end: None,
         });
     }
 
     async fn commit(&mut self, commit: &Commit) -> Result<()> {
-        let ended = self.transaction.take();
-        if let Some(Transaction { begin, origin, .. }) = ended.filter(|ended| ended.open) {
-            let event = Event::Commit(encode::commit(begin.xid, commit, origin));
+        let Some(transaction) = self.transaction.take() else {
+            return Err(fault::malformed("a commit outside a transaction"));
+        };
+        if transaction.open {
+            let xid = transaction.begin.xid;
+            let event = Event::Commit(encode::commit(xid, commit, transaction.origin));
             self.add(event, 0).await?;
         }
         self.reach(Position::at(commit.end_lsn));
-        Ok(())
+        for marker in transaction.markers {
+            self.add(Event::Marker(marker), 0).await?;
+        }
+        transaction.end.map_or(Ok(()), |end| Err(ended(end)))
     }
 
-    async fn row(&mut self, oid: u32, row: impl FnOnce(&Known) -> RowChange) -> Result<()> {
-        if !self.relations.wants(oid) {
-            return self.count();
-        }
+    async fn row(&mut self, oid: u32, image: &Image<'_>) -> Result<()> {
         self.announce_schema(oid).await?;
-        let event = Event::Row(row(self.relations.get(oid)?));
-        self.event(event).await
+        let ordinal = self.next_ordinal().await?;
+        let mut id = std::mem::take(&mut self.element_id);
+        let added = {
+            let table = self.relations.get(oid)?;
+            let row = match image {
+                Image::Insert(new) => RowChange::insert(table, new, &mut id),
+                Image::Update(old, new) => RowChange::update(table, old.as_ref(), new, &mut id),
+                Image::Delete(old) => RowChange::delete(table, old, &mut id),
+            };
+            match self.batch.add_row(&row, ordinal) {
+                Ok(full) => Ok(full),
+                Err(TooLarge { bytes }) => Err(large::Large::of_row(oid, bytes, &row, self.large)),
+            }
+        };
+        self.element_id = id;
+        match added {
+            Ok(None) => {}
+            Ok(Some(full)) => self.send(full).await?,
+            Err(large) => self.add_large(large, ordinal).await?,
+        }
+        self.count()
     }
 
     async fn truncate(&mut self, truncate: &pgoutput::Truncate<'_>) -> Result<()> {
-        let mut schema_ids = Vec::new();
+        let mut announced = Vec::new();
         for oid in truncate.relations() {
-            if self.relations.wants(oid) {
-                self.announce_schema(oid).await?;
+            self.announce_schema(oid).await?;
+            announced.push(oid);
+        }
+        // With a partitioned table all of its partitions are truncated, and named too.
+        let roots = announced
+            .iter()
+            .filter(|oid| self.relations.is_followed(**oid));
+        let roots: Vec<u32> = roots.copied().collect();
+        let mut schema_ids = Vec::new();
+        for oid in announced {
+            if !self.relations.is_part_of(oid, &roots) {
                 schema_ids.push(self.relations.get(oid)?.schema.schema_id);
             }
-        }
-        if schema_ids.is_empty() {
-            return self.count();
         }
         let (cascade, restart_identity) = (truncate.cascade, truncate.restart_identity);
         self.event(Event::Truncate(Truncate {
@@ -251,6 +315,10 @@ impl<'a> Pump<'a> {
     }
 
     async fn logical(&mut self, message: &LogicalMessage<'_>) -> Result<()> {
+        if message.prefix.0.starts_with(note::RESERVED) {
+            self.note(message);
+            return Ok(());
+        }
         let event = Event::Message(encode::message(message));
         if message.transactional {
             return self.event(event).await;
@@ -259,6 +327,24 @@ impl<'a> Pump<'a> {
         self.add(event, 0).await?;
         self.reach(Position::at(message.lsn));
         Ok(())
+    }
+
+    /// Takes a note of the watch. Those of other subscriptions mean nothing here.
+    fn note(&mut self, message: &LogicalMessage<'_>) {
+        let Some(transaction) = &mut self.transaction else {
+            return;
+        };
+        if message.prefix.0 != self.notes.as_bytes() {
+            return;
+        }
+        let Some(note) = Note::read(message.content) else {
+            return;
+        };
+        self.relations.follow(note.followed);
+        self.relations.publish(note.published);
+        let markers = note.markers.into_iter().map(note::Seen::marker);
+        transaction.markers.extend(markers);
+        transaction.end = transaction.end.take().or(note.end);
     }
 
     /// Adds the table's schema event, if the subscriber does not have its newest schema.
@@ -286,16 +372,19 @@ impl<'a> Pump<'a> {
         Ok(())
     }
 
+    /// Opens the transaction; answers the ordinal of its next event.
+    async fn next_ordinal(&mut self) -> Result<u64> {
+        self.open().await?;
+        Ok(transaction(&mut self.transaction)?.events + 1)
+    }
+
     /// Adds an event of the transaction that has an ordinal.
     async fn event(&mut self, event: Event) -> Result<()> {
-        self.open().await?;
-        let ordinal = transaction(&mut self.transaction)?.events + 1;
+        let ordinal = self.next_ordinal().await?;
         self.add(event, ordinal).await?;
         self.count()
     }
 
-    /// Counts an event of the transaction, also one that is not for this subscriber, so that
-    /// ordinals do not depend on what is asked for.
     fn count(&mut self) -> Result<()> {
         let transaction = transaction(&mut self.transaction)?;
         transaction.events += 1;
@@ -310,16 +399,12 @@ impl<'a> Pump<'a> {
 
     /// Adds an event to the batch. A batch that has no room for it is sent first.
     async fn add(&mut self, event: Event, ordinal: u64) -> Result<()> {
-        let schema_id = match &event {
-            Event::Row(row) => Some(row.schema_id),
-            _ => None,
-        };
-        match self.batch.add(event, ordinal) {
+        match self.batch.add(event.clone(), ordinal) {
             Ok(Some(full)) => self.send(full).await,
             Ok(None) => Ok(()),
             Err(TooLarge { bytes }) => {
-                let table = schema_id.and_then(|id| self.relations.name(id));
-                Err(fault::too_large(bytes, table.as_deref(), self.commit_lsn()))
+                let large = large::Large::of_event(event, bytes, self.large);
+                self.add_large(large, ordinal).await
             }
         }
     }
@@ -331,25 +416,43 @@ impl<'a> Pump<'a> {
         }
     }
 
-    async fn send(&mut self, mut batch: ChangeBatch) -> Result<()> {
-        batch.resume_token = self.position.token(self.source.uid);
-        batch.server_position = Some(ServerPosition {
-            server_wal_end: self.wal_end.get(),
-            received: self.stream.received().get(),
-            sent: self.position.lsn.get(),
-            acknowledged: self.stream.confirmed().get(),
-        });
-        batch.send_time = Some(now());
-        self.out.send(batch).await?;
+    async fn send(&mut self, filled: Filled) -> Result<()> {
+        let around = ChangeBatch {
+            resume_token: self.position.token(self.uid),
+            server_position: Some(ServerPosition {
+                server_wal_end: self.wal_end.get(),
+                received: self.stream.received().get(),
+                sent: self.position.lsn.get(),
+                acknowledged: self.stream.confirmed().get(),
+            }),
+            send_time: Some(now()),
+            ..ChangeBatch::default()
+        };
+        self.out.send(filled.seal(around)).await?;
         self.due = Instant::now() + self.heartbeat;
         self.oldest = None;
+        // The slot is temporary: nobody can resume from it, so what was handed to the
+        // subscriber's queue is acknowledged at once, under a backlog too.
+        self.stream.acknowledge(self.position.lsn);
         Ok(())
     }
+}
+
+/// A change of a row in the log.
+enum Image<'a> {
+    Insert(pgoutput::Tuple<'a>),
+    Update(Option<pgoutput::Old<'a>>, pgoutput::Tuple<'a>),
+    Delete(pgoutput::Old<'a>),
 }
 
 fn transaction(open: &mut Option<Transaction>) -> Result<&mut Transaction> {
     open.as_mut()
         .ok_or_else(|| fault::malformed("a change outside a transaction"))
+}
+
+/// The error that a note ends the stream with.
+fn ended(end: End) -> Error {
+    Error::new(end.reason(), end.message).with_resource(end.name)
 }
 
 /// Fails when the server has skipped a publication. From PostgreSQL 18 on, a missing

@@ -1,13 +1,21 @@
 //! The tables of a stream and their schemas, as announced to the subscriber.
+//!
+//! What the log says of a relation is right for the rows that follow it: its columns, and which
+//! of them identify a row. The catalogs say what it is now. They are asked only for what the log
+//! does not say, when a relation is first seen or has changed.
+
+mod facts;
+mod key;
 
 use std::collections::{HashMap, HashSet};
 
-use super::{fault, session::Session};
+use self::facts::Facts;
+use super::{catalog::Encoding, element, fault, session::Session};
 use crate::{
     domain::Result,
     pb::v1::{Schema, schema},
     pg::{
-        pgoutput::{self, Relation},
+        pgoutput::{self, Name, Relation},
         sql::quote_identifier,
     },
 };
@@ -18,41 +26,79 @@ pub(super) struct Known {
     pub(super) schema: Schema,
     /// Positions of the key's columns, in the key's order.
     pub(super) key: Vec<usize>,
+    /// For each column of the schema its position in the rows of the log; none where they are
+    /// the same.
+    pub(super) order: Option<Vec<usize>>,
+    /// What element ids begin with.
+    pub(super) prefix: String,
+    /// The table that was asked for, of a partition of it.
+    pub(super) root: Option<u32>,
+}
+
+/// A relation as the log describes it.
+#[derive(Clone, Debug)]
+struct Logged {
+    namespace: String,
+    name: String,
+    identity: pgoutput::ReplicaIdentity,
+    columns: Vec<schema::Column>,
 }
 
 /// A relation of the stream.
 #[derive(Debug, Default)]
 struct Entry {
+    logged: Option<Logged>,
     known: Option<Known>,
-    /// A newer schema that was not announced yet. It has no schema id and no key.
-    fresh: Option<Schema>,
+    /// Whether `known` may be out of date.
+    stale: bool,
 }
 
 /// The tables of a stream.
 #[derive(Debug)]
 pub(super) struct Relations {
     entries: HashMap<u32, Entry>,
+    /// Names of types by oid, as the log has them.
+    types: HashMap<u32, String>,
     last_id: u32,
-    wanted: Option<HashSet<u32>>,
     key_columns: Vec<String>,
+    encoding: Encoding,
+    /// Tables that were asked for, by oid. Their partitions are named as they are.
+    followed: HashSet<u32>,
+    /// Tables and partitions, and whether all of their events are published; none with a
+    /// publication of somebody else.
+    published: Option<HashMap<u32, bool>>,
 }
 
 impl Relations {
-    /// For a subscriber of these relations, or of all.
-    pub(super) fn new(wanted: Option<HashSet<u32>>, key_columns: Vec<String>) -> Self {
+    /// For a subscriber with these key columns.
+    pub(super) fn new(key_columns: Vec<String>, encoding: Encoding) -> Self {
         Self {
             entries: HashMap::new(),
+            types: HashMap::new(),
             last_id: 0,
-            wanted,
             key_columns,
+            encoding,
+            followed: HashSet::new(),
+            published: None,
         }
     }
 
-    /// Whether changes of that relation are for this subscriber.
-    pub(super) fn wants(&self, oid: u32) -> bool {
-        self.wanted
-            .as_ref()
-            .is_none_or(|wanted| wanted.contains(&oid))
+    /// Follows these tables in addition.
+    pub(super) fn follow(&mut self, tables: impl IntoIterator<Item = u32>) {
+        self.followed.extend(tables);
+    }
+
+    /// Records what of tables is published from here on. A table whose events change is announced
+    /// again before its next row.
+    pub(super) fn publish(&mut self, tables: impl IntoIterator<Item = (u32, bool)>) {
+        let published = self.published.get_or_insert_default();
+        for (oid, all) in tables {
+            if published.insert(oid, all) != Some(all)
+                && let Some(entry) = self.entries.get_mut(&oid)
+            {
+                entry.stale = true;
+            }
+        }
     }
 
     /// The table of that oid. [`Relations::settle`] must have been called for its newest schema.
@@ -62,15 +108,9 @@ impl Relations {
         known.ok_or_else(|| fault::malformed(format_args!("row of unknown relation {oid}")))
     }
 
-    /// The SQL name of the table that was announced with this schema id.
-    pub(super) fn name(&self, schema_id: u32) -> Option<String> {
-        let mut known = self
-            .entries
-            .values()
-            .filter_map(|entry| entry.known.as_ref());
-        let schema = &known
-            .find(|known| known.schema.schema_id == schema_id)?
-            .schema;
+    /// The SQL name of a table, if it was announced.
+    pub(super) fn name(&self, oid: u32) -> Option<String> {
+        let schema = &self.get(oid).ok()?.schema;
         let (namespace, table) = (&schema.namespace, &schema.table);
         Some(format!(
             "{}.{}",
@@ -79,114 +119,196 @@ impl Relations {
         ))
     }
 
+    /// Whether the relation is one of the tables that were asked for.
+    pub(super) fn is_followed(&self, oid: u32) -> bool {
+        self.followed.contains(&oid)
+    }
+
+    /// Whether it was announced as a partition of one of these tables.
+    pub(super) fn is_part_of(&self, oid: u32, roots: &[u32]) -> bool {
+        let root = self.get(oid).ok().and_then(|known| known.root);
+        root.is_some_and(|root| roots.contains(&root))
+    }
+
     /// Whether the relation's newest schema was announced.
     pub(super) fn is_announced(&self, oid: u32) -> bool {
-        let entry = self.entries.get(&oid);
-        entry.is_some_and(|entry| entry.fresh.is_none())
+        self.entries.get(&oid).is_some_and(|entry| !entry.stale)
     }
 
     /// Records a relation's schema. The server sends it again whenever the relation may have
-    /// changed, and also for partitions whose rows are published as their root's.
+    /// changed.
     pub(super) fn learn(&mut self, relation: &Relation<'_>) {
-        if self.wants(relation.oid) {
-            self.entries.entry(relation.oid).or_default().fresh = Some(schema_of(relation));
-        }
+        let entry = self.entries.entry(relation.oid).or_default();
+        entry.logged = Some(Logged::of(relation));
+        entry.stale = true;
     }
 
-    /// Determines the key of a relation's newest schema. Returns the schema if it has to be
-    /// announced: it differs from the one that was announced before.
+    /// Records the name of a type.
+    pub(super) fn learn_type(&mut self, r#type: &pgoutput::Type<'_>) {
+        let name = format!(
+            "{}.{}",
+            quote_identifier(&namespace(r#type.schema)),
+            quote_identifier(&r#type.name.to_string())
+        );
+        self.types.insert(r#type.oid, name);
+    }
+
+    /// Determines the newest schema of a relation. Returns it if it has to be announced: it
+    /// differs from the one that was announced before.
     pub(super) async fn settle(
         &mut self,
         oid: u32,
         session: &mut Session,
     ) -> Result<Option<Schema>> {
-        let fresh = self.entries.get(&oid).and_then(|entry| entry.fresh.clone());
-        let Some(mut schema) = fresh else {
+        let entry = self.entries.get(&oid).filter(|entry| entry.stale);
+        let Some(logged) = entry.and_then(|entry| entry.logged.clone()) else {
             return Ok(None);
         };
-        let key = self.key(&schema, session).await?;
-        let name = |at: &usize| schema.columns.get(*at).map(|column| column.name.clone());
-        schema.key_columns = key.iter().filter_map(name).collect();
+        let types = logged.columns.iter().map(|column| column.type_oid);
+        let roots: Vec<u32> = self.followed.iter().copied().collect();
+        let facts = facts::read(session, self.encoding, oid, &roots, types.collect()).await?;
+        let mut known = self.describe(oid, logged, &facts);
         let entry = self.entries.entry(oid).or_default();
-        entry.fresh = None;
-        if let Some(known) = &entry.known {
-            schema.schema_id = known.schema.schema_id;
-            if known.schema == schema {
+        entry.stale = false;
+        if let Some(former) = &entry.known {
+            known.schema.schema_id = former.schema.schema_id;
+            if former.schema == known.schema {
                 return Ok(None);
             }
         }
         self.last_id += 1;
-        schema.schema_id = self.last_id;
-        let announced = schema.clone();
-        entry.known = Some(Known { schema, key });
+        known.schema.schema_id = self.last_id;
+        let announced = known.schema.clone();
+        entry.known = Some(known);
         Ok(Some(announced))
     }
 
-    /// The key: from the request where the table has all its columns, else the
-    /// primary key, else the replica identity where that is an index.
-    async fn key(&self, schema: &Schema, session: &mut Session) -> Result<Vec<usize>> {
-        let columns = &schema.columns;
-        let position = |name: &String| columns.iter().position(|column| column.name == *name);
-        let all = |names: &[String]| -> Option<Vec<usize>> {
-            let positions: Option<Vec<usize>> = names.iter().map(position).collect();
-            positions.filter(|positions| !positions.is_empty())
+    /// The schema of a relation, from the log and from what the catalogs say.
+    fn describe(&self, oid: u32, logged: Logged, facts: &Facts) -> Known {
+        let order = match facts.root.is_some() {
+            true => order(&logged.columns, &facts.columns),
+            false => None,
         };
-        if let Some(key) = all(&self.key_columns) {
-            return Ok(key);
+        let mut columns: Vec<schema::Column> = match &order {
+            Some(order) => order
+                .iter()
+                .filter_map(|at| logged.columns.get(*at).cloned())
+                .collect(),
+            None => logged.columns,
+        };
+        for column in &mut columns {
+            self.name_type(column, facts);
         }
-        if let Some(key) = all(&primary_key(session, schema.relation_oid).await?) {
-            return Ok(key);
+        let published = self.published(oid, facts.root.as_ref().map(|root| root.oid));
+        let omitted = facts.omitted(&columns, self.published.is_none());
+        let (key, key_source) = key::of(&key::Table {
+            asked: &self.key_columns,
+            identity: logged.identity,
+            columns: &columns,
+            omitted: &omitted,
+            inserts_only: published == schema::PublishedEvents::Inserts,
+            facts,
+        });
+        let name = |at: &usize| columns.get(*at).map(|column| column.name.clone());
+        let key_columns = key.iter().filter_map(name).collect();
+        let (namespace, table, partition) = match &facts.root {
+            Some(root) => (
+                root.namespace.clone(),
+                root.name.clone(),
+                format!(
+                    "{}.{}",
+                    quote_identifier(&logged.namespace),
+                    quote_identifier(&logged.name)
+                ),
+            ),
+            None => (logged.namespace, logged.name, String::new()),
+        };
+        Known {
+            prefix: element::prefix(&namespace, &table),
+            schema: Schema {
+                schema_id: 0,
+                relation_oid: oid,
+                namespace,
+                table,
+                columns,
+                replica_identity: replica_identity(logged.identity).into(),
+                key_columns,
+                key_source: key_source.into(),
+                published: published.into(),
+                omitted_columns: omitted,
+                partition,
+            },
+            key,
+            order,
+            root: facts.root.as_ref().map(|root| root.oid),
         }
-        let marked = columns
-            .iter()
-            .enumerate()
-            .filter(|(_, column)| column.identity);
-        Ok(match schema.replica_identity() {
-            schema::ReplicaIdentity::Default | schema::ReplicaIdentity::Index => {
-                marked.map(|(at, _)| at).collect()
+    }
+
+    fn published(&self, oid: u32, root: Option<u32>) -> schema::PublishedEvents {
+        let Some(published) = &self.published else {
+            return schema::PublishedEvents::Unspecified;
+        };
+        let of = |oid: &u32| published.get(oid);
+        match of(&oid).or_else(|| of(&root?)) {
+            Some(false) => schema::PublishedEvents::Inserts,
+            Some(true) => schema::PublishedEvents::All,
+            None => schema::PublishedEvents::Unspecified,
+        }
+    }
+
+    /// A type by its name in the catalogs, else as the log has it.
+    fn name_type(&self, column: &mut schema::Column, facts: &Facts) {
+        let oid = column.type_oid;
+        match facts.types.get(&oid) {
+            Some(named) => {
+                column.type_name.clone_from(&named.name);
+                column.base_type_name.clone_from(&named.base);
             }
-            _ => Vec::new(),
-        })
+            None => {
+                let name = self.types.get(&oid).cloned();
+                column.type_name = name.unwrap_or_default();
+            }
+        }
     }
 }
 
-async fn primary_key(session: &mut Session, oid: u32) -> Result<Vec<String>> {
-    let rows = session
-        .query(
-            "select a.attname::text from pg_index x
-             cross join unnest(x.indkey::int2[]) with ordinality as k (attnum, n)
-             join pg_attribute a on a.attrelid = x.indrelid and a.attnum = k.attnum
-             where x.indrelid = $1 and x.indisprimary and k.n <= x.indnkeyatts order by k.n",
-            &[&oid],
-        )
-        .await
-        .map_err(fault::of_stream)?;
-    let name = |row| super::preflight::get(row, 0);
-    rows.iter().map(name).collect()
+impl Logged {
+    fn of(relation: &Relation<'_>) -> Self {
+        let columns = relation.columns().map(|column| schema::Column {
+            name: column.name.to_string(),
+            type_oid: column.type_oid,
+            type_modifier: column.type_modifier,
+            identity: column.key,
+            ..schema::Column::default()
+        });
+        Self {
+            namespace: namespace(relation.schema),
+            name: relation.name.to_string(),
+            identity: relation.identity,
+            columns: columns.collect(),
+        }
+    }
 }
 
-fn schema_of(relation: &Relation<'_>) -> Schema {
-    let columns = relation.columns().map(|column| schema::Column {
-        name: column.name.to_owned(),
-        type_oid: column.type_oid,
-        type_modifier: column.type_modifier,
-        identity: column.key,
-        ..schema::Column::default()
-    });
-    // pgoutput sends pg_catalog as an empty name.
-    let namespace = match relation.schema {
-        "" => "pg_catalog",
-        named => named,
+/// pgoutput sends `pg_catalog` as an empty name.
+fn namespace(name: Name<'_>) -> String {
+    match name.is_empty() {
+        true => "pg_catalog".to_owned(),
+        false => name.to_string(),
+    }
+}
+
+/// The positions of a partition's columns in the order of its root's; none if it is the same. A
+/// column that the root does not have now comes last.
+fn order(columns: &[schema::Column], root: &[String]) -> Option<Vec<usize>> {
+    let rank = |at: &usize| {
+        let name = columns.get(*at).map(|column| &column.name);
+        let found = root.iter().position(|other| Some(other) == name);
+        (found.unwrap_or(usize::MAX), *at)
     };
-    Schema {
-        schema_id: 0,
-        relation_oid: relation.oid,
-        namespace: namespace.to_owned(),
-        table: relation.name.to_owned(),
-        columns: columns.collect(),
-        replica_identity: replica_identity(relation.identity).into(),
-        ..Schema::default()
-    }
+    let mut order: Vec<usize> = (0..columns.len()).collect();
+    order.sort_by_key(rank);
+    (!order.is_sorted()).then_some(order)
 }
 
 fn replica_identity(identity: pgoutput::ReplicaIdentity) -> schema::ReplicaIdentity {
@@ -195,5 +317,27 @@ fn replica_identity(identity: pgoutput::ReplicaIdentity) -> schema::ReplicaIdent
         pgoutput::ReplicaIdentity::Nothing => schema::ReplicaIdentity::Nothing,
         pgoutput::ReplicaIdentity::Full => schema::ReplicaIdentity::Full,
         pgoutput::ReplicaIdentity::Index => schema::ReplicaIdentity::Index,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn columns_of_a_partition_are_in_the_order_of_its_root() {
+        let columns = |names: &[&str]| -> Vec<schema::Column> {
+            let column = |name: &&str| schema::Column {
+                name: (*name).to_owned(),
+                ..schema::Column::default()
+            };
+            names.iter().map(column).collect()
+        };
+        let root: Vec<String> = ["id", "at", "v"].map(str::to_owned).into();
+        assert_eq!(order(&columns(&["id", "at", "v"]), &root), None);
+        assert_eq!(
+            order(&columns(&["new", "v", "at", "id"]), &root),
+            Some(vec![3, 2, 1, 0])
+        );
     }
 }

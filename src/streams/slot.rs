@@ -5,8 +5,13 @@ use std::time::Duration;
 use prost_types::Timestamp;
 
 use super::{
-    Feed, Request, Source, fault, feed, preflight, publication, pump::Pump, relation::Relations,
-    replica_identity, session::Session,
+    Feed, Request, Source, fault, feed,
+    preflight::{self, Database},
+    publication,
+    pump::Pump,
+    relation::Relations,
+    session::Session,
+    watch::Watch,
 };
 use crate::{
     domain::{Error, Result},
@@ -40,6 +45,7 @@ pub struct Opening {
     connection: Connection,
     session: Session,
     watcher: Session,
+    database: Database,
     published: publication::Published,
     request: Request,
     source: Source,
@@ -59,14 +65,15 @@ impl Opening {
         confirmed: impl Future<Output = Result<()>>,
     ) -> Result<Self> {
         let mut session = Session::connect(&source).await.map_err(fault::of_setup)?;
-        let database = preflight::look(&mut session, &request).await?;
+        let publication = request.publication.as_ref();
+        let database = preflight::look(&mut session, &request.tables, publication).await?;
         confirmed.await?;
         let published = publication::prepare(&mut session, &request, &source, &database).await?;
         let watcher = Session::connect(&source).await.map_err(fault::of_setup)?;
         let options = Options {
             // The sweep of dead subscriptions finds the walsender by this name.
             application_name: source.slot.clone(),
-            client_encoding: database.client_encoding.to_owned(),
+            client_encoding: database.encoding.0.to_owned(),
             wal_sender_timeout: WAL_SENDER_TIMEOUT,
         };
         let connection =
@@ -76,6 +83,7 @@ impl Opening {
             connection,
             session,
             watcher,
+            database,
             published,
             request,
             source,
@@ -99,29 +107,29 @@ impl Opening {
             connection,
             mut session,
             watcher,
+            database,
             published,
             request,
             source,
         } = self;
-        let ours = published.ours;
+        let encoding = database.encoding;
+        let watch = Watch::new(watcher, &source, &request, database).await;
+        let shared = watch.shared();
         let streaming = async {
             let canceller = connection.canceller().map(CancelOnDrop::new);
             let making = start(connection, &source, &request, &published);
             let stream = wait(making, &mut session, &request, &mut out).await?;
             canceller.into_iter().for_each(CancelOnDrop::disarm);
             publication::check(&mut session, &published).await?;
-            let relations = Relations::new(published.wanted, request.key_columns.clone());
-            let pump = Pump::new(stream, session, relations, &request, &source, out);
-            pump.run().await
+            let relations = Relations::new(request.key_columns.clone(), encoding);
+            let pump = Pump::new(stream, session, relations, &request, source.uid, out);
+            pump.run(&shared).await
         };
-        if !ours {
-            return streaming.await;
-        }
         // The watch begins before the slot exists: the publications already affect the
         // application's UPDATEs, and creating the slot can take minutes.
         tokio::select! {
             ended = streaming => ended,
-            never = replica_identity::watch(watcher, &source) => match never {},
+            never = watch.run() => match never {},
         }
     }
 }
@@ -180,11 +188,11 @@ async fn wait<T>(
         if waiting_for.is_empty() {
             continue;
         }
-        out.send(ChangeBatch {
+        let batch = ChangeBatch {
             waiting_for,
             ..ChangeBatch::default()
-        })
-        .await?;
+        };
+        out.send(batch.into()).await?;
     }
 }
 

@@ -195,7 +195,7 @@ fn tell(message: &Message<'_>) -> Option<String> {
     };
     Some(match message {
         Message::Relation(r) => {
-            let columns: Vec<_> = r.columns().map(|c| c.name).collect();
+            let columns: Vec<_> = r.columns().map(|c| c.name.to_string()).collect();
             format!("relation {}.{}({})", r.schema, r.name, columns.join(","))
         }
         Message::Insert(i) => format!("insert {}", values(&i.new)),

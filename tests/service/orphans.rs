@@ -48,7 +48,7 @@ fn remove_as_documented(howdah: &Howdah, mark: &str) {
     let script = format!("howdah instances stop{script}")
         .replace(
             "drop publication howdah_tmp_...",
-            &format!("drop publication howdah_tmp_{mark}_insert"),
+            &format!("drop publication howdah_tmp_{mark}_0_inserts"),
         )
         .replace("howdah_tmp_...", &format!("howdah_tmp_{mark}"));
     for line in script.lines().filter(|line| !line.starts_with("cd ")) {
@@ -88,7 +88,7 @@ async fn what_no_record_knows_is_named_and_left_alone() {
     let slot =
         format!("select pg_create_logical_replication_slot('howdah_tmp_{mark}', 'pgoutput')");
     let publications = format!(
-        "create publication howdah_tmp_{mark}_insert; create publication howdah_tmp_mine;
+        "create publication howdah_tmp_{mark}_0_inserts; create publication howdah_tmp_mine;
          create role stranger"
     );
     for statements in [slot, publications] {
@@ -109,7 +109,7 @@ async fn what_no_record_knows_is_named_and_left_alone() {
     assert_eq!(condition.reason, "NO_RECORD");
     let expected = format!(
         "no record knows what Howdah has made on the server: database `shop`, publication \
-         `howdah_tmp_{mark}_insert in shop`, role `shop_user`, slot `howdah_tmp_{mark}`"
+         `howdah_tmp_{mark}_0_inserts in shop`, role `shop_user`, slot `howdah_tmp_{mark}`"
     );
     assert_eq!(condition.message, expected);
     for kind in ["database", "publication", "role", "slot"] {

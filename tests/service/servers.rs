@@ -354,12 +354,12 @@ async fn a_subscription_is_swept_from_its_own_server() {
     let uid = Uuid::new_v4();
     let name = format!("howdah_tmp_{}", uid.simple());
     for client in [&here, &there] {
-        let create = format!("create publication {name} for all tables");
+        let create = format!("create publication {name}_0 for all tables");
         client.batch_execute(&create).await.unwrap();
     }
     let left = format!(
-        "insert into subscriptions (uid, server_uid, database, publications, slot)
-         values ('{uid}', '{other}', 'postgres', '{{{name}}}', '{name}');
+        "insert into subscriptions (uid, server_uid, database, slot)
+         values ('{uid}', '{other}', 'postgres', '{name}');
          insert into leases (resource, worker, until)
          values ('{uid}', gen_random_uuid(), now() - interval '1 minute')"
     );

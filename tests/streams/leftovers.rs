@@ -15,7 +15,7 @@ async fn nothing_stays_when_the_client_goes() {
     let subscriber = rig.follow("t").await;
     assert_eq!(
         rig.leftovers().await.len(),
-        6,
+        5,
         "{:?}",
         rig.leftovers().await
     );

@@ -10,4 +10,5 @@ mod refusals;
 pub mod rig;
 mod stalls;
 pub mod subscriber;
+mod truth;
 mod values;

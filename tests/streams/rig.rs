@@ -15,7 +15,7 @@ use tonic::Status;
 use super::subscriber::Subscriber;
 use crate::support::{
     howdah::{Howdah, LIMIT, Options, SECRET_KEY, create_instance, instance_name, succeeded},
-    postgres::server,
+    postgres::{installation, server},
 };
 
 /// A database, and the superuser's session in it.
@@ -35,6 +35,26 @@ pub async fn shared() -> &'static Howdah {
         howdah
     };
     SHARED.get_or_init(start).await
+}
+
+/// A shared program with servers of the oldest and the newest major of CI, `v15` and `v18`.
+pub async fn majors() -> (&'static Howdah, [&'static str; 2]) {
+    static SHARED: OnceCell<Howdah> = OnceCell::const_new();
+    let start = || async {
+        let directories: Vec<String> = [15, 18]
+            .into_iter()
+            .map(|major| installation(major).expect("`make tools` installs it"))
+            .map(|bin| bin.display().to_string())
+            .collect();
+        let options = Options::external().await;
+        let options = options.with("HOWDAH_LOCAL_ENGINE_DIRECTORIES", directories.join(","));
+        let howdah = Howdah::serve(options).await;
+        for major in ["15", "18"] {
+            versioned_instance(&howdah, &format!("v{major}"), major).await;
+        }
+        howdah
+    };
+    (SHARED.get_or_init(start).await, ["v15", "v18"])
 }
 
 /// Creates an instance that takes prepared transactions.

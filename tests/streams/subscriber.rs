@@ -4,8 +4,11 @@
 use std::collections::{HashMap, VecDeque};
 
 use howdah::pb::v1::{
-    Change, ChangeBatch, Row, RowChange, Schema, Value, change::Event, row_change::Kind,
-    schema::ReplicaIdentity, value,
+    Change, ChangeBatch, Marker, Row, RowChange, Schema, Value,
+    change::Event,
+    row_change::Kind,
+    schema::{PublishedEvents, ReplicaIdentity},
+    value,
 };
 use prost::Message as _;
 use tokio::time::timeout;
@@ -25,6 +28,9 @@ pub struct Subscriber {
     pub schemas: HashMap<u32, Schema>,
     /// Changes that were received and not yet asked for.
     pub changes: VecDeque<Numbered>,
+    /// Markers that were received and not yet asked for. They are not among the changes: when
+    /// they come depends on when the catalogs were looked at.
+    pub markers: VecDeque<Marker>,
     /// The last batch, without its changes.
     pub last: ChangeBatch,
     /// Size of the largest batch.
@@ -40,6 +46,7 @@ impl Subscriber {
             stream,
             schemas: HashMap::new(),
             changes: VecDeque::new(),
+            markers: VecDeque::new(),
             last: ChangeBatch::default(),
             largest: 0,
             open: None,
@@ -59,6 +66,31 @@ impl Subscriber {
     pub async fn ready(&mut self) {
         while !self.batch().await.unwrap().waiting_for.is_empty() {}
         assert!(self.changes.is_empty(), "the first batch is empty");
+    }
+
+    /// The next marker as text.
+    pub async fn marker(&mut self) -> String {
+        loop {
+            if let Some(marker) = self.markers.pop_front() {
+                assert!(marker.after_lsn <= marker.before_lsn, "{marker:?}");
+                let kind = marker.kind().as_str_name().to_lowercase();
+                let (table, partitions) = (marker.table, marker.partitions.join(","));
+                return format!("{kind} {table}({partitions})");
+            }
+            self.batch().await.unwrap();
+        }
+    }
+
+    /// Waits for a marker of this kind.
+    pub async fn marked(&mut self, text: &str) {
+        let mut seen = Vec::new();
+        let waiting = async {
+            while seen.last().is_none_or(|last| last != text) {
+                seen.push(self.marker().await);
+            }
+        };
+        let ended = timeout(LIMIT, waiting).await;
+        assert!(ended.is_ok(), "{text} in time, and not only {seen:?}");
     }
 
     /// The error that ends the stream.
@@ -140,7 +172,10 @@ impl Subscriber {
             next += u64::from(ordinal > 0);
             let change = Numbered { event, ordinal };
             self.check(&change);
-            self.changes.push_back(change);
+            match change.event {
+                Some(Event::Marker(marker)) => self.markers.push_back(marker),
+                _ => self.changes.push_back(change),
+            }
         }
         self.last = ChangeBatch {
             changes: Vec::new(),
@@ -227,13 +262,7 @@ impl Subscriber {
                 let kind = if message.transactional { "in" } else { "out" };
                 format!("message {} {content} {kind}", message.prefix)
             }
-            Event::Marker(marker) => {
-                assert!(marker.after_lsn <= marker.before_lsn, "{marker:?}");
-                let mut partitions = marker.partitions.clone();
-                partitions.sort_unstable();
-                let kind = marker.kind().as_str_name().to_lowercase();
-                format!("{kind} {}({})", marker.table, partitions.join(","))
-            }
+            Event::Marker(marker) => panic!("{marker:?}"),
             Event::Fragment(fragment) => format!("fragment {}", fragment.index),
         })
     }
@@ -274,8 +303,16 @@ fn schema_text(schema: &Schema) -> String {
         ReplicaIdentity::Index => "index",
         ReplicaIdentity::Unspecified => panic!("{schema:?}"),
     };
+    let partition = match schema.partition.as_str() {
+        "" => String::new(),
+        name => format!(" partition {name}"),
+    };
+    let inserts = match schema.published() {
+        PublishedEvents::Inserts => " inserts",
+        PublishedEvents::All | PublishedEvents::Unspecified => "",
+    };
     format!(
-        "schema {}.{}({}) {identity} key({})",
+        "schema {}.{}({}) {identity} key({}){partition}{inserts}",
         schema.namespace,
         schema.table,
         columns.join(","),

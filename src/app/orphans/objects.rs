@@ -54,7 +54,7 @@ const SHARED: &str = "with ours as (select oid, rolname::text as name,
 /// Objects of a single database.
 const OWN: &str = "select 'publication', pubname::text || ' in ' || current_database(),
         substring(pubname::text from '^howdah_tmp_([0-9a-f]{32})')
-    from pg_publication where pubname ~ '^howdah_tmp_[0-9a-f]{32}(_insert)?$'";
+    from pg_publication where pubname ~ '^howdah_tmp_[0-9a-f]{32}(_[0-9]{1,4}(_inserts)?)?$'";
 
 const DATABASES: &str = "select datname::text from pg_database where datallowconn
     and not datistemplate and datname <> 'postgres'";

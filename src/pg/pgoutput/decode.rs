@@ -4,6 +4,7 @@ use super::message::{
     Abort, Begin, Column, Commit, Delete, Insert, LogicalMessage, Message, Old, Origin,
     PrepareKind, Prepared, Relation, ReplicaIdentity, RolledBack, Truncate, Type, Update,
 };
+use super::name::Name;
 use super::tuple::Tuple;
 use crate::pg::Lsn;
 use crate::pg::wire::{Cursor, Malformed};
@@ -63,8 +64,8 @@ fn change<'a>(
         b'Y' => Message::Type(Type {
             xid,
             oid: cursor.u32()?,
-            schema: cursor.str()?,
-            name: cursor.str()?,
+            schema: Name(cursor.cstr()?),
+            name: Name(cursor.cstr()?),
         }),
         b'I' => {
             let relation = cursor.u32()?;
@@ -100,7 +101,7 @@ fn change<'a>(
             xid,
             transactional: cursor.u8()? & 1 == 1,
             lsn: lsn(cursor)?,
-            prefix: cursor.str()?,
+            prefix: Name(cursor.cstr()?),
             content: cursor.sized()?,
         }),
     })
@@ -116,7 +117,7 @@ fn control<'a>(tag: u8, cursor: &mut Cursor<'a>) -> Result<Message<'a>, Malforme
         b'C' => Message::Commit(commit(cursor)?),
         b'O' => Message::Origin(Origin {
             lsn: lsn(cursor)?,
-            name: cursor.str()?,
+            name: Name(cursor.cstr()?),
         }),
         b'S' => Message::StreamStart {
             xid: cursor.u32()?,
@@ -172,7 +173,7 @@ fn prepared<'a>(cursor: &mut Cursor<'a>) -> Result<Prepared<'a>, Malformed> {
         end_lsn: lsn(cursor)?,
         time: cursor.i64()?,
         xid: cursor.u32()?,
-        gid: cursor.str()?,
+        gid: Name(cursor.cstr()?),
     })
 }
 
@@ -184,12 +185,12 @@ fn rolled_back<'a>(cursor: &mut Cursor<'a>) -> Result<RolledBack<'a>, Malformed>
         prepare_time: cursor.i64()?,
         time: cursor.i64()?,
         xid: cursor.u32()?,
-        gid: cursor.str()?,
+        gid: Name(cursor.cstr()?),
     })
 }
 
 fn relation<'a>(xid: Option<u32>, cursor: &mut Cursor<'a>) -> Result<Relation<'a>, Malformed> {
-    let (oid, schema, name) = (cursor.u32()?, cursor.str()?, cursor.str()?);
+    let (oid, schema, name) = (cursor.u32()?, Name(cursor.cstr()?), Name(cursor.cstr()?));
     let identity = match cursor.u8()? {
         b'd' => ReplicaIdentity::Default,
         b'n' => ReplicaIdentity::Nothing,

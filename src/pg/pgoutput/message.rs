@@ -2,6 +2,7 @@
 //! PostgreSQL's `TimestampTz`; `xid` in a row's message is there only inside a
 //! streamed block.
 
+use super::name::Name;
 use super::tuple::Tuple;
 use crate::pg::Lsn;
 use crate::pg::wire::{Cursor, Malformed};
@@ -82,7 +83,7 @@ pub struct Origin<'a> {
     /// Its commit on the server where it was made.
     pub lsn: Lsn,
     /// The origin's name.
-    pub name: &'a str,
+    pub name: Name<'a>,
 }
 
 /// A relation's replica identity (`pg_class.relreplident`).
@@ -106,9 +107,9 @@ pub struct Relation<'a> {
     /// `pg_class.oid`.
     pub oid: u32,
     /// The schema; pgoutput sends `pg_catalog` as an empty string.
-    pub schema: &'a str,
+    pub schema: Name<'a>,
     /// The name.
-    pub name: &'a str,
+    pub name: Name<'a>,
     /// What old rows hold.
     pub identity: ReplicaIdentity,
     pub(super) count: u16,
@@ -140,7 +141,7 @@ pub struct Column<'a> {
     /// REPLICA IDENTITY FULL.
     pub key: bool,
     /// The name.
-    pub name: &'a str,
+    pub name: Name<'a>,
     /// `pg_type.oid`.
     pub type_oid: u32,
     /// `pg_attribute.atttypmod`.
@@ -151,7 +152,7 @@ impl<'a> Column<'a> {
     pub(super) fn read(cursor: &mut Cursor<'a>) -> Result<Self, Malformed> {
         Ok(Column {
             key: cursor.u8()? & 1 == 1,
-            name: cursor.str()?,
+            name: Name(cursor.cstr()?),
             type_oid: cursor.u32()?,
             type_modifier: cursor.i32()?,
         })
@@ -166,9 +167,9 @@ pub struct Type<'a> {
     /// `pg_type.oid`.
     pub oid: u32,
     /// The schema; empty for `pg_catalog`.
-    pub schema: &'a str,
+    pub schema: Name<'a>,
     /// The name.
-    pub name: &'a str,
+    pub name: Name<'a>,
 }
 
 /// INSERT.
@@ -245,7 +246,7 @@ pub struct LogicalMessage<'a> {
     /// Where its record ends.
     pub lsn: Lsn,
     /// What it is for.
-    pub prefix: &'a str,
+    pub prefix: Name<'a>,
     /// What it says.
     pub content: &'a [u8],
 }
@@ -286,7 +287,7 @@ pub struct Prepared<'a> {
     /// The transaction.
     pub xid: u32,
     /// The name that the application gave it.
-    pub gid: &'a str,
+    pub gid: Name<'a>,
 }
 
 /// ROLLBACK PREPARED.
@@ -303,5 +304,5 @@ pub struct RolledBack<'a> {
     /// The transaction.
     pub xid: u32,
     /// The name that the application gave it.
-    pub gid: &'a str,
+    pub gid: Name<'a>,
 }

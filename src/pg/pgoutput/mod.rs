@@ -4,6 +4,7 @@
 
 mod decode;
 mod message;
+mod name;
 mod tuple;
 
 #[cfg(test)]
@@ -14,4 +15,5 @@ pub use message::{
     Abort, Begin, Column, Commit, Delete, Insert, LogicalMessage, Message, Old, Origin,
     PrepareKind, Prepared, Relation, ReplicaIdentity, RolledBack, Truncate, Type, Update,
 };
+pub use name::Name;
 pub use tuple::{Tuple, Value, Values};

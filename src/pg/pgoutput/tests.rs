@@ -136,11 +136,11 @@ proptest! {
         }
         match decoder(xid).decode(&o.0).unwrap() {
             Message::Relation(r) => {
-                prop_assert_eq!((r.xid, r.oid, r.schema, r.name), (xid, oid, &*schema, &*table));
+                prop_assert_eq!((r.xid, r.oid, r.schema, r.name), (xid, oid, Name::from(&*schema), Name::from(&*table)));
                 prop_assert_eq!(r.identity, ReplicaIdentity::Full);
                 prop_assert_eq!(r.len(), columns.len());
                 let read: Vec<_> = r.columns()
-                    .map(|c| (c.key, c.name.to_owned(), c.type_oid, c.type_modifier)).collect();
+                    .map(|c| (c.key, c.name.to_string(), c.type_oid, c.type_modifier)).collect();
                 prop_assert_eq!(read, columns);
             }
             other => prop_assert!(false, "{other:?}"),
@@ -166,7 +166,7 @@ proptest! {
         let o = out(b'M', xid).put([1]).put(lsn.to_be_bytes()).str(&prefix)
             .put((content.len() as u32).to_be_bytes()).put(&content);
         let expected = LogicalMessage {
-            xid, transactional: true, lsn: Lsn::new(lsn), prefix: &prefix, content: &content,
+            xid, transactional: true, lsn: Lsn::new(lsn), prefix: prefix.as_str().into(), content: &content,
         };
         prop_assert_eq!(decoder(xid).decode(&o.0).unwrap(), Message::Logical(expected));
     }
@@ -176,14 +176,14 @@ proptest! {
         let commit = Commit { commit_lsn: Lsn::new(a), end_lsn: Lsn::new(b), commit_time: time };
         let (a_, b_, t_, x_) = (a.to_be_bytes(), b.to_be_bytes(), time.to_be_bytes(), xid.to_be_bytes());
         let both = |o: Out| o.put(a_).put(b_).put(t_);
-        let prepared = Prepared { lsn: commit.commit_lsn, end_lsn: commit.end_lsn, time, xid, gid: &gid };
+        let prepared = Prepared { lsn: commit.commit_lsn, end_lsn: commit.end_lsn, time, xid, gid: gid.as_str().into() };
         let cases = [
             (out(b'B', None).put(a_).put(t_).put(x_),
              Message::Begin(Begin { commit_lsn: Lsn::new(a), commit_time: time, xid })),
             (both(out(b'C', None).put([0])), Message::Commit(commit)),
             (both(out(b'c', Some(xid)).put([0])), Message::StreamCommit { xid, commit }),
             (out(b'O', None).put(a_).str(&gid),
-             Message::Origin(Origin { lsn: Lsn::new(a), name: &gid })),
+             Message::Origin(Origin { lsn: Lsn::new(a), name: gid.as_str().into() })),
             (out(b'A', Some(xid)).put(sub.to_be_bytes()),
              Message::StreamAbort(Abort { xid, subxid: sub, at: None })),
             (out(b'A', Some(xid)).put(sub.to_be_bytes()).put(a_).put(t_),
@@ -198,7 +198,7 @@ proptest! {
             (out(b'r', None).put([0]).put(a_).put(b_).put(t_).put(t_).put(x_).str(&gid),
              Message::RollbackPrepared(RolledBack {
                  prepare_end_lsn: Lsn::new(a), end_lsn: Lsn::new(b), prepare_time: time, time, xid,
-                 gid: &gid,
+                 gid: gid.as_str().into(),
              })),
         ];
         for (out, expected) in cases {

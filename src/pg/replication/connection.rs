@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use postgres_protocol::message::frontend;
+use tokio::time::timeout;
 
 use super::command::{self, SlotOptions, StartOptions};
 use super::stream::{Limits, ReplicationStream};
@@ -97,7 +98,7 @@ impl Connection {
         options: Options,
         limit: Duration,
     ) -> Result<Connection, Error> {
-        let timeout = options.wal_sender_timeout.as_millis().to_string();
+        let silence = options.wal_sender_timeout.as_millis().to_string();
         let parameters = [
             ("replication", "database"),
             ("application_name", options.application_name.as_str()),
@@ -111,19 +112,28 @@ impl Connection {
             // The owner of the database may have set another one.
             ("role", "none"),
             ("search_path", "pg_catalog"),
-            ("wal_sender_timeout", timeout.as_str()),
+            ("wal_sender_timeout", silence.as_str()),
             ("statement_timeout", "0"),
             ("lock_timeout", "0"),
+            ("idle_session_timeout", "0"),
+            ("idle_in_transaction_session_timeout", "0"),
+            // From 18 on a publication that is missing is a warning.
+            ("client_min_messages", "warning"),
         ];
         let session = wire::log_in(target, login, &parameters, limit).await?;
-        let (target, login) = (target.clone(), login.clone());
-        Ok(Connection {
+        let mut connection = Connection {
             session,
-            target,
-            login,
+            target: target.clone(),
+            login: login.clone(),
             options,
             busy: false,
-        })
+        };
+        // A server that does not know it would refuse the startup packet.
+        if connection.server_major() >= 17 {
+            let set = connection.query("set transaction_timeout = 0");
+            timeout(limit, set).await.map_err(|_| Error::Timeout)??;
+        }
+        Ok(connection)
     }
 
     /// A handle that cancels this connection's commands.

@@ -1,0 +1,360 @@
+//! Tables with publications of our own.
+
+use std::collections::{BTreeMap, BTreeSet, HashMap};
+
+use super::{Log, State};
+use crate::{
+    domain::{Result, postgres::TableName},
+    pb::v1::marker::Kind,
+    pg::Lsn,
+    streams::{
+        OnChange, Publish, Request, Source,
+        catalog::{self, Encoding, Storage, Table},
+        note::{End, Note, Seen},
+        preflight::Database,
+        publication::{self, LOCK_TIMEOUT, Numbered, Wanted},
+    },
+};
+
+/// A table of the request.
+#[derive(Clone, Debug)]
+struct Followed {
+    number: usize,
+    asked: TableName,
+    oid: u32,
+    /// As it was at the last look.
+    table: Table,
+    /// Whether it was dropped.
+    gone: bool,
+    /// Where the log ended when it was last there.
+    seen: Lsn,
+}
+
+/// The watch over tables.
+#[derive(Debug)]
+pub(super) struct Tables {
+    prefix: String,
+    publish: Publish,
+    on_change: OnChange,
+    encoding: Encoding,
+    followed: Vec<Followed>,
+    /// What the publications publish now.
+    current: Vec<Wanted>,
+}
+
+impl Tables {
+    pub(super) fn new(source: &Source, request: &Request, database: &Database) -> Self {
+        let numbered = publication::numbered(database);
+        let followed = numbered.iter().filter_map(|it| {
+            Some(Followed {
+                number: it.number,
+                asked: request.tables.get(it.number)?.clone(),
+                oid: it.oid,
+                table: it.table?.clone(),
+                gone: false,
+                seen: Lsn::ZERO,
+            })
+        });
+        Self {
+            prefix: source.slot.clone(),
+            publish: request.publish,
+            on_change: request.on_change,
+            encoding: database.encoding,
+            followed: followed.collect(),
+            current: publication::wanted(&source.slot, &numbered, request.publish),
+        }
+    }
+
+    /// What the pump has to know at first.
+    pub(super) fn begin(&self, state: &mut State) {
+        state.published = published(&self.followed, self.publish);
+        state.followed = self.followed.iter().map(|it| it.oid).collect();
+    }
+
+    pub(super) async fn look(&mut self, log: &mut Log<'_>) -> Result<()> {
+        let names: Vec<TableName> = self.followed.iter().map(|it| it.asked.clone()).collect();
+        let named = catalog::oids(log.session, &names).await?;
+        let oids = self.followed.iter().map(|it| it.oid);
+        let oids: BTreeSet<u32> = oids.chain(named.iter().flatten().copied()).collect();
+        let oids: Vec<u32> = oids.into_iter().collect();
+        let tables = catalog::tables(log.session, self.encoding, &oids).await?;
+        let (mut next, mut note) = (self.followed.clone(), Note::default());
+        let look = Look {
+            tables: &tables,
+            now: log.now,
+            on_change: self.on_change,
+        };
+        for (followed, named) in next.iter_mut().zip(named) {
+            look.compare(followed, named, &mut note);
+        }
+        if note.end.is_some() {
+            return log.write(&[], &note).await;
+        }
+        self.protect(&next, log).await?;
+        self.apply(next, note, log).await
+    }
+
+    /// Takes tables out of what publishes their updates at once, without a lock on them: the
+    /// application's updates of a table without replica identity fail until then.
+    async fn protect(&mut self, next: &[Followed], log: &mut Log<'_>) -> Result<()> {
+        let stores: Vec<Store> = next.iter().flat_map(Followed::stores).collect();
+        for publication in self.current.iter_mut().filter(|it| it.all) {
+            let covers = |store: &&Store| {
+                publication.tables.contains(&store.oid) || publication.tables.contains(&store.of)
+            };
+            let covered: Vec<&Store> = stores.iter().filter(covers).collect();
+            if covered.iter().all(|store| store.identified) {
+                continue;
+            }
+            let note = Note {
+                published: covered.iter().map(|store| (store.oid, false)).collect(),
+                ..Note::default()
+            };
+            let statement = publication::set_events(&publication.name, false);
+            log.write(&[statement], &note).await?;
+            publication.all = false;
+        }
+        Ok(())
+    }
+
+    /// Brings the publications to what they have to be, with the note of what was found.
+    async fn apply(
+        &mut self,
+        next: Vec<Followed>,
+        mut note: Note,
+        log: &mut Log<'_>,
+    ) -> Result<()> {
+        let numbered: Vec<Numbered<'_>> = next.iter().map(Followed::numbered).collect();
+        let wanted = publication::wanted(&self.prefix, &numbered, self.publish);
+        let statements = statements(&self.current, &wanted);
+        let before = log.shared.state.lock().await.published.clone();
+        let changed = published(&next, self.publish).into_iter();
+        let changed = changed.filter(|(oid, all)| before.get(oid) != Some(all));
+        note.published = changed.collect();
+        note.published.sort_unstable();
+        let anew = next
+            .iter()
+            .filter(|it| it.is_published_anew(&note, &before));
+        let detail = "other events of the table are published from here on";
+        let anew = anew.map(|it| it.mark(Kind::PublishedEventsChanged, detail, log.now));
+        let anew: Vec<Seen> = anew.collect();
+        note.markers.extend(anew);
+        if !statements.is_empty() || !note.is_empty() {
+            log.write(&statements, &note).await?;
+        }
+        for next in wanted {
+            self.current.retain(|it| it.name != next.name);
+            self.current.push(next);
+        }
+        self.followed = next;
+        let moved = note.markers.into_iter();
+        let moved = moved.filter(|it| it.kind == i32::from(Kind::PublishedEventsChanged));
+        incomplete(moved.collect(), log).await
+    }
+}
+
+/// What holds rows of a table: itself or a partition.
+struct Store {
+    oid: u32,
+    /// The table that was asked for.
+    of: u32,
+    identified: bool,
+}
+
+impl Followed {
+    fn stores(&self) -> Vec<Store> {
+        let of = self.oid;
+        let own = (!self.table.partitioned).then_some((&self.oid, &self.table.storage));
+        let all = self.table.leaves.iter().chain(own);
+        let all = all.filter(|_| !self.gone);
+        all.map(|(oid, store)| Store {
+            oid: *oid,
+            of,
+            identified: store.identified,
+        })
+        .collect()
+    }
+
+    fn numbered(&self) -> Numbered<'_> {
+        Numbered {
+            number: self.number,
+            oid: self.oid,
+            table: (!self.gone).then_some(&self.table),
+        }
+    }
+
+    /// Whether other events of the table, or of a partition that was there before, are published.
+    fn is_published_anew(&self, note: &Note, before: &HashMap<u32, bool>) -> bool {
+        let mut changed = note.published.iter().map(|(oid, _)| oid);
+        changed.any(|oid| {
+            let ours = *oid == self.oid || self.table.leaves.contains_key(oid);
+            ours && before.contains_key(oid)
+        })
+    }
+
+    fn mark(&self, kind: Kind, detail: &str, now: Lsn) -> Seen {
+        Seen {
+            namespace: self.table.namespace.clone(),
+            table: self.table.name.clone(),
+            after: self.seen.min(now).get(),
+            before: now.get(),
+            ..Seen::new(kind, detail)
+        }
+    }
+}
+
+/// Says which transactions were open when the events of tables changed: what they did before is
+/// published by the former rule, and what they do now by the new one.
+async fn incomplete(moved: Vec<Seen>, log: &mut Log<'_>) -> Result<()> {
+    if moved.is_empty() {
+        return Ok(());
+    }
+    let open = log.open_transactions().await?;
+    if open.is_empty() {
+        return Ok(());
+    }
+    let markers = moved.into_iter().map(|seen| Seen {
+        incomplete: open.clone(),
+        detail: "these transactions were open, and may be published in part".into(),
+        ..seen
+    });
+    let note = Note {
+        markers: markers.collect(),
+        ..Note::default()
+    };
+    log.write(&[], &note).await
+}
+
+fn published(followed: &[Followed], publish: Publish) -> HashMap<u32, bool> {
+    let there = followed.iter().filter(|it| !it.gone);
+    there
+        .flat_map(|it| publication::published(it.oid, &it.table, publish))
+        .collect()
+}
+
+/// What brings publications from `current` to `wanted`. Tables are locked in the order of their
+/// oids.
+fn statements(current: &[Wanted], wanted: &[Wanted]) -> Vec<String> {
+    let (mut members, mut events) = (Vec::new(), Vec::new());
+    for next in wanted {
+        let Some(now) = current.iter().find(|now| now.name == next.name) else {
+            continue;
+        };
+        let name = next.name.as_str();
+        let dropped = now.tables.difference(&next.tables);
+        members.extend(dropped.map(|oid| (*oid, "drop", name)));
+        let added = next.tables.difference(&now.tables);
+        members.extend(added.map(|oid| (*oid, "add", name)));
+        if now.all != next.all {
+            events.push(publication::set_events(name, next.all));
+        }
+    }
+    // Dropped first: a partition goes from one publication to the other.
+    members.sort_unstable_by_key(|(oid, verb, _)| (*oid, *verb != "drop"));
+    let mut statements = Vec::new();
+    if !members.is_empty() {
+        statements.push(format!("set local lock_timeout = '{LOCK_TIMEOUT}'"));
+    }
+    let moves = members.into_iter();
+    statements.extend(moves.map(|(oid, verb, name)| publication::member(name, verb, oid)));
+    statements.extend(events);
+    statements
+}
+
+/// One look at the catalogs.
+struct Look<'a> {
+    tables: &'a BTreeMap<u32, Table>,
+    now: Lsn,
+    on_change: OnChange,
+}
+
+impl Look<'_> {
+    /// Compares a table with what it was. `named` is what its name means now.
+    fn compare(&self, followed: &mut Followed, named: Option<u32>, note: &mut Note) {
+        let other = named.filter(|oid| *oid != followed.oid);
+        let other = other.and_then(|oid| Some((oid, self.tables.get(&oid)?)));
+        match (other, self.tables.get(&followed.oid)) {
+            (Some((oid, table)), _) => self.replaced(followed, oid, table, note),
+            (None, None) if self.on_change == OnChange::End => {
+                let message = format!(
+                    "the table {} was dropped between {} and {}",
+                    followed.asked, followed.seen, self.now
+                );
+                end(followed, message, note);
+            }
+            (None, None) => followed.gone = true,
+            (None, Some(table)) => {
+                self.changed(followed, table, note);
+                followed.table = table.clone();
+                followed.seen = self.now;
+            }
+        }
+    }
+
+    fn replaced(&self, followed: &mut Followed, oid: u32, table: &Table, note: &mut Note) {
+        let what = format!(
+            "another table has the name {} since a moment between {} and {}",
+            followed.asked, followed.seen, self.now
+        );
+        if self.on_change == OnChange::End || !table.followable {
+            return end(followed, what, note);
+        }
+        note.followed.push(oid);
+        note.markers.push(Seen {
+            former_oid: followed.oid,
+            relation_oid: oid,
+            ..followed.mark(Kind::TableReplaced, &what, self.now)
+        });
+        followed.oid = oid;
+        followed.table = table.clone();
+        followed.gone = false;
+        followed.seen = self.now;
+    }
+
+    /// What happened to the rows of a table beside the changes that the log has.
+    fn changed(&self, followed: &Followed, is: &Table, note: &mut Note) {
+        let was = &followed.table;
+        let mut mark = |kind, partitions: Vec<String>, detail: &str| {
+            if !partitions.is_empty() {
+                note.markers.push(Seen {
+                    partitions,
+                    ..followed.mark(kind, detail, self.now)
+                });
+            }
+        };
+        let names = |from: &Table, without: &Table| -> Vec<String> {
+            let leaves = from.leaves.iter();
+            let gone = leaves.filter(|(oid, _)| !without.leaves.contains_key(oid));
+            gone.map(|(_, leaf)| leaf.name.clone()).collect()
+        };
+        let attached = "partitions were attached, with the rows that were in them";
+        mark(Kind::PartitionsAttached, names(is, was), attached);
+        let detached = "partitions were detached or dropped, with the rows in them";
+        mark(Kind::PartitionsDetached, names(was, is), detached);
+        let same = is.leaves.iter().filter_map(|(oid, leaf)| {
+            let before = was.leaves.get(oid)?;
+            rewritten(before, leaf).then(|| leaf.name.clone())
+        });
+        let why = "the rows were written anew, perhaps with other values";
+        mark(Kind::TableRewritten, same.collect(), why);
+        if !is.partitioned && rewritten(&was.storage, &is.storage) {
+            let seen = followed.mark(Kind::TableRewritten, why, self.now);
+            note.markers.push(seen);
+        }
+    }
+}
+
+/// Whether the rows may have other values than before without a change in the log: a column was
+/// changed and all rows were written anew, or a column came with a value for the rows that are
+/// there. TRUNCATE, which the log has, VACUUM FULL and CLUSTER change no column.
+fn rewritten(was: &Storage, is: &Storage) -> bool {
+    (was.file != is.file && was.columns != is.columns) || is.missing > was.missing
+}
+
+fn end(followed: &Followed, message: String, note: &mut Note) {
+    note.end.get_or_insert(End {
+        publication: false,
+        name: followed.asked.to_string(),
+        message,
+    });
+}

@@ -11,6 +11,7 @@ mod crash;
 mod crowd;
 mod deletion;
 mod drift;
+mod drivers;
 mod fairness;
 mod filters;
 mod gone_host;

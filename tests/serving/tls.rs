@@ -6,18 +6,18 @@ use howdah::{
     client::{Client, Options as ClientOptions},
     pb::v1::ListInstancesRequest,
 };
-use rcgen::{BasicConstraints, CertificateParams, CertifiedIssuer, IsCa, KeyPair, SanType};
+use rcgen::{BasicConstraints, CertificateParams, CertifiedIssuer, DnType, IsCa, KeyPair, SanType};
 
 use crate::support::howdah::{Howdah, Options, PROJECT, eventually, signal};
 
 /// What TLS needs, in a directory.
-pub(super) struct Files {
+pub(crate) struct Files {
     directory: tempfile::TempDir,
 }
 
 impl Files {
     /// A CA, a server certificate for localhost, and a client's.
-    pub(super) fn new() -> Self {
+    pub(crate) fn new() -> Self {
         let files = Self {
             directory: tempfile::tempdir().unwrap(),
         };
@@ -29,6 +29,9 @@ impl Files {
     fn fill(&self) {
         let mut ca = CertificateParams::new(Vec::new()).unwrap();
         ca.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
+        // Another name than that of its certificates: OpenSSL takes them for self-signed.
+        ca.distinguished_name
+            .push(DnType::CommonName, "Howdah's tests");
         let ca = CertifiedIssuer::self_signed(ca, KeyPair::generate().unwrap()).unwrap();
         self.write("ca.pem", &ca.pem());
         // By SPIFFE a certificate with two identities is nobody's.
@@ -53,7 +56,7 @@ impl Files {
         fs::write(self.directory.path().join(name), text).unwrap();
     }
 
-    pub(super) fn path(&self, name: &str) -> String {
+    pub(crate) fn path(&self, name: &str) -> String {
         self.directory.path().join(name).display().to_string()
     }
 }

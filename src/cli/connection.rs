@@ -7,7 +7,7 @@ use clap::{Args, ValueEnum};
 use super::{
     arguments::Output,
     exit::{Exit, Failure},
-    output::json,
+    output::{json, quoted},
     session::Session,
 };
 use crate::pb::v1::{Connection, GetConnectionRequest};
@@ -146,16 +146,6 @@ fn dotenv(value: &str) -> String {
     }
 }
 
-/// Quotes a value for a POSIX shell, if it needs quotes.
-fn quoted(value: &str) -> String {
-    let bare = |c: char| c.is_ascii_alphanumeric() || "_-./:@%+=,".contains(c);
-    if !value.is_empty() && value.chars().all(bare) {
-        value.to_owned()
-    } else {
-        format!("'{}'", value.replace('\'', r"'\''"))
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -215,24 +205,5 @@ mod tests {
         assert!(!holds(Format::Service, "a ", "b"));
         assert!(!holds(Format::Service, "a", "\tb"));
         assert!(holds(Format::Env, "a\n", "\tb"));
-    }
-
-    #[test]
-    fn values_survive_a_shell() {
-        for value in [
-            "",
-            "plain",
-            "it's",
-            "a&b?c=$d",
-            "two words",
-            "`x`",
-            "postgres://u:p@h:1/d",
-        ] {
-            let script = format!("printf %s {}", quoted(value));
-            let output = std::process::Command::new("sh")
-                .args(["-c", &script])
-                .output();
-            assert_eq!(output.unwrap().stdout, value.as_bytes(), "{value}");
-        }
     }
 }

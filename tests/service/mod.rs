@@ -25,6 +25,7 @@ mod locales;
 mod logs;
 mod measurements;
 pub(crate) mod metadata;
+mod newcomers;
 mod orphans;
 mod other_release;
 mod panics;

@@ -9,7 +9,8 @@ FEATURES := --features failpoints
 export SQLX_OFFLINE ?= true
 # Tests mostly wait, for servers and for time to pass: two for each processor.
 export RUST_TEST_THREADS ?= $(shell expr 2 '*' $$(getconf _NPROCESSORS_ONLN))
-# Where the tests find grpcurl, Python, PostgreSQL's other majors and the proxies.
+# Where the tests find grpcurl, Python, the drivers, PostgreSQL's other majors and the
+# proxies.
 export HOWDAH_TEST_TOOLS := $(TOOLS)
 
 .PHONY: run quick release debug test soak bench demo fresh tools fmt lint sqlx sqlx-check prerequisites
@@ -41,7 +42,7 @@ prerequisites:
 
 # Everything but the long tables, which are `make soak`.
 test: prerequisites
-	@tools/install.sh grpcurl python postgres proxies
+	@tools/install.sh grpcurl python drivers postgres proxies
 	$(CARGO) test --locked $(FEATURES) -- --skip soak::
 
 # The long tables, for about TIME seconds in all.
@@ -75,7 +76,7 @@ lint: prerequisites
 	$(CARGO) fmt --check
 	$(CARGO) clippy --locked --all-targets $(FEATURES) -- -D warnings
 	$(TOOLS)/bin/buf lint
-	shellcheck -x .ci/run tools/*.sh
+	shellcheck -x .ci/run tools/*.sh tests/drivers/*.sh
 	@tools/deny.sh
 
 # The offline data of the store's queries.

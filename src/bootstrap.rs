@@ -5,6 +5,7 @@ mod data_dir;
 mod dev;
 mod doctor;
 mod edge;
+mod identity;
 mod keys;
 mod metadata;
 mod output_file;
@@ -63,6 +64,7 @@ pub use crate::providers::local::Entry;
 pub use backup::{Backup, Destination, backup};
 pub use dev::Dev;
 pub use doctor::{Listening, doctor, listening};
+pub use identity::principal;
 pub use restore::{Restored, restore, restore_former};
 pub use trash::{host_here, trash_empty, trash_list, trash_restore, trash_throw};
 
@@ -281,7 +283,8 @@ async fn attend(
         signals.serving();
         let admin = admin_address.to_string();
         data_dir.replace(ADMIN_ENDPOINT, &format!("{admin}\n"))?;
-        data_dir.replace(ENDPOINT, &format!("{address}\n"))?;
+        let endpoint = welcome::endpoint(config, &address);
+        data_dir.replace(ENDPOINT, &format!("{endpoint}\n"))?;
         tracing::info!(%address, "serving");
         greeting.say(config, &address, &admin);
         let watch = Watch {

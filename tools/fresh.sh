@@ -162,7 +162,7 @@ copy_settings() {
     npm_global=$(npm config get globalconfig)
     if [ -e "$npm_global" ]; then install -D "$npm_global" "$BARE/opt/node/etc/npmrc"; fi
     if [ -e /etc/pip.conf ]; then cp /etc/pip.conf "$BARE/etc/"; fi
-    for file in .npmrc .config/pip/pip.conf .pip/pip.conf; do
+    for file in .npmrc .config/pip/pip.conf .pip/pip.conf .m2/settings.xml; do
         if [ -e "$home/$file" ]; then install -D "$home/$file" "$BARE/root/$file"; fi
     done
     for file in config config.toml; do

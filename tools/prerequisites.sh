@@ -30,6 +30,11 @@ has_postgres() {
     has pg_config && [ -x "$(pg_config --bindir)/postgres" ]
 }
 
+# A JDK of Java 11 or later: the tests' program for JDBC is compiled for that.
+has_java() {
+    has java && has javac && javac --release 11 -version >/dev/null 2>&1
+}
+
 # Debian's packages that are missing, one a line.
 missing() {
     compiles_c || echo gcc libc6-dev
@@ -41,6 +46,8 @@ missing() {
     [ -x /usr/lib/postgresql/15/bin/postgres ] || echo postgresql-15
     has shellcheck || echo shellcheck
     python3 -c 'import ensurepip, venv' 2>/dev/null || echo python3 python3-venv
+    has_java || echo default-jdk-headless
+    has mvn || echo maven
     has git || echo git
 }
 
@@ -49,7 +56,7 @@ check_toolchains() {
     local wanted=()
     has "$CARGO" || wanted+=("Rust: see https://rustup.rs.")
     if [ "$1" = test ] || { [ "$1" = demo ] && ! has grpcurl; }; then
-        has go || wanted+=("Go 1.24 or later, which builds grpcurl: see https://go.dev/dl.")
+        has go || wanted+=("Go 1.25 or later, which builds grpcurl and drivers: see https://go.dev/dl.")
     fi
     if [ "$1" = test ] && ! { has node && has npm; }; then
         wanted+=("Node.js 18 or later with npm: see https://nodejs.org.")

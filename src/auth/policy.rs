@@ -11,6 +11,8 @@ use super::Permission;
 
 /// Who reads.
 const READERS: &[Role] = &[Role::Viewer, Role::Operator];
+/// Who asks for a database by its id: subscribers name it in PostgreSQL.
+const OF_DATABASES: &[Role] = &[Role::Viewer, Role::Operator, Role::Subscriber];
 /// Who changes things.
 const OPERATORS: &[Role] = &[Role::Operator];
 /// Admins only.
@@ -23,7 +25,7 @@ const RULES: &[(&str, &[Role])] = &[
     ("databases.connect", &[Role::Connector]),
     ("databases.create", OPERATORS),
     ("databases.delete", ADMINS),
-    ("databases.get", READERS),
+    ("databases.get", OF_DATABASES),
     ("databases.list", READERS),
     ("engines.list", READERS),
     ("instances.create", OPERATORS),

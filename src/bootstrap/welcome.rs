@@ -1,6 +1,9 @@
 //! Prints what a new user needs: the endpoints, and what to type next.
 
-use std::io::Write;
+use std::{
+    io::Write,
+    net::{IpAddr, Ipv4Addr, Ipv6Addr},
+};
 
 use crate::{
     api::listener::BindAddress,
@@ -53,6 +56,23 @@ fn text(config: &Config, address: &BindAddress, admin: &str) -> String {
     )
 }
 
+/// The address as our own client takes it on this machine: with its scheme where it is not
+/// the default. No certificate is for the address that stands for all of the machine's.
+pub(super) fn endpoint(config: &Config, address: &BindAddress) -> String {
+    let BindAddress::Tcp(mut tcp) = *address else {
+        return address.to_string();
+    };
+    match tcp.ip() {
+        IpAddr::V4(all) if all.is_unspecified() => tcp.set_ip(Ipv4Addr::LOCALHOST.into()),
+        IpAddr::V6(all) if all.is_unspecified() => tcp.set_ip(Ipv6Addr::LOCALHOST.into()),
+        IpAddr::V4(_) | IpAddr::V6(_) => {}
+    }
+    match config.tls.enabled() {
+        true => format!("https://{tcp}"),
+        false => tcp.to_string(),
+    }
+}
+
 /// How to call the API with our client and with grpcurl. The names of client certificate files
 /// are placeholders, because they are not known here.
 fn hints(config: &Config, address: &BindAddress) -> (String, String) {
@@ -66,7 +86,7 @@ fn hints(config: &Config, address: &BindAddress) -> (String, String) {
     if !config.tls.enabled() {
         return (tcp.to_string(), format!("-plaintext {tcp}"));
     }
-    let mut endpoint = format!("https://{tcp} --ca CA.pem");
+    let mut endpoint = format!("{} --ca CA.pem", endpoint(config, address));
     let mut grpcurl = "-cacert CA.pem ".to_owned();
     if config.tls.client_certificates == ClientCertificates::Required {
         endpoint.push_str(" --cert CLIENT.pem --key CLIENT.key");
@@ -93,6 +113,8 @@ mod tests {
         let (endpoint, grpcurl) = hints(&config, &tcp);
         assert_eq!(endpoint, "https://127.0.0.1:7717 --ca CA.pem");
         assert_eq!(grpcurl, "-cacert CA.pem 127.0.0.1:7717");
+        let all = BindAddress::Tcp((Ipv6Addr::UNSPECIFIED, 7717).into());
+        assert_eq!(super::endpoint(&config, &all), "https://[::1]:7717");
         config.tls.client_certificates = ClientCertificates::Required;
         let (endpoint, grpcurl) = hints(&config, &tcp);
         assert!(endpoint.ends_with("--cert CLIENT.pem --key CLIENT.key"));

@@ -1,5 +1,7 @@
 //! `howdah audit`.
 
+use std::io::{self, Write as _};
+
 use clap::{Args, Subcommand};
 
 use super::{
@@ -43,6 +45,11 @@ pub(super) async fn run(session: Session, command: Command) -> Result<(), Failur
         audit_records: found,
         next_page_token: String::new(),
     };
+    if session.prints_names() {
+        let uids = found.audit_records.iter().map(|record| record.uid.as_str());
+        let uids: Vec<&str> = uids.collect();
+        return Ok(writeln!(io::stdout(), "{}", uids.join("\n"))?);
+    }
     session.print("howdah.v1.ListAuditRecordsResponse", &found, rows)
 }
 

@@ -1,15 +1,19 @@
 //! `howdah config`.
 
-use std::io::{self, Write};
+use std::{
+    io::{self, Write},
+    path::PathBuf,
+};
 
-use clap::Subcommand;
+use clap::{Subcommand, ValueHint};
 use serde_json::{Value, json};
 
 use super::{
     arguments::Output,
     exit::{Exit, Failure},
-    output::{Sheet, data},
+    output::{Sheet, data, written},
 };
+use crate::bootstrap;
 use crate::config::{
     self, Loaded, Problem, ServeArguments, Surroundings, settings::SETTINGS, settings::Setting,
 };
@@ -20,11 +24,24 @@ pub(super) enum Command {
     Check(ServeArguments),
     /// Print the JSON schema of the configuration file
     Schema,
+    /// Print who a client certificate makes a caller, as auth.bindings has it
+    Principal {
+        /// PEM file with the certificate
+        #[arg(value_hint = ValueHint::FilePath)]
+        certificate: PathBuf,
+    },
 }
 
 pub(super) fn run(command: &Command, output: Output) -> Result<Exit, Failure> {
     let text = match command {
         Command::Schema => pretty(config::schema().as_value())?,
+        Command::Principal { certificate } => {
+            let principal = bootstrap::principal(certificate)?;
+            match output {
+                output if output.is_data() => data(&json!({ "principal": principal }), output)?,
+                _ => principal,
+            }
+        }
         Command::Check(arguments) => {
             let loaded = config::load(arguments, &Surroundings::of_process());
             check(&loaded.map_err(refused)?, output)?
@@ -65,7 +82,8 @@ fn check(loaded: &Loaded, output: Output) -> Result<String, Failure> {
                 };
                 [key, value, source]
             };
-            Ok(Sheet::rows(["SETTING", "VALUE", "SOURCE"], rows.map(row)).to_string())
+            let sheet = Sheet::rows(["SETTING", "VALUE", "SOURCE"], rows.map(row));
+            Ok(written(&sheet, output))
         }
     }
 }

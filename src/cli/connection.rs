@@ -4,7 +4,12 @@ use std::io::{self, Write};
 
 use clap::{Args, ValueEnum};
 
-use super::{arguments::Output, exit::Failure, output::json, session::Session};
+use super::{
+    arguments::Output,
+    exit::{Exit, Failure},
+    output::{json, quoted},
+    session::Session,
+};
 use crate::pb::v1::{Connection, GetConnectionRequest};
 
 #[derive(Debug, Args)]
@@ -51,12 +56,37 @@ pub(super) async fn run(session: Session, command: Command) -> Result<(), Failur
     let text = match (session.output, format) {
         (output, _) if output.is_data() => json::render("howdah.v1.Connection", &found, output)?,
         (_, Format::Json) => json::render("howdah.v1.Connection", &found, Output::Json)?,
-        (_, format) => format.text(&found, &short),
+        (_, format) => {
+            format.check(&found)?;
+            format.text(&found, &short)
+        }
     };
     Ok(writeln!(io::stdout(), "{}", text.trim_end())?)
 }
 
 impl Format {
+    /// Refuses names that a file of this format would give back as other ones: libpq reads
+    /// both files by lines, and services without the white space at the ends of a value.
+    fn check(self, found: &Connection) -> Result<(), Failure> {
+        let (file, trimmed) = match self {
+            Self::Pgpass => ("pgpass", false),
+            Self::Service => ("service", true),
+            Self::Uri | Self::Jdbc | Self::Env | Self::Dotenv | Self::Json => return Ok(()),
+        };
+        let held = |name: &str| {
+            let is_trimmed = trimmed && name.trim_ascii().len() < name.len();
+            !is_trimmed && !name.contains(['\n', '\r'])
+        };
+        let wrong = match (held(&found.database), held(&found.user)) {
+            (true, true) => return Ok(()),
+            (false, _) => "database",
+            (true, false) => "user",
+        };
+        let message = format!("a {file} file cannot hold the name of this {wrong}");
+        Err(Failure::new(Exit::Precondition, message)
+            .note("the other formats can: try --format env"))
+    }
+
     /// The connection in this format. `name` is the short name of the database.
     fn text(self, found: &Connection, name: &str) -> String {
         let variables = |line: fn(&str) -> String| -> String {
@@ -116,16 +146,6 @@ fn dotenv(value: &str) -> String {
     }
 }
 
-/// Quotes a value for a POSIX shell, if it needs quotes.
-fn quoted(value: &str) -> String {
-    let bare = |c: char| c.is_ascii_alphanumeric() || "_-./:@%+=,".contains(c);
-    if !value.is_empty() && value.chars().all(bare) {
-        value.to_owned()
-    } else {
-        format!("'{}'", value.replace('\'', r"'\''"))
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -168,21 +188,22 @@ mod tests {
     }
 
     #[test]
-    fn values_survive_a_shell() {
-        for value in [
-            "",
-            "plain",
-            "it's",
-            "a&b?c=$d",
-            "two words",
-            "`x`",
-            "postgres://u:p@h:1/d",
-        ] {
-            let script = format!("printf %s {}", quoted(value));
-            let output = std::process::Command::new("sh")
-                .args(["-c", &script])
-                .output();
-            assert_eq!(output.unwrap().stdout, value.as_bytes(), "{value}");
-        }
+    fn names_that_a_file_cannot_hold_are_refused() {
+        let holds = |format: Format, database: &str, user: &str| {
+            let (database, user) = (database.to_owned(), user.to_owned());
+            let found = Connection {
+                database,
+                user,
+                ..found()
+            };
+            format.check(&found).is_ok()
+        };
+        assert!(holds(Format::Service, "a b", "c=d"));
+        assert!(holds(Format::Pgpass, " a ", "b"));
+        assert!(!holds(Format::Pgpass, "a\rb", "b"));
+        assert!(!holds(Format::Pgpass, "a", "b\n"));
+        assert!(!holds(Format::Service, "a ", "b"));
+        assert!(!holds(Format::Service, "a", "\tb"));
+        assert!(holds(Format::Env, "a\n", "\tb"));
     }
 }

@@ -13,7 +13,7 @@ use super::{
     output::{Sheet, age, time, yes},
     resource::{self, DELETED, Resource, print_present},
     session::Session,
-    watch::Named,
+    watch::{self, Left, Named},
 };
 use crate::{
     client::{self, Client},
@@ -267,11 +267,12 @@ impl List {
         };
         let rows = |items: &[Database]| Database::rows(items, &session.names, session.output);
         if self.watch {
+            let left = Left::of(&request.filter);
             let look = async || {
                 let request = request.clone();
                 Ok(session.client.all_databases(request, self.limit).await?)
             };
-            return super::watch::watch(session, look, rows).await;
+            return watch::watch(session, left, look, rows).await;
         }
         let databases = session.client.all_databases(request, self.limit).await?;
         let found = ListDatabasesResponse {

@@ -23,6 +23,7 @@ use crate::{
     bootstrap::{self, Dev},
     client::{Client, Options, Wait},
     config::LogFormat,
+    domain::{name::Id, version::Wanted},
     pb::{
         google::longrunning::Operation,
         v1::{
@@ -56,6 +57,19 @@ pub(super) struct Command {
 
 /// Serves in a new directory until a signal comes, and then deletes the directory.
 pub(super) async fn run(command: Command, output: Output) -> Result<Exit, Failure> {
+    // Before anything is started for it.
+    let named = Id::parse(&command.name, "NAME").map_err(|error| Failure::from(&error))?;
+    if !command.version.is_empty() {
+        let version = command.version.parse::<Wanted>();
+        version.map_err(|error| Failure::from(&error))?;
+    }
+    if !output.is_data() {
+        // A start takes seconds, the first one on a machine more.
+        let _ = writeln!(
+            io::stderr(),
+            "starting PostgreSQL for {named}/{named}; Ctrl-C ends it and deletes its data"
+        );
+    }
     // Before anything is created, so that nothing is left behind whenever a signal comes.
     let mut signals = Signals::new()?;
     let dev = Dev::make().await.map_err(|error| Failure::from(&error))?;

@@ -12,6 +12,7 @@ use super::{
     arguments::{DEFAULT_ENDPOINT, DEFAULT_PROJECT, Global},
     context,
     exit::{Exit, Failure},
+    output::quoted,
 };
 use crate::{client::Options, config::Surroundings};
 
@@ -28,6 +29,8 @@ pub(super) struct Called {
     pub(super) options: Options,
     /// Source of the endpoint; none if it was typed.
     pub(super) found_in: Option<String>,
+    /// The options that were typed, as they are typed again for the next command.
+    pub(super) typed: String,
 }
 
 /// Decides between the options, the variables, the contexts and this machine.
@@ -35,6 +38,7 @@ pub(super) struct Called {
 /// A given endpoint ignores the current context, so that TLS files of one server are not used
 /// with another. For the same reason a context that was typed ignores the variables.
 pub(super) fn called(mut global: Global) -> Result<Called, Failure> {
+    let typed = typed(&global);
     if is_typed(global.context.as_deref(), "HOWDAH_CONTEXT") {
         if is_typed(global.endpoint.as_deref(), "HOWDAH_ENDPOINT") {
             let message = "--context and --endpoint name a server each: leave one of them out";
@@ -81,7 +85,30 @@ pub(super) fn called(mut global: Global) -> Result<Called, Failure> {
             ..options
         },
         found_in,
+        typed,
     })
+}
+
+/// The options that say which server is called, where they were typed: the next command of
+/// this shell has the variables, and needs those again.
+fn typed(global: &Global) -> String {
+    let path = |path: &Option<PathBuf>| path.as_ref().map(|path| path.display().to_string());
+    let options = [
+        ("endpoint", global.endpoint.clone()),
+        ("context", global.context.clone()),
+        ("project", global.project.clone()),
+        ("ca", path(&global.ca)),
+        ("cert", path(&global.cert)),
+        ("key", path(&global.key)),
+    ];
+    let mut typed = String::new();
+    for (option, value) in options {
+        let variable = format!("HOWDAH_{}", option.to_uppercase());
+        if let Some(value) = value.filter(|value| is_typed(Some(value), &variable)) {
+            typed.push_str(&format!(" --{option} {}", quoted(&value)));
+        }
+    }
+    typed
 }
 
 /// Whether an option was typed. Otherwise it comes from its variable.

@@ -8,7 +8,7 @@ use std::{
 use serde_json::json;
 use tonic::Code;
 
-use super::{arguments::Output, explain};
+use super::{arguments::Output, explain, output::data};
 use crate::{
     client,
     config::{self, Kind},
@@ -102,6 +102,10 @@ impl Failure {
         let _ = match output {
             _ if self.as_json => writeln!(io::stderr(), "{}", self.json()),
             Output::Json => writeln!(io::stderr(), "{}", self.json()),
+            Output::Yaml => match data(&self.json(), output) {
+                Ok(text) => writeln!(io::stderr(), "{text}"),
+                Err(_) => write!(io::stderr(), "{}", self.text()),
+            },
             _ => write!(io::stderr(), "{}", self.text()),
         };
         self.exit.into()
@@ -167,8 +171,7 @@ impl From<client::Error> for Failure {
             client::Error::Operation { name, failure } => {
                 Self::of_call(Exit::OperationFailed, *failure).note(format!("operation: {name}"))
             }
-            client::Error::NotDone { name } => Self::new(Exit::TimeOver, message)
-                .note(format!("`howdah operations wait {name}` waits for it")),
+            client::Error::NotDone { .. } => Self::new(Exit::TimeOver, message),
             client::Error::Unexpected(_) => Self::new(Exit::Failed, message),
         }
     }

@@ -9,7 +9,7 @@ use super::{
     arguments::Output,
     conditions,
     exit::{Exit, Failure},
-    output::Sheet,
+    output::{Sheet, data, written},
 };
 
 /// Least similarity, from 0 to 1, of a reason that is suggested, and the bonus for a common
@@ -28,7 +28,7 @@ pub(super) struct Command {
 
 pub(super) fn run(command: &Command, output: Output) -> Result<Exit, Failure> {
     let text = match &command.reason {
-        None => list(output),
+        None => list(output)?,
         Some(asked) => explain(asked, output)?,
     };
     writeln!(io::stdout(), "{}", text.trim_end())?;
@@ -88,18 +88,18 @@ fn similar(wanted: &str) -> Vec<&'static str> {
         .collect()
 }
 
-fn list(output: Output) -> String {
+fn list(output: Output) -> Result<String, Failure> {
     let all = PAGES.iter().map(|(reason, page)| (*reason, code(page)));
-    match output {
+    Ok(match output {
         Output::Json | Output::Yaml => {
             let all = all.map(|(reason, code)| json!({ "reason": reason, "code": code }));
-            serde_json::Value::from_iter(all).to_string()
+            data(&serde_json::Value::from_iter(all), output)?
         }
         _ => {
             let rows = all.map(|(reason, code)| [reason.to_owned(), code.to_owned()]);
-            Sheet::rows(["REASON", "GRPC CODE"], rows).to_string()
+            written(&Sheet::rows(["REASON", "GRPC CODE"], rows), output)
         }
-    }
+    })
 }
 
 /// The gRPC code on a page, from its line `` gRPC code: `...` ``.

@@ -12,7 +12,7 @@ use super::{
     output::{Sheet, age, time, yes},
     resource::{self, DELETED, Resource, print_present},
     session::Session,
-    watch::Named,
+    watch::{self, Left, Named},
 };
 use crate::{
     client::{self, Client},
@@ -322,11 +322,12 @@ impl List {
         };
         let rows = |items: &[Instance]| Instance::rows(items, &session.names, session.output);
         if self.watch {
+            let left = Left::of(&request.filter);
             let look = async || {
                 let request = request.clone();
                 Ok(session.client.all_instances(request, self.limit).await?)
             };
-            return super::watch::watch(session, look, rows).await;
+            return watch::watch(session, left, look, rows).await;
         }
         let instances = session.client.all_instances(request, self.limit).await?;
         let found = ListInstancesResponse {

@@ -22,18 +22,20 @@ pub(super) struct Command {
     /// Go on, and print what is written from now on
     #[arg(long, short)]
     follow: bool,
-    /// Lines to begin with
-    #[arg(long, default_value_t = 100, value_parser = clap::value_parser!(i32).range(1..=10_000))]
+    /// Lines to begin with; 0 with --follow for those alone that are written from now on
+    #[arg(long, default_value_t = 100, value_parser = clap::value_parser!(i32).range(0..=10_000))]
     lines: i32,
 }
 
 pub(super) async fn run(session: &Session, command: Command) -> Result<(), Failure> {
     let mut request = ReadInstanceLogRequest {
         name: session.names.instance(&command.instance)?,
-        line_count: command.lines,
+        // The API takes 0 for its default.
+        line_count: command.lines.max(1),
         ..ReadInstanceLogRequest::default()
     };
     let mut is_away = false;
+    let mut skipped = command.lines == 0;
     loop {
         let read = session.client.read_instance_log(request.clone()).await;
         let read = read.map_err(Failure::from);
@@ -42,7 +44,9 @@ pub(super) async fn run(session: &Session, command: Command) -> Result<(), Failu
             false => Some(read?),
         };
         let lines = part.as_ref().map_or(&[][..], |part| &part.lines);
-        print(session, lines)?;
+        if !skipped {
+            print(session, lines)?;
+        }
         if !command.follow {
             return Ok(());
         }
@@ -50,6 +54,7 @@ pub(super) async fn run(session: &Session, command: Command) -> Result<(), Failu
             tokio::time::sleep(PAUSE).await;
         }
         if let Some(part) = part {
+            skipped = false;
             request.position = part.next_position;
         }
     }

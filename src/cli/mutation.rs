@@ -50,7 +50,8 @@ impl Mutation {
         print(session, &operation)?;
         if !operation.done && known {
             let id = session.names.short(&operation.name);
-            session.hint(&format!("`howdah operations wait {id}` waits for it"));
+            let wait = session.command(&format!("operations wait {id}"));
+            session.hint(&format!("{wait} waits for it"));
         }
         Ok(())
     }

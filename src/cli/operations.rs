@@ -13,7 +13,7 @@ use super::{
     progress,
     session::Session,
     status::Trouble,
-    watch::Named,
+    watch::{self, Left, Named},
 };
 use crate::{
     client::unpack,
@@ -73,6 +73,9 @@ pub(super) struct List {
     /// List all of them
     #[arg(long)]
     all: bool,
+    /// Go on, and print again what has changed
+    #[arg(long, short)]
+    watch: bool,
 }
 
 pub(super) async fn run(session: Session, command: Command) -> Result<(), Failure> {
@@ -119,6 +122,12 @@ impl List {
             true => usize::MAX,
             false => self.limit,
         };
+        if self.watch {
+            return match self.open {
+                true => watch(session, Left::Ended, request, usize::MAX).await,
+                false => watch(session, Left::Older, request, limit).await,
+            };
+        }
         // One more than requested, to find out whether there are more.
         let asked = limit.saturating_add(1);
         let mut operations = session.client.all_operations(request, asked).await?;
@@ -137,6 +146,23 @@ impl List {
         }
         Ok(())
     }
+}
+
+/// Prints the operations, the oldest first, and again those that have changed.
+async fn watch(
+    session: &Session,
+    left: Left,
+    request: ListOperationsRequest,
+    limit: usize,
+) -> Result<(), Failure> {
+    let look = async || {
+        let listed = session.client.all_operations(request.clone(), limit).await;
+        let mut operations = listed?;
+        operations.reverse();
+        Ok(operations)
+    };
+    let show = |items: &[Operation]| rows(items, &session.names, session.output);
+    watch::watch(session, left, look, show).await
 }
 
 /// The metadata; empty if it is of another type, which a newer server may send.

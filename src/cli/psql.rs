@@ -51,7 +51,8 @@ pub(super) async fn run(session: Session, command: Command) -> Result<(), Failur
     for name in MISLEADING {
         psql.env_remove(name);
     }
-    Err(not_run(&psql.exec()))
+    let other = session.command(&format!("connection {}", command.database));
+    Err(not_run(&psql.exec(), &other))
 }
 
 /// The environment that makes libpq connect.
@@ -66,12 +67,12 @@ fn environment(found: &Connection) -> [(&'static str, String); 6] {
     ]
 }
 
-fn not_run(error: &io::Error) -> Failure {
+fn not_run(error: &io::Error, other: &str) -> Failure {
     let failure = Failure::new(Exit::Failed, format!("cannot run psql: {error}"));
     match error.kind() {
         io::ErrorKind::NotFound => failure
             .note("install it, on Debian by `apt-get install postgresql-client`")
-            .note("`howdah connection` prints how to connect with another client"),
+            .note(format!("{other} prints how to connect with another client")),
         _ => failure,
     }
 }

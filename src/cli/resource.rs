@@ -9,7 +9,7 @@ use super::{
     names::Names,
     output::Sheet,
     session::Session,
-    watch::{self, Named, until},
+    watch::{self, Left, Named, until},
 };
 use crate::{
     client::{self, Client},
@@ -58,7 +58,7 @@ pub(super) async fn get<R: Resource>(
     }
     let look = async || Ok(find(session, &name).await?.into_iter().collect());
     let rows = |items: &[R]| R::rows(items, &session.names, session.output);
-    watch::watch(session, look, rows).await
+    watch::watch(session, Left::Gone, look, rows).await
 }
 
 /// Waits until a resource is in a state, and prints it.

@@ -32,6 +32,8 @@ pub(super) struct Session {
     pub(super) client: Client,
     pub(super) names: Names,
     pub(super) output: Output,
+    /// The options of its server, as they were typed.
+    typed: String,
 }
 
 impl Session {
@@ -47,7 +49,13 @@ impl Session {
             client,
             names: Names::new(called.project),
             output,
+            typed: called.typed,
         })
+    }
+
+    /// A command for people to type next, which calls the same server.
+    pub(super) fn command(&self, words: &str) -> String {
+        format!("`howdah {words}{}`", self.typed)
     }
 
     /// Prints a message: as JSON or YAML, or as the table that `sheet` makes.
@@ -61,7 +69,7 @@ impl Session {
             output if output.is_data() => json::render(full_name, message, output)?,
             Output::Name => match json::name_of(full_name, message)? {
                 Some(name) => self.names.short(&name),
-                None => sheet(message, &self.names).to_string(),
+                None => sheet(message, &self.names).names(),
             },
             _ => sheet(message, &self.names).to_string(),
         };
@@ -119,21 +127,37 @@ impl Session {
         let mut interrupt = signal(SignalKind::interrupt())
             .map_err(|error| Failure::new(Exit::Failed, format!("no signals: {error}")))?;
         let result = tokio::select! {
-            waited = waited => waited.map_err(Failure::from),
+            waited = waited => waited.map_err(|error| self.not_waited(error)),
             _ = interrupt.recv() => Err(self.interrupted(name)),
-            // Needed when the server does not answer.
-            () = over(timeout) => Err(client::Error::NotDone { name: name.to_owned() }.into()),
+            // Also when the server does not answer.
+            () = over(timeout) => {
+                Err(self.not_waited(client::Error::NotDone { name: name.to_owned() }))
+            }
         };
         progress.clear();
         result
+    }
+
+    fn not_waited(&self, error: client::Error) -> Failure {
+        let client::Error::NotDone { name } = &error else {
+            return error.into();
+        };
+        let wait = format!("operations wait {}", self.names.short(name));
+        Failure::from(error).note(format!("{} waits for it", self.command(&wait)))
     }
 
     fn interrupted(&self, name: &str) -> Failure {
         let message = format!("interrupted; operation {name} goes on");
         let id = self.names.short(name);
         Failure::new(Exit::Interrupted, message)
-            .note(format!("`howdah operations wait {id}` waits for it again"))
-            .note(format!("`howdah operations cancel {id}` cancels it"))
+            .note(format!(
+                "{} waits for it again",
+                self.command(&format!("operations wait {id}"))
+            ))
+            .note(format!(
+                "{} cancels it",
+                self.command(&format!("operations cancel {id}"))
+            ))
     }
 
     /// Prints a hint for people to standard error.

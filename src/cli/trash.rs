@@ -13,7 +13,7 @@ use uuid::Uuid;
 use super::{
     arguments::Output,
     exit::{Exit, Failure},
-    output::{Sheet, data},
+    output::{Sheet, data, written},
     to_its_end,
 };
 use crate::{
@@ -114,7 +114,7 @@ fn print(listed: &Listed<'_>, output: Output) -> Result<(), Failure> {
         (true, Listed::Deleted(entries)) => rendered(entries.iter().map(object).collect(), output)?,
         (false, Listed::Kept(entries)) => {
             let header = ["UID", "THROWN AWAY", "DELETED AT", "BYTES"];
-            Sheet::rows(header, entries.iter().map(row)).to_string()
+            written(&Sheet::rows(header, entries.iter().map(row)), output)
         }
         (false, Listed::Deleted(entries)) => {
             let header = ["DELETED", "THROWN AWAY", "BYTES"];
@@ -127,7 +127,7 @@ fn print(listed: &Listed<'_>, output: Output) -> Result<(), Failure> {
                 } = entry;
                 [uid.to_string(), time(*throw_time), bytes.to_string()]
             };
-            Sheet::rows(header, entries.iter().map(row)).to_string()
+            written(&Sheet::rows(header, entries.iter().map(row)), output)
         }
     };
     writeln!(io::stdout(), "{text}")?;

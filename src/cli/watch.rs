@@ -50,9 +50,33 @@ pub(super) trait Named: Message + Clone + PartialEq {
     }
 }
 
+/// What it means that something is not found any more.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Left {
+    /// It is gone.
+    Gone,
+    /// A filter leaves it out by now, or it is gone.
+    Filtered,
+    /// It is an operation that has ended.
+    Ended,
+    /// It has made room for a newer one.
+    Older,
+}
+
+impl Left {
+    /// What is left out of a list with that filter.
+    pub(super) fn of(filter: &str) -> Self {
+        match filter.is_empty() {
+            true => Self::Gone,
+            false => Self::Filtered,
+        }
+    }
+}
+
 /// Prints what `look` finds, and prints each resource again when it has changed, until Ctrl-C.
 pub(super) async fn watch<M: Named, F>(
     session: &Session,
+    left: Left,
     look: impl Fn() -> F,
     rows: impl Fn(&[M]) -> Sheet,
 ) -> Result<(), Failure>
@@ -76,7 +100,13 @@ where
             .keys()
             .filter(|name| !found.iter().any(|it| it.name() == name.as_str()));
         for name in gone {
-            session.hint(&format!("{} is gone", session.names.short(name)));
+            let name = session.names.short(name);
+            match left {
+                Left::Gone => session.hint(&format!("{name} is gone")),
+                Left::Filtered => session.hint(&format!("{name} is listed no more")),
+                Left::Ended => session.hint(&format!("{name} has ended")),
+                Left::Older => {}
+            }
         }
         show(session, &changed, &rows, &mut headed)?;
         seen = found
@@ -105,14 +135,13 @@ fn show<M: Named>(
         }
         return Ok(());
     }
-    let text = session.listed(changed, rows);
-    let lines = text
-        .lines()
-        .skip(usize::from(*headed && !session.prints_names()));
-    let text: Vec<&str> = lines.collect();
+    let text = match *headed && !session.prints_names() {
+        true => rows(changed).further(),
+        false => session.listed(changed, rows),
+    };
     *headed = true;
     let mut stdout = io::stdout();
-    writeln!(stdout, "{}", text.join("\n"))?;
+    writeln!(stdout, "{text}")?;
     Ok(stdout.flush()?)
 }
 

@@ -17,6 +17,12 @@ const DEFAULT_PORT: u16 = 7717;
 pub(super) fn prepare(text: &str, options: &Options) -> Result<Endpoint> {
     let wants_tls = options.ca.is_some() || options.certificate.is_some();
     let uri = complete(text, wants_tls);
+    if has_login(&uri) {
+        // It is not repeated: it may hold a password.
+        let message = "the endpoint holds a user or a password, which nobody would read: a caller \
+                       is known by a certificate, --cert and --key";
+        return Err(Error::Options(message.into()));
+    }
     let malformed = || {
         Error::Options(format!(
             "`{text}` is no endpoint such as 127.0.0.1:7717, https://HOST:PORT or unix:PATH"
@@ -60,6 +66,15 @@ fn complete(text: &str, wants_tls: bool) -> String {
 
 fn is_unix(text: &str) -> bool {
     text.starts_with("unix:")
+}
+
+/// Whether the part before the path holds more than host and port (RFC 3986, 3.2.1).
+fn has_login(uri: &str) -> bool {
+    let Some((_, rest)) = uri.split_once("://").filter(|_| !is_unix(uri)) else {
+        return false;
+    };
+    let authority = rest.split(['/', '?', '#']).next();
+    authority.is_some_and(|authority| authority.contains('@'))
 }
 
 fn has_host(uri: &str) -> bool {
@@ -126,6 +141,12 @@ mod tests {
         ] {
             assert!(prepare(text, &plain).is_err(), "{text}");
         }
+        for text in ["http://ada:pass@h:1", "https://pass@h:1", "ada:pass@h:1"] {
+            let said = prepare(text, &plain).unwrap_err().to_string();
+            assert!(said.contains("a user or a password"), "{said}");
+            assert!(!said.contains("pass@"), "{said}");
+        }
+        prepare("unix:/tmp/a@b", &plain).unwrap();
         let with_ca = Options {
             ca: Some("/nowhere.pem".into()),
             ..Options::default()

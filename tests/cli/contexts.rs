@@ -78,6 +78,38 @@ fn the_endpoint_comes_from_the_nearest_place_that_names_one() {
     user.calls(&[], &[("HOWDAH_ENDPOINT", "")], "unix:/nowhere/prod");
 }
 
+/// A password in an endpoint would be kept in a file, and is of no use.
+#[test]
+fn an_endpoint_holds_no_login() {
+    let user = User::new();
+    let endpoint = ["--endpoint", "https://ada:pass-word@db.example:7717"];
+    for words in [["context", "add", "prod"], ["instances", "list", "-otable"]] {
+        let words: Vec<&str> = words.iter().chain(&endpoint).copied().collect();
+        let run = user.run(&words, &[]);
+        assert_eq!(run.code, 2, "{run:?}");
+        assert!(
+            run.stderr
+                .contains("the endpoint holds a user or a password")
+        );
+        assert!(!run.stderr.contains("pass-word"), "{run:?}");
+    }
+    let file = user.home().join(".config/howdah/contexts.toml");
+    assert!(!file.exists());
+}
+
+/// A wrong start ends with data where data is asked for.
+#[test]
+fn names_and_errors_come_in_each_form() {
+    let user = User::new();
+    let reasons = user.does(&["explain", "-o", "name"]);
+    assert!(reasons.lines().any(|line| line == "INSTANCE_NOT_FOUND"));
+    let settings = user.does(&["config", "check", "-o", "name"]);
+    assert!(settings.lines().any(|line| line == "tls.certificate"));
+    let lost = user.run(&["context", "use", "nosuch", "-o", "yaml"], &[]);
+    assert!(lost.stderr.starts_with("error:\n"), "{lost:?}");
+    assert!(lost.stderr.contains("exitCode: 3\n"), "{lost:?}");
+}
+
 #[test]
 fn contexts_are_kept_listed_and_removed() {
     let user = User::new();

@@ -10,7 +10,7 @@ fn no_file_is_longer_than_one_can_read() {
     let rust = directories
         .iter()
         .flat_map(|directory| files(directory, "rs"));
-    let scripts = ["tools", "tests/python"]
+    let scripts = ["tools", "tests/python", "tests/drivers"]
         .iter()
         .flat_map(|directory| [files(directory, "sh"), files(directory, "py")].concat());
     let long: Vec<String> = rust

@@ -1,5 +1,7 @@
 //! Logs of instances, by the API and by the command.
 
+use std::time::Duration;
+
 use howdah::pb::v1::{ReadInstanceLogRequest, ReadInstanceLogResponse};
 use serde_json::json;
 use tokio::{
@@ -78,6 +80,22 @@ async fn a_log_is_followed_at_the_command_line() {
     let user = User::of(&howdah);
     let last = user.says("instances logs orders --lines 2").await;
     assert_eq!(last.lines().count(), 2, "{last}");
+    assert_eq!(user.says("instances logs orders --lines 0").await, "");
+    let mut follow = user
+        .command("instances logs orders -f --lines 0")
+        .spawn()
+        .unwrap();
+    let mut lines = BufReader::new(follow.stdout.take().unwrap()).lines();
+    let first = loop {
+        // Until it has found where the log ends.
+        complain(&uri, "later");
+        let line = timeout(Duration::from_millis(500), lines.next_line()).await;
+        if let Ok(line) = line {
+            break line.unwrap().unwrap();
+        }
+    };
+    assert!(first.contains("later_is_no_column"), "{first}");
+    follow.kill().await.unwrap();
     let mut follow = user
         .command("instances logs orders -f --lines 2")
         .spawn()
@@ -91,7 +109,7 @@ async fn a_log_is_followed_at_the_command_line() {
         }
         panic!("it has ended");
     };
-    until("first_is_no_column").await;
+    until("later_is_no_column").await;
     complain(&uri, "second");
     until("second_is_no_column").await;
     crate::support::howdah::signal(follow.id().unwrap(), "INT");

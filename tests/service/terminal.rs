@@ -3,7 +3,7 @@
 use std::{
     fs::{File, OpenOptions},
     io::Read as _,
-    process::{Command, Stdio},
+    process::{Child, Command, Stdio},
 };
 
 use rustix::{
@@ -20,6 +20,19 @@ const COLUMNS: [u16; 3] = [40, 80, 200];
 
 /// What a command shows at a terminal of that width.
 fn shown(howdah: &Howdah, words: &str, columns: u16, colour: bool) -> String {
+    let (mut child, mut master) = started(howdah, words, columns, colour);
+    let reader = std::thread::spawn(move || {
+        let mut bytes = Vec::new();
+        // Ends with EIO when nobody has the terminal open any more.
+        let _ = master.read_to_end(&mut bytes);
+        String::from_utf8(bytes).unwrap()
+    });
+    child.wait().unwrap();
+    reader.join().unwrap()
+}
+
+/// A command at a terminal of that width, and the other end of the terminal.
+fn started(howdah: &Howdah, words: &str, columns: u16, colour: bool) -> (Child, File) {
     let master = openpt(OpenptFlags::RDWR | OpenptFlags::NOCTTY).unwrap();
     grantpt(&master).unwrap();
     unlockpt(&master).unwrap();
@@ -49,17 +62,8 @@ fn shown(howdah: &Howdah, words: &str, columns: u16, colour: bool) -> String {
         .stdin(Stdio::null())
         .stdout(terminal())
         .stderr(terminal());
-    let mut child = command.spawn().unwrap();
     // Its ends of the terminal are closed here, so that reading ends with it.
-    drop(command);
-    let reader = std::thread::spawn(move || {
-        let mut bytes = Vec::new();
-        // Ends with EIO when nobody has the terminal open any more.
-        let _ = File::from(master).read_to_end(&mut bytes);
-        String::from_utf8(bytes).unwrap()
-    });
-    child.wait().unwrap();
-    reader.join().unwrap()
+    (command.spawn().unwrap(), File::from(master))
 }
 
 /// The text without escape sequences, as lines. A carriage return alone begins a line anew.
@@ -106,6 +110,22 @@ async fn tables_fit_the_terminal() {
             }
         }
     }
+    // What somebody copies is whole, however narrow the terminal.
+    let operation = shown(&howdah, "operations list -o name", 200, false);
+    let operation = operation.lines().next().unwrap().trim();
+    let endpoint = howdah.connection("orders", "shop").await;
+    let endpoint = format!("{}:{}", endpoint.host, endpoint.port);
+    for columns in COLUMNS {
+        for (words, word) in [
+            ("operations list", operation),
+            ("instances list", &endpoint),
+            ("instances get orders", &endpoint),
+            ("instances list", "a-name-that-is-rather-long-for-a-table"),
+        ] {
+            let text = shown(&howdah, words, columns, false);
+            assert!(text.contains(word), "{columns}: {words}: {word}\n{text}");
+        }
+    }
     // A table that has room breaks nothing.
     let wide = shown(&howdah, "instances list", 200, false);
     assert_eq!(
@@ -113,6 +133,37 @@ async fn tables_fit_the_terminal() {
         3,
         "{wide}"
     );
+}
+
+/// What changes is printed below one header, or with the names of all values.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_watched_list_has_one_header() {
+    let howdah = serve().await;
+    howdah.instance("orders").await;
+    let user = super::command_line::User::of(&howdah);
+    for (columns, headers) in [(40, 2), (80, 1), (200, 1)] {
+        let (mut child, mut master) = started(&howdah, "instances list -w", columns, false);
+        let mut text = String::new();
+        let mut until = |word: &str| {
+            let mut part = [0; 4096];
+            while !text.contains(word) {
+                let read = master.read(&mut part).unwrap();
+                text.push_str(std::str::from_utf8(&part[..read]).unwrap());
+            }
+            text.clone()
+        };
+        until("READY");
+        user.run("instances stop orders --wait").await;
+        let all = until("STOPPED");
+        child.kill().unwrap();
+        child.wait().unwrap();
+        user.run("instances start orders --wait").await;
+        let found = all.matches("ENDPOINT").count();
+        assert!(
+            found >= 1 && (found == 1) == (headers == 1),
+            "{columns}:\n{all}"
+        );
+    }
 }
 
 #[tokio::test(flavor = "multi_thread")]

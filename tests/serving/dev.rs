@@ -148,6 +148,33 @@ async fn all_of_it_is_gone_when_it_is_told_to_end() {
     }
 }
 
+/// What cannot be made is refused before anything is started, and a start is announced.
+#[test]
+fn it_is_checked_before_it_starts() {
+    let place = Place::new();
+    let dev = |words: &[&str]| {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_howdah"));
+        command.arg("dev").args(words).env("TMPDIR", place.path());
+        command.output().unwrap()
+    };
+    for (words, why) in [
+        (&["No Name"][..], "NAME_MALFORMED"),
+        (&["--version", "new"], "VERSION_MALFORMED"),
+    ] {
+        let ended = dev(words);
+        let said = String::from_utf8(ended.stderr).unwrap();
+        assert_eq!(ended.status.code(), Some(2), "{said}");
+        assert!(said.contains(why) && !said.contains("starting"), "{said}");
+        assert!(ended.stdout.is_empty());
+    }
+    let ended = dev(&["--version", "99"]);
+    let said = String::from_utf8(ended.stderr).unwrap();
+    let first = "starting PostgreSQL for dev/dev; Ctrl-C ends it and deletes its data\n";
+    assert!(said.starts_with(first), "{said}");
+    assert!(!ended.status.success());
+    assert_eq!((place.directories(), place.servers()), (0, 0));
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn what_a_killed_one_left_is_swept_by_the_next() {
     let place = Place::new();

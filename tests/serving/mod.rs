@@ -10,3 +10,5 @@ mod telemetry;
 mod tls;
 mod traces;
 mod user;
+
+pub(crate) use self::tls::Files;

@@ -1,23 +1,23 @@
 //! TLS and client certificates, through the settings.
 
-use std::{fs, time::Duration};
+use std::{fs, process::Command, time::Duration};
 
 use howdah::{
     client::{Client, Options as ClientOptions},
     pb::v1::ListInstancesRequest,
 };
-use rcgen::{BasicConstraints, CertificateParams, CertifiedIssuer, IsCa, KeyPair, SanType};
+use rcgen::{BasicConstraints, CertificateParams, CertifiedIssuer, DnType, IsCa, KeyPair, SanType};
 
 use crate::support::howdah::{Howdah, Options, PROJECT, eventually, signal};
 
 /// What TLS needs, in a directory.
-pub(super) struct Files {
+pub(crate) struct Files {
     directory: tempfile::TempDir,
 }
 
 impl Files {
     /// A CA, a server certificate for localhost, and a client's.
-    pub(super) fn new() -> Self {
+    pub(crate) fn new() -> Self {
         let files = Self {
             directory: tempfile::tempdir().unwrap(),
         };
@@ -29,6 +29,9 @@ impl Files {
     fn fill(&self) {
         let mut ca = CertificateParams::new(Vec::new()).unwrap();
         ca.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
+        // Another name than that of its certificates: OpenSSL takes them for self-signed.
+        ca.distinguished_name
+            .push(DnType::CommonName, "Howdah's tests");
         let ca = CertifiedIssuer::self_signed(ca, KeyPair::generate().unwrap()).unwrap();
         self.write("ca.pem", &ca.pem());
         // By SPIFFE a certificate with two identities is nobody's.
@@ -53,7 +56,7 @@ impl Files {
         fs::write(self.directory.path().join(name), text).unwrap();
     }
 
-    pub(super) fn path(&self, name: &str) -> String {
+    pub(crate) fn path(&self, name: &str) -> String {
         self.directory.path().join(name).display().to_string()
     }
 }
@@ -119,6 +122,56 @@ async fn a_client_certificate_opens_a_door_that_others_find_shut() {
         ("result", "CREDENTIALS_MISSING"),
     ] {
         assert_eq!(denial[field], value, "{denial}");
+    }
+}
+
+/// The file in the data directory is enough for clients that know the authority; and what
+/// `config principal` prints is who the caller is.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_server_with_tls_is_found_and_knows_its_callers() {
+    let files = Files::new();
+    let options = Options::external()
+        .await
+        .with("HOWDAH_LISTEN", "0.0.0.0:0")
+        .with("HOWDAH_TLS_CERTIFICATE", files.path("server.pem"))
+        .with("HOWDAH_TLS_KEY", files.path("server.key"))
+        .with("HOWDAH_TLS_CLIENT_CA", files.path("ca.pem"))
+        .with("HOWDAH_TLS_CLIENT_CERTIFICATES", "required");
+    let howdah = Howdah::serve(options).await;
+    let file = fs::read_to_string(howdah.data_dir().join("endpoint")).unwrap();
+    assert!(file.starts_with("https://127.0.0.1:"), "{file}");
+    let run = |words: &[&str]| {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_howdah"));
+        command.args(words).env_clear();
+        command.env("HOWDAH_DATA_DIR", howdah.data_dir());
+        command.output().unwrap()
+    };
+    let tls = ["ca.pem", "client.pem", "client.key"].map(|name| files.path(name));
+    let [ca, certificate, key] = &tls;
+    let tls = ["--ca", ca, "--cert", certificate, "--key", key];
+    let called = run(&[&["instances", "create", "orders"], &tls[..]].concat());
+    let said = String::from_utf8(called.stderr).unwrap();
+    assert!(called.status.success(), "{said}");
+    // What is to be typed next works as it is printed.
+    let next = said.split('`').nth(1).unwrap();
+    let typed: Vec<&str> = next.split(' ').skip(1).collect();
+    let waited = run(&typed);
+    assert!(waited.status.success(), "{next}: {waited:?}");
+
+    let principal = run(&["config", "principal", certificate]);
+    let principal = String::from_utf8(principal.stdout).unwrap();
+    assert_eq!(principal, "cert:CN=rcgen self signed cert\n");
+    let audit = run(&[&["audit", "list", "-ojson"], &tls[..]].concat());
+    let audit: serde_json::Value = serde_json::from_slice(&audit.stdout).unwrap();
+    assert_eq!(audit["auditRecords"][0]["principal"], principal.trim_end());
+    for (file, why) in [
+        (files.path("ambiguous.pem"), "the certificate names nobody"),
+        (files.path("client.key"), "there is no certificate in it"),
+    ] {
+        let refused = run(&["config", "principal", &file]);
+        let said = String::from_utf8(refused.stderr).unwrap();
+        assert_eq!(refused.status.code(), Some(2), "{said}");
+        assert!(said.contains(why), "{said}");
     }
 }
 

@@ -228,7 +228,8 @@ impl Howdah {
 
     /// `host:port` of the API.
     pub fn endpoint(&self) -> String {
-        let endpoint = self.endpoint_file().expect("it serves");
+        let file = self.endpoint_file().expect("it serves");
+        let endpoint = file.strip_prefix("https://").unwrap_or(&file).to_owned();
         match (&self.host, endpoint.rsplit_once(':')) {
             (Some(host), Some((_, port))) => format!("{host}:{port}"),
             _ => endpoint,

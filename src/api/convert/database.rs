@@ -158,20 +158,28 @@ fn uri(connection: &Connection, password: &str) -> String {
         percent(connection.user.as_str()),
         percent(password),
         connection.port,
-        percent(connection.database.as_str()),
+        encoded(connection.database.as_str(), PATH),
         connection.sslmode,
     )
 }
 
+/// Characters that a path may hold as they are (RFC 3986, 3.3), and that node-postgres
+/// leaves encoded: it decodes the database by JavaScript's `decodeURI`.
+const PATH: &[u8] = b"$&+,:;=@";
+
 /// Percent-encodes all characters except the unreserved ones (RFC 3986).
 fn percent(text: &str) -> String {
+    encoded(text, b"")
+}
+
+/// Percent-encodes all characters except the unreserved ones (RFC 3986) and `bare`.
+fn encoded(text: &str, bare: &[u8]) -> String {
     let mut encoded = String::with_capacity(text.len());
     for byte in text.bytes() {
-        match byte {
-            b'a'..=b'z' | b'A'..=b'Z' | b'0'..=b'9' | b'-' | b'.' | b'_' | b'~' => {
-                encoded.push(char::from(byte));
-            }
-            _ => encoded.push_str(&format!("%{byte:02X}")),
+        if byte.is_ascii_alphanumeric() || b"-._~".contains(&byte) || bare.contains(&byte) {
+            encoded.push(char::from(byte));
+        } else {
+            encoded.push_str(&format!("%{byte:02X}"));
         }
     }
     encoded
@@ -187,7 +195,7 @@ mod tests {
         let connection = Connection {
             host: "::1".into(),
             port: 5432,
-            database: PostgresName::parse("a/b?c", "d").unwrap(),
+            database: PostgresName::parse("a/b?c@d", "d").unwrap(),
             user: PostgresName::parse("ü@x", "u").unwrap(),
             password: "p:w".into(),
             sslmode: "disable",
@@ -195,11 +203,11 @@ mod tests {
         let wire = connection_to_wire(&connection);
         assert_eq!(
             wire.uri,
-            "postgresql://%C3%BC%40x:p%3Aw@[::1]:5432/a%2Fb%3Fc?sslmode=disable"
+            "postgresql://%C3%BC%40x:p%3Aw@[::1]:5432/a%2Fb%3Fc@d?sslmode=disable"
         );
         assert_eq!(
             wire.environment["JDBC_DATABASE_URL"],
-            "jdbc:postgresql://[::1]:5432/a%2Fb%3Fc?user=%C3%BC%40x&password=p%3Aw&sslmode=disable"
+            "jdbc:postgresql://[::1]:5432/a%2Fb%3Fc%40d?user=%C3%BC%40x&password=p%3Aw&sslmode=disable"
         );
         assert_eq!(wire.environment["PGUSER"], "ü@x");
         assert_eq!(wire.environment["DB_PASSWORD"], "p:w");

@@ -99,6 +99,7 @@ fn in_use(data_dir: &Path) -> Option<Finding> {
     match address.strip_prefix("unix:") {
         Some(path) => drop(UnixStream::connect(path).ok()?),
         None => {
+            let address = address.strip_prefix("https://").unwrap_or(address);
             let address = address.parse().ok()?;
             drop(TcpStream::connect_timeout(&address, Duration::from_secs(1)).ok()?);
         }

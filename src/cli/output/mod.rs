@@ -21,6 +21,14 @@ pub(super) fn data(value: &Value, output: Output) -> Result<String, Failure> {
     Ok(text.trim_end().to_owned())
 }
 
+/// A table for people, or the names alone of what its rows are about.
+pub(super) fn written(sheet: &Sheet, output: Output) -> String {
+    match output {
+        Output::Name => sheet.names(),
+        _ => sheet.to_string(),
+    }
+}
+
 /// Makes text safe for a terminal: control characters, which could move the cursor or start an
 /// escape sequence, are escaped.
 pub(super) fn clean(text: &str) -> String {
@@ -33,4 +41,38 @@ pub(super) fn clean(text: &str) -> String {
         }
     }
     cleaned
+}
+
+/// Quotes a value for a POSIX shell, if it needs quotes.
+pub(super) fn quoted(value: &str) -> String {
+    let bare = |c: char| c.is_ascii_alphanumeric() || "_-./:@%+=,".contains(c);
+    if !value.is_empty() && value.chars().all(bare) {
+        value.to_owned()
+    } else {
+        format!("'{}'", value.replace('\'', r"'\''"))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn values_survive_a_shell() {
+        for value in [
+            "",
+            "plain",
+            "it's",
+            "a&b?c=$d",
+            "two words",
+            "`x`",
+            "postgres://u:p@h:1/d",
+        ] {
+            let script = format!("printf %s {}", quoted(value));
+            let output = std::process::Command::new("sh")
+                .args(["-c", &script])
+                .output();
+            assert_eq!(output.unwrap().stdout, value.as_bytes(), "{value}");
+        }
+    }
 }

@@ -97,16 +97,20 @@ pub(super) fn of_stream(error: pg::Error) -> Error {
     Error::new(reason, message).with_source(error)
 }
 
-/// The same, for a stream whose slot the server may have given up. A walsender whose slot is
-/// invalidated is terminated like any other one.
-pub(super) fn of_running(error: pg::Error, losing_slot: bool) -> Error {
-    let terminated = match &error {
+/// Whether the server may have ended a stream because it has given up the slot: a walsender whose
+/// slot is invalidated is terminated like any other one.
+pub(super) fn may_be_slot_lost(error: &pg::Error) -> bool {
+    match error {
         pg::Error::Server(server) => {
             server.code == "57P01" || server.message.contains("replication slot")
         }
         _ => false,
-    };
-    if losing_slot && terminated {
+    }
+}
+
+/// An error that ends a running stream, and whether its slot is lost.
+pub(super) fn of_running(error: pg::Error, lost: bool) -> Error {
+    if lost {
         let message = "the server has given up the replication slot: it retained more log than \
              max_slot_wal_keep_size allows";
         return Error::new(Reason::SlotLost, message).with_source(error);

@@ -141,7 +141,11 @@ impl Pump {
             };
             let idle = next.is_none();
             if let Some(next) = next {
-                self.take(self.segment(next, shared)?).await?;
+                let segment = match next.unwrap_or(Err(pg::Error::Closed)) {
+                    Ok(segment) => segment,
+                    Err(error) => return Err(self.explain(error, shared).await),
+                };
+                self.take(segment).await?;
             }
             self.send_due(idle).await?;
         }
@@ -165,19 +169,30 @@ impl Pump {
         Ok(())
     }
 
-    fn segment(
-        &self,
-        next: Option<Result<Segment, pg::Error>>,
-        shared: &Shared,
-    ) -> Result<Segment> {
-        next.unwrap_or(Err(pg::Error::Closed))
-            .map_err(|error| match error {
-                // Everything before it has been taken, so it belongs to this transaction.
-                pg::Error::TooLarge { bytes, .. } => {
-                    fault::too_large(bytes, None, self.commit_lsn())
-                }
-                other => fault::of_running(other, shared.is_losing_slot()),
-            })
+    /// The error that ends the stream.
+    async fn explain(&mut self, error: pg::Error, shared: &Shared) -> Error {
+        match error {
+            // Everything before it has been taken, so it belongs to this transaction.
+            pg::Error::TooLarge { bytes, .. } => fault::too_large(bytes, None, self.commit_lsn()),
+            other if fault::may_be_slot_lost(&other) => {
+                let lost = shared.is_losing_slot() || self.retains_too_much().await;
+                fault::of_running(other, lost)
+            }
+            other => fault::of_stream(other),
+        }
+    }
+
+    /// Whether the slot retained more log than the server allows. A temporary slot is gone when
+    /// its walsender is: only this tells why.
+    async fn retains_too_much(&mut self) -> bool {
+        let confirmed = self.stream.confirmed().to_string();
+        let query = "select setting::numeric >= 0 and pg_current_wal_lsn() - $1::text::pg_lsn
+                > setting::numeric * 1024 * 1024
+            from pg_settings where name = 'max_slot_wal_keep_size'";
+        let rows = self.session.query(query, &[&confirmed]).await;
+        let rows = rows.unwrap_or_default();
+        rows.first()
+            .is_some_and(|row| row.try_get(0).unwrap_or(false))
     }
 
     fn commit_lsn(&self) -> Option<Lsn> {

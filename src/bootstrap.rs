@@ -9,6 +9,7 @@ mod keys;
 mod metadata;
 mod output_file;
 mod restore;
+mod root;
 mod trash;
 mod watch;
 mod welcome;
@@ -32,6 +33,7 @@ use uuid::Uuid;
 use self::{
     data_dir::DataDir,
     metadata::Metadata,
+    root::Root,
     watch::{Signals, Watch},
 };
 use crate::{
@@ -64,6 +66,7 @@ pub use backup::{Backup, Destination, backup};
 pub use dev::Dev;
 pub use doctor::{Listening, doctor, listening};
 pub use restore::{Restored, restore, restore_former};
+pub use root::{Adopted, adopt_root};
 pub use trash::{host_here, trash_empty, trash_list, trash_restore, trash_throw};
 
 /// File in the data directory with the address of the API while it serves.
@@ -172,7 +175,7 @@ async fn run(
     let listener = edge::listener(config, &telemetry.meter()).await?;
     let admin = admin_listener(config).await?;
     let metadata = Metadata::open(config, &data_dir).await?;
-    let host = local.host();
+    let (host, root) = (local.host(), Root::of(&local));
     let store = metadata.store.clone();
     telemetry::pool::observe(&telemetry.meter(), move || store.pool_standing());
     let clock: Arc<dyn Clock> = Arc::new(SystemClock);
@@ -191,7 +194,10 @@ async fn run(
         telemetry,
         &data_dir,
         &app,
-        &keyring,
+        Kept {
+            root: &root,
+            keyring: &keyring,
+        },
         Doors {
             listener,
             admin,
@@ -203,6 +209,12 @@ async fn run(
     app.stop(WORKERS_STOP).await;
     metadata.close().await;
     served
+}
+
+/// What metadata has to fit.
+struct Kept<'a> {
+    root: &'a Root,
+    keyring: &'a Keyring,
 }
 
 /// What it listens on, and what it says when it does.
@@ -243,7 +255,7 @@ async fn attend(
     telemetry: &Telemetry,
     data_dir: &DataDir,
     app: &App,
-    keyring: &Keyring,
+    Kept { root, keyring }: Kept<'_>,
     Doors {
         listener,
         admin,
@@ -274,7 +286,7 @@ async fn attend(
         started: started.clone(),
     };
     let opening = async {
-        bring_up(&app.store(), keyring, app).await?;
+        bring_up(&app.store(), Kept { root, keyring }, app).await?;
         // Before the files are written: a client that finds them expects a server that serves.
         signals.serving();
         let admin = admin_address.to_string();
@@ -285,6 +297,7 @@ async fn attend(
         let watch = Watch {
             app,
             store: &app.store(),
+            root,
             keyring,
             signals,
         };
@@ -314,10 +327,11 @@ async fn attend(
 
 /// Waits for the metadata, migrates it, and lets the workers begin. No call is served
 /// before.
-async fn bring_up(store: &Store, keyring: &Keyring, app: &App) -> Result<()> {
+async fn bring_up(store: &Store, Kept { root, keyring }: Kept<'_>, app: &App) -> Result<()> {
     let prepare = async || {
         store.migrate().await?;
         store.check_keys(keyring).await?;
+        root.claim(store).await?;
         app.take_over().await
     };
     metadata::wait_for(prepare).await?;

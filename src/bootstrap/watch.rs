@@ -3,6 +3,7 @@
 
 use std::time::Duration;
 
+use super::root::Root;
 use crate::{
     admin::Readiness,
     api::{health::Reporter, server::Started},
@@ -30,6 +31,7 @@ pub(super) struct Signals {
 pub(super) struct Watch<'a> {
     pub(super) app: &'a App,
     pub(super) store: &'a Store,
+    pub(super) root: &'a Root,
     pub(super) keyring: &'a Keyring,
     pub(super) signals: Signals,
 }
@@ -54,14 +56,28 @@ impl Watch<'_> {
     pub(super) async fn run(self) -> ! {
         let mut probe = self.store.probe(self.app.worker());
         let mut trouble: Option<Error> = None;
+        // The start has verified what its first connection leads to.
+        let mut verified = 1;
         loop {
             let interval = trouble.as_ref().map_or(INTERVAL, |_| AWAY_INTERVAL);
             tokio::time::sleep(interval).await;
             self.store.reap();
             let looked = probe.look().await;
             let lost_tables = looked.as_ref().is_err_and(is_without_tables);
+            let connections = probe.connections();
             let looked = match looked {
-                Ok(()) if trouble.is_some() => self.verify().await,
+                Ok(()) if trouble.is_some() || connections > verified => {
+                    let found = self.verify().await;
+                    if found.is_ok() {
+                        verified = connections;
+                    }
+                    match found {
+                        // The probe has just found the database there: the next look tries
+                        // again.
+                        Err(error) if trouble.is_none() && error.retryable() => Ok(()),
+                        found => found,
+                    }
+                }
                 looked => looked,
             };
             let looked = looked.and_then(|()| self.app.keys.fit());
@@ -86,7 +102,8 @@ impl Watch<'_> {
     async fn verify(&self) -> Result<()> {
         let verified = async {
             self.store.migrate().await?;
-            self.store.check_keys_again(self.keyring).await
+            self.store.check_keys_again(self.keyring).await?;
+            self.root.claim(self.store).await
         };
         let verified = verified.await;
         if verified.as_ref().is_err_and(|error| !error.retryable()) {
@@ -106,7 +123,8 @@ impl Watch<'_> {
         if lost_tables {
             tracing::error!(
                 "the metadata database has lost its tables: it is used again when they are \
-                 restored; one that is to begin anew, empty, is filled at the next start"
+                 restored; one that is to begin anew, empty, is filled at the next start, and \
+                 `howdah metadata adopt-root` gives it this local.root"
             );
         }
         self.signals.not_serving();

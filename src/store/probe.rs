@@ -28,6 +28,7 @@ pub struct Probe {
     pool: Pool,
     worker: Uuid,
     connection: Option<PgConnection>,
+    connections: u64,
 }
 
 impl Store {
@@ -39,11 +40,19 @@ impl Store {
             pool: self.pool.clone(),
             worker,
             connection: None,
+            connections: 0,
         }
     }
 }
 
 impl Probe {
+    /// How many connections it has made. Each may lead to another database than the one
+    /// before.
+    #[must_use]
+    pub fn connections(&self) -> u64 {
+        self.connections
+    }
+
     /// Writes once. A connection that fails is tried against a new one before the
     /// metadata counts as away. Takes 15 s at most.
     ///
@@ -59,6 +68,7 @@ impl Probe {
         self.pool.doubt();
         let connecting = self.connector.connect(LIMIT);
         let connection = connecting.named("probe.connect").await?;
+        self.connections += 1;
         self.write(connection).await
     }
 

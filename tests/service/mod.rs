@@ -20,6 +20,7 @@ mod keys;
 mod large_pages;
 mod leases;
 mod lists;
+mod local_root;
 mod locales;
 mod logs;
 mod measurements;

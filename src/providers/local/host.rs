@@ -1,10 +1,8 @@
 //! The identity of this host: one per root directory, for ever.
 
-use std::{fs, io, path::Path};
-
 use uuid::Uuid;
 
-use super::{directory::Directory, failure, user::RunAs};
+use super::{directory::Directory, once};
 use crate::domain::{
     Error, Reason, Result,
     random::{Random, SystemSource},
@@ -13,7 +11,7 @@ use crate::domain::{
 const FILE: &str = "host-id";
 
 /// Directory of the servers' homes.
-const SERVERS: &str = "servers";
+pub(super) const SERVERS: &str = "servers";
 
 /// The identity of the host whose root is `root`, made by the first that asks.
 pub(super) fn identity(root: &Directory) -> Result<Uuid> {
@@ -21,19 +19,7 @@ pub(super) fn identity(root: &Directory) -> Result<Uuid> {
         return Ok(present);
     }
     refuse_lost(root)?;
-    let random = SystemSource::default();
-    let made = random.uuid()?;
-    let unfinished = format!("{FILE}.{}", random.uuid()?);
-    root.create(
-        &unfinished,
-        format!("{made}\n").as_bytes(),
-        0o644,
-        RunAs::Ourselves,
-    )?;
-    let linked = link(&root.path().join(&unfinished), &root.path().join(FILE));
-    root.unlink(&unfinished)?;
-    linked?;
-    root.sync()?;
+    once::write(root, FILE, SystemSource::default().uuid()?)?;
     read(root)?.ok_or_else(|| Error::internal("the host id is gone"))
 }
 
@@ -61,23 +47,12 @@ fn refuse_lost(root: &Directory) -> Result<()> {
     Err(Error::new(Reason::DataDirDamaged, message))
 }
 
-/// Gives the file its name, unless another process was first.
-fn link(unfinished: &Path, path: &Path) -> Result<()> {
-    match fs::hard_link(unfinished, path) {
-        Err(error) if error.kind() != io::ErrorKind::AlreadyExists => {
-            Err(failure::file(error, path))
-        }
-        _ => Ok(()),
-    }
-}
-
 /// The identity of the host, if it has one.
 pub(super) fn read(root: &Directory) -> Result<Option<Uuid>> {
-    let Some(bytes) = root.read(FILE)? else {
+    let Some(parsed) = once::read(root, FILE)? else {
         return Ok(None);
     };
-    let text = String::from_utf8_lossy(&bytes);
-    Uuid::try_parse(text.trim()).map(Some).map_err(|error| {
+    parsed.map(Some).map_err(|error| {
         let message = format!(
             "{} holds no host id: put it back from a backup; without it, this is another host, \
              and the servers here are not its own",
@@ -89,6 +64,8 @@ pub(super) fn read(root: &Directory) -> Result<Option<Uuid>> {
 
 #[cfg(test)]
 mod tests {
+    use std::fs;
+
     use super::*;
 
     #[test]

@@ -22,7 +22,9 @@ use super::{
     failure, holders, host, initialize,
     known_parameters::KnownParameters,
     lock::Lock,
-    orphans, read_log,
+    orphans,
+    owner::Owner,
+    read_log,
     settings::{self, Settings},
     sockets, template,
     trash::Emptying,
@@ -62,7 +64,7 @@ const VERIFY: Duration = Duration::from_secs(5);
 const DIRECTORIES: [&str; 4] = ["servers", "trash", "templates", "parameters"];
 
 /// The one of lock files, which belongs to Howdah's own user.
-const LOCKS: &str = "locks";
+pub(super) const LOCKS: &str = "locks";
 
 /// What a start would refuse below the root directory, if it is there. Nothing is changed.
 #[must_use]
@@ -135,6 +137,12 @@ impl Local {
     #[must_use]
     pub fn host(&self) -> Uuid {
         self.host
+    }
+
+    /// Which metadata the root directory belongs to.
+    #[must_use]
+    pub fn owner(&self) -> Owner {
+        Owner::of(self.settings.root.clone())
     }
 
     /// The installation for a server: of its version, else of the newest minor of the

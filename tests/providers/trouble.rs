@@ -365,6 +365,45 @@ async fn a_server_outlives_its_socket() {
     assert_eq!(local.inspect(&spec).await.unwrap(), Presence::Missing);
 }
 
+/// The directory of the sockets was changed, and the server has its own where it was.
+#[tokio::test]
+async fn a_socket_where_former_settings_put_it_is_found() {
+    let (place, _, spec) = started().await;
+    let former = place.path().join("run").join(spec.uid.simple().to_string());
+    let local = |loopback: bool| {
+        let address = if loopback { "127.0.0.1" } else { "127.0.0.2" };
+        let settings = Settings {
+            run_directory: place.path().join("other"),
+            listen_addresses: vec![address.parse().unwrap()],
+            ..place.settings()
+        };
+        Local::new(settings).unwrap()
+    };
+    let moved = local(true);
+    let presence = moved.inspect(&spec).await.unwrap();
+    assert_eq!(presence, Presence::SocketElsewhere);
+    assert_eq!(moved.address(&spec).host, "127.0.0.1");
+    moved.stop(&spec).await.unwrap();
+    moved.configure(&spec).await.unwrap();
+    moved.start(&spec).await.unwrap();
+    assert_eq!(moved.inspect(&spec).await.unwrap(), Presence::Running);
+
+    // One that listens on no loopback address is reached by the socket.
+    moved.stop(&spec).await.unwrap();
+    let settings = Settings {
+        listen_addresses: vec!["127.0.0.2".parse().unwrap()],
+        ..place.settings()
+    };
+    let first = Local::new(settings).unwrap();
+    first.configure(&spec).await.unwrap();
+    first.start(&spec).await.unwrap();
+    let moved = local(false);
+    let presence = moved.inspect(&spec).await.unwrap();
+    assert_eq!(presence, Presence::SocketElsewhere);
+    assert_eq!(moved.address(&spec).socket_directory, Some(former));
+    moved.stop(&spec).await.unwrap();
+}
+
 /// One that listens nowhere else says what is missing and how to get it back.
 #[tokio::test]
 async fn a_server_without_socket_and_loopback_says_so() {

@@ -13,6 +13,7 @@ mod deletion;
 mod drift;
 mod fairness;
 mod filters;
+mod full_disk;
 mod gone_host;
 mod idempotency;
 mod input;

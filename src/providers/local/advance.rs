@@ -9,6 +9,7 @@ use super::{
     configure::{self, ACCESS, CERTIFICATE, Contents, FILE, KEY, access, is_wide},
     control::{DATA, Found},
     directory::{Directory, blocking},
+    failure,
     server::Local,
     sockets, template, trash,
     way::Way,
@@ -84,6 +85,12 @@ impl Local {
                 waits_for: "its start".into(),
                 pursued: true,
             })),
+            // PostgreSQL tries its recovery again and again then, and is never ready.
+            Err(error)
+                if error.reason() == Reason::ServerUnavailable && self.is_full(server).await? =>
+            {
+                Err(failure::full(&self.found(server).home).with_source(error))
+            }
             Err(error) if self.is_starting(server, &error).await => {
                 tracing::info!(server = %server.uid, %error, "a server is still starting");
                 Ok(Advance::later(Wait {

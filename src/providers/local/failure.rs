@@ -125,7 +125,7 @@ fn failed(what: &str, path: &Path, output: &str) -> Error {
     let shown = path.display();
     // What a program had to say may itself have found no space.
     let (reason, message) = if output.contains("No space left on device") || is_full(path) {
-        (Reason::DiskFull, format!("no space is left for {shown}"))
+        return full(path).with_context(output.trim());
     } else if output.contains("Permission denied") || output.contains("Read-only file system") {
         let message = format!("{shown} cannot be written by the user that servers run as");
         (Reason::DataDirUnwritable, message)
@@ -135,11 +135,20 @@ fn failed(what: &str, path: &Path, output: &str) -> Error {
     Error::new(reason, message).with_context(output.trim())
 }
 
+/// That a server has no space for its data.
+pub(crate) fn full(path: &Path) -> Error {
+    let message = format!("no space is left for {}", path.display());
+    Error::new(Reason::DiskFull, message)
+}
+
 /// Whether the file system there has no space left to speak of.
-fn is_full(path: &Path) -> bool {
+pub(crate) fn is_full(path: &Path) -> bool {
     let place = path.ancestors().find(|place| place.exists());
     let found = place.and_then(|place| rustix::fs::statvfs(place).ok());
-    found.is_some_and(|found| found.f_bavail.saturating_mul(found.f_frsize) < SPACE_TO_START)
+    // A file system without blocks, such as a tmpfs without a limit, does not count them.
+    found.is_some_and(|found| {
+        found.f_blocks > 0 && found.f_bavail.saturating_mul(found.f_frsize) < SPACE_TO_START
+    })
 }
 
 /// The error for a server that did not come up, from what it wrote to its logs and the

@@ -234,6 +234,12 @@ impl Local {
         }
     }
 
+    /// Whether no space is left to speak of for the data of a server.
+    pub(super) async fn is_full(&self, server: &ServerSpec) -> Result<bool> {
+        let data = self.found(server).data();
+        blocking(move || Ok(failure::is_full(&data))).await
+    }
+
     /// The server as something to look at; `programs` is only needed to start it.
     pub(super) fn cluster(&self, server: &ServerSpec, programs: PathBuf) -> Cluster {
         Cluster {
@@ -324,6 +330,15 @@ impl Local {
     }
 }
 
+/// Of a server that takes connections: where its socket is.
+fn present(cluster: &Cluster) -> Presence {
+    match (cluster.has_socket(), cluster.socket_elsewhere()) {
+        (true, _) => Presence::Running,
+        (false, Some(_)) => Presence::SocketElsewhere,
+        (false, None) => Presence::SocketGone,
+    }
+}
+
 /// Whether there is data, and no postmaster works on it.
 fn is_down(found: &Found) -> bool {
     matches!(found, Found::Stopped | Found::Blocked(_) | Found::Lingering)
@@ -407,17 +422,18 @@ impl Provider for Local {
                 match verified {
                     // It ended while it was looked at.
                     Err(_) if is_down(&cluster.look().await?) => Ok(Presence::Stopped),
-                    verified => verified.map(|()| match cluster.has_socket() {
-                        true => Presence::Running,
-                        false => Presence::SocketGone,
-                    }),
+                    Err(error) if error.reason() != Reason::ServerUnavailable => Err(error),
+                    // Sessions that are open can read, others are refused sooner or later.
+                    _ if self.is_full(server).await? => Err(failure::full(&cluster.home)),
+                    Ok(()) => Ok(present(&cluster)),
+                    Err(error) => Err(error),
                 }
             }
         }
     }
 
     async fn changed(&self, server: &ServerSpec, from: Presence) -> Result<()> {
-        let had_socket = from != Presence::SocketGone;
+        let had_socket = from == Presence::Running;
         self.found(server).changed(had_socket).await
     }
 
@@ -431,6 +447,10 @@ impl Provider for Local {
             Way::Loopback(address) => Address {
                 host: address.to_string(),
                 socket_directory: None,
+                ..for_clients
+            },
+            Way::Elsewhere(directory) => Address {
+                socket_directory: Some(directory),
                 ..for_clients
             },
             Way::Socket | Way::None => for_clients,

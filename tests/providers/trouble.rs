@@ -426,3 +426,43 @@ async fn a_server_without_socket_and_loopback_says_so() {
     local.stop(&spec).await.unwrap();
     assert_eq!(local.start(&spec).await.unwrap(), Started::Now);
 }
+
+/// A template is only a copy of what initdb makes: one that is damaged, or gone with its
+/// directory, is made anew.
+#[tokio::test]
+async fn a_damaged_or_lost_template_is_made_anew() {
+    let place = Place::new();
+    let local = place.local();
+    let ephemeral = || {
+        let mut spec = server(&local);
+        spec.ephemeral = true;
+        spec
+    };
+    let templates = place.path().join("local/templates");
+    local.initialize(&ephemeral()).await.unwrap();
+    let template = || {
+        let mut entries = fs::read_dir(&templates).unwrap();
+        let entry = entries.next().unwrap().unwrap();
+        assert!(entries.next().is_none(), "nothing is left beside it");
+        entry.path().join("data")
+    };
+    fs::remove_file(template().join("global/pg_control")).unwrap();
+    local.initialize(&ephemeral()).await.unwrap();
+    fs::remove_file(template().join("PG_VERSION")).unwrap();
+    local.initialize(&ephemeral()).await.unwrap();
+    // Found only by who uses the copy.
+    fs::remove_dir_all(template().join("base")).unwrap();
+    local.initialize(&ephemeral()).await.unwrap();
+    for name in ["templates", "trash", "parameters"] {
+        fs::remove_dir_all(place.path().join("local").join(name)).unwrap();
+    }
+    let mut spec = ephemeral();
+    spec.system_identifier = Some(local.initialize(&spec).await.unwrap());
+    local.configure(&spec).await.unwrap();
+    local.start(&spec).await.unwrap();
+    local
+        .remove(&spec, Disposal::Trash(chrono::Utc::now()))
+        .await
+        .unwrap();
+    assert_eq!(local.inspect(&spec).await.unwrap(), Presence::Missing);
+}

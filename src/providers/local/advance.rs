@@ -10,7 +10,7 @@ use super::{
     control::{DATA, Found},
     directory::{Directory, blocking},
     failure,
-    server::Local,
+    server::{Local, TRASH},
     sockets, template, trash,
     way::Way,
 };
@@ -248,7 +248,15 @@ impl Local {
             (None, Some(_)) => Err(self.found(server).mismatch("its data directory is gone")),
             (None, None) if server.ephemeral => {
                 let template = self.template(&engine).await?;
-                template::clone(&plan, template, &server.admin_password).await
+                match template::clone(&plan, template, &server.admin_password).await {
+                    Err(error) if template::may_be_damaged(&error) => {
+                        tracing::warn!(%error, "a copy of a template is of no use, it is made anew");
+                        self.discard_template(&engine).await?;
+                        let template = self.template(&engine).await?;
+                        template::clone(&plan, template, &server.admin_password).await
+                    }
+                    cloned => cloned,
+                }
             }
             (None, None) => plan.initdb(&server.admin_password).await,
         }
@@ -307,6 +315,7 @@ impl Local {
         let lock = self.lock_server(server.uid).await?;
         // Someone may have started it again since it was stopped.
         self.found(server).stop_at_any_cost(NO_PATIENCE).await?;
+        self.make_directory(TRASH)?;
         let root = self.settings.root.clone();
         let run_directory = self.settings.run_directory.clone();
         let (uid, now) = (server.uid, self.settings.clock.now());

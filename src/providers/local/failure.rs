@@ -126,13 +126,27 @@ fn failed(what: &str, path: &Path, output: &str) -> Error {
     // What a program had to say may itself have found no space.
     let (reason, message) = if output.contains("No space left on device") || is_full(path) {
         return full(path).with_context(output.trim());
-    } else if output.contains("Permission denied") || output.contains("Read-only file system") {
+    } else if is_denied(path, output) {
         let message = format!("{shown} cannot be written by the user that servers run as");
         (Reason::DataDirUnwritable, message)
     } else {
         (Reason::ServerStartFailed, format!("{what} failed"))
     };
     Error::new(reason, message).with_context(output.trim())
+}
+
+/// Whether a file below `path`, or one without a name, could not be written. What is denied
+/// elsewhere, such as a file of the installation, is said in the program's own words.
+fn is_denied(path: &Path, output: &str) -> bool {
+    let denied = ["Permission denied", "Read-only file system"];
+    let mut lines = output
+        .lines()
+        .filter(|line| denied.iter().any(|words| line.contains(words)));
+    lines.any(|line| {
+        let mut quoted = line.split(['"', '\'']).skip(1).step_by(2);
+        let elsewhere = |name: &str| name.starts_with('/') && !Path::new(name).starts_with(path);
+        !quoted.any(elsewhere)
+    })
 }
 
 /// That a server has no space for its data.
@@ -199,6 +213,17 @@ mod tests {
         assert_eq!(reason(io::ErrorKind::InvalidInput), Reason::Internal);
         let full = output("initdb", path, "initdb: x: No space left on device\n");
         assert_eq!(full.reason(), Reason::DiskFull);
+        let denied = |file: &str| {
+            let said = format!(
+                "initdb: error: could not open file \"{file}\" for reading: Permission denied\n"
+            );
+            output("initdb", path, &said)
+        };
+        assert_eq!(denied("/x/data/base").reason(), Reason::DataDirUnwritable);
+        assert_eq!(denied("base").reason(), Reason::DataDirUnwritable);
+        let other = denied("/opt/pg/share/postgres.bki");
+        assert_eq!(other.reason(), Reason::ServerStartFailed);
+        assert!(other.message().contains("postgres.bki"), "{other:?}");
         let taken = start("LOG: could not bind: Address already in use");
         assert_eq!(taken.reason(), Reason::PortTaken);
         assert_eq!(taken.message(), "port 7000 is in use by another process");

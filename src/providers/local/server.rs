@@ -61,7 +61,12 @@ const LOCK_PAUSE: Duration = Duration::from_secs(2);
 const VERIFY: Duration = Duration::from_secs(5);
 
 /// Directories below the root that belong to the user that servers run as.
-const DIRECTORIES: [&str; 4] = ["servers", "trash", "templates", "parameters"];
+const DIRECTORIES: [&str; 4] = ["servers", TRASH, TEMPLATES, PARAMETERS];
+
+/// Those that hold nothing which could not be made anew, or nothing at first.
+pub(super) const TRASH: &str = "trash";
+const TEMPLATES: &str = "templates";
+const PARAMETERS: &str = "parameters";
 
 /// The one of lock files, which belongs to Howdah's own user.
 pub(super) const LOCKS: &str = "locks";
@@ -284,8 +289,27 @@ impl Local {
     pub(super) async fn template(&self, engine: &Engine) -> Result<PathBuf> {
         let name = template::name(engine);
         let lock = self.lock(&format!("template-{name}"), SHARED_LOCK).await?;
-        let templates = self.settings.root.join("templates");
+        let templates = self.make_directory(TEMPLATES)?;
         template::ensure(engine, templates, name, self.run_as, lock).await
+    }
+
+    /// Removes the template of an installation; the next use makes it anew.
+    pub(super) async fn discard_template(&self, engine: &Engine) -> Result<()> {
+        let name = template::name(engine);
+        let lock = self.lock(&format!("template-{name}"), SHARED_LOCK).await?;
+        let templates = self.settings.root.join(TEMPLATES);
+        blocking(move || {
+            let _lock = lock;
+            template::discard(&templates, &name)
+        })
+        .await
+    }
+
+    /// A directory below the root, made if somebody has removed it.
+    pub(super) fn make_directory(&self, name: &str) -> Result<PathBuf> {
+        let root = Directory::open(&self.settings.root)?;
+        let made = root.make(name, PRIVATE, self.run_as)?;
+        Ok(made.path().to_owned())
     }
 
     /// Sees that what is in the data directory is the server on record.
@@ -367,15 +391,22 @@ impl Provider for Local {
             configure::check_text(name, value)?;
         }
         let engine = self.engine(version).await?;
+        self.make_directory(PARAMETERS)?;
         let file = KnownParameters::file(&self.settings.root, &engine);
         let known = match self.known_parameters.known(&file)? {
             Some(known) => known,
             None => {
                 let template = self.template(&engine).await?;
-                let lock = self.lock("parameters", SHARED_LOCK).await?;
-                self.known_parameters
-                    .read(&engine, &template, file, self.run_as, lock)
-                    .await?
+                let lock = self.lock(PARAMETERS, SHARED_LOCK).await?;
+                let parameters = &self.known_parameters;
+                let read = parameters.read(&engine, &template, file, self.run_as, lock);
+                match read.await {
+                    Err(error) if template::may_be_damaged(&error) => {
+                        self.discard_template(&engine).await?;
+                        return Err(error);
+                    }
+                    read => read?,
+                }
             }
         };
         parameters
@@ -468,6 +499,7 @@ impl Provider for Local {
     }
 
     async fn empty_trash(&self, now: DateTime<Utc>) -> Result<()> {
+        self.make_directory(TRASH)?;
         let root = self.settings.root.clone();
         let kept = self.settings.trash_retention;
         let emptying = self.emptying.clone();

@@ -1,5 +1,6 @@
 //! A bounded number of connections, of which the newest is always let in: idle and slow
-//! clients do not keep a probe from being answered.
+//! clients do not keep a probe from being answered, and handshakes that are not finished do
+//! not keep a client out.
 
 use std::{
     collections::HashMap,
@@ -88,8 +89,12 @@ impl Taken {
     }
 
     fn greatest(&self) -> Option<IpAddr> {
-        let addresses = self.seats.values().map(|sitter| sitter.address);
-        addresses.max_by_key(|address| self.of(*address))
+        let mut counts: HashMap<IpAddr, usize> = HashMap::new();
+        for sitter in self.seats.values() {
+            *counts.entry(sitter.address).or_default() += 1;
+        }
+        let greatest = counts.into_iter().max_by_key(|(_, count)| *count);
+        greatest.map(|(address, _)| address)
     }
 
     fn idlest(&self, among: impl Fn(&Sitter) -> bool) -> Option<u64> {

@@ -33,6 +33,11 @@ impl Root {
         }
     }
 
+    /// Refuses other metadata than that of the root. Nothing is written.
+    pub(super) async fn verify(&self, store: &Store) -> Result<()> {
+        self.owner.verify(store.metadata_id().await?)
+    }
+
     /// Sees to it that the root belongs to this metadata, which may have been exchanged
     /// since the last call.
     pub(super) async fn claim(&self, store: &Store) -> Result<()> {

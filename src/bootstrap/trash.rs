@@ -146,7 +146,7 @@ async fn refuse_other_metadata(config: &Config, trash: &Trash) -> Result<()> {
     }
 }
 
-fn open(config: &Config) -> Result<Trash> {
+pub(super) fn open(config: &Config) -> Result<Trash> {
     Trash::open(local_settings(config))?.ok_or_else(nothing)
 }
 

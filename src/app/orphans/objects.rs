@@ -1,6 +1,8 @@
 //! What Howdah has made on the servers of instances and no record knows any more: roles,
 //! databases, publications and slots that are younger than metadata that was restored.
 
+mod drop;
+
 use std::{
     collections::{BTreeMap, BTreeSet},
     sync::Arc,

@@ -9,6 +9,7 @@ const PROTOS: &[&str] = &[
     "proto/howdah/options/v1/permission.proto",
     "proto/howdah/options/v1/secret.proto",
     "proto/howdah/v1/audit_service.proto",
+    "proto/howdah/v1/change.proto",
     "proto/howdah/v1/change_stream_service.proto",
     "proto/howdah/v1/database_service.proto",
     "proto/howdah/v1/instance_service.proto",
@@ -39,10 +40,32 @@ fn main() -> Result<(), Box<dyn Error>> {
         .build_transport(false)
         .compile_well_known_types(false)
         .compile_fds_with_config(compiler.file_descriptor_set(), config)?;
+    compile_encoded_server(&compiler, &out)?;
     prost_protovalidate_build::Builder::new()
         .file_descriptor_set_path(&descriptors)?
         .fail_on_runtime_only(true)
         .compile()?;
+    Ok(())
+}
+
+/// Compiles the server of the change streams once more, with batches that are encoded already.
+fn compile_encoded_server(
+    compiler: &protox::Compiler,
+    out: &std::path::Path,
+) -> Result<(), Box<dyn Error>> {
+    let directory = out.join("encoded");
+    fs::create_dir_all(&directory)?;
+    let mut files = compiler.file_descriptor_set();
+    files
+        .file
+        .retain(|file| file.name() == "howdah/v1/change_stream_service.proto");
+    tonic_prost_build::configure()
+        .build_client(false)
+        .out_dir(&directory)
+        .extern_path(".google.longrunning", "crate::pb::google::longrunning")
+        .extern_path(".howdah.v1", "crate::pb::v1")
+        .extern_path(".howdah.v1.ChangeBatch", "crate::pb::EncodedBatch")
+        .compile_fds(files)?;
     Ok(())
 }
 

@@ -1,4 +1,4 @@
-//! Composition root: builds everything, owns start and shutdown.
+//! The composition root: builds all components, and owns start and shutdown.
 
 mod backup;
 mod data_dir;
@@ -42,9 +42,9 @@ use crate::{
     admin,
     api::{
         health::Reporter,
-        listener::{Address, Listener},
+        listener::{BindAddress, Listener},
         operations,
-        server::{self, Started},
+        server::{self, ServingState},
     },
     app::{App, Parts, Settings},
     config::{Config, ListenAddress, LogFormat},
@@ -71,22 +71,22 @@ pub use restore::{Restored, restore, restore_former};
 pub use root::{Adopted, adopt_root};
 pub use trash::{host_here, trash_empty, trash_list, trash_restore, trash_throw};
 
-/// File in the data directory with the address of the API while it serves.
+/// File in the data directory that holds the endpoint of the API while the process serves.
 const ENDPOINT: &str = "endpoint";
 
-/// File in the data directory with the address of the admin listener.
+/// File in the data directory that holds the endpoint of the admin listener.
 const ADMIN_ENDPOINT: &str = "admin-endpoint";
 
-/// Longest wait for workers at shutdown; what they leave is taken up again.
+/// Longest wait for workers at shutdown. Another process, or the next start, continues their work.
 const WORKERS_STOP: Duration = Duration::from_secs(5);
 
-/// Longest wait for the last traces and metrics to be sent.
+/// Longest wait for the last traces and metrics to be exported.
 const TELEMETRY_STOP: Duration = Duration::from_secs(3);
 
-/// Serves until SIGTERM or SIGINT, then shuts down in order.
+/// Serves until SIGTERM or SIGINT, and then shuts down.
 ///
 /// # Errors
-/// When it cannot start: each cause with its reason.
+/// When it cannot start. Each cause has its reason.
 pub async fn serve(config: Config) -> anyhow::Result<()> {
     Box::pin(serve_with(
         config,
@@ -96,11 +96,11 @@ pub async fn serve(config: Config) -> anyhow::Result<()> {
     .await
 }
 
-/// As [`serve`], for a command that uses it itself: it learns the endpoint from
-/// `opened`, and ends it by `stop`.
+/// Like [`serve`], for a command that serves by itself. `opened` gets the endpoint, and `stop`
+/// ends the process.
 ///
 /// # Errors
-/// Those of [`serve`].
+/// Errors of [`serve`].
 pub async fn serve_for(
     config: Config,
     opened: oneshot::Sender<String>,
@@ -109,19 +109,19 @@ pub async fn serve_for(
     Box::pin(serve_with(config, Greeting::Endpoint(opened), stop)).await
 }
 
-/// What is said when calls are let in.
+/// What to do when calls are admitted.
 enum Greeting {
-    /// To the user, what to type next.
+    /// Print the endpoint, and what to type next.
     Banner,
-    /// To the command that serves, the endpoint.
+    /// Send the endpoint to the command that serves.
     Endpoint(oneshot::Sender<String>),
 }
 
 impl Greeting {
-    fn say(self, config: &Config, address: &Address, admin: &str) {
+    fn say(self, config: &Config, address: &BindAddress, admin: &str) {
         match self {
             Self::Banner => welcome::print(config, address, admin),
-            // The command may be about to end.
+            // The command may have ended already.
             Self::Endpoint(opened) => drop(opened.send(address.to_string())),
         }
     }
@@ -132,7 +132,8 @@ async fn serve_with(
     greeting: Greeting,
     stop: CancellationToken,
 ) -> anyhow::Result<()> {
-    // Of this process, not of its data directory, which can be a copy of another's.
+    // An id of this process. The data directory may be a copy of another one, so it has no such
+    // id.
     let instance_id = SystemSource::default().uuid()?;
     let settings = telemetry_settings(&config, instance_id);
     let telemetry = telemetry::init(&settings).context("telemetry")?;
@@ -142,14 +143,14 @@ async fn serve_with(
     Ok(served?)
 }
 
-/// Applies the migrations of the metadata database, and ends.
+/// Applies the migrations of the metadata database, and returns.
 ///
 /// # Errors
 /// METADATA_UNAVAILABLE, METADATA_SCHEMA_MISMATCH, DATA_DIR_IN_USE, DATA_DIR_DAMAGED,
 /// SECRET_KEY_INVALID.
 pub async fn migrate(config: Config) -> anyhow::Result<()> {
     let data_dir = open_data_dir(&config)?;
-    // Made before the metadata: metadata without its key is taken for a loss.
+    // The key comes before the metadata, because metadata without its key counts as a lost key.
     keys::keyring(&config, &data_dir, &SystemSource::default())?;
     let metadata = Metadata::open(&config, &data_dir).await?;
     let migrated = metadata.store.migrate().await;
@@ -165,7 +166,7 @@ async fn run(
 ) -> Result<()> {
     let mut shutdown = Shutdown::new()?.also_by(stop);
     let data_dir = open_data_dir(config)?;
-    // Of a process that was killed: what they name may be somebody else's by now.
+    // Files of a killed process. Another program may use those endpoints by now.
     data_dir.remove(ENDPOINT);
     data_dir.remove(ADMIN_ENDPOINT);
     warn_of_open_doors(config);
@@ -173,7 +174,7 @@ async fn run(
     let keyring = keys::keyring(config, &data_dir, random.as_ref())?;
     let worker = data_dir.worker(random.as_ref())?;
     let local = Local::new(local_settings(config))?;
-    // Bound first: a port in use is found before a server is started.
+    // The listener is bound first, so that a port in use is found before a server is started.
     let listener = edge::listener(config, &telemetry.meter()).await?;
     let admin = admin_listener(config).await?;
     let metadata = Metadata::open(config, &data_dir).await?;
@@ -219,14 +220,14 @@ struct Kept<'a> {
     keyring: &'a Keyring,
 }
 
-/// What it listens on, and what it says when it does.
+/// The listeners, and the greeting for when they serve.
 struct Doors {
     listener: Listener,
     admin: Socket,
     greeting: Greeting,
 }
 
-/// This process, as the others know it.
+/// The record of this process.
 fn this_process(
     config: &Config,
     host: Uuid,
@@ -251,7 +252,7 @@ fn this_process(
     }
 }
 
-/// Serves calls, brings the metadata up, and drains when it is asked to end.
+/// Serves calls, brings the metadata up, and drains at the end.
 async fn attend(
     config: &Config,
     telemetry: &Telemetry,
@@ -266,7 +267,7 @@ async fn attend(
     shutdown: &mut Shutdown,
 ) -> Result<()> {
     let health = Reporter::new(&edge::SERVICES);
-    let (readiness, started) = (admin::Readiness::default(), Started::default());
+    let (readiness, started) = (admin::Readiness::default(), ServingState::default());
     let routes = edge::routes(app, &health, config.server.max_message_bytes)?;
     let (policy, limits) = (edge::policy(config), edge::limits(config));
     let meter = telemetry.meter();
@@ -289,7 +290,8 @@ async fn attend(
     };
     let opening = async {
         bring_up(&app.store(), Kept { root, keyring }, app).await?;
-        // Before the files are written: a client that finds them expects a server that serves.
+        // Before the files are written, because a client that finds them expects calls to be
+        // served.
         signals.serving();
         let admin = admin_address.to_string();
         data_dir.replace(ADMIN_ENDPOINT, &format!("{admin}\n"))?;
@@ -327,8 +329,8 @@ async fn attend(
     outcome
 }
 
-/// Waits for the metadata, migrates it, and lets the workers begin. No call is served
-/// before.
+/// Waits for the metadata, migrates it, checks the keys and `metadata-id`, and starts the
+/// workers. No call is admitted before that.
 async fn bring_up(store: &Store, Kept { root, keyring }: Kept<'_>, app: &App) -> Result<()> {
     let prepare = async || {
         store.migrate().await?;
@@ -341,7 +343,7 @@ async fn bring_up(store: &Store, Kept { root, keyring }: Kept<'_>, app: &App) ->
     Ok(())
 }
 
-/// Locks the data directory. Nothing is made in one whose metadata was lost.
+/// Locks the data directory. Refuses one whose metadata was lost, before anything is created.
 fn open_data_dir(config: &Config) -> Result<DataDir> {
     if config.database_url.is_none() {
         embedded::refuse_lost(&config.data_dir)?;
@@ -393,8 +395,8 @@ fn telemetry_settings(config: &Config, instance_id: Uuid) -> telemetry::Settings
     }
 }
 
-/// Every provider of this build. With the failpoints of the tests, `HOWDAH_SIMULATED_WORLD`
-/// names the directory of a simulated world, whose servers are the default then.
+/// All providers of this build. With failpoints, `HOWDAH_SIMULATED_WORLD` names the directory of
+/// a simulated world, whose provider is then the default.
 fn providers(local: Local) -> Providers {
     let local = Arc::new(local);
     #[cfg(feature = "failpoints")]
@@ -424,14 +426,14 @@ fn local_settings(config: &Config) -> LocalSettings {
     }
 }
 
-/// The user that servers run as; our own where we are not root.
+/// The user that servers run as; none if this process is not root.
 fn run_as(config: &Config) -> Option<String> {
     let root = rustix::process::geteuid().is_root();
     root.then(|| config.local.run_as.clone())
 }
 
-/// A directory below `base` for the sockets of what lies under `root`, so that two
-/// roots never meet in one.
+/// A directory below `base` for the sockets of `root`. Its name is derived from `root`, so two
+/// roots never share one.
 fn run_directory(base: &Path, root: &Path) -> PathBuf {
     let own = default_run_directory(root);
     base.join(own.file_name().unwrap_or_default())
@@ -450,13 +452,13 @@ fn app_settings(config: &Config) -> Settings {
     }
 }
 
-/// SIGTERM and SIGINT. SIGHUP is taken too, from the start, since its default would end
-/// the process without a drain.
+/// Waits for SIGTERM and SIGINT. It also handles SIGHUP from the beginning, because the default
+/// of SIGHUP ends the process without a drain.
 struct Shutdown {
     terminate: Signal,
     interrupt: Signal,
     hangup: Option<Signal>,
-    /// Asked by the command that serves.
+    /// Cancelled by the command that serves.
     stop: CancellationToken,
 }
 
@@ -472,12 +474,12 @@ impl Shutdown {
         })
     }
 
-    /// Asked by that token too.
+    /// Also ends when `stop` is cancelled.
     fn also_by(self, stop: CancellationToken) -> Self {
         Self { stop, ..self }
     }
 
-    /// Says what SIGHUP does whenever it comes. TLS files are looked at by the listener.
+    /// Logs each SIGHUP. The listener reloads the TLS files itself.
     fn hangups(&mut self) -> impl Future<Output = ()> + use<> {
         let hangup = self.hangup.take();
         async move {
@@ -492,7 +494,7 @@ impl Shutdown {
         tokio::select! {
             _ = self.terminate.recv() => {}
             _ = self.interrupt.recv() => {}
-            // It asks once.
+            // The token is replaced, so that it ends only one wait.
             () = self.stop.cancelled() => self.stop = CancellationToken::new(),
         }
     }

@@ -1,22 +1,22 @@
-//! Named points at which a test can kill the process, as a crash would.
+//! Failpoints: named points in the code where a test can kill the process, like a crash.
 //!
-//! Compiled to nothing without the feature `failpoints`. A test sets
-//! `FAILPOINTS="name=return"` in the environment of the process, or `name=panic` for a
-//! panic. A pause between two looks can be shortened, so that a test need not wait for it.
+//! Without the feature `failpoints` they compile to nothing. A test sets
+//! `FAILPOINTS="name=return"` in the environment of the process, or `name=panic` for a panic.
+//! Some pauses can be shortened in the same way.
 
 use std::time::Duration;
 
-/// Keeps the points armed that `FAILPOINTS` names.
+/// Keeps the failpoints of `FAILPOINTS` active until it is dropped.
 #[cfg(feature = "failpoints")]
 #[derive(Debug)]
 pub struct Armed(#[expect(dead_code, reason = "held")] fail::FailScenario<'static>);
 
-/// Keeps nothing: failpoints are compiled out.
+/// Does nothing: failpoints are compiled out.
 #[cfg(not(feature = "failpoints"))]
 #[derive(Debug)]
 pub struct Armed;
 
-/// Arms the points that `FAILPOINTS` names, for as long as the answer is held.
+/// Activates the failpoints that `FAILPOINTS` names, until the returned value is dropped.
 #[cfg(feature = "failpoints")]
 #[must_use]
 pub fn arm() -> Armed {
@@ -30,8 +30,8 @@ pub const fn arm() -> Armed {
     Armed
 }
 
-/// Kills the process at once, as SIGKILL does, when the point `name` is armed with `return`;
-/// panics when it is armed with `panic`.
+/// Kills the process at once, like SIGKILL, if the failpoint `name` is set to `return`. Panics
+/// if it is set to `panic`.
 #[cfg(feature = "failpoints")]
 pub fn hit(name: &str) {
     fail::eval(name, |_| {
@@ -44,22 +44,21 @@ pub fn hit(name: &str) {
 #[cfg(not(feature = "failpoints"))]
 pub const fn hit(_name: &str) {}
 
-/// Whether an answer that has arrived is to be taken for lost, as `name=1*return` says of the
-/// first one.
+/// Whether to treat an answer as lost although it has arrived. `name=1*return` does that once.
 #[cfg(feature = "failpoints")]
 #[must_use]
 pub fn loses(name: &str) -> bool {
     fail::eval(name, |_| ()).is_some()
 }
 
-/// False: failpoints are compiled out.
+/// Always false: failpoints are compiled out.
 #[cfg(not(feature = "failpoints"))]
 #[must_use]
 pub const fn loses(_name: &str) -> bool {
     false
 }
 
-/// The pause `usual`, or as many milliseconds as `name=return(500)` says.
+/// The pause `usual`, or the milliseconds that `name=return(500)` sets.
 #[cfg(feature = "failpoints")]
 #[must_use]
 pub fn pause(name: &str, usual: Duration) -> Duration {
@@ -67,7 +66,7 @@ pub fn pause(name: &str, usual: Duration) -> Duration {
     armed.flatten().map_or(usual, Duration::from_millis)
 }
 
-/// The pause `usual`: failpoints are compiled out.
+/// Always `usual`: failpoints are compiled out.
 #[cfg(not(feature = "failpoints"))]
 #[must_use]
 pub const fn pause(_name: &str, usual: Duration) -> Duration {

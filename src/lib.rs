@@ -1,7 +1,7 @@
 //! Howdah: a gRPC control plane for PostgreSQL.
 //!
-//! The rooms of the house, and who may use whom, are described in
-//! `docs/ARCHITECTURE.md`; `tests/house/arrows.rs` enforces it.
+//! `docs/ARCHITECTURE.md` describes the rooms of the code and which of them may use which.
+//! `tests/house/arrows.rs` checks that.
 
 pub mod accept;
 pub mod admin;

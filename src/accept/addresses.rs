@@ -1,4 +1,4 @@
-//! How many connections each address has open.
+//! Limits the connections of each address.
 
 use std::{
     collections::{HashMap, hash_map::Entry},
@@ -8,13 +8,13 @@ use std::{
 
 use ipnet::{IpNet, Ipv4Net, Ipv6Net};
 
-use crate::auth::peer::Address;
+use crate::auth::peer::PeerAddress;
 
-/// Bits of an IPv6 address that name a network. A single machine has a /64 to choose
-/// its addresses from (RFC 4291, section 2.5.4).
+/// Bits of an IPv6 address that name a network. One machine can choose any address within a /64
+/// (RFC 4291, section 2.5.4).
 const IPV6_NETWORK: u8 = 64;
 
-/// Those who are counted as one: an IPv4 address, or the network of an IPv6 address.
+/// The network that is counted as one caller: an IPv4 address, or the /64 of an IPv6 address.
 #[must_use]
 pub fn network(address: IpAddr) -> IpNet {
     match address.to_canonical() {
@@ -34,8 +34,8 @@ pub fn is_within(address: IpAddr, networks: &[IpNet]) -> bool {
 
 type Open = Mutex<HashMap<IpNet, usize>>;
 
-/// The addresses that have connections open. A Unix socket has no address, and its
-/// file's mode lets one user in.
+/// Counts the open connections of each address. Connections of a Unix socket are not counted:
+/// they have no address, and the mode of its file admits one user only.
 #[derive(Clone, Debug)]
 pub(super) struct Addresses {
     open: Arc<Open>,
@@ -44,7 +44,7 @@ pub(super) struct Addresses {
 }
 
 impl Addresses {
-    /// At most so many connections for each address, but for `proxies`.
+    /// Allows at most `most` connections for each address, except for `proxies`.
     pub(super) fn new(most: usize, proxies: &[IpNet]) -> Self {
         Self {
             open: Arc::default(),
@@ -53,11 +53,12 @@ impl Addresses {
         }
     }
 
-    /// Counts a connection while the answer lives. None when the address has its share.
-    pub(super) fn enter(&self, address: &Address) -> Option<Entered> {
+    /// Counts a connection until the returned value is dropped. None if the address has the most
+    /// connections that it may have.
+    pub(super) fn enter(&self, address: &PeerAddress) -> Option<Entered> {
         let address = match address {
-            Address::Tcp(address) if !is_within(address.ip(), &self.proxies) => address.ip(),
-            Address::Tcp(_) | Address::Unix { .. } => return Some(Entered(None)),
+            PeerAddress::Tcp(address) if !is_within(address.ip(), &self.proxies) => address.ip(),
+            PeerAddress::Tcp(_) | PeerAddress::Unix { .. } => return Some(Entered(None)),
         };
         let network = network(address);
         let mut open = lock(&self.open);
@@ -74,7 +75,7 @@ fn lock(open: &Open) -> MutexGuard<'_, HashMap<IpNet, usize>> {
     open.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-/// A connection that is counted.
+/// A counted connection.
 #[derive(Debug)]
 pub(super) struct Entered(Option<(IpNet, Arc<Open>)>);
 
@@ -102,7 +103,7 @@ mod tests {
         let addresses = Addresses::new(2, &["10.0.0.0/8".parse().unwrap()]);
         let enter = |address: &str| {
             let address = address.parse::<IpAddr>().unwrap();
-            addresses.enter(&Address::Tcp((address, 1).into()))
+            addresses.enter(&PeerAddress::Tcp((address, 1).into()))
         };
         let held = [enter("192.0.2.1"), enter("::ffff:192.0.2.1")];
         assert!(held.iter().all(Option::is_some));
@@ -110,7 +111,7 @@ mod tests {
         assert!(enter("192.0.2.2").is_some());
         let many: Vec<_> = (0..5).map(|_| enter("10.0.0.1")).collect();
         assert!(many.iter().all(Option::is_some));
-        let unix = Address::Unix { uid: 1 };
+        let unix = PeerAddress::Unix { uid: 1 };
         let many: Vec<_> = (0..5).map(|_| addresses.enter(&unix)).collect();
         assert!(many.iter().all(Option::is_some));
         let [first, second] = held;

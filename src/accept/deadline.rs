@@ -1,6 +1,6 @@
-//! A stream whose writes must get on: a client that reads nothing from its socket would
-//! keep its connection, and what waits on it, for ever. HTTP/2's PING does not help there,
-//! since it has to be written too.
+//! A stream with a time limit on writes. A client that does not read from its socket would keep
+//! its connection, and the data that waits for it, for ever. HTTP/2's PING does not detect that,
+//! because a PING has to be written too.
 
 use std::{
     io,
@@ -16,17 +16,17 @@ use tokio::{
 
 use super::stream::delegate_read;
 
-/// A stream that fails when a write makes no progress in time.
+/// A stream that returns an error if a write makes no progress in time.
 #[derive(Debug)]
 pub struct Writing<S> {
     stream: S,
     timeout: Duration,
-    /// Set while a write waits.
+    /// The timer; set while a write is pending.
     late: Option<Pin<Box<Sleep>>>,
 }
 
 impl<S> Writing<S> {
-    /// Each write may wait so long for the other side.
+    /// Each write may be pending for `timeout`.
     pub const fn new(stream: S, timeout: Duration) -> Self {
         Self {
             stream,
@@ -35,7 +35,7 @@ impl<S> Writing<S> {
         }
     }
 
-    /// What became of a write: done, or given up.
+    /// Passes the result of a write on, or an error after the time limit.
     fn bounded<T>(
         &mut self,
         polled: Poll<io::Result<T>>,

@@ -1,40 +1,41 @@
-//! How many connections are let in, of all addresses and of each. The next one is refused
-//! at once: its client can try another replica, which it could not while it waits here.
+//! Limits the number of connections, in total and per address. A connection above the limit is
+//! refused at once, so that its client can try another replica.
 
 use std::sync::Arc;
 
 use ipnet::IpNet;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
-use crate::auth::peer::Address;
+use crate::auth::peer::PeerAddress;
 
 use super::addresses::{Addresses, Entered};
 
-/// The places for connections. Cheap to clone.
+/// The limits and the open connections. Cheap to clone.
 #[derive(Clone, Debug)]
 pub struct Doors {
     free: Arc<Semaphore>,
     addresses: Addresses,
 }
 
-/// Why a connection is not let in.
+/// Why a connection is refused.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Full {
-    /// Its address has its share.
+    /// Its address has too many connections.
     Address,
-    /// There are too many.
+    /// The process has too many connections.
     Process,
 }
 
-/// The place of a connection. Dropping it gives it back.
+/// An admitted connection. Dropping it admits another one.
 #[derive(Debug)]
-pub struct Place {
+pub struct Entry {
     _entered: Entered,
     _permit: OwnedSemaphorePermit,
 }
 
 impl Doors {
-    /// At most so many connections in all, and of one address that is no proxy.
+    /// Allows at most `most` connections in total, and `most_of_address` per address that is not
+    /// a proxy.
     #[must_use]
     pub fn new(most: usize, most_of_address: usize, proxies: &[IpNet]) -> Self {
         Self {
@@ -43,14 +44,14 @@ impl Doors {
         }
     }
 
-    /// A place for a connection from there.
+    /// Admits a connection from that address.
     ///
     /// # Errors
-    /// Which bound was reached.
-    pub fn enter(&self, address: &Address) -> Result<Place, Full> {
+    /// The limit that was reached.
+    pub fn enter(&self, address: &PeerAddress) -> Result<Entry, Full> {
         let entered = self.addresses.enter(address).ok_or(Full::Address)?;
         let permit = Arc::clone(&self.free).try_acquire_owned();
-        Ok(Place {
+        Ok(Entry {
             _entered: entered,
             _permit: permit.map_err(|_| Full::Process)?,
         })

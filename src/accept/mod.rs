@@ -1,8 +1,8 @@
-//! The accept loop: sockets, TLS, how many connections there may be, and the end.
+//! The accept loop: sockets, TLS, limits on connections, and shutdown.
 //!
-//! What is said on a connection is a [`Conversation`]: HTTP/2 for the API, HTTP/1.1 for
-//! the admin pages. The loop asks it for a place for each connection, runs it in a task of
-//! its own, and at the end waits for those tasks within a bound.
+//! A [`Conversation`] speaks the protocol of a connection: HTTP/2 for the API, HTTP/1.1 for the
+//! admin pages. For each connection the loop asks it for a seat and runs it in a task. At the
+//! end the loop waits for those tasks, with a limit.
 
 mod addresses;
 mod deadline;
@@ -22,54 +22,55 @@ use crate::{auth::peer, telemetry::flood};
 
 pub use addresses::{is_within, network};
 pub use deadline::Writing;
-pub use doors::{Doors, Full, Place};
+pub use doors::{Doors, Entry, Full};
 pub use seats::{Seat, Seats};
-pub use socket::{Accepted, Address, Socket};
+pub use socket::{Accepted, BindAddress, Socket};
 pub(crate) use stream::delegate_read;
 pub use stream::{Plain, Prefaced, Stream};
 pub use tls::{Certificates, ClientAuth, Tls};
 pub use verified::Verified;
 
-/// Pause after an accept that failed: the usual cause, no free descriptors, does not
-/// go away by asking again at once.
+/// Pause after a failed accept. The usual cause is that no file descriptor is free, which takes
+/// some time to pass.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 
-/// Time for cut-off connections to notice.
+/// Time for aborted connections to end.
 const ABORT_TIMEOUT: Duration = Duration::from_secs(1);
 
-/// What is said on the connections of a listener.
+/// The protocol on the connections of a listener.
 pub trait Conversation: Clone + Send + Sync + 'static {
     /// Name of the listener in logs.
     const LISTENER: &'static str;
 
-    /// What a connection holds while it is open.
-    type Place: Send + 'static;
+    /// What a connection holds while it is open, such as its share of a limit.
+    type Seat: Send + 'static;
 
-    /// A place for a connection from there. None: it is closed at once. Nothing was read
-    /// from it yet.
-    fn place(&self, address: &peer::Address) -> Option<Self::Place>;
+    /// A seat for a connection from that address, before anything is read from it. Without one
+    /// the connection is closed at once.
+    fn seat(&self, address: &peer::PeerAddress) -> Option<Self::Seat>;
 
-    /// Talks to the connection's end, and soon after the drain begins brings it about.
+    /// Serves the connection until it ends. After the drain begins it must end the connection
+    /// soon.
     fn run(
         self,
         connection: Accepted,
-        place: Self::Place,
+        seat: Self::Seat,
         tasks: Tasks,
     ) -> impl Future<Output = ()> + Send + 'static;
 }
 
-/// The tasks of a listener, and what ends them.
+/// The tasks of a listener, and the token that ends them.
 #[derive(Clone, Debug)]
 pub struct Tasks {
-    /// Where a conversation spawns what it needs, so that the end waits for it.
+    /// Tracks the tasks that a conversation spawns, so that shutdown waits for them.
     pub tracker: TaskTracker,
-    /// Cancelled when no new connections are accepted.
+    /// Cancelled when the listener stops accepting connections.
     pub drain: CancellationToken,
 }
 
 /// Serves connections until `drain` is cancelled. Then it stops accepting, waits for the
-/// conversations at most `drain_timeout` and cuts off the rest. Dropping the future cuts
-/// off all connections.
+/// conversations for at most `drain_timeout`, and aborts the rest. Dropping the future aborts
+/// all connections.
 pub async fn serve<C: Conversation>(
     socket: Socket,
     conversation: C,
@@ -108,10 +109,10 @@ async fn accept<C: Conversation>(
         };
         match accepted {
             Ok(accepted) => {
-                let Some(place) = conversation.place(&accepted.address) else {
+                let Some(seat) = conversation.seat(&accepted.address) else {
                     continue;
                 };
-                let run = conversation.clone().run(accepted, place, tasks.clone());
+                let run = conversation.clone().run(accepted, seat, tasks.clone());
                 let abort = abort.clone();
                 let run = async move { abort.run_until_cancelled(run).await };
                 tasks.tracker.spawn(run);

@@ -1,6 +1,5 @@
-//! A bounded number of connections, of which the newest is always let in: idle and slow
-//! clients do not keep a probe from being answered, and handshakes that are not finished do
-//! not keep a client out.
+//! Limits the number of connections, and always admits a new one by closing the idlest. So idle
+//! and slow clients cannot prevent a probe from being answered.
 
 use std::{
     collections::HashMap,
@@ -11,7 +10,7 @@ use std::{
 use tokio::time::Instant;
 use tokio_util::sync::{CancellationToken, WaitForCancellationFuture};
 
-/// The connections that are open. Cheap to clone.
+/// The open connections. Cheap to clone.
 #[derive(Clone, Debug)]
 pub struct Seats {
     taken: Arc<Mutex<Taken>>,
@@ -28,13 +27,13 @@ struct Taken {
 #[derive(Debug)]
 struct Sitter {
     address: IpAddr,
-    /// When it came, or last asked for something.
+    /// Time of the connection's beginning or of its last request.
     used: Instant,
     lost: CancellationToken,
 }
 
 impl Seats {
-    /// So many for all connections, and for those of one address.
+    /// Allows `most` connections in total, and `most_of_address` from one address.
     #[must_use]
     pub fn new(most: usize, most_of_address: usize) -> Self {
         Self {
@@ -44,9 +43,9 @@ impl Seats {
         }
     }
 
-    /// A seat for a connection from there. If there is none, the idlest connection loses
-    /// its own: of the same address if that has its share, else of the address that has
-    /// most.
+    /// A seat for a connection from that address. If none is free the idlest connection loses
+    /// its seat. If the address is at its limit that is one of its own connections, otherwise
+    /// one of the address with the most connections.
     #[must_use]
     pub fn take(&self, address: IpAddr) -> Seat {
         let mut taken = self.lock();
@@ -104,7 +103,7 @@ impl Taken {
     }
 }
 
-/// The seat of an open connection.
+/// The seat of an open connection. Dropping it frees the seat.
 #[derive(Debug)]
 pub struct Seat {
     number: u64,
@@ -113,7 +112,7 @@ pub struct Seat {
 }
 
 impl Seat {
-    /// The connection has asked for something.
+    /// Notes that the connection has sent a request.
     pub fn used(&self) {
         if let Some(sitter) = self.seats.lock().seats.get_mut(&self.number) {
             sitter.used = Instant::now();

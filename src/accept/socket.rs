@@ -1,4 +1,4 @@
-//! The listening socket.
+//! Listening sockets.
 
 use std::{
     fmt,
@@ -18,16 +18,16 @@ use crate::{
 
 use super::Plain;
 
-/// Where to listen, or where it listens.
+/// An address to listen on.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Address {
-    /// TCP; port 0 picks a free one.
+pub enum BindAddress {
+    /// TCP. Port 0 stands for any free port.
     Tcp(SocketAddr),
-    /// A Unix socket at this path, for the user that Howdah runs as (mode 0600).
+    /// A Unix socket at this path. Only the user that Howdah runs as may connect (mode 0600).
     Unix(PathBuf),
 }
 
-impl fmt::Display for Address {
+impl fmt::Display for BindAddress {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Tcp(address) => address.fmt(formatter),
@@ -36,11 +36,11 @@ impl fmt::Display for Address {
     }
 }
 
-/// A bound socket; the file of a Unix socket goes with it.
+/// A bound socket. Dropping it removes the file of a Unix socket.
 #[derive(Debug)]
 pub struct Socket {
     kind: Kind,
-    address: Address,
+    address: BindAddress,
 }
 
 #[derive(Debug)]
@@ -49,13 +49,13 @@ enum Kind {
     Unix(UnixListener),
 }
 
-/// A connection that nobody has spoken on yet.
+/// A new connection. No byte was read or written yet.
 #[derive(Debug)]
 pub struct Accepted {
-    /// What came.
+    /// The connection.
     pub stream: Plain,
-    /// Where it comes from.
-    pub address: peer::Address,
+    /// Address of the client.
+    pub address: peer::PeerAddress,
 }
 
 impl Socket {
@@ -63,10 +63,10 @@ impl Socket {
     ///
     /// # Errors
     /// CONFIG_INVALID when the address cannot be bound.
-    pub async fn bind(address: &Address) -> Result<Self> {
+    pub async fn bind(address: &BindAddress) -> Result<Self> {
         let bound = match address {
-            Address::Tcp(tcp) => bind_tcp(*tcp).await,
-            Address::Unix(path) => bind_unix(path).await,
+            BindAddress::Tcp(tcp) => bind_tcp(*tcp).await,
+            BindAddress::Unix(path) => bind_unix(path).await,
         };
         bound.map_err(|error| {
             let message = format!("cannot listen on {address}: {error}");
@@ -74,21 +74,21 @@ impl Socket {
         })
     }
 
-    /// A socket that is bound already.
+    /// A socket that is already bound.
     ///
     /// # Errors
-    /// When the kernel does not say its address.
+    /// When the kernel does not report its address.
     pub fn of(listener: TcpListener) -> io::Result<Self> {
-        let address = Address::Tcp(listener.local_addr()?);
+        let address = BindAddress::Tcp(listener.local_addr()?);
         Ok(Self {
             kind: Kind::Tcp(listener),
             address,
         })
     }
 
-    /// Where it listens, with the port that was picked for port 0.
+    /// The address that it listens on. Port 0 is replaced by the port that was chosen.
     #[must_use]
-    pub const fn address(&self) -> &Address {
+    pub const fn address(&self) -> &BindAddress {
         &self.address
     }
 
@@ -99,7 +99,7 @@ impl Socket {
                 stream.set_nodelay(true)?;
                 Ok(Accepted {
                     stream: Plain::Tcp(stream),
-                    address: peer::Address::Tcp(address),
+                    address: peer::PeerAddress::Tcp(address),
                 })
             }
             Kind::Unix(listener) => {
@@ -107,7 +107,7 @@ impl Socket {
                 let uid = stream.peer_cred()?.uid();
                 Ok(Accepted {
                     stream: Plain::Unix(stream),
-                    address: peer::Address::Unix { uid },
+                    address: peer::PeerAddress::Unix { uid },
                 })
             }
         }
@@ -126,18 +126,19 @@ async fn bind_unix(path: &Path) -> io::Result<Socket> {
     fs::set_permissions(path, Permissions::from_mode(0o600))?;
     Ok(Socket {
         kind: Kind::Unix(listener),
-        address: Address::Unix(path.to_owned()),
+        address: BindAddress::Unix(path.to_owned()),
     })
 }
 
-/// Removes a socket that a killed process left behind: nobody answers on it.
+/// Removes a socket file that a killed process has left behind. Nobody accepts connections on
+/// it.
 async fn remove_stale(path: &Path) -> io::Result<()> {
     match UnixStream::connect(path).await {
         Err(error) if error.kind() == io::ErrorKind::ConnectionRefused => {}
         Err(error) => return Err(error),
         Ok(_) => return Err(io::ErrorKind::AddrInUse.into()),
     }
-    // A path that is no socket refuses connections too, and stays.
+    // A connection to another kind of file is refused too; that file is kept.
     let kind = fs::symlink_metadata(path)?.file_type();
     if !std::os::unix::fs::FileTypeExt::is_socket(&kind) {
         return Err(io::ErrorKind::AlreadyExists.into());
@@ -147,7 +148,7 @@ async fn remove_stale(path: &Path) -> io::Result<()> {
 
 impl Drop for Socket {
     fn drop(&mut self) {
-        if let Address::Unix(path) = &self.address {
+        if let BindAddress::Unix(path) = &self.address {
             let _ = fs::remove_file(path);
         }
     }

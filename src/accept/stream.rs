@@ -1,4 +1,4 @@
-//! The streams of connections.
+//! Streams of connections, with and without TLS.
 
 use std::{
     io,
@@ -17,16 +17,16 @@ use tokio_rustls::server::TlsStream;
 pub enum Plain {
     /// A TCP connection.
     Tcp(TcpStream),
-    /// A connection of a Unix socket.
+    /// A connection through a Unix socket.
     Unix(UnixStream),
 }
 
-/// A stream, encrypted or not.
+/// A stream with or without TLS.
 #[derive(Debug)]
 pub enum Stream {
-    /// As it came.
+    /// Without TLS.
     Plain(Plain),
-    /// Encrypted.
+    /// With TLS.
     Tls(Box<TlsStream<Plain>>),
 }
 
@@ -96,8 +96,8 @@ delegate_write!(Plain: Plain::Tcp(stream) => stream, Plain::Unix(stream) => stre
 delegate_read!(Stream: Stream::Plain(stream) => stream, Stream::Tls(stream) => stream);
 delegate_write!(Stream: Stream::Plain(stream) => stream, Stream::Tls(stream) => stream);
 
-/// A stream whose first bytes were read and will be read once more: without them a client
-/// that says nothing would hold its place for ever.
+/// A stream whose first bytes were read already and will be read again. Reading them early
+/// detects a client that sends nothing, which would hold its connection for ever.
 #[derive(Debug)]
 pub struct Prefaced {
     unread: &'static [u8],
@@ -105,10 +105,10 @@ pub struct Prefaced {
 }
 
 impl Prefaced {
-    /// Waits for what each client of the protocol says first, at most 64 bytes.
+    /// Waits for the preface that each client of the protocol sends first, at most 64 bytes.
     ///
     /// # Errors
-    /// When the client goes away or speaks something else.
+    /// When the client closes the connection, or sends something else.
     pub async fn read(mut stream: Stream, preface: &'static [u8]) -> io::Result<Self> {
         let mut bytes = [0; 64];
         let Some(bytes) = bytes.get_mut(..preface.len()) else {

@@ -1,4 +1,4 @@
-//! TLS with certificates that are reloaded in place.
+//! TLS with certificates that are reloaded while the listener runs.
 
 use std::{
     io,
@@ -26,51 +26,51 @@ use crate::domain::{Error, Reason, Result};
 
 use super::{Plain, Stream, Verified};
 
-/// Whether clients show a certificate.
+/// Whether clients must show a certificate.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum ClientAuth {
-    /// They may; one that is shown is verified.
+    /// They may. A certificate that is shown is verified.
     Optional,
-    /// Without one there is no connection.
+    /// They must. A connection without a certificate is refused.
     Required,
 }
 
-/// Files for TLS, in PEM. They are read again when they change and on SIGHUP.
+/// PEM files for TLS. They are read again when they change, and on SIGHUP.
 #[derive(Clone, Debug)]
 pub struct Tls {
-    /// The server's certificate and the chain up to its CA.
+    /// The server's certificate, with its chain up to the CA.
     pub certificate: PathBuf,
-    /// Its private key.
+    /// The server's private key.
     pub key: PathBuf,
-    /// CAs of client certificates. None: clients show none.
+    /// CAs of client certificates. Without them clients are not asked for a certificate.
     pub client_ca: Option<PathBuf>,
-    /// Whether clients must show one, if there is a CA for it.
+    /// Whether clients must show a certificate, if `client_ca` is set.
     pub client_auth: ClientAuth,
 }
 
-/// The present TLS configuration of a listener.
+/// The current TLS configuration of a listener.
 #[derive(Debug)]
 pub struct Certificates {
     files: Tls,
-    /// The only protocol that is spoken, by its name in ALPN.
+    /// The only protocol that is accepted, by its ALPN name.
     protocol: &'static [u8],
     current: watch::Sender<Loaded>,
-    /// Of the files that were loaded first.
+    /// Fingerprint of the files that were loaded first.
     seen: Fingerprint,
 }
 
-/// What was made of the files.
+/// The configuration that was made from the files.
 #[derive(Clone, Debug)]
 pub(super) struct Loaded {
-    /// What handshakes go by.
+    /// Configuration for handshakes.
     pub(super) config: Arc<ServerConfig>,
-    /// What the certificates of clients are verified by.
+    /// Verifies the certificates of clients.
     pub(super) verifier: Arc<dyn ClientCertVerifier>,
 }
 
 type Fingerprint = [u8; 32];
 
-/// The files' bytes.
+/// Contents of the files.
 struct Contents {
     certificate: Vec<u8>,
     key: Vec<u8>,
@@ -78,10 +78,10 @@ struct Contents {
 }
 
 impl Certificates {
-    /// Reads the files.
+    /// Reads the files, and makes the configuration.
     ///
     /// # Errors
-    /// CONFIG_INVALID when one cannot be read or they do not fit together.
+    /// CONFIG_INVALID when a file cannot be read, or when the files do not belong together.
     pub async fn load(files: Tls, protocol: &'static [u8]) -> Result<Self> {
         let contents = Contents::read(&files).await?;
         let loaded = contents.load(files.client_auth, protocol)?;
@@ -93,10 +93,10 @@ impl Certificates {
         })
     }
 
-    /// The handshake, and the certificate that the client has shown in it.
+    /// Performs a handshake. Returns the stream, and the certificate that the client has shown.
     ///
     /// # Errors
-    /// When it fails, or the client does not speak the protocol.
+    /// When the handshake fails, or the client does not speak the protocol.
     pub async fn handshake(&self, stream: Plain) -> io::Result<(Stream, Option<Verified>)> {
         let (loaded, next) = self.current();
         let stream = TlsAcceptor::from(loaded.config).accept(stream).await?;
@@ -110,16 +110,16 @@ impl Certificates {
         Ok((Stream::Tls(Box::new(stream)), verified))
     }
 
-    /// What the next handshake goes by, and what comes after it. The present value counts
-    /// as seen.
+    /// The current configuration, and a receiver for later ones that has seen the current one.
     fn current(&self) -> (Loaded, watch::Receiver<Loaded>) {
         let mut receiver = self.current.subscribe();
         let loaded = receiver.borrow_and_update().clone();
         (loaded, receiver)
     }
 
-    /// Looks at the files again and again, and on SIGHUP. Contents are compared, not
-    /// times, which say nothing of files that are swapped by symbolic links.
+    /// Reloads changed files until it is dropped: at each interval and on SIGHUP. It compares
+    /// contents and not times, because files that are exchanged by symbolic links may keep their
+    /// times.
     pub async fn watch(&self, every: Duration) {
         let mut ticks = interval(every.max(Duration::from_millis(10)));
         ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
@@ -127,7 +127,7 @@ impl Certificates {
             tracing::error!("SIGHUP cannot be watched, TLS files are not reloaded");
             return;
         };
-        // Of the files that were last looked at, good or bad, or of why they were not read.
+        // Fingerprint of the last contents, whether they were valid or not, or of the last error.
         let mut seen = self.seen;
         loop {
             tokio::select! {
@@ -138,7 +138,7 @@ impl Certificates {
         }
     }
 
-    /// Takes changed files over; broken ones are logged once and change nothing.
+    /// Uses changed files. Invalid files are logged once, and the configuration stays as it is.
     async fn reload(&self, seen: &mut Fingerprint) {
         let contents = Contents::read(&self.files).await;
         let fresh = match &contents {
@@ -157,7 +157,7 @@ impl Certificates {
             Ok(Err(error)) => {
                 tracing::error!(%error, "TLS files are broken, the former ones stay in use");
             }
-            // Maybe between two renames: only worth a line, not an alarm.
+            // The files may be in the middle of an exchange, so this is only a warning.
             Err(error) => tracing::warn!(%error, "TLS files were not read"),
         }
     }
@@ -194,7 +194,7 @@ impl Contents {
             .map_err(|error| broken("certificate and key", error))?;
         config.alpn_protocols = vec![protocol.to_vec()];
         if self.client_ca.is_some() {
-            // A resumed session brings the client's certificate along without verifying it.
+            // A resumed session would bring the client's certificate without verifying it again.
             config.session_storage = Arc::new(NoServerSessionStorage {});
             config.send_tls13_tickets = 0;
         }

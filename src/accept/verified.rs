@@ -1,8 +1,8 @@
-//! Whether the certificate that a client has shown is still accepted.
+//! Checks whether the certificate of a connected client is still accepted.
 //!
-//! A handshake verifies the certificate once, and a connection can outlive it. It is
-//! therefore verified again when a certificate of its chain has expired, and when other
-//! TLS files were loaded.
+//! A handshake verifies the certificate once, and the connection may last longer than the
+//! certificate. So it is verified again when a certificate of its chain has expired, and when
+//! other TLS files were loaded.
 
 use std::{future::pending, sync::Arc, time::Duration};
 
@@ -20,20 +20,20 @@ use crate::{
 
 use super::tls::Loaded;
 
-/// Longest pause between two looks at the clock, which somebody may set.
+/// Longest sleep between two looks at the clock, because the clock may be set.
 const LONGEST_PAUSE: Duration = Duration::from_secs(60);
 
-/// The certificates that a client has shown: its own, and those that lead to its CA.
+/// The certificates that a client has shown: its own, and the chain to its CA.
 #[derive(Debug)]
 pub struct Verified {
-    /// Its own first; never empty.
+    /// The client's own certificate comes first. Never empty.
     chain: Vec<CertificateDer<'static>>,
-    /// What certificates are verified by. The value of the handshake was seen.
+    /// Receives later configurations. The one of the handshake counts as seen.
     loaded: watch::Receiver<Loaded>,
 }
 
 impl Verified {
-    /// None without a certificate.
+    /// None if the client has shown no certificate.
     pub(super) fn new(
         chain: &[CertificateDer<'static>],
         loaded: watch::Receiver<Loaded>,
@@ -42,20 +42,21 @@ impl Verified {
         (!chain.is_empty()).then_some(Self { chain, loaded })
     }
 
-    /// Whom the certificate stands for.
+    /// The identity in the client's certificate.
     #[must_use]
     pub fn identity(&self) -> Identity {
         let first = self.chain.first();
         first.map_or(Identity::Nobody, |der| Identity::read(der))
     }
 
-    /// Waits until the certificate is not accepted any more, and says why.
+    /// Waits until the certificate is not accepted any more, and returns the reason.
     pub async fn refused(&mut self) -> Error {
         loop {
             let end = next_end(&self.chain, seconds());
             tokio::select! {
                 () = until(end) => {}
-                // Without a sender the listener ends, and this connection with it.
+                // The channel is closed only when the listener ends, and then this connection ends
+                // too.
                 Ok(()) = self.loaded.changed() => {}
             }
             let verifier = Arc::clone(&self.loaded.borrow_and_update().verifier);
@@ -79,16 +80,16 @@ fn verify(
     Ok(())
 }
 
-/// The first second in which the next certificate of the chain has expired.
+/// The first second after the next expiry in the chain.
 fn next_end(chain: &[CertificateDer<'_>], now: u64) -> Option<u64> {
     let ends = chain.iter().filter_map(|der| not_after(der));
-    // The last second of a certificate belongs to its time.
+    // A certificate is still valid in its last second.
     ends.map(|end| end.saturating_add(1))
         .filter(|end| *end > now)
         .min()
 }
 
-/// Waits until the clock shows that second; for ever without one.
+/// Waits until the clock shows that second; for ever if there is none.
 async fn until(second: Option<u64>) {
     let Some(second) = second else {
         return pending().await;

@@ -1,13 +1,13 @@
-//! The admin listener: metrics for Prometheus and probes for orchestrators, by
-//! HTTP/1.1 without authentication, meant for loopback or a cluster's own network.
+//! The admin listener: metrics for Prometheus and probes for orchestrators. It speaks HTTP/1.1
+//! without authentication, and is meant for loopback or for a cluster's internal network.
 //!
-//! - `GET /metrics`: all metrics in Prometheus' text form.
-//! - `GET /healthz`: 200 as long as the process answers.
-//! - `GET /readyz`: 200 when calls are served, else 503.
+//! - `GET /metrics`: all metrics in Prometheus' text format.
+//! - `GET /healthz`: 200 while the process answers.
+//! - `GET /readyz`: 200 while calls are served, otherwise 503.
 //!
-//! It is served by the [accept loop](crate::accept), as the API is. A new connection always
-//! gets in, and the idlest one goes for it: idle and slow clients do not keep a probe from
-//! being answered.
+//! The [accept loop](crate::accept) serves it, like the API. A new connection is always
+//! admitted, and the idlest one is closed for it. So idle and slow clients cannot prevent a
+//! probe from being answered.
 
 use std::{
     convert::Infallible,
@@ -32,7 +32,7 @@ use crate::{
     auth::peer,
 };
 
-/// Most connections at once: scrapers and probes are few.
+/// Most connections at once. There are few scrapers and probes.
 const MOST: usize = 64;
 
 /// Most connections at once from one address.
@@ -41,14 +41,14 @@ const MOST_OF_ADDRESS: usize = 32;
 /// Time for connections to end at a shutdown.
 const DRAIN_TIMEOUT: Duration = Duration::from_secs(2);
 
-/// Bounds of one connection.
+/// Time limits of one connection.
 #[derive(Clone, Copy, Debug)]
 pub struct Bounds {
-    /// Longest wait for a request's head, also for the next one of a connection.
+    /// Longest wait for the head of a request, the first one and each later one.
     pub head: Duration,
-    /// How long a client may read nothing of what it asked for.
+    /// How long a client may read nothing of a response.
     pub write: Duration,
-    /// Longest life of a connection, whatever it does.
+    /// Longest duration of a connection.
     pub lifetime: Duration,
 }
 
@@ -62,12 +62,12 @@ impl Default for Bounds {
     }
 }
 
-/// Whether the process serves calls, shared between who knows and who tells.
+/// Whether the process serves calls. Shared by the writer and the probes.
 #[derive(Clone, Debug, Default)]
 pub struct Readiness(Arc<AtomicBool>);
 
 impl Readiness {
-    /// Says whether calls are served from now on.
+    /// Sets whether calls are served from now on.
     pub fn set(&self, ready: bool) {
         self.0.store(ready, Ordering::Release);
     }
@@ -79,7 +79,7 @@ impl Readiness {
     }
 }
 
-/// What is served. Cheap to clone.
+/// The pages and their limits. Cheap to clone.
 #[derive(Clone, Debug)]
 pub struct Pages {
     registry: prometheus::Registry,
@@ -89,7 +89,7 @@ pub struct Pages {
 }
 
 impl Pages {
-    /// The metrics of this registry, and whether calls are served.
+    /// Pages that show the metrics of `registry` and the state of `readiness`.
     #[must_use]
     pub fn new(registry: prometheus::Registry, readiness: Readiness) -> Self {
         Self {
@@ -100,14 +100,14 @@ impl Pages {
         }
     }
 
-    /// The same with other bounds of a connection.
+    /// The same with other time limits.
     #[must_use]
     pub fn bounded(self, bounds: Bounds) -> Self {
         Self { bounds, ..self }
     }
 }
 
-/// Serves until `shutdown` is cancelled, then ends within three seconds.
+/// Serves until `shutdown` is cancelled, and then ends within three seconds.
 pub async fn serve(socket: Socket, pages: Pages, shutdown: CancellationToken) {
     accept::serve(socket, pages, shutdown, DRAIN_TIMEOUT).await;
 }
@@ -115,12 +115,12 @@ pub async fn serve(socket: Socket, pages: Pages, shutdown: CancellationToken) {
 impl Conversation for Pages {
     const LISTENER: &'static str = "admin";
 
-    type Place = Seat;
+    type Seat = Seat;
 
-    fn place(&self, address: &peer::Address) -> Option<Seat> {
+    fn seat(&self, address: &peer::PeerAddress) -> Option<Seat> {
         let address = match address {
-            peer::Address::Tcp(address) => address.ip(),
-            peer::Address::Unix { .. } => IpAddr::V4(Ipv4Addr::LOCALHOST),
+            peer::PeerAddress::Tcp(address) => address.ip(),
+            peer::PeerAddress::Unix { .. } => IpAddr::V4(Ipv4Addr::LOCALHOST),
         };
         Some(self.seats.take(address))
     }

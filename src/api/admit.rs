@@ -1,6 +1,7 @@
-//! How every handler begins: may this caller do that to this resource, and is the request
-//! right. A refusal says nothing of what exists: nothing is looked up before, but the target
-//! of an operation, which makes no difference to the answer.
+//! Admission, the beginning of every handler: checks the caller's permission on the resource,
+//! and then the fields of the request. A refusal must not reveal whether the resource exists, so
+//! nothing is looked up before. The one exception is an operation's resource, and there the
+//! response is the same in both cases.
 
 use std::sync::Arc;
 
@@ -28,26 +29,35 @@ use crate::{
     pb::{google::longrunning, v1},
 };
 
-/// A kind of resource that a request can name.
+/// Kinds of resources that requests can name.
 #[derive(Clone, Copy, Debug)]
 pub(super) enum Kind {
     Project,
     Instance,
     Database,
-    /// Its project counts, and what it works on: see [`admit_operation`].
+    ChangeStream,
+    /// A change stream, or the instance of a temporary subscription.
+    Subscribed,
+    /// Permissions on its project count, and those on the resource that it works on: see
+    /// [`admit_operation`].
     Operation,
-    /// A project, or the collection of its operations.
+    /// A project, or its collection of operations.
     Operations,
 }
 
 impl Kind {
-    /// The scope of a resource of this kind. For a malformed name it is everything: only a
-    /// principal with the permission everywhere learns what is wrong with the name.
+    /// The scope for the permission check. A malformed name has the scope of everything, so only
+    /// a principal with the permission everywhere learns what is wrong with the name.
     fn scope(self, name: &str) -> Scope {
         let scope = match self {
             Self::Project => name.parse().map(Scope::Project),
             Self::Instance => name.parse().map(Scope::Instance),
             Self::Database => name.parse().map(Scope::Database),
+            Self::ChangeStream => name.parse().map(Scope::ChangeStream),
+            Self::Subscribed => {
+                let stream = name.parse().map(Scope::ChangeStream);
+                stream.or_else(|_| name.parse().map(Scope::Instance))
+            }
             Self::Operation => name.parse().map(|name: OperationName| {
                 let project = name.project;
                 Scope::Project(ProjectName { project })
@@ -58,7 +68,7 @@ impl Kind {
     }
 }
 
-/// The project of a collection of operations, which may be named as itself or as its parent.
+/// The project of a collection of operations. Requests may name either of them.
 pub(super) fn collection_parent(name: &str) -> &str {
     name.strip_suffix("/operations").unwrap_or(name)
 }
@@ -68,26 +78,26 @@ pub(super) trait Asks: Name {
     /// Kind of the resource that the permission is checked on.
     const KIND: Kind;
 
-    /// Its name.
+    /// Name of that resource.
     fn resource(&self) -> &str;
 
-    /// Checks the rules of the fields.
+    /// Checks the field rules.
     ///
     /// # Errors
     /// INVALID_ARGUMENT.
     fn check(&self) -> Result<(), Status>;
 }
 
-/// A request to change something that can be sent again under the same id.
+/// A request for a change, which a caller may repeat with the same id.
 pub(super) trait AsksForChange: Asks + Clone {
-    /// The id; empty without one.
+    /// The request's id; empty if the caller gave none.
     fn request_id(&mut self) -> &mut String;
 
-    /// Whether nothing is to be changed.
+    /// Whether the caller only wants a check.
     fn validate_only(&self) -> bool;
 }
 
-/// Google's requests carry no rules: the handlers are the gate.
+/// Google's messages have no field rules; the handlers check their fields.
 macro_rules! without_rules {
     ($($request:ty: $field:ident, $kind:ident;)*) => {$(
         impl Asks for $request {
@@ -144,6 +154,8 @@ changes! {
     v1::RestartInstanceRequest: name, Instance;
     v1::CreateDatabaseRequest: parent, Instance;
     v1::DeleteDatabaseRequest: name, Database;
+    v1::CreateChangeStreamRequest: parent, Instance;
+    v1::DeleteChangeStreamRequest: name, ChangeStream;
 }
 
 with_rules! {
@@ -154,9 +166,27 @@ with_rules! {
     v1::GetDatabaseRequest: name, Database;
     v1::ListDatabasesRequest: parent, Instance;
     v1::GetConnectionRequest: name, Database;
-    // Its database is named as PostgreSQL names it, which says nothing of the resource.
-    v1::SubscribeRequest: instance, Instance;
+    v1::GetChangeStreamRequest: name, ChangeStream;
+    v1::ListChangeStreamsRequest: parent, Instance;
+    v1::AcknowledgeRequest: change_stream, ChangeStream;
     v1::ListAuditRecordsRequest: parent, Project;
+}
+
+impl Asks for v1::SubscribeRequest {
+    const KIND: Kind = Kind::Subscribed;
+
+    /// The database of a temporary subscription is named as PostgreSQL names it, which says
+    /// nothing of the resource.
+    fn resource(&self) -> &str {
+        match self.change_stream.as_str() {
+            "" => &self.instance,
+            stream => stream,
+        }
+    }
+
+    fn check(&self) -> Result<(), Status> {
+        validate::check(self)
+    }
 }
 
 without_rules! {
@@ -167,19 +197,19 @@ without_rules! {
     longrunning::DeleteOperationRequest: name, Operation;
 }
 
-/// A request whose caller may ask for that, and whose fields keep their rules.
+/// A request that has passed the permission check and the field rules.
 #[derive(Debug)]
 pub(super) struct Admitted<T> {
-    /// What is asked for.
+    /// The request.
     pub(super) message: T,
-    /// What the layers know of the call.
+    /// What the layers have attached to the call.
     pub(super) extensions: Extensions,
 }
 
-/// Checks the permission on the request's resource, then the rules of its fields.
+/// Checks the permission on the request's resource, and then the field rules.
 ///
 /// # Errors
-/// PERMISSION_MISSING; INVALID_ARGUMENT with the reason of the first rule that is broken.
+/// PERMISSION_MISSING; INVALID_ARGUMENT with the reason of the first broken rule.
 pub(super) fn admit<T: Asks>(request: Request<T>) -> Result<Admitted<T>, Status> {
     let (_, extensions, message) = request.into_parts();
     let right = Right::of(&extensions)?;
@@ -194,10 +224,9 @@ pub(super) fn admit<T: Asks>(request: Request<T>) -> Result<Admitted<T>, Status>
     })
 }
 
-/// The same for an operation, which is also ruled by who holds the permission on the
-/// resource that it works on. Only for callers with a role on a part of the project that
-/// resource is looked up; who holds nothing there gets one answer, whether the operation
-/// exists or not.
+/// The same for an operation, on which permissions on its resource count too. That resource is
+/// looked up only for callers with a role on a part of the project. A caller without one gets
+/// the same response whether the operation exists or not.
 ///
 /// # Errors
 /// PERMISSION_MISSING; METADATA_UNAVAILABLE.
@@ -224,7 +253,7 @@ pub(super) async fn admit_operation<T: Asks>(
     })
 }
 
-/// The permission that a call asks for, and who asks.
+/// The permission that a call needs, with its caller.
 struct Right<'a> {
     policy: &'a Policy,
     principal: &'a Principal,
@@ -247,8 +276,8 @@ impl<'a> Right<'a> {
         })
     }
 
-    /// Whether the caller has it on the resource of that name. Most callers may everywhere:
-    /// the name needs no look then.
+    /// Whether the caller has the permission on the resource of that name. Most callers have it
+    /// everywhere, so the name is parsed only for the others.
     fn holds(&self, kind: Kind, resource: &str) -> bool {
         self.holds_on(&Scope::Everything) || self.holds_on(&kind.scope(resource))
     }
@@ -257,7 +286,7 @@ impl<'a> Right<'a> {
         self.policy.allows(self.principal, self.permission, scope)
     }
 
-    /// Writes down that it was refused, and says so.
+    /// Writes the refusal to the audit log, and returns its error.
     fn refuse(&self, extensions: &Extensions, resource: &str) -> Error {
         let reason = Reason::PermissionMissing;
         audit::denied(extensions, self.principal, reason, Some(resource));
@@ -265,14 +294,14 @@ impl<'a> Right<'a> {
     }
 }
 
-/// That a permission is missing.
+/// The error for a missing permission.
 pub(super) fn missing(permission: &str) -> Error {
     let message = format!("the permission {permission} is missing");
     Error::new(Reason::PermissionMissing, message).with_metadata("permission", permission)
 }
 
 impl<T: Asks> Admitted<T> {
-    /// Where the request comes from, for the records.
+    /// The origin of the request, for audit records.
     ///
     /// # Errors
     /// INTERNAL.
@@ -292,7 +321,7 @@ impl<T: Asks> Admitted<T> {
 }
 
 impl<T: AsksForChange> Admitted<T> {
-    /// The mutation that is asked for. The request's id is no part of its content.
+    /// The mutation that is requested. The request's id is not part of its contents.
     ///
     /// # Errors
     /// REQUEST_ID_MALFORMED.

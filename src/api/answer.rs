@@ -1,4 +1,4 @@
-//! The answer of every mutation.
+//! The response of mutations.
 
 use tonic::{Response, Status};
 
@@ -8,10 +8,10 @@ use crate::{
     pb::google::longrunning,
 };
 
-/// What a method answers.
+/// Result of a method.
 pub(super) type Answer<T> = std::result::Result<Response<T>, Status>;
 
-/// The answer of every mutation.
+/// The response of a mutation: its operation.
 pub(super) fn answer(operation: Result<Operation>) -> Answer<longrunning::Operation> {
     Ok(Response::new(to_wire(operation?)))
 }

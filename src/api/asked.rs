@@ -1,4 +1,4 @@
-//! Requests as the audit keeps them: in JSON, bounded and without secrets.
+//! Converts requests for the audit: to JSON, bounded and without secrets.
 
 use prost::Name;
 use prost_reflect::{DynamicMessage, ExtensionDescriptor, MapKey, Value};
@@ -6,14 +6,14 @@ use prost_reflect::{DynamicMessage, ExtensionDescriptor, MapKey, Value};
 use super::method;
 use crate::domain::{Error, Reason, Result};
 
-/// Most bytes of a request in its record.
+/// Most bytes of a request in an audit record.
 const MOST: usize = 4096;
 
-/// The request in JSON.
+/// The request as JSON.
 ///
 /// # Errors
-/// FIELD_INVALID when a value has no JSON form: a time or a duration that is out of range.
-/// INTERNAL when the descriptors cannot be read.
+/// FIELD_INVALID when a value has no JSON form, such as a time that is out of range. INTERNAL
+/// when the descriptors cannot be read.
 pub(super) fn asked<T: Name>(request: &T) -> Result<String> {
     let (pool, secret) = method::pool()?;
     let descriptor = pool
@@ -35,7 +35,7 @@ fn broken(error: impl std::error::Error + Send + Sync + 'static) -> Error {
     Error::internal("a request for the audit").with_source(error)
 }
 
-/// Takes the fields out that hold secrets, at any depth.
+/// Removes fields that hold secrets, at any depth.
 fn redact(message: &mut DynamicMessage, secret: &ExtensionDescriptor) {
     let secrets: Vec<_> = message
         .fields()
@@ -97,7 +97,7 @@ mod tests {
         assert_eq!(kept, r#"{"name":"projects/a/instances/b","force":true}"#);
     }
 
-    /// Also in a field that is not read.
+    /// Also in a field that Howdah does not read.
     #[test]
     fn a_time_out_of_range_is_the_callers_fault() {
         let request = v1::CreateDatabaseRequest {

@@ -8,7 +8,7 @@ use crate::{
     pb::v1::{self, audit_service_server::AuditService},
 };
 
-/// The service over the use cases.
+/// The service for these use cases.
 #[derive(Clone)]
 pub struct Audit(pub app::Audit);
 

@@ -12,22 +12,28 @@ use tonic::{Request, Response, Status, async_trait};
 
 use super::{admit::admit, budget, convert};
 use crate::{
-    app::{Changes, Place, Subscriptions},
+    app::{Changes, Permit, Subscriptions},
     domain::{Error, Reason, Result, postgres::PostgresName},
-    pb::v1::{
-        ChangeBatch, SubscribeRequest, ValueFormat,
-        change_stream_service_server::ChangeStreamService,
+    pb::{
+        EncodedBatch,
+        encoded::change_stream_service_server::ChangeStreamService,
+        google::longrunning::Operation,
+        v1::{
+            AcknowledgeRequest, AcknowledgeResponse, ChangeStream, CreateChangeStreamRequest,
+            DeleteChangeStreamRequest, GetChangeStreamRequest, ListChangeStreamsRequest,
+            ListChangeStreamsResponse, SubscribeRequest, ValueFormat,
+        },
     },
     streams,
 };
 
-/// Size at which a batch is cut when the caller says nothing.
+/// Size at which a batch is cut, if the caller does not set it.
 const BATCH_BYTES: usize = 256 << 10;
 
-/// Longest silence when the caller says nothing.
+/// Longest time without a batch, if the caller does not set it.
 const HEARTBEAT: Duration = Duration::from_secs(10);
 
-/// The service over the use cases.
+/// The service for these use cases.
 #[derive(Clone)]
 pub struct ChangeStreams(pub Subscriptions);
 
@@ -40,8 +46,11 @@ impl ChangeStreamService for ChangeStreams {
         request: Request<SubscribeRequest>,
     ) -> Result<Response<Batches>, Status> {
         let admitted = admit(request)?;
-        let place = admitted.extensions.get::<Arc<budget::Place>>().cloned();
+        let permit = admitted.extensions.get::<Arc<budget::Permit>>().cloned();
         let request = admitted.message;
+        if !request.change_stream.is_empty() {
+            return Err(unimplemented().into());
+        }
         let instance = request.instance.parse()?;
         let database = PostgresName::parse(&request.database, "database")?;
         let changes = self
@@ -50,11 +59,58 @@ impl ChangeStreamService for ChangeStreams {
                 &instance,
                 &database,
                 asked(request)?,
-                place.map(|it| it as Place),
+                permit.map(|it| it as Permit),
             )
             .await?;
         Ok(Response::new(Batches(changes)))
     }
+
+    async fn create_change_stream(
+        &self,
+        request: Request<CreateChangeStreamRequest>,
+    ) -> Result<Response<Operation>, Status> {
+        admit(request)?;
+        Err(unimplemented().into())
+    }
+
+    async fn get_change_stream(
+        &self,
+        request: Request<GetChangeStreamRequest>,
+    ) -> Result<Response<ChangeStream>, Status> {
+        admit(request)?;
+        Err(unimplemented().into())
+    }
+
+    async fn list_change_streams(
+        &self,
+        request: Request<ListChangeStreamsRequest>,
+    ) -> Result<Response<ListChangeStreamsResponse>, Status> {
+        admit(request)?;
+        Err(unimplemented().into())
+    }
+
+    async fn delete_change_stream(
+        &self,
+        request: Request<DeleteChangeStreamRequest>,
+    ) -> Result<Response<Operation>, Status> {
+        admit(request)?;
+        Err(unimplemented().into())
+    }
+
+    async fn acknowledge(
+        &self,
+        request: Request<AcknowledgeRequest>,
+    ) -> Result<Response<AcknowledgeResponse>, Status> {
+        admit(request)?;
+        Err(unimplemented().into())
+    }
+}
+
+fn unimplemented() -> Error {
+    Error::new(
+        Reason::Unimplemented,
+        "durable change streams are not there yet",
+    )
 }
 
 fn asked(request: SubscribeRequest) -> Result<streams::Request> {
@@ -82,15 +138,15 @@ fn asked(request: SubscribeRequest) -> Result<streams::Request> {
     })
 }
 
-/// The batches of a subscription. When Howdah drains, they end with that.
+/// The batches of a subscription. During the drain the stream ends with SHUTTING_DOWN.
 #[derive(Debug)]
 pub struct Batches(Changes);
 
 impl Stream for Batches {
-    type Item = Result<ChangeBatch, Status>;
+    type Item = Result<EncodedBatch, Status>;
 
     fn poll_next(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Option<Self::Item>> {
         let next = self.0.poll_next(context);
-        next.map(|next| next.map(|batch| batch.map_err(Status::from)))
+        next.map(|next| next.map(|batch| batch.map(EncodedBatch::from).map_err(Status::from)))
     }
 }

@@ -15,7 +15,7 @@ use crate::{
     },
 };
 
-/// The service over the use cases.
+/// The service for these use cases.
 #[derive(Clone)]
 pub struct Databases(pub app::Databases);
 

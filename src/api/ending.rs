@@ -6,27 +6,27 @@ use tokio_util::sync::{CancellationToken, WaitForCancellationFutureOwned};
 
 use crate::domain::{Error, Reason};
 
-/// What the connection tells its calls. It sends GOAWAY first, and clients then make
-/// another connection for new calls.
+/// Tells the calls of a connection that it ends. The connection sends GOAWAY first, after which
+/// clients use another connection for new calls.
 #[derive(Debug, Default)]
 pub(super) struct Ending {
     /// The client's certificate is not accepted any more.
     closed: AtomicBool,
-    /// The calls under way have had their grace.
+    /// Cancelled when the grace of the running calls is over.
     over: CancellationToken,
 }
 
 impl Ending {
-    /// Lets no new call begin.
+    /// Refuses new calls from now on.
     pub(super) fn close(&self) {
         self.closed.store(true, Relaxed);
     }
 
-    /// Whether new calls may begin.
+    /// Checks whether new calls may begin.
     ///
     /// # Errors
-    /// CONNECTION_ENDING when the client's certificate is not accepted any more. Whether
-    /// its next one is, the next handshake finds out.
+    /// CONNECTION_ENDING when the client's certificate is not accepted any more. The handshake
+    /// of its next connection decides whether its present certificate is.
     pub(super) fn check(&self) -> Result<(), Error> {
         if !self.closed.load(Relaxed) {
             return Ok(());
@@ -36,12 +36,12 @@ impl Ending {
         Err(Error::new(Reason::ConnectionEnding, message))
     }
 
-    /// Ends the calls under way.
+    /// Ends the running calls.
     pub(super) fn finish(&self) {
         self.over.cancel();
     }
 
-    /// Waits until calls have to end.
+    /// Waits until the running calls must end.
     pub(super) fn finished(&self) -> WaitForCancellationFutureOwned {
         self.over.clone().cancelled_owned()
     }

@@ -1,7 +1,7 @@
-//! `grpc.health.v1.Health`, one status per service.
+//! `grpc.health.v1.Health`, with a status per service.
 //!
-//! Every service of the process serves or none does, so that there is one status, and a
-//! stream of it costs one receiver.
+//! The services of a process all serve or none does. So there is a single status, and a stream
+//! of it needs only a receiver.
 
 use std::{
     convert::Infallible,
@@ -30,13 +30,13 @@ use crate::domain::{Error, Reason};
 
 use super::small::SmallCodec;
 
-/// The whole server, in the protocol's terms.
+/// The name that stands for the whole server in the protocol.
 const WHOLE: &str = "";
 
-/// Path of the method whose streams are many.
+/// Path of the method with many streams.
 const WATCH: &str = "/grpc.health.v1.Health/Watch";
 
-/// Says whether the services serve. Cheap to clone.
+/// Sets the status of the services. Cheap to clone.
 #[derive(Clone, Debug)]
 pub struct Reporter {
     status: watch::Sender<ServingStatus>,
@@ -44,7 +44,8 @@ pub struct Reporter {
 }
 
 impl Reporter {
-    /// Nothing serves yet; `services` are full names as `howdah.v1.InstanceService`.
+    /// Starts with the status "not serving". `services` are full names such as
+    /// `howdah.v1.InstanceService`.
     #[must_use]
     pub fn new(services: &[&'static str]) -> Self {
         Self {
@@ -53,18 +54,18 @@ impl Reporter {
         }
     }
 
-    /// The service to be served.
+    /// The service, to be added to the server.
     #[must_use]
     pub fn service(&self) -> Served {
         Served(HealthServer::new(self.clone()), self.clone())
     }
 
-    /// From now on calls are served.
+    /// Reports that calls are served from now on.
     pub fn serving(&self) {
         self.status.send_replace(ServingStatus::Serving);
     }
 
-    /// From now on no new calls should come; the first thing of a shutdown.
+    /// Reports that no new calls should be sent from now on. The first step of a shutdown.
     pub fn not_serving(&self) {
         self.status.send_replace(ServingStatus::NotServing);
     }
@@ -81,8 +82,8 @@ impl Reporter {
     }
 }
 
-/// The generated service, but for `Watch`: a client or a proxy has a stream of it open on
-/// each connection, and the generated codec keeps 8 KiB for each.
+/// The generated service with another `Watch`. Each client or proxy may have a stream of `Watch`
+/// on each connection, and the generated codec needs 8 KiB for each of them.
 #[derive(Clone, Debug)]
 pub struct Served(HealthServer<Reporter>, Reporter);
 
@@ -138,7 +139,7 @@ impl Health for Reporter {
     }
 }
 
-/// The status of a service, and each other one that it has later.
+/// The present status of a service, and then each change.
 pub struct Statuses(Pin<Box<dyn Stream<Item = ServingStatus> + Send>>);
 
 impl Statuses {
@@ -151,8 +152,8 @@ impl Statuses {
         Self(Box::pin(stream::unfold((receiver, None), next)))
     }
 
-    /// Of a service that is not known: the stream says so and goes on, by the protocol.
-    /// The services of a process stay the same, so that nothing follows.
+    /// The stream for an unknown service. By the protocol it reports that, and stays open.
+    /// Nothing follows, because the services of a process do not change.
     fn unknown() -> Self {
         let first = stream::iter([ServingStatus::ServiceUnknown]);
         Self(Box::pin(first.chain(stream::pending())))

@@ -16,18 +16,18 @@ use crate::{
     },
 };
 
-/// The service over the use cases.
+/// The service for these use cases.
 #[derive(Clone)]
 pub struct Instances {
-    /// Instances.
+    /// Use cases of instances.
     pub instances: app::Instances,
-    /// What they can run.
+    /// The installed PostgreSQL versions.
     pub engines: app::Engines,
-    /// Logs of their servers.
+    /// The logs of their servers.
     pub logs: app::Logs,
 }
 
-/// A change of an instance that takes its name and etag alone.
+/// Handles a change whose request has only a name and an etag.
 macro_rules! change {
     ($self:ident, $request:ident, $use_case:ident) => {{
         let mut admitted = admit($request)?;

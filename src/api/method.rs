@@ -20,13 +20,13 @@ const PERMISSION: &str = "howdah.options.v1.permission";
 const SECRET: &str = "howdah.options.v1.secret";
 const OPERATION: &str = "google.longrunning.Operation";
 const OPERATIONS: &str = "google.longrunning.Operations";
-/// Services that everybody may call.
+/// Services that everyone may call.
 const PUBLIC: [&str; 3] = [
     "grpc.health.v1.Health",
     "grpc.reflection.v1.ServerReflection",
     "grpc.reflection.v1alpha.ServerReflection",
 ];
-/// Google's own service cannot carry our annotation.
+/// Permissions of Google's service, which cannot have our annotation.
 const OPERATION_METHODS: [(&str, &str, Effect); 5] = [
     ("GetOperation", "operations.get", Effect::Read),
     ("ListOperations", "operations.list", Effect::Read),
@@ -35,43 +35,43 @@ const OPERATION_METHODS: [(&str, &str, Effect); 5] = [
     ("DeleteOperation", "operations.delete", Effect::Mutation),
 ];
 
-/// What a call does, as far as the audit is concerned.
+/// Effect of a call, for the audit.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Effect {
-    /// Changes nothing and hands out no secret.
+    /// Changes nothing and returns no secret.
     Read,
     /// Changes a resource.
     Mutation,
-    /// Hands out a secret.
+    /// Returns a secret.
     Secret,
 }
 
-/// A method that is served.
+/// A method of a service.
 #[derive(Debug)]
 pub struct Method {
     /// Full name, `package.Service/Method`.
     pub name: Arc<str>,
-    /// Who may call it; None for a method that does not exist.
+    /// Who may call it; none for a method that does not exist.
     pub access: Option<Access>,
-    /// What it does.
+    /// Its effect.
     pub effect: Effect,
-    /// Whether messages stream in one direction at least.
+    /// Whether it streams messages in at least one direction.
     pub streaming: bool,
-    /// Whether the caller's messages stream.
+    /// Whether the caller sends a stream of messages.
     pub client_streaming: bool,
-    /// Whether it waits for something by design.
+    /// Whether it waits by design.
     pub waits: bool,
 }
 
 impl Method {
-    /// Whether everybody may call it.
+    /// Whether everyone may call it.
     #[must_use]
     pub fn is_public(&self) -> bool {
         self.access == Some(Access::Public)
     }
 }
 
-/// Every method that is served, by path.
+/// All methods, by path.
 #[derive(Debug)]
 pub struct Methods {
     by_path: HashMap<Box<str>, Arc<Method>>,
@@ -79,10 +79,10 @@ pub struct Methods {
 }
 
 impl Methods {
-    /// Reads the descriptors of Howdah's own services, health and reflection.
+    /// Reads the descriptors of Howdah's services, health and reflection.
     ///
     /// # Errors
-    /// INTERNAL when they cannot be read, or an annotation is no permission.
+    /// INTERNAL when they cannot be read, or when an annotation is not a permission.
     pub fn load() -> Result<Self> {
         Self::of(&served()?)
     }
@@ -111,20 +111,20 @@ impl Methods {
         })
     }
 
-    /// The method behind a request's path, or the one that stands for all unknown.
+    /// The method of a request's path. All unknown paths share one method.
     #[must_use]
     pub fn find(&self, path: &str) -> &Arc<Method> {
         self.by_path.get(path).unwrap_or(&self.unknown)
     }
 
-    /// All of them, in no order.
+    /// All methods, in no particular order.
     pub fn iter(&self) -> impl Iterator<Item = &Arc<Method>> {
         self.by_path.values()
     }
 }
 
-/// Whether a message of that name has a field for secrets, at any depth. True for an unknown
-/// message.
+/// Whether a message has a field for secrets, at any depth. An unknown message counts as having
+/// one.
 ///
 /// # Errors
 /// INTERNAL when the descriptors cannot be read.
@@ -134,8 +134,7 @@ pub(super) fn holds_secrets(message: &str) -> Result<bool> {
     Ok(known.is_none_or(|message| has_secret(&message, secret, &mut Vec::new())))
 }
 
-/// The descriptors of everything that is served: Howdah's own services, health and
-/// reflection.
+/// The descriptors of all services: Howdah's own, health and reflection.
 ///
 /// # Errors
 /// INTERNAL when they cannot be read.
@@ -152,7 +151,7 @@ pub(super) fn served() -> Result<DescriptorPool> {
     Ok(pool)
 }
 
-/// The descriptors of our own services, and the option of fields that hold secrets.
+/// The descriptors of our own services, and the option that marks fields with secrets.
 ///
 /// # Errors
 /// INTERNAL when they cannot be read.
@@ -207,7 +206,7 @@ fn describe(
         access: Some(access),
         effect: match (by_hand, annotated.as_deref()) {
             (Some((.., effect)), _) => *effect,
-            // The statements in a server's log can hold secrets.
+            // The statements in a server's log may contain secrets.
             (None, Some(READ_LOGS)) => Effect::Secret,
             (None, _) => effect(method, secret),
         },
@@ -226,8 +225,8 @@ fn named(text: &str) -> Result<Access> {
 /// Permission to read the logs of servers.
 const READ_LOGS: &str = "instances.readLogs";
 
-/// Methods that answer an operation are mutations; those whose answer has a secret
-/// field hand out secrets.
+/// A method that returns an operation is a mutation. A method whose response has a field for
+/// secrets returns secrets.
 fn effect(method: &MethodDescriptor, secret: &ExtensionDescriptor) -> Effect {
     let output = method.output();
     if output.full_name() == OPERATION {

@@ -23,10 +23,10 @@ use crate::{
     },
 };
 
-/// Longest wait in one call; a client that wants to wait longer calls again.
+/// Longest wait of one call. A client that wants to wait longer calls again.
 const MAX_WAIT: Duration = Duration::from_secs(300);
 
-/// What an operation with that outcome answers, as it is stored.
+/// Encodes the response of an operation, which is stored.
 ///
 /// # Errors
 /// INTERNAL when the message has a field for secrets.
@@ -34,7 +34,7 @@ pub fn encode(outcome: Outcome) -> DomainResult<OperationResponse> {
     convert::operation::encode(outcome)
 }
 
-/// The service over the use cases.
+/// The service for these use cases.
 #[derive(Clone)]
 pub struct Operations(pub app::Operations);
 

@@ -1,4 +1,4 @@
-//! Puts services and layers together.
+//! Combines services and layers.
 
 use std::{convert::Infallible, sync::Arc};
 
@@ -13,8 +13,8 @@ use tower::{BoxError, Layer as _, Service};
 use crate::{auth::Policy, domain::Result};
 
 pub use super::{
-    budget::{Limit, Places},
-    layers::{deadline::Caps, started::Started},
+    budget::{Limit, Permits},
+    layers::{deadline::Caps, serving::ServingState},
 };
 
 use super::{
@@ -40,25 +40,25 @@ use super::{
     method::Methods,
 };
 
-/// Bounds on calls.
+/// Limits on calls.
 #[derive(Clone, Copy, Debug)]
 pub struct Limits {
-    /// How many calls there may be at once, of all callers and of each.
-    pub places: Places,
-    /// Largest message of a request in bytes.
+    /// Permits for concurrent calls, in total and per caller.
+    pub permits: Permits,
+    /// Most bytes of a request's message.
     pub message_bytes: usize,
-    /// Calls per second of each caller; 0 for no bound.
+    /// Calls per second of each caller; 0 for no limit.
     pub rate: u32,
-    /// Calls of a caller at once after a pause; at least `rate`.
+    /// Calls that a caller may send at once after a pause; at least `rate`.
     pub burst: u32,
-    /// Longest times until answers begin.
+    /// Longest times until responses begin.
     pub deadlines: Caps,
 }
 
 impl Default for Limits {
     fn default() -> Self {
         Self {
-            places: Places::default(),
+            permits: Permits::default(),
             message_bytes: 4 * 1024 * 1024,
             rate: 0,
             burst: 0,
@@ -67,8 +67,8 @@ impl Default for Limits {
     }
 }
 
-/// The services behind all layers, ready for a listener. Before `started` is set only
-/// public methods are served; when `draining` is cancelled their streams end.
+/// Puts all layers around the services. Only public methods are served until `started` is set.
+/// When `draining` is cancelled, public streams end.
 ///
 /// # Errors
 /// INTERNAL when the descriptors cannot be read.
@@ -76,7 +76,7 @@ pub fn assemble<B>(
     routes: Routes,
     policy: Policy,
     limits: &Limits,
-    started: &Started,
+    started: &ServingState,
     draining: CancellationToken,
     meter: &Meter,
 ) -> Result<
@@ -94,7 +94,7 @@ where
     B: Body<Data = Bytes, Error: Into<BoxError>> + Send + 'static,
 {
     let methods = Arc::new(Methods::load()?);
-    let budgets = Arc::new(Budgets::new(limits.places, meter));
+    let budgets = Arc::new(Budgets::new(limits.permits, meter));
     let layers = (
         TraceLayer::new(methods),
         MeasureLayer::new(meter),

@@ -1,4 +1,4 @@
-//! A codec for messages that are small, and streams of them that are many.
+//! A codec for small messages in many streams.
 
 use std::marker::PhantomData;
 
@@ -6,10 +6,10 @@ use prost::Message;
 use tonic::codec::{BufferSettings, Codec};
 use tonic_prost::{ProstDecoder, ProstEncoder};
 
-/// Bytes of the buffer that a stream keeps for its next message. tonic's default is 8 KiB.
+/// Bytes of the buffer that each stream keeps. tonic's default is 8 KiB.
 const BUFFER: usize = 32;
 
-/// Messages whose buffers grow from a few bytes.
+/// A codec whose buffers start with a few bytes.
 #[derive(Debug)]
 pub(super) struct SmallCodec<T, U>(PhantomData<(T, U)>);
 

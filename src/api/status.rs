@@ -1,8 +1,8 @@
-//! From errors to gRPC statuses with `google.rpc` details.
+//! Converts errors to gRPC statuses with `google.rpc` details.
 //!
-//! The one place where statuses are made. Every status has an `ErrorInfo` of domain
-//! [`DOMAIN`]; the rest is added where it is apt. Everything together stays under
-//! 4 KiB, because many clients refuse trailers over 8 KiB.
+//! Statuses are made only here. Each has an `ErrorInfo` with the domain [`DOMAIN`], and other
+//! details where they apply. In total a status has less than 4 KiB, because many clients refuse
+//! trailers above 8 KiB.
 
 use std::{collections::HashMap, time::Duration};
 
@@ -18,19 +18,19 @@ use crate::{
 /// `ErrorInfo.domain` of all errors.
 pub const DOMAIN: &str = "howdah.dev";
 
-/// Longest message, in bytes; longer ones are cut.
+/// Most bytes of a message; a longer one is cut.
 const MAX_MESSAGE: usize = 1024;
-/// Longest message of a status whose details had to be left out.
+/// Most bytes of the message of a status whose details did not fit.
 const MAX_LEAN_MESSAGE: usize = 512;
-/// Longest text of any other field, in bytes.
+/// Most bytes of any other text.
 const MAX_TEXT: usize = 256;
 const MAX_ENTRIES: usize = 16;
-/// Most bytes of message and details as they stand in HTTP/2 headers.
+/// Most bytes of message and details in HTTP/2 headers.
 const MAX_WIRE: usize = 4096 - 256;
-/// When to try again if the error does not say it.
+/// When to retry, if the error does not say it.
 const RETRY_DELAY: Duration = Duration::from_secs(1);
 
-/// The gRPC code of a class of errors.
+/// The gRPC code of a kind of error.
 #[must_use]
 pub const fn code(kind: Kind) -> Code {
     match kind {
@@ -50,7 +50,7 @@ pub const fn code(kind: Kind) -> Code {
     }
 }
 
-/// The name of a code, as it stands in `rpc.response.status_code`.
+/// Name of a code, as in `rpc.response.status_code`.
 #[must_use]
 pub const fn code_name(code: Code) -> &'static str {
     match code {
@@ -75,14 +75,14 @@ pub const fn code_name(code: Code) -> &'static str {
 }
 
 impl From<Error> for Status {
-    /// Logs the error's internal half, once, and gives the other to the caller.
+    /// Logs the internal half of the error once, and gives the external half to the caller.
     fn from(error: Error) -> Self {
         log(&error);
         build(&error, field_violation(&error).into_iter().collect())
     }
 }
 
-/// The status of an error that several fields of the request are to blame for.
+/// The status of an error that several fields of a request have caused.
 #[must_use]
 pub fn with_violations(error: &Error, violations: Vec<(String, String)>) -> Status {
     let violations = violations
@@ -95,8 +95,8 @@ pub fn with_violations(error: &Error, violations: Vec<(String, String)>) -> Stat
     build(error, violations)
 }
 
-/// The error as an operation or a stream's message carries it: the same code, message
-/// and details as the status. Logs nothing.
+/// The error in a message of an operation or a stream: with the same code, message and details
+/// as the status. Logs nothing.
 #[must_use]
 pub fn to_rpc(error: &Error) -> crate::pb::google::rpc::Status {
     let status = build(error, field_violation(error).into_iter().collect());
@@ -133,7 +133,7 @@ fn assemble(error: &Error, length: usize, details: ErrorDetails) -> Status {
     Status::with_error_details(code(error.kind()), message, details)
 }
 
-/// Bytes in headers: the message percent-encoded, the details in base64.
+/// Bytes in headers: the message is percent-encoded, the details are in base64.
 fn wire_size(status: &Status) -> usize {
     let message: usize = status
         .message()
@@ -197,7 +197,7 @@ fn field_violation(error: &Error) -> Option<FieldViolation> {
     Some(FieldViolation::new(cut(field, MAX_TEXT), description))
 }
 
-/// The type that a resource name's last collection stands for.
+/// Type of a resource, from the last collection in its name.
 fn resource_type(name: &str) -> &'static str {
     match name.rsplit('/').nth(1) {
         Some("projects") => "howdah.dev/Project",
@@ -209,7 +209,7 @@ fn resource_type(name: &str) -> &'static str {
     }
 }
 
-/// The text up to `limit` bytes, cut between characters.
+/// The first `limit` bytes of a text, cut between characters.
 fn cut(text: &str, limit: usize) -> String {
     text.chars()
         .scan(0, |length, char| {
@@ -219,7 +219,7 @@ fn cut(text: &str, limit: usize) -> String {
         .collect()
 }
 
-/// Howdah's reason in a status, if it has one.
+/// Howdah's reason in a status; none if it has none.
 #[must_use]
 pub fn reason(status: &Status) -> Option<Reason> {
     let info = status.get_details_error_info()?;

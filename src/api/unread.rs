@@ -1,9 +1,9 @@
-//! Answers that the client does not read.
+//! Ends calls whose responses are not read.
 //!
-//! HTTP/2 sends what the client's window allows. A client that opens none would keep its
-//! answers here for ever. Therefore the body of an answer says when it was asked for more
-//! ([`note`]), and the task of the call ends when that does not happen in time: the call
-//! is reset, and what waited for its window is dropped.
+//! HTTP/2 sends as much as the client's window admits. A client that never opens its window
+//! would keep its responses here for ever. So the body of a response notes each time that it is
+//! polled for more ([`note`]). If that does not happen in time the task of the call ends: the
+//! call is reset, and the bytes that wait for the window are dropped.
 
 use std::{
     cell::Cell,
@@ -16,31 +16,31 @@ use pin_project_lite::pin_project;
 use tokio::time::{Instant, Sleep, sleep};
 
 tokio::task_local! {
-    /// What the body of the task's call has said last.
+    /// What the body of this task's call has noted last.
     static NOTED: Cell<Noted>;
 }
 
-/// How far an answer is.
+/// Progress of a response.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 struct Noted {
-    /// How often the body was asked.
+    /// How often the body was polled.
     asked: u64,
-    /// Who has what it answered last, if that is the client's to read.
+    /// Kind of reader, if the bytes of the last poll now wait for the client.
     reader: Option<Reader>,
 }
 
-/// How long a client may leave unread what it was sent.
+/// Kinds of readers, which may leave data unread for different times.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Reader {
-    /// It waits for the answer.
+    /// A client that waits for a response.
     OfCall,
-    /// It follows a stream, and may pause.
+    /// A client that follows a stream, and may pause.
     OfStream,
 }
 
-/// Says that a body was asked for more, and whether what it answers is now the client's.
+/// Notes that a body was polled for more. `reader` is set if its bytes now wait for the client.
 pub(super) fn note(reader: Option<Reader>) {
-    // Unit tests have no listener, and so no receiver.
+    // Unit tests have no listener, so nothing is stored.
     let _ = NOTED.try_with(|noted| {
         noted.set(Noted {
             asked: noted.get().asked.wrapping_add(1),
@@ -49,12 +49,12 @@ pub(super) fn note(reader: Option<Reader>) {
     });
 }
 
-/// How long answers may stay unread.
+/// How long responses may stay unread.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Patience {
-    /// With an answer of a call, and of a public stream.
+    /// Responses of calls and of public streams.
     pub(super) call: Duration,
-    /// With a message of a stream of changes.
+    /// Messages of a stream of changes.
     pub(super) stream: Duration,
 }
 
@@ -67,7 +67,7 @@ impl Patience {
     }
 }
 
-/// The task of a call, which ends when its answer is not read in time; `given_up` runs then.
+/// Runs a call, and ends it if its response is not read in time. `given_up` runs in that case.
 pub(super) fn attended<F: Future<Output = ()>, G: FnOnce()>(
     call: F,
     patience: Patience,
@@ -84,12 +84,12 @@ pub(super) fn attended<F: Future<Output = ()>, G: FnOnce()>(
 }
 
 pin_project! {
-    /// A call that is given up when its answer is not read.
+    /// A call that is ended when its response is not read.
     struct Attended<F, G> {
         #[pin]
         call: Option<F>,
         patience: Patience,
-        // What the timer was set for.
+        // The progress for which the timer was set.
         seen: Noted,
         #[pin]
         late: Option<Sleep>,
@@ -145,7 +145,7 @@ mod tests {
         stream: Duration::from_secs(3600),
     };
 
-    /// Whether a call is given up that does this.
+    /// Whether a call with this behaviour is ended.
     async fn is_given_up(call: impl Future<Output = ()>) -> bool {
         let mut given_up = false;
         let attended = attended(call, PATIENCE, || given_up = true);

@@ -1,7 +1,7 @@
-//! Enforces the field rules of the protos (`buf.validate`) on requests.
+//! Checks the field rules of the protos (`buf.validate`).
 //!
-//! The conversions after it stay the last gate; this one gives early, complete
-//! answers: all violations in `BadRequest`, the first one's reason in `ErrorInfo`.
+//! The conversions check requests again. This check comes early and reports everything: all
+//! violations in `BadRequest`, the reason of the first one in `ErrorInfo`.
 
 use prost_protovalidate::{Validate, Violation};
 use tonic::Status;
@@ -10,10 +10,10 @@ use crate::domain::{Error, Reason};
 
 use super::status;
 
-/// Checks a request against its rules.
+/// Checks a request against its field rules.
 ///
 /// # Errors
-/// INVALID_ARGUMENT with the reason of the first rule that is broken.
+/// INVALID_ARGUMENT with the reason of the first broken rule.
 pub fn check(request: &impl Validate) -> Result<(), Status> {
     let Err(broken) = request.validate() else {
         return Ok(());
@@ -31,7 +31,7 @@ pub fn check(request: &impl Validate) -> Result<(), Status> {
     Err(status::with_violations(&error, all))
 }
 
-/// The patterns of the protos in words, which a message says in their place.
+/// Patterns of the protos, and the words that messages show instead.
 const IN_WORDS: [(&str, &str); 2] = [
     (
         "^[a-z]([a-z0-9-]*[a-z0-9])?$",
@@ -45,7 +45,7 @@ const IN_WORDS: [(&str, &str); 2] = [
     ),
 ];
 
-/// What is wrong, for people.
+/// Describes a violation for people.
 fn phrase(violation: &Violation) -> String {
     let message = violation.message();
     let mut known = IN_WORDS.iter();
@@ -62,7 +62,7 @@ fn reason(violation: &Violation) -> Reason {
     let rule = violation.rule_id();
     match field_of(&path) {
         "name" | "parent" | "instance_id" | "database_id" => name_reason(rule),
-        // In some requests this is the resource itself, not its name.
+        // In some requests this field is the resource itself, not its name.
         "instance" | "database" if rule.starts_with("string.") => name_reason(rule),
         "postgresql_name" | "owner" | "publication" => name_reason(rule),
         "page_size" => Reason::PageSizeNegative,
@@ -85,7 +85,7 @@ fn name_reason(rule: &str) -> Reason {
     }
 }
 
-/// The field's own name: the last segment of the path, without index or key.
+/// Name of the field: the last segment of the path, without index or key.
 fn field_of(path: &str) -> &str {
     let unkeyed = path.split_once('[').map_or(path, |(field, _)| field);
     unkeyed.rsplit('.').next().unwrap_or(unkeyed)

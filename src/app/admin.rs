@@ -1,4 +1,4 @@
-//! Howdah's own way into a user's server: SQL as `howdah_admin`.
+//! Connections of Howdah to users' servers, as `howdah_admin`.
 
 use std::{ops::Deref, sync::Arc, time::Duration};
 
@@ -22,10 +22,10 @@ pub(super) use crate::domain::provider::ADMIN;
 /// Longest wait for a connection to a server.
 const CONNECT_LIMIT: Duration = Duration::from_secs(10);
 
-/// Longest run of one statement: of CREATE DATABASE on a slow disk, say.
+/// Longest run of one statement, for example CREATE DATABASE on a slow disk.
 const STATEMENT_LIMIT: Duration = Duration::from_secs(600);
 
-/// Longest wait for the answer to a statement that its server should have ended.
+/// Longest wait for the result of a statement. By then the server should have cancelled it.
 const ANSWER_LIMIT: Duration = Duration::from_secs(STATEMENT_LIMIT.as_secs() + 5);
 
 /// How often the server is probed by another connection while a statement is running. One
@@ -35,32 +35,32 @@ const SIGN_OF_LIFE: Duration = Duration::from_secs(5);
 /// Signs of life that may be missing in a row before the server is given up.
 const MISSING_SIGNS: u32 = 2;
 
-/// Longest wait for what a former worker's statement still holds.
+/// Longest wait for locks that a statement of a former worker still holds.
 const FORMER_LIMIT: Duration = Duration::from_secs(30);
 
 /// Longest wait for a lock that a user's session holds. The step is retried later: its
 /// worker is free meanwhile, and no other session queues behind our lock request.
 const LOCK_LIMIT: Duration = Duration::from_secs(5);
 
-/// Terminates the sessions of older claims on a resource, and those of tries of this claim
-/// that were broken off, and returns their number. Only one operation at a time is active
-/// on a resource, so any other operation's is older.
+/// Terminates the sessions of older claims on a resource, and those of earlier attempts of this
+/// claim, and returns their number. Only one operation at a time works on a resource, so any
+/// other operation is older.
 const END_FORMER: &str = "select count(pg_terminate_backend(pid)) from (
         select pid, string_to_array(application_name, ' ') as word from pg_stat_activity
         where usename = 'howdah_admin' and pid <> pg_backend_pid() and application_name ~ '^howdah-claim [0-9a-f]{16} [0-9a-f]{16} [0-9]{1,15}$'
     ) claims where word[2] = $1 and (word[3] <> $2 or word[4]::bigint <= $3)";
 
-/// Application name of connections for a short look. `delete_database::usage` has it too.
+/// Application name of short connections. `delete_database::usage` repeats it, to ignore them.
 const SHORT: &str = "howdah-look";
 
-/// Writes nothing where nothing is to be done.
+/// Writes nothing if there is nothing to revoke.
 const CLOSE_TO_PUBLIC: &str = "do $$ declare name text; begin
     for name in select datname from pg_database where datname in ('postgres', 'template1')
         and has_database_privilege('public', oid, 'connect, temporary') loop
         execute format('revoke connect, temporary on database %I from public', name);
     end loop; end $$";
 
-/// How to reach a server as `howdah_admin`.
+/// Address and login of a server for `howdah_admin`.
 pub(super) struct AdminAccess {
     pub(super) target: Target,
     pub(super) login: Login,
@@ -96,8 +96,8 @@ impl Deref for Session {
 }
 
 impl Session {
-    /// The answer of the server. When none comes the caller fails, and its connection is
-    /// closed as it is dropped.
+    /// Waits for the result of a statement. If the server does not answer, returns an error; the
+    /// caller then drops the session, which closes the connection.
     async fn answer<T>(
         &self,
         asked: impl Future<Output = std::result::Result<T, tokio_postgres::Error>>,
@@ -111,21 +111,21 @@ impl Session {
         answered.map_err(classify)
     }
 
-    /// Returns when the server takes no connections any more, or answers none.
+    /// Returns when the server has stopped accepting connections, or does not answer on them.
     async fn is_silent(&self) {
         let mut missing = 0;
         while missing < MISSING_SIGNS {
             tokio::time::sleep(SIGN_OF_LIFE).await;
             missing = match self.access.log_in(SHORT).await {
                 Err(error) if error.server().is_none() => missing + 1,
-                // Refused or not, it has answered.
+                // Even a refusal is an answer.
                 _ => 0,
             };
         }
     }
 }
 
-/// The servers of instances, as Howdah works on them. Cheap to clone.
+/// Access to the servers of instances. Cheap to clone.
 #[derive(Clone)]
 pub(super) struct Servers {
     store: Store,
@@ -149,7 +149,7 @@ impl Servers {
         self.providers.of(name)
     }
 
-    /// A server of an instance as its provider takes it.
+    /// A server of an instance, in the form that its provider takes.
     pub(super) async fn server_spec(
         &self,
         instance: &Instance,
@@ -164,14 +164,14 @@ impl Servers {
             placement: server.placement,
             parameters: instance.parameters.clone(),
             ephemeral: instance.ephemeral,
-            admin_password: self.keyring.open(&sealed, &identity(server.uid))?,
+            admin_password: self.keyring.open(&sealed, &password_label(server.uid))?,
             system_identifier: server.system_identifier,
             address: server.address.clone(),
             token,
         })
     }
 
-    /// Refuses what only a process of another host can do.
+    /// Returns an error if only a process of another host can reach the server.
     pub(super) async fn refuse_elsewhere(
         &self,
         instance: &Instance,
@@ -194,7 +194,7 @@ impl Servers {
             .with_metadata("host_name", name))
     }
 
-    /// How to reach a server of the instance as `howdah_admin`.
+    /// Address and login of a server of the instance, for `howdah_admin`.
     pub(super) async fn access_to(
         &self,
         instance: &Instance,
@@ -223,7 +223,7 @@ impl Servers {
         })
     }
 
-    /// As [`Servers::access_to`], for the active server.
+    /// Like [`Servers::access_to`], for the active server.
     async fn admin_access(&self, instance: &Instance, database: &str) -> Result<AdminAccess> {
         self.access_to(instance, instance.active()?, database).await
     }
@@ -239,7 +239,7 @@ impl Servers {
         access.session("howdah").await
     }
 
-    /// As [`Servers::connection_to`], for the active server.
+    /// Like [`Servers::connection_to`], for the active server.
     pub(super) async fn admin_connection(
         &self,
         instance: &Instance,
@@ -249,7 +249,7 @@ impl Servers {
         self.connection_to(instance, active, database).await
     }
 
-    /// As [`Servers::admin_connection`], for a short look: it does not count as use of the
+    /// Like [`Servers::admin_connection`], for a short query. It does not count as use of the
     /// database.
     pub(super) async fn short_connection(
         &self,
@@ -314,27 +314,27 @@ impl Servers {
     }
 }
 
-/// What a server's sealed admin password is bound to.
-pub(super) fn identity(server: Uuid) -> String {
+/// Label that a server's sealed admin password is bound to.
+pub(super) fn password_label(server: Uuid) -> String {
     format!("server {server} admin")
 }
 
-/// What a role's sealed password is bound to.
-pub(super) fn role_identity(role: Uuid) -> String {
+/// Label that a role's sealed password is bound to.
+pub(super) fn role_password_label(role: Uuid) -> String {
     format!("role {role}")
 }
 
-/// Runs statements whose results do not matter.
+/// Runs statements and ignores their results.
 pub(super) async fn execute(session: &Session, sql: &str) -> Result<()> {
     session.answer(session.batch_execute(sql)).await
 }
 
-/// All rows of a query.
+/// Runs a query and returns all rows.
 pub(super) async fn rows(session: &Session, sql: &str) -> Result<Vec<Row>> {
     session.answer(session.query(sql, &[])).await
 }
 
-/// The first column of the only row, or none without a row.
+/// Runs a query and returns the first column of its only row; none without a row.
 pub(super) async fn fetch<T>(
     session: &Session,
     sql: &str,
@@ -348,7 +348,7 @@ where
     value.map_err(|error| Error::internal("column of a query").with_source(error))
 }
 
-/// What an error of a user's server means.
+/// Translates an error of a user's server.
 pub(super) fn classify(error: pg::Error) -> Error {
     let reason = match error.sqlstate().map(Meaning::of) {
         _ if error.is_connection() => Reason::ServerUnavailable,

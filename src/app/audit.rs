@@ -1,7 +1,7 @@
-//! The audit: who has changed what, and who has read which secret.
+//! The audit: who has changed something, and who has read a secret.
 //!
-//! A record is written in the transaction of the change, so that there is neither a change
-//! without its record nor a record of what was not done.
+//! A record is written in the transaction of the change, so there is never one without the
+//! other.
 
 use std::{collections::BTreeMap, net::SocketAddr, sync::Arc};
 
@@ -41,23 +41,23 @@ const ORDER: Order = Order {
     descending: true,
 };
 
-/// Where a request comes from, and what it asks for.
+/// The caller of a request, and the request itself.
 #[derive(Clone, Debug)]
 pub struct Origin {
-    /// Who asks.
+    /// Authenticated caller.
     pub principal: Principal,
-    /// From where: an address, or the user of a Unix socket.
+    /// Address of the caller, or the user of a Unix socket.
     pub peer: String,
     /// Full method name, `howdah.v1.InstanceService/CreateInstance`.
     pub method: Arc<str>,
-    /// Trace that the call belongs to.
+    /// Id of the trace that the call belongs to.
     pub trace: String,
-    /// The request, bounded and without secrets.
+    /// The request as text, bounded and without secrets.
     pub asked: String,
 }
 
 impl Origin {
-    /// What Howdah does by itself.
+    /// The origin of changes that Howdah makes by itself.
     pub(super) fn own(method: &'static str) -> Self {
         Self {
             principal: Principal::Howdah,
@@ -68,7 +68,7 @@ impl Origin {
         }
     }
 
-    /// The record of what was done to a resource.
+    /// The audit record of an effect on a resource.
     pub(super) fn record<'a>(
         &'a self,
         project: &'a Id,
@@ -94,7 +94,7 @@ impl Origin {
     }
 }
 
-/// The records of the audit. Cheap to clone.
+/// Access to the audit records. Cheap to clone.
 #[derive(Clone)]
 pub struct Audit {
     pub(super) store: Store,
@@ -117,8 +117,8 @@ impl Audit {
     }
 }
 
-/// The identity of the record of what is done again and again: one for each hour, who, from
-/// where, and what. The audit grows by what is read by whom, and not by how often.
+/// Unique id of the record of a repeated effect, such as a read. It is the same for an hour, a
+/// principal, an address and a resource. So the audit does not grow with the number of reads.
 pub(super) fn repeated_uid(record: &NewAuditRecord<'_>, now: DateTime<Utc>) -> Uuid {
     let peer = record.peer.parse::<SocketAddr>();
     let peer = peer.map_or_else(|_| record.peer.to_owned(), |peer| peer.ip().to_string());
@@ -133,7 +133,7 @@ pub(super) fn repeated_uid(record: &NewAuditRecord<'_>, now: DateTime<Utc>) -> U
     ];
     let mut context = Context::new(&SHA256);
     for part in parts {
-        // With their lengths, no two lists of parts are the same bytes.
+        // The lengths make the bytes unambiguous.
         context.update(&part.len().to_be_bytes());
         context.update(part.as_bytes());
     }

@@ -5,7 +5,7 @@ use std::time::Duration;
 use super::tasks::{Tasks, warn};
 use crate::{store::Store, telemetry::census};
 
-/// Shortest time between two counts.
+/// Pause between two counts.
 const INTERVAL: Duration = Duration::from_secs(10);
 
 /// Counts resources and operations while somebody reads the metrics. Cheap to clone.
@@ -16,12 +16,11 @@ pub(super) struct Counting {
 }
 
 impl Counting {
-    /// Runs as long as the process serves. The first count is at once, so that the first
-    /// reading has it.
+    /// Runs until the process stops. Counts at once, so that the first reading has numbers.
     pub(super) async fn run(self) {
         loop {
             let counted = self.store.census().await;
-            // Nothing is shown that may not be so any more.
+            // After a failure no numbers are shown, because the old ones may be wrong.
             census::publish(counted.as_ref().ok().cloned());
             warn("counting for the metrics", counted);
             if self.tasks.stops_within(INTERVAL).await {

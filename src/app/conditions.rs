@@ -1,4 +1,4 @@
-//! What instances say of their servers.
+//! Conditions of instances and of their servers.
 
 use std::sync::Arc;
 
@@ -25,7 +25,7 @@ impl Conditions {
         Self { store, clock }
     }
 
-    /// A server that cannot be taken for the one on record, or looked at, is no secret.
+    /// Records that a server cannot be inspected, or is not the one on record.
     pub(super) async fn cannot_watch(&self, instance: &Instance, server: &Server, error: &Error) {
         let (reason, message) = (error.reason().as_str(), error.message());
         let recorded = self.record_available(instance, server, Status::Unknown, reason, message);
@@ -34,7 +34,7 @@ impl Conditions {
         }
     }
 
-    /// Records whether a server is available, if that is news.
+    /// Records whether a server is available, if the condition changes by that.
     pub(super) async fn record_available(
         &self,
         instance: &Instance,
@@ -50,8 +50,7 @@ impl Conditions {
         }
     }
 
-    /// Records a condition of a server that is not the active one and is meant to run, if it
-    /// is news.
+    /// Records a condition of a server beside the active one that shall run, if it changes.
     async fn record_beside(
         &self,
         instance: &Instance,
@@ -71,7 +70,7 @@ impl Conditions {
         tx.commit().await
     }
 
-    /// Records that the active server does not take connections, or will not in a moment.
+    /// Records that the active server does not accept connections, or will soon not accept any.
     pub(super) async fn set_unavailable(
         &self,
         tx: &mut Tx,
@@ -84,8 +83,8 @@ impl Conditions {
         tx.set_instance_condition(uid, &condition).await
     }
 
-    /// Records a condition of an instance that is at rest and meant to run, if it is
-    /// news: otherwise an operation knows better.
+    /// Records a condition of an instance if it changes. Only if the instance shall run and no
+    /// operation works on it, because an operation sets the condition itself.
     pub(super) async fn record_condition(&self, uid: Uuid, condition: &Condition) -> Result<()> {
         let mut tx = self.store.begin().await?;
         let Some(now) = tx.lock_instance_by_uid(uid).await? else {

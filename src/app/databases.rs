@@ -7,10 +7,10 @@ use uuid::Uuid;
 
 use super::{
     Mutation, Origin,
-    admin::role_identity,
+    admin::role_password_label,
     audit::repeated_uid,
     hosts::Hosts,
-    mutation::{Accepting, Mutations, Target},
+    mutation::{Accepting, Mutations, ResourceRef},
     operations::{self, DeleteDatabaseParameters},
     pages::{List, Listed, Page, Query},
 };
@@ -45,7 +45,7 @@ pub(super) const FIELDS: Fields = &[
     ("create_time", Type::Time),
 ];
 
-/// A request for a new database.
+/// Arguments of CreateDatabase.
 #[derive(Clone, Debug)]
 pub struct CreateDatabase {
     /// Resource name.
@@ -54,7 +54,7 @@ pub struct CreateDatabase {
     pub display_name: String,
     /// Labels of the user.
     pub labels: BTreeMap<String, String>,
-    /// Notes of the user's tools.
+    /// Annotations of the user's tools.
     pub annotations: BTreeMap<String, String>,
     /// Name in PostgreSQL; empty for the id.
     pub postgresql_name: String,
@@ -64,26 +64,26 @@ pub struct CreateDatabase {
     pub encoding: String,
     /// Locale provider: empty, `libc`, `icu` or `builtin`.
     pub locale_provider: String,
-    /// Locale; empty for the instance's.
+    /// Locale; empty for that of the instance.
     pub locale: String,
-    /// Most connections at once, 0 for no limit.
+    /// Most connections at once; 0 for no limit.
     pub connection_limit: i32,
-    /// Refuses deletion without force.
+    /// Whether deletion without `force` is refused.
     pub deletion_protection: bool,
 }
 
-/// A request to drop a database.
+/// Arguments of DeleteDatabase.
 #[derive(Clone, Debug)]
 pub struct DeleteDatabase {
     /// Resource name.
     pub name: DatabaseName,
-    /// Etag that it must have; empty for any.
+    /// Etag that the database must have; empty for any.
     pub etag: String,
-    /// In spite of sessions and protection.
+    /// Whether to drop it although it is in use or protected.
     pub force: bool,
 }
 
-/// Databases. Cheap to clone.
+/// Use cases of databases. Cheap to clone.
 #[derive(Clone)]
 pub struct Databases {
     pub(super) store: Store,
@@ -145,7 +145,8 @@ impl Databases {
         self.mutations.accept(mutation, accept).await
     }
 
-    /// How to connect to a database, password included. Who asked is on record before.
+    /// Returns how to connect to a database, with the password. An audit record is written
+    /// before.
     ///
     /// # Errors
     /// DATABASE_NOT_FOUND, DATABASE_NOT_READY, INSTANCE_NOT_READY.
@@ -171,8 +172,9 @@ impl Databases {
             user: PostgresName::parse(&role.postgresql_name, "owner")?,
             password: self
                 .keyring
-                .open(&role.password, &role_identity(role.uid))?,
-            // What the server does: drivers differ in what `prefer` does without TLS.
+                .open(&role.password, &role_password_label(role.uid))?,
+            // Exactly what the server offers, because drivers treat `prefer` without TLS
+            // differently.
             sslmode: if endpoint.tls { "require" } else { "disable" },
             database: database.postgresql_name,
         };
@@ -209,7 +211,7 @@ impl Databases {
             id: role_id(&name.database)?,
             postgresql_name: database.owner.to_string(),
             database_uid: uid,
-            password: self.keyring.seal(&password, &role_identity(role))?,
+            password: self.keyring.seal(&password, &role_password_label(role))?,
         })
         .await?;
         let target = target_of(&name, uid, &instance)?;
@@ -249,7 +251,7 @@ impl Databases {
     }
 }
 
-/// PostgreSQL keeps these names for itself, and Howdah its own role's.
+/// Refuses names that PostgreSQL or Howdah uses itself.
 fn refuse_reserved(database: &NewDatabase) -> Result<()> {
     let name = database.postgresql_name.as_str();
     if matches!(name, "postgres" | "template0" | "template1") {
@@ -275,10 +277,10 @@ fn role_id(database: &Id) -> Result<String> {
     })
 }
 
-/// PostgreSQL's own locales, which no library of the machine changes.
+/// PostgreSQL's own locale provider. Its locales do not depend on libraries of the machine.
 const BUILTIN: &str = "builtin";
 
-/// Refuses a locale provider that servers of this version do not have.
+/// Refuses a locale provider that this version of PostgreSQL does not have.
 fn refuse_provider(provider: &str, version: Version) -> Result<()> {
     const SINCE: u16 = 17;
     if provider != BUILTIN || version.major >= SINCE {
@@ -291,8 +293,8 @@ fn refuse_provider(provider: &str, version: Version) -> Result<()> {
     Err(Error::new(Reason::FieldInvalid, message).with_field("database.locale_provider"))
 }
 
-fn target_of(name: &DatabaseName, uid: Uuid, instance: &Instance) -> Result<Target> {
-    Ok(Target {
+fn target_of(name: &DatabaseName, uid: Uuid, instance: &Instance) -> Result<ResourceRef> {
+    Ok(ResourceRef {
         project: name.instance.project.clone(),
         name: name.to_string(),
         uid,

@@ -7,7 +7,7 @@ use crate::domain::{
     version::Wanted,
 };
 
-/// The PostgreSQL installations of this host. Cheap to clone.
+/// The PostgreSQL installations that the default provider offers. Cheap to clone.
 #[derive(Clone)]
 pub struct Engines {
     providers: Providers,
@@ -18,15 +18,16 @@ impl Engines {
         Self { providers }
     }
 
-    /// The installations at hand, newest first.
+    /// All installations, newest first.
     ///
     /// # Errors
-    /// When they cannot be looked for.
+    /// Those of the provider when it cannot search for them.
     pub async fn list(&self) -> Result<Vec<Engine>> {
         self.providers.default()?.engines().await
     }
 
-    /// The newest usable installation that is what `wanted` asks for.
+    /// The newest usable installation of the version that `wanted` names. If there is none, the
+    /// error says why: too old, incomplete, or not installed.
     pub(super) async fn newest(&self, wanted: Wanted) -> Result<Engine> {
         let engines = self.list().await?;
         if let Some(engine) = domain::engine::newest(&engines, wanted) {

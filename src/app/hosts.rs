@@ -1,4 +1,4 @@
-//! This host and the others: what only their own processes can do.
+//! This host and the other hosts, and what only their own processes can do.
 
 use chrono::{DateTime, Utc};
 use uuid::Uuid;
@@ -12,7 +12,7 @@ use crate::{
     store::Store,
 };
 
-/// This host, and what is on record of the others. Cheap to clone.
+/// This host, and the records of the others. Cheap to clone.
 #[derive(Clone)]
 pub(super) struct Hosts {
     store: Store,
@@ -30,7 +30,7 @@ impl Hosts {
         self.here
     }
 
-    /// The instance with its endpoint, from the record of its active server, and with the
+    /// Completes an instance: adds its endpoint, from the record of its active server, and the
     /// conditions of servers whose host is gone.
     pub(super) fn located(&self, mut instance: Instance) -> Instance {
         for server in &instance.servers {
@@ -39,7 +39,7 @@ impl Hosts {
             };
             let message = "no process of Howdah has been seen on the host for a minute";
             let reason = Reason::HostUnavailable.as_str();
-            // The server itself may well run on.
+            // The server may still run: only Howdah's processes are silent.
             let condition = server.available(Status::Unknown, reason, message, time);
             set_condition(&mut instance.conditions, condition);
         }
@@ -50,15 +50,15 @@ impl Hosts {
         instance
     }
 
-    /// Since when only a host that is gone could work on the server, if that is so.
+    /// Since when the server's host is gone; none if it is not, or if it is this host.
     pub(super) fn gone_time(&self, server: &Server) -> Option<DateTime<Utc>> {
         let elsewhere = server.host().is_some_and(|host| host != self.here);
         server.host_gone_time.filter(|_| elsewhere)
     }
 
-    /// Refuses work on these servers of the instance that no process would do, else gives back
-    /// what the caller has `held`. Its connection is given up before another one is asked for
-    /// the host's name, so that many refusals at once do not wait for each other.
+    /// Returns an error if the host of one of these servers is gone, otherwise returns `held`.
+    /// Before the query for the host's name `held`, a transaction, is dropped. Otherwise many
+    /// refusals at once could hold all connections of the pool and wait for another one each.
     pub(super) async fn refuse_gone<T>(
         &self,
         held: T,
@@ -79,14 +79,14 @@ impl Hosts {
         Err(error.with_resource(instance.name.to_string()))
     }
 
-    /// What says that a host is gone, and what to do else than to start it there.
+    /// The error for a host that is gone. `remedy` names an alternative to a start on that host.
     pub(super) async fn gone(&self, host: Uuid, remedy: &str) -> Result<Error> {
         let name = self.store.host_name(host).await?;
         Ok(host_gone(host, &name, remedy))
     }
 }
 
-/// What says that a host is gone, and what to do else than to start it there.
+/// The error for a host that is gone. `remedy` names an alternative to a start on that host.
 pub(super) fn host_gone(host: Uuid, name: &str, remedy: &str) -> Error {
     let message = format!(
         "no Howdah process has been seen for a minute on the host {name} ({host}): start it \
@@ -97,7 +97,7 @@ pub(super) fn host_gone(host: Uuid, name: &str, remedy: &str) -> Error {
         .with_metadata("host_name", name)
 }
 
-/// Encodes what operations answer. Cheap to clone.
+/// Encodes the responses of operations. Cheap to clone.
 #[derive(Clone)]
 pub(super) struct Answers {
     encode: Encode,
@@ -109,7 +109,7 @@ impl Answers {
         Self { encode, hosts }
     }
 
-    /// What an operation answers from now on, with the instance's endpoint filled in from the
+    /// Encodes the response of an operation. An instance gets its endpoint first, from the
     /// record of its active server.
     pub(super) fn response(&self, outcome: Outcome) -> Result<Response> {
         (self.encode)(match outcome {

@@ -1,5 +1,5 @@
-//! What has to be done from time to time: signs of life, retention, purges, and looks
-//! at the installations.
+//! Periodic work: signs of life, deletion of old records, purges, and the search for PostgreSQL
+//! installations.
 
 use std::{sync::Arc, time::Duration};
 
@@ -7,7 +7,7 @@ use super::{
     Engines, Keys, Settings,
     conditions::Conditions,
     keys::KeyLife,
-    mutation::{Mutations, Target, parameters},
+    mutation::{Mutations, ResourceRef, parameters},
     operations::{self, PurgeInstanceParameters},
     steady::MetadataClock,
     tasks::{Tasks, warn},
@@ -24,19 +24,19 @@ use crate::{
     store::{Store, processes::Process},
 };
 
-/// How often.
+/// Pause between two rounds.
 pub(super) const INTERVAL: Duration = Duration::from_secs(10);
 
-/// Seconds for which processes that are silent, and leases that have ended, stay on record.
+/// Seconds for which records of silent processes and of ended leases are kept.
 const SILENT: f64 = 86_400.0;
 
 /// Type of the condition that reports a newer minor version.
 const NEWER: &str = "NewerMinorInstalled";
 
-/// How often it is looked which versions are installed.
+/// Pause between two searches for installed versions.
 const ENGINES: Duration = Duration::from_secs(60);
 
-/// What has to be done from time to time. Cheap to clone.
+/// Does the periodic work. Cheap to clone.
 #[derive(Clone)]
 pub(super) struct Housekeeping {
     pub(super) store: Store,
@@ -53,9 +53,9 @@ pub(super) struct Housekeeping {
 }
 
 impl Housekeeping {
-    /// Shows that this process is there and that its sealing key is in use, as long as it
-    /// serves. Nothing else is done in between: others would take a process for gone that is
-    /// only slow.
+    /// Records until the process stops that it is alive and that its sealing key is in use. It
+    /// has a task of its own, because a slow round of other work would make the process look
+    /// dead.
     pub(super) async fn show_life(self) {
         let mut key = KeyLife::default();
         loop {
@@ -67,7 +67,7 @@ impl Housekeeping {
         }
     }
 
-    /// Runs as long as the process serves.
+    /// Runs until the process stops.
     pub(super) async fn run(self) {
         loop {
             self.keep_house().await;
@@ -77,7 +77,7 @@ impl Housekeeping {
         }
     }
 
-    /// Tells which versions are installed as long as the process serves.
+    /// Records which versions are installed, until the process stops.
     pub(super) async fn look_at_engines(self) {
         loop {
             warn("engines", self.tell_engines().await);
@@ -87,7 +87,7 @@ impl Housekeeping {
         }
     }
 
-    /// What fails does not keep the rest from being done.
+    /// One round of work. A part that fails does not prevent the others.
     async fn keep_house(&self) {
         warn("times ahead", self.store.mend_times_ahead().await);
         match self.metadata_clock.is_steady().await {
@@ -109,10 +109,10 @@ impl Housekeeping {
         Ok(())
     }
 
-    /// Begins the purge of instances whose time has come.
+    /// Starts the purges that are due.
     async fn purge_all(&self) -> Result<()> {
         let due = self.store.instances_to_purge().await?;
-        // It may have stepped just before they were found.
+        // The clock may have stepped just before the query.
         if !self.metadata_clock.is_steady().await? {
             return Ok(());
         }
@@ -122,7 +122,7 @@ impl Housekeeping {
         Ok(())
     }
 
-    /// Forgets what is kept for long enough, a bounded number of rows at a time.
+    /// Deletes old records, a bounded number of rows at a time.
     async fn forget(&self) -> Result<()> {
         let (store, settings) = (&self.store, &self.settings);
         let kept = settings.idempotency_retention.as_secs_f64();
@@ -136,8 +136,8 @@ impl Housekeeping {
         Ok(())
     }
 
-    /// Tells other hosts which versions this one has, and users of its servers whether
-    /// there is a newer minor.
+    /// Records for other hosts which versions this host has, and tells users of its servers
+    /// about a newer minor version.
     async fn tell_engines(&self) -> Result<()> {
         let engines = self.engines.list().await?;
         let usable = engines.iter().filter(|engine| engine.usable());
@@ -148,7 +148,7 @@ impl Housekeeping {
             .await?;
         for instance in store.instances_to_watch(self.process.host.id).await? {
             let active = instance.active()?;
-            // The installations of this host are nothing to a server that is not on it.
+            // This host's installations do not matter to a server on another host.
             if active.host() != Some(self.process.host.id) {
                 continue;
             }
@@ -187,11 +187,11 @@ impl Housekeeping {
         let Some(now) = accepting.tx.lock_instance_by_uid(instance.uid).await? else {
             return Ok(());
         };
-        // It may have been undeleted since it was read.
+        // The instance may have been undeleted since the query.
         if now.delete_time != instance.delete_time {
             return Ok(());
         }
-        let target = Target::of(&now);
+        let target = ResourceRef::of(&now);
         let requested = accepting.tx.purge_requested(now.uid).await?;
         let parameters = parameters(PurgeInstanceParameters { requested })?;
         match accepting

@@ -1,4 +1,4 @@
-//! Changes of instances that exist: start, stop, restart, delete and undelete.
+//! Use cases that change existing instances: start, stop, restart, delete and undelete.
 
 use std::time::Duration;
 
@@ -6,7 +6,7 @@ use serde_json::Value;
 
 use super::{
     Instances, Mutation,
-    mutation::{Accepting, Target, parameters},
+    mutation::{Accepting, ResourceRef, parameters},
     operations::{self, DeleteInstanceParameters, Plan, PurgeInstanceParameters},
     withdrawal::{Withdrawable, take_back},
 };
@@ -20,25 +20,26 @@ use crate::{
     store::{Tx, operations::Family},
 };
 
-/// A request to delete an instance.
+/// Arguments of DeleteInstance.
 #[derive(Clone, Debug)]
 pub struct DeleteInstance {
     /// Resource name.
     pub name: InstanceName,
-    /// Etag that it must have; empty for any.
+    /// Etag that the instance must have; empty for any.
     pub etag: String,
-    /// In spite of databases and protection; with `purge` also of a host that is gone.
+    /// Whether to delete it although it has databases or is protected. With `purge` this also
+    /// works if its host is gone.
     pub force: bool,
-    /// Let it go at once.
+    /// Whether to delete the data at once.
     pub purge: bool,
 }
 
-/// A request to start, stop, restart or undelete an instance.
+/// Arguments of StartInstance, StopInstance, RestartInstance and UndeleteInstance.
 #[derive(Clone, Debug)]
 pub struct ChangeInstance {
     /// Resource name.
     pub name: InstanceName,
-    /// Etag that it must have; empty for any.
+    /// Etag that the instance must have; empty for any.
     pub etag: String,
 }
 
@@ -54,7 +55,7 @@ impl Instances {
         self.mutations.accept(mutation, accept).await
     }
 
-    /// Takes a deletion back.
+    /// Restores a deleted instance.
     ///
     /// # Errors
     /// INSTANCE_NOT_FOUND, INSTANCE_NOT_DELETED, ETAG_MISMATCH, RESOURCE_BUSY,
@@ -80,7 +81,7 @@ impl Instances {
         self.change(mutation, change, Change::Stop).await
     }
 
-    /// Stops and starts an instance.
+    /// Stops and starts an instance again.
     ///
     /// # Errors
     /// As [`Instances::start`].
@@ -97,13 +98,13 @@ impl Instances {
         accepting.tx.lock_family(&delete.name).await?;
         let instance = accepting.tx.lock_instance(&delete.name).await?;
         check_etag(&delete.etag, &instance.etag())?;
-        // No living process can reach a server of it.
+        // Whether no living process can reach any of its servers.
         let mut servers = instance.servers.iter();
         let gone = servers.all(|server| self.hosts.gone_time(server).is_some());
         if everything && gone && !self.metadata_clock.is_steady().await? {
             return Err(unsteady(&instance));
         }
-        // The records and passwords of a server that may run on are gone for good then.
+        // The server may still run, and after this its records and passwords are lost for ever.
         if !everything {
             accepting = self
                 .hosts
@@ -112,12 +113,12 @@ impl Instances {
         }
         let tx = &mut accepting.tx;
         if everything && !gone {
-            // It goes on from what it has waited already.
+            // A removal that has begun continues, and keeps the time that it has already waited.
             tx.refuse_removing(instance.uid).await?;
         }
         if delete.force {
-            // With `purge` everything: the data goes, and a server that hangs, or whose host
-            // is gone, lets nothing end.
+            // With `purge` everything is ended. The data is deleted anyway, and an operation on a
+            // server that hangs, or whose host is gone, would never end by itself.
             let which = match everything {
                 true => Family::All,
                 false => Family::Undoing,
@@ -127,12 +128,12 @@ impl Instances {
         tx.give_up_start(instance.uid).await?;
         tx.refuse_busy(instance.uid).await?;
         self.refuse_kept(&mut accepting, &instance, &delete).await?;
-        // What is only being taken back on its databases goes with the instance.
+        // Operations on its databases that are being undone become pointless with the instance.
         accepting
             .tx
             .give_up_family(instance.uid, Family::Undoing)
             .await?;
-        let mut target = Target::of(&instance);
+        let mut target = ResourceRef::of(&instance);
         let plan = if gone {
             target.host = None;
             &operations::ABANDON_INSTANCE
@@ -236,9 +237,9 @@ impl Instances {
             let now = accepting.tx.instance_by_uid(uid).await?;
             instance = now.ok_or_else(|| Error::internal("a locked instance is gone"))?;
         }
-        // Work on its databases is no reason: what has failed may wait for this very start.
+        // Operations on its databases do not prevent a start: they may wait for exactly this.
         accepting.tx.refuse_busy(uid).await?;
-        let target = Target::of(&instance);
+        let target = ResourceRef::of(&instance);
         if to.nothing_to_do(&instance) {
             let outcome = Outcome::Instance(Box::new(instance));
             return accepting.done(to.plan(), target, outcome).await;
@@ -275,7 +276,7 @@ impl Instances {
     }
 }
 
-/// The host may be silent by a clock that is wrong.
+/// The error while the clock cannot be trusted: a wrong clock could make a host look silent.
 fn unsteady(instance: &Instance) -> Error {
     let message = "whether the host is gone cannot be told yet: this process has started, or the \
          metadata database's clock has stepped, within the last five minutes, and what is given \
@@ -285,8 +286,8 @@ fn unsteady(instance: &Instance) -> Error {
         .with_retry_after(Duration::from_secs(300))
 }
 
-/// Records what is to become of all servers of an instance. What was said of the others than
-/// the active one does not matter any more.
+/// Sets the goal of all servers of an instance. Clears the conditions of the servers beside the
+/// active one, which described the former goal.
 async fn want(tx: &mut Tx, instance: &Instance, goal: ServerGoal) -> Result<()> {
     tx.want(instance.uid, goal).await?;
     for server in instance.servers.iter().filter(|server| !server.is_active()) {
@@ -296,7 +297,7 @@ async fn want(tx: &mut Tx, instance: &Instance, goal: ServerGoal) -> Result<()> 
     Ok(())
 }
 
-/// What an instance's servers are to do.
+/// A change of the servers' goal.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Change {
     Start,
@@ -328,7 +329,7 @@ impl Change {
         }
     }
 
-    /// Why the server is not available from now on, as one word and for people.
+    /// Reason and message of the condition `Available` from now on.
     fn unavailable(self) -> (&'static str, &'static str) {
         match self {
             Self::Start | Self::Undelete => ("STARTING", "the server is being started"),

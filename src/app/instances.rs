@@ -1,4 +1,4 @@
-//! Instances.
+//! Use cases of instances, without the changes in `instance_changes`.
 
 use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
@@ -7,10 +7,10 @@ use uuid::Uuid;
 
 use super::{
     Engines, Mutation,
-    admin::identity,
+    admin::password_label,
     conditions::Conditions,
     hosts::Hosts,
-    mutation::{Accepting, Mutations, Target},
+    mutation::{Accepting, Mutations, ResourceRef},
     operations,
     pages::{List, Listed, Page, Query},
     ports::Ports,
@@ -47,30 +47,30 @@ pub(super) const FIELDS: Fields = &[
     ("create_time", Type::Time),
 ];
 
-/// A request for a new instance.
+/// Arguments of CreateInstance.
 #[derive(Clone, Debug)]
 pub struct CreateInstance {
     /// Resource name.
     pub name: InstanceName,
-    /// Wanted version.
+    /// Requested version.
     pub wanted: Wanted,
     /// Name for people.
     pub display_name: String,
     /// Labels of the user.
     pub labels: BTreeMap<String, String>,
-    /// Notes of the user's tools.
+    /// Annotations of the user's tools.
     pub annotations: BTreeMap<String, String>,
-    /// PostgreSQL settings.
+    /// PostgreSQL parameters.
     pub parameters: BTreeMap<String, String>,
-    /// Careless of the disk.
+    /// Whether a crash may lose its data.
     pub ephemeral: bool,
-    /// Refuses deletion without force.
+    /// Whether deletion without `force` is refused.
     pub deletion_protection: bool,
-    /// Host to make it on; none: this one.
+    /// Host to create it on; none for this host.
     pub host: Option<Uuid>,
 }
 
-/// Instances. Cheap to clone.
+/// Use cases of instances. Cheap to clone.
 #[derive(Clone)]
 pub struct Instances {
     pub(super) store: Store,
@@ -84,7 +84,7 @@ pub struct Instances {
     pub(super) ports: Ports,
     pub(super) conditions: Conditions,
     pub(super) mutations: Mutations,
-    /// How long a deleted instance is kept.
+    /// How long the data of a deleted instance is kept.
     pub(super) purge_delay: Duration,
 }
 
@@ -127,8 +127,8 @@ impl Instances {
     /// PARAMETER_RESERVED, PORTS_EXHAUSTED, PROJECT_NOT_FOUND, HOST_NOT_FOUND,
     /// HOST_UNAVAILABLE, UNIMPLEMENTED for a version that is too old.
     pub async fn create(&self, mutation: Mutation, new: CreateInstance) -> Result<Operation> {
-        // A replay is answered whatever this machine has by now. What is slow is done
-        // before the transaction begins.
+        // A repeated request gets its first operation, even if this machine has lost the version
+        // since. Slow checks come before the transaction begins.
         if let Some(former) = self.mutations.replayed(&mutation).await? {
             return Ok(former);
         }
@@ -138,8 +138,9 @@ impl Instances {
         self.mutations.accept(mutation, accept).await
     }
 
-    /// The version that a new instance will run. Its parameters are checked against that
-    /// version's known parameters where they are: on another host, by the operation's first step.
+    /// Decides the version of a new instance, and checks its parameters against that version. On
+    /// another host the first step of the operation checks the parameters, because the list of
+    /// known parameters is there.
     async fn check_new(&self, new: &CreateInstance) -> Result<Version> {
         if let Some(host) = new.host.filter(|host| *host != self.hosts.here()) {
             let versions = self.store.host_versions(host).await?;
@@ -174,10 +175,10 @@ impl Instances {
         };
         let (uid, server) = (self.random.uuid()?, self.random.uuid()?);
         let password = self.random.password()?;
-        let admin_password = self.keyring.seal(&password, &identity(server))?;
+        let admin_password = self.keyring.seal(&password, &password_label(server))?;
         let tx = &mut accepting.tx;
         tx.hold_project(&new.name.project).await?;
-        let target = Target {
+        let target = ResourceRef {
             project: new.name.project.clone(),
             name: new.name.to_string(),
             uid,
@@ -188,7 +189,7 @@ impl Instances {
         let placement = match host {
             Some(host) => {
                 accepting = self.refuse_host_gone(accepting, host).await?;
-                Some(self.ports.place(&mut accepting.tx, host).await?)
+                Some(self.ports.reserve(&mut accepting.tx, host).await?)
             }
             None => None,
         };
@@ -209,7 +210,7 @@ impl Instances {
             .await
     }
 
-    /// Refuses a host on which no process would make the instance, as [`Hosts::refuse_gone`].
+    /// Returns an error if the host is gone, like [`Hosts::refuse_gone`].
     async fn refuse_host_gone(&self, mut held: Accepting, host: Uuid) -> Result<Accepting> {
         if host == self.hosts.here() || !held.tx.host_is_gone(host).await? {
             return Ok(held);

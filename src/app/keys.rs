@@ -1,5 +1,5 @@
-//! The keys of stored secrets: signs of life of the one that seals here, re-sealing with
-//! the newest one, and forgetting of those that are not needed any more.
+//! The secret keys of this process: records that its sealing key is in use, seals old values
+//! again with the newest key, and deletes the records of keys that are not needed.
 
 use std::{
     collections::BTreeSet,
@@ -13,7 +13,7 @@ use std::{
 use uuid::Uuid;
 
 use super::{
-    admin::{identity, role_identity},
+    admin::{password_label, role_password_label},
     housekeeping::INTERVAL,
     steady::MetadataClock,
     tasks::{Tasks, warn},
@@ -23,32 +23,32 @@ use crate::{
     failpoint,
     store::{
         Store,
-        sealing::{Identity, Keyring, RegisteredKey, Sealed},
+        sealing::{Keyring, Label, RegisteredKey, Sealed},
     },
 };
 
-/// Everything that is stored sealed, and what a row's value is bound to.
-const SEALED: [(Sealed, Identity); 2] = [
-    (Sealed::AdminPasswords, identity),
-    (Sealed::RolePasswords, role_identity),
+/// All kinds of sealed values, with the label that a row's value is bound to.
+const SEALED: [(Sealed, Label); 2] = [
+    (Sealed::AdminPasswords, password_label),
+    (Sealed::RolePasswords, role_password_label),
 ];
 
-/// Whether the key that seals here is still on record.
+/// Remembers whether the sealing key of this process was on record.
 #[derive(Debug, Default)]
 pub(super) struct KeyLife {
     gone: bool,
 }
 
-/// Whether this process can seal and open what is stored, as health reports it.
+/// Whether this process can seal and open values. Health reports it.
 #[derive(Debug, Default)]
 pub(super) struct KeysHealth {
-    /// The key that seals here was rotated out.
+    /// The sealing key of this process was rotated out.
     gone: AtomicBool,
-    /// Secrets are sealed with a newer key that is not here.
+    /// Values are sealed with a newer key that this process does not have.
     lacking: AtomicBool,
 }
 
-/// The keys of stored secrets. Cheap to clone.
+/// The secret keys of this process. Cheap to clone.
 #[derive(Clone)]
 pub struct Keys {
     pub(super) store: Store,
@@ -59,10 +59,10 @@ pub struct Keys {
 }
 
 impl Keys {
-    /// Whether the keys of this process are in use.
+    /// Checks that this process has the keys that are in use.
     ///
     /// # Errors
-    /// SECRET_KEY_INVALID when another process can do what this one cannot.
+    /// SECRET_KEY_INVALID when its sealing key was rotated out, or when it lacks the newest key.
     pub fn fit(&self) -> Result<()> {
         let health = &self.health;
         if health.gone.load(Ordering::Acquire) || health.lacking.load(Ordering::Acquire) {
@@ -75,9 +75,9 @@ impl Keys {
 }
 
 impl KeyLife {
-    /// Shows that the key is in use. A key that is gone is not recorded again: its process
-    /// was silent for so long that others have given the key up. What it would seal is
-    /// refused by the metadata; it goes on reading until it is started anew.
+    /// Records that the sealing key is in use. If its record was deleted it is not added again:
+    /// the process was silent for so long that others have given the key up. The metadata
+    /// refuses what it would seal; the process can still open values until it is restarted.
     pub(super) async fn show(&mut self, keys: &Keys) -> Result<()> {
         let key = keys.keyring.id();
         let gone = !keys.store.see_key(key).await?;
@@ -94,15 +94,15 @@ impl KeyLife {
     }
 }
 
-/// What was logged already.
+/// What was logged or seen in earlier rounds.
 #[derive(Default)]
 struct Known {
     /// Rows whose values do not open.
     unopened: BTreeSet<(Sealed, Uuid)>,
     /// A newer key that this process does not have.
     lacking: Option<String>,
-    /// Until then no key counts as unused: after an outage of the metadata the signs of
-    /// life of other processes are as old as those of dead ones.
+    /// Until this time no key counts as unused. After an outage of the metadata, the signs of
+    /// life of living processes are as old as those of dead ones.
     hold: Option<Instant>,
 }
 
@@ -112,12 +112,12 @@ impl Known {
     }
 }
 
-/// How long other processes have to show life after an outage.
+/// How long other processes have time to show life after an outage.
 const HOLD: Duration = Duration::from_secs(60);
 
 impl Keys {
-    /// Runs as long as the process serves. The first look is at once: a rotation begins with
-    /// a start.
+    /// Runs until the process stops. The first round is at once, because a rotation begins with
+    /// a restart.
     pub(super) async fn run(self) {
         let mut known = Known::default();
         loop {
@@ -134,8 +134,9 @@ impl Keys {
         }
     }
 
-    /// Re-seals and forgets, if the key that seals here is the newest. Where it is not,
-    /// processes with the newest one do it, so that no two undo each other's work.
+    /// Seals values again and deletes old keys, if this process seals with the newest key.
+    /// Otherwise it leaves that to processes with the newest key, so that no two undo each
+    /// other's work.
     async fn tend(&self, known: &mut Known) -> Result<()> {
         let keyring = &self.keyring;
         let registered = self.store.registered_keys().await?;
@@ -159,8 +160,8 @@ impl Keys {
         Ok(())
     }
 
-    /// Another key is newer. If no process seals with it any more, the rotation to it was
-    /// taken back, and the key of this process takes its place.
+    /// Handles a newer key on record. If no process seals with it any more the rotation was
+    /// reverted, and the key of this process becomes the newest again.
     async fn follow(&self, newest: &RegisteredKey, known: &mut Known) -> Result<()> {
         let keyring = &self.keyring;
         let lacking = !keyring.holds(&newest.id);
@@ -176,7 +177,7 @@ impl Keys {
             return Ok(());
         }
         let store = &self.store;
-        // By a clock that has stepped, every key seems to be idle.
+        // After a step of the clock every key looks unused.
         let is_idle = newest.idle && !known.holds() && self.metadata_clock.is_steady().await?;
         if is_idle && store.promote_key(keyring.id(), &newest.id).await? {
             tracing::info!(
@@ -190,13 +191,13 @@ impl Keys {
 
     async fn reseal(&self, known: &mut Known) -> Result<()> {
         let (mut resealed, mut unopened) = (0, BTreeSet::new());
-        for (what, identity) in SEALED {
+        for (what, label) in SEALED {
             let mut next = Some(Uuid::nil());
             while let Some(after) = next
                 && !self.tasks.is_stopping()
             {
                 let (store, keyring) = (&self.store, &self.keyring);
-                let batch = store.reseal(what, keyring, identity, after).await?;
+                let batch = store.reseal(what, keyring, label, after).await?;
                 resealed += batch.resealed;
                 for (uid, error) in batch.unopened {
                     if !known.unopened.contains(&(what, uid)) {

@@ -1,4 +1,4 @@
-//! The logs of instances' servers.
+//! Use case of reading servers' logs.
 
 use std::sync::Arc;
 
@@ -17,7 +17,7 @@ use crate::{
     store::Store,
 };
 
-/// The logs of instances' servers. Cheap to clone.
+/// Reads servers' logs. Cheap to clone.
 #[derive(Clone)]
 pub struct Logs {
     pub(super) store: Store,
@@ -26,12 +26,12 @@ pub struct Logs {
 }
 
 impl Logs {
-    /// Reads a part of the log of an instance's active server, whatever its state. That is on
-    /// record before it answers, as the reading of a password is.
+    /// Reads a part of the log of an instance's active server, in any state of the instance. An
+    /// audit record is written before the response, as for a password.
     ///
     /// # Errors
-    /// INSTANCE_NOT_FOUND; HOST_ELSEWHERE, HOST_UNAVAILABLE; UNIMPLEMENTED where the provider
-    /// shows no logs.
+    /// INSTANCE_NOT_FOUND; HOST_ELSEWHERE, HOST_UNAVAILABLE; UNIMPLEMENTED if the provider has
+    /// no logs.
     pub async fn read(&self, origin: &Origin, name: &InstanceName, begin: Begin) -> Result<Part> {
         let instance = self.store.instance(name).await?.whole()?;
         let server = instance.active()?;

@@ -1,4 +1,4 @@
-//! Long-running operations, as `google.longrunning.Operations` shows them.
+//! Use cases of `google.longrunning.Operations`.
 
 use std::{sync::Arc, time::Duration};
 
@@ -25,21 +25,21 @@ use crate::{
     store::{Store, Tx},
 };
 
-/// A waiting call looks by itself this often, in case a notification got lost.
+/// How often a waiting call reads the operation, in case a notification was lost.
 const LOOK_AGAIN: Duration = Duration::from_secs(2);
 
-/// Arguments of `ListOperations`.
+/// Arguments of ListOperations.
 #[derive(Clone, Debug, Default)]
 pub struct ListOperations {
-    /// Most operations in an answer; 0 for the default.
+    /// Most operations in a response; 0 for the default.
     pub page_size: i32,
-    /// Token of the former answer; empty for the first page.
+    /// Token of the previous response; empty for the first page.
     pub page_token: String,
     /// Empty, `done = true` or `done = false`.
     pub filter: String,
 }
 
-/// Long-running operations. Cheap to clone.
+/// Use cases of operations. Cheap to clone.
 #[derive(Clone)]
 pub struct Operations {
     pub(super) store: Store,
@@ -60,8 +60,8 @@ impl Operations {
         Ok(self.shown(operation))
     }
 
-    /// What an operation works on, as far as roles can be given on it; none where there is
-    /// no such operation.
+    /// The resource that an operation works on, for a permission check; none if there is no such
+    /// operation.
     ///
     /// # Errors
     /// METADATA_UNAVAILABLE.
@@ -73,8 +73,8 @@ impl Operations {
         }
     }
 
-    /// An operation with what it waits for, if its host is silent: this process shows that
-    /// its own is not.
+    /// Completes an operation: if its host is silent, shows that it waits for that host. This
+    /// process's own host is not silent.
     fn shown(&self, mut operation: Operation) -> Operation {
         let own = self.hosts.here();
         operation.silent_host.take_if(|host| host.id == own);
@@ -105,7 +105,7 @@ impl Operations {
         if part.records.is_empty() {
             store.require_project(&project.project).await?;
         }
-        let token = part.next.map(|place| page_token(&place, &arguments));
+        let token = part.next.map(|position| page_token(&position, &arguments));
         Ok(Page {
             items: part
                 .records
@@ -116,7 +116,7 @@ impl Operations {
         })
     }
 
-    /// Waits until an operation is done, or `limit` is over; answers it as it is then.
+    /// Waits until an operation has ended, at most for `limit`, and returns it.
     ///
     /// # Errors
     /// OPERATION_NOT_FOUND; SHUTTING_DOWN.
@@ -138,8 +138,8 @@ impl Operations {
         }
     }
 
-    /// Asks for the cancellation of an operation: its finished steps are taken back. A stop
-    /// or a restart is withdrawn as long as it waits for its turn.
+    /// Requests the cancellation of an operation: its finished steps are undone. A stop or a
+    /// restart that still waits for its turn is withdrawn.
     ///
     /// # Errors
     /// OPERATION_NOT_FOUND, OPERATION_NOT_CANCELLABLE, HOST_UNAVAILABLE.
@@ -155,12 +155,13 @@ impl Operations {
         if before.is_done() {
             return Ok(());
         }
-        // Its host has done nothing yet, and is not needed.
+        // Nothing has begun, so the operation's host is not needed.
         let waits = before.cancellable && before.state == Some(State::Pending);
         if waits && self.withdraw(origin, name).await? {
             return Ok(());
         }
-        // Also when it was requested before: the host may have gone since.
+        // Checked even if the cancellation was requested before, because the host may be gone
+        // since.
         let has_a_way_back = before.cancellable || before.state == Some(State::Undoing);
         if let Some(host) = before.silent_host.filter(|_| has_a_way_back) {
             let remedy = "no other host can take the steps of the operation back; only if the \
@@ -186,7 +187,7 @@ impl Operations {
         Err(error.with_resource(name.to_string()))
     }
 
-    /// Hides a done operation.
+    /// Hides an operation that has ended.
     ///
     /// # Errors
     /// OPERATION_NOT_FOUND, OPERATION_NOT_DONE.
@@ -205,7 +206,7 @@ impl Operations {
         self.tasks.detached(hidden).await
     }
 
-    /// Records what was done to an operation in the transaction that does it.
+    /// Writes the audit record of a change to an operation, in the transaction of the change.
     pub(super) async fn write_down(
         &self,
         tx: &mut Tx,

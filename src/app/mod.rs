@@ -1,4 +1,4 @@
-//! Use cases, one file per resource, and the step engine with one file per long
+//! The use cases, with one file per resource, and the step engine, with one file per long
 //! operation.
 
 mod admin;
@@ -58,7 +58,7 @@ pub use self::{
     longrunning::{ListOperations, Operations},
     mutation::Mutation,
     pages::{List, Page},
-    subscriptions::{Changes, Place, Subscriptions},
+    subscriptions::{Changes, Permit, Subscriptions},
     tasks::{HELD, Held, shutting_down},
 };
 use crate::{
@@ -69,47 +69,47 @@ use crate::{
     store::{Store, processes::Process, sealing::Keyring},
 };
 
-/// How the use cases and the step engine behave.
+/// Limits and times of the use cases and of the step engine.
 #[derive(Clone, Debug)]
 pub struct Settings {
-    /// How long a deleted instance is kept.
+    /// How long the data of a deleted instance is kept.
     pub purge_delay: Duration,
-    /// How many operations this process works on at once.
+    /// How many operations this process executes at once, apart from long ones.
     pub workers: usize,
-    /// For how long a worker holds an operation without a sign of life.
+    /// How long a claim is valid after its last renewal.
     pub lease: Duration,
-    /// How often due operations are looked for when nothing wakes the workers.
+    /// How often the metadata is asked for due operations when nothing wakes the dispatcher.
     pub scan_interval: Duration,
-    /// For how long done operations are kept.
+    /// How long operations are kept after their end.
     pub retention: Duration,
-    /// For how long a replayed request finds its operation.
+    /// How long a repeated request finds its first operation.
     pub idempotency_retention: Duration,
-    /// For how long it is kept on record who did what.
+    /// How long audit records are kept.
     pub audit_retention: Duration,
 }
 
-/// What the use cases work with.
+/// The components that the use cases use.
 pub struct Parts {
-    /// The metadata.
+    /// The metadata database.
     pub store: Store,
-    /// Where servers come from.
+    /// The providers of servers.
     pub providers: Providers,
-    /// Keys for stored secrets.
+    /// Keys for sealed values.
     pub keyring: Keyring,
-    /// Source of identities and passwords.
+    /// Source of unique ids and passwords.
     pub random: Arc<dyn Random>,
-    /// Encodes what operations answer.
+    /// Encodes the responses of operations.
     pub encode: Encode,
-    /// Source of the present time.
+    /// Clock.
     pub clock: Arc<dyn Clock>,
-    /// This process, and its host, whose local servers are in reach.
+    /// This process and its host.
     pub process: Process,
-    /// How it all behaves.
+    /// Limits and times.
     pub settings: Settings,
 }
 
-/// All use cases, and the background tasks of the process. Each resource has a struct of its
-/// own, which has what it uses; this one only puts them together.
+/// All use cases, and the background tasks of the process. Each resource has a struct with
+/// exactly the components that it uses; this struct only connects them.
 pub struct App {
     /// Instances.
     pub instances: Instances,
@@ -121,7 +121,7 @@ pub struct App {
     pub subscriptions: Subscriptions,
     /// Logs of instances' servers.
     pub logs: Logs,
-    /// Who has changed what.
+    /// The audit.
     pub audit: Audit,
     /// PostgreSQL installations.
     pub engines: Engines,
@@ -140,7 +140,7 @@ pub struct App {
 }
 
 impl App {
-    /// The use cases over these parts. Nothing runs before [`App::start`].
+    /// Connects the parts. Nothing runs before [`App::start`].
     #[must_use]
     pub fn new(parts: Parts) -> Self {
         let Parts {
@@ -325,20 +325,21 @@ impl App {
         self.objects.drop_unknown(name, only).await
     }
 
-    /// The metadata.
+    /// The metadata database.
     #[must_use]
     pub fn store(&self) -> Store {
         self.store.clone()
     }
 
-    /// Identity of this process's workers.
+    /// Unique id of this process's workers.
     #[must_use]
     pub fn worker(&self) -> Uuid {
         self.process.worker
     }
 
-    /// Takes back what a dead process with the same data directory held: operations
-    /// are due at once, and its leases end: subscriptions are swept, servers supervised.
+    /// Takes over from a dead process with the same data directory. Its operations become due at
+    /// once and its leases end, so that its subscriptions are removed and its servers
+    /// supervised.
     ///
     /// # Errors
     /// METADATA_UNAVAILABLE.
@@ -348,8 +349,8 @@ impl App {
         self.store.expire_leases(self.process.worker).await
     }
 
-    /// Starts the workers, the supervisor of local servers and the housekeeping.
-    /// Each is started again when it panics. Returns at once.
+    /// Starts the dispatcher, the supervisor and the other background tasks. A task that panics
+    /// is started again. Returns at once.
     pub fn start(&self) {
         let (tasks, house) = (&self.tasks, &self.housekeeping);
         tasks.keep_running("task.dispatch", &self.step_engine, StepEngine::dispatch);
@@ -374,14 +375,14 @@ impl App {
         self.tasks.drain();
     }
 
-    /// Ends when streams and waiting calls are to end.
+    /// Cancelled when streams and waiting calls shall end.
     #[must_use]
     pub fn draining(&self) -> CancellationToken {
         self.tasks.draining()
     }
 
-    /// Ends everything that runs, within `limit`. Operations under way are given
-    /// back; another process, or the next start, goes on with them.
+    /// Ends everything within `limit`. Running operations are given back, and another process or
+    /// the next start continues them.
     pub async fn stop(&self, limit: Duration) {
         self.tasks.stop(limit).await;
     }

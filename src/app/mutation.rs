@@ -1,5 +1,5 @@
-//! How a mutation is accepted: the resource's new state, the operation and the
-//! record of the request commit in one transaction.
+//! Accepts mutations: the resource's new state, the operation, the audit record and the record
+//! of the request are committed in one transaction.
 
 use std::sync::Arc;
 
@@ -20,16 +20,16 @@ use crate::{
     telemetry::spans,
 };
 
-/// Who asks for a mutation, and how it is known again.
+/// A mutation: its caller, and what identifies a repetition.
 #[derive(Clone, Debug)]
 pub struct Mutation {
-    /// Who asks, how and from where.
+    /// Caller, method and address.
     pub origin: Origin,
-    /// The caller's id of the request, if it gave one.
+    /// The id that the caller gave to the request; none if it gave none.
     pub request_id: Option<Uuid>,
-    /// Hash of the request's content without its id.
+    /// Hash of the request's contents without the id.
     pub fingerprint: Vec<u8>,
-    /// Check everything and change nothing.
+    /// Whether to check everything and change nothing.
     pub validate_only: bool,
 }
 
@@ -48,35 +48,35 @@ pub(super) struct Accepting {
     mutations: Mutations,
     mutation: Mutation,
     id: Uuid,
-    /// The transaction that everything about it commits in.
+    /// The transaction of the acceptance.
     pub(super) tx: Tx,
 }
 
-/// Where a mutation stands when its transaction has begun.
+/// Result of looking the request up.
 enum Accept {
-    /// It was accepted before; this is its operation.
+    /// The request was accepted before, with this operation.
     Replay(Box<Operation>),
-    /// It is new.
+    /// The request is new.
     Fresh(Box<Accepting>),
 }
 
-/// What a mutation works on.
-pub(super) struct Target {
+/// The resource that an operation works on.
+pub(super) struct ResourceRef {
     /// Project of the resource.
     pub(super) project: Id,
-    /// Its name.
+    /// Resource name.
     pub(super) name: String,
-    /// Its identity.
+    /// Unique id.
     pub(super) uid: Uuid,
-    /// Its instance, when it is a child of one.
+    /// Unique id of its instance, if it is a child of one.
     pub(super) parent: Option<Uuid>,
-    /// The host that must do the work.
+    /// The host that must execute the operation; none for any host.
     pub(super) host: Option<Uuid>,
 }
 
 impl Mutations {
-    /// Answers a mutation with the operation of its first call, or with what `work`
-    /// makes of it. It runs to its end, whatever becomes of the caller.
+    /// Accepts a mutation with `work`, or returns the operation of its first call. Continues to
+    /// its end if the caller goes away.
     pub(super) async fn accept<F>(
         &self,
         mutation: Mutation,
@@ -95,7 +95,7 @@ impl Mutations {
         self.tasks.detached(accepted).await
     }
 
-    /// The operation that this very mutation has led to before, if it has.
+    /// The operation that this request has created before; none if it is new.
     pub(super) async fn replayed(&self, mutation: &Mutation) -> Result<Option<Operation>> {
         let Some(key) = mutation.key() else {
             return Ok(None);
@@ -107,7 +107,7 @@ impl Mutations {
         store.begin().await?.operation(former).await.map(Some)
     }
 
-    /// Begins a mutation that Howdah asks for by itself.
+    /// Begins a mutation that Howdah makes by itself.
     pub(super) async fn own(&self, method: &'static str) -> Result<Accepting> {
         let mutation = Mutation {
             origin: Origin::own(method),
@@ -140,7 +140,7 @@ impl Mutations {
 }
 
 impl Mutation {
-    /// How it is known again; none when it is never repeated, or changes nothing.
+    /// What identifies a repetition; none if the caller gave no id, or only wants a check.
     fn key(&self) -> Option<RequestKey> {
         let request_id = self.request_id.filter(|_| !self.validate_only)?;
         Some(RequestKey {
@@ -152,8 +152,8 @@ impl Mutation {
     }
 }
 
-impl Target {
-    /// An instance, to be worked on where its servers are.
+impl ResourceRef {
+    /// An instance. Its operations run on the host of its servers.
     pub(super) fn of(instance: &Instance) -> Self {
         Self {
             project: instance.name.project.clone(),
@@ -164,7 +164,7 @@ impl Target {
         }
     }
 
-    /// A server of an instance, to be worked on where it is.
+    /// A server of an instance. Its operations run on its host.
     pub(super) fn of_server(instance: &Instance, server: &Server) -> Self {
         Self {
             project: instance.name.project.clone(),
@@ -177,11 +177,11 @@ impl Target {
 }
 
 impl Accepting {
-    /// Commits, with an operation that carries out `plan`.
+    /// Commits, with an operation that executes `plan`.
     pub(super) async fn enqueue(
         mut self,
         plan: &'static Plan,
-        target: Target,
+        target: ResourceRef,
         parameters: Value,
     ) -> Result<Operation> {
         let uid = target.uid;
@@ -203,11 +203,11 @@ impl Accepting {
         Ok(operation)
     }
 
-    /// Commits, with an operation that is done: nothing is left to do.
+    /// Commits, with an operation that has ended already, because there is nothing to do.
     pub(super) async fn done(
         mut self,
         plan: &'static Plan,
-        target: Target,
+        target: ResourceRef,
         outcome: Outcome,
     ) -> Result<Operation> {
         let new = self.operation(plan, target, Value::Null);
@@ -223,7 +223,7 @@ impl Accepting {
         Ok(operation)
     }
 
-    /// Records the mutation in its own transaction.
+    /// Writes the audit record of the mutation, in the same transaction.
     async fn write_down(&mut self, operation: &Operation, outcome: audit::Outcome) -> Result<()> {
         let (origin, name) = (&self.mutation.origin, &operation.name);
         let record = NewAuditRecord {
@@ -235,7 +235,12 @@ impl Accepting {
         self.tx.insert_audit_record(uid, &record).await
     }
 
-    fn operation(&self, plan: &'static Plan, target: Target, parameters: Value) -> NewOperation {
+    fn operation(
+        &self,
+        plan: &'static Plan,
+        target: ResourceRef,
+        parameters: Value,
+    ) -> NewOperation {
         NewOperation {
             id: self.id,
             project: target.project,
@@ -261,13 +266,13 @@ impl Accepting {
     }
 }
 
-/// What an operation is accepted with, as it is stored.
+/// Converts the parameters of an operation to JSON, for the metadata.
 pub(super) fn parameters(of: impl Serialize) -> Result<Value> {
     serde_json::to_value(of).map_err(|error| Error::internal("parameters").with_source(error))
 }
 
-/// The picture of an operation that was only checked: done, and without an id that
-/// could be asked for.
+/// The response to `validate_only`: an operation that has ended, with a nil id that nobody can
+/// ask for.
 fn as_if_done(mut operation: Operation, response: Response) -> Operation {
     operation.name.operation = Uuid::nil();
     operation.state = Some(State::Succeeded);

@@ -1,4 +1,4 @@
-//! News of operations: they wake the dispatcher and the calls that wait here.
+//! Distributes notifications about operations to the dispatcher and to waiting calls.
 
 use std::{sync::Arc, time::Duration};
 
@@ -8,10 +8,10 @@ use uuid::Uuid;
 use super::{operations::Agenda, tasks::Tasks};
 use crate::{domain::Error, store::Store};
 
-/// Pause before the connection for notifications is made again.
+/// Pause before another attempt to connect for notifications.
 const RECONNECT_PAUSE: Duration = Duration::from_millis(500);
 
-/// Passes news of operations on within this process. Cheap to clone.
+/// Distributes notifications within this process. Cheap to clone.
 #[derive(Clone)]
 pub(super) struct Notifier {
     store: Store,
@@ -30,28 +30,28 @@ impl Notifier {
         }
     }
 
-    /// When this process looks for operations to work on.
+    /// The time of the dispatcher's next query.
     pub(super) fn agenda(&self) -> &Agenda {
         &self.agenda
     }
 
-    /// Has the dispatcher look for operations now.
+    /// Makes the dispatcher ask the metadata now.
     pub(super) fn look_now(&self) {
         self.agenda.look_now();
     }
 
-    /// Tells those who wait here that an operation has changed.
+    /// Notifies those who wait in this process that an operation has changed.
     pub(super) fn announce(&self, operation: Uuid) {
-        // It fails where no waiter is registered.
+        // Sending fails if nobody waits.
         let _ = self.changed.send(operation);
     }
 
-    /// Ids of operations that change from now on.
+    /// Receives the ids of operations that change from now on.
     pub(super) fn subscribe(&self) -> Receiver<Uuid> {
         self.changed.subscribe()
     }
 
-    /// Passes notifications of other processes on to those who wait here.
+    /// Receives the notifications of all processes, and distributes them here.
     pub(super) async fn listen(self) {
         loop {
             tokio::select! {
@@ -69,7 +69,7 @@ impl Notifier {
             Ok(changes) => changes,
             Err(error) => return error,
         };
-        // Notifications that were sent before are made up for by a look.
+        // Notifications may have been missed before, so the dispatcher asks the metadata.
         self.look_now();
         loop {
             match changes.next().await {
@@ -85,7 +85,7 @@ impl Notifier {
     }
 }
 
-/// Returns when the operation has changed, or may have.
+/// Returns when the operation has changed, or may have because notifications were dropped.
 pub(super) async fn changed(changes: &mut Receiver<Uuid>, id: Uuid) {
     loop {
         match changes.recv().await {

@@ -1,6 +1,6 @@
-//! Servers on this host that no record knows: after a host was given up, or old metadata
-//! was restored. They are reported and left alone, and so is what no record knows on the
-//! servers of instances.
+//! Finds servers on this host that no record knows, for example after a host was given up or old
+//! metadata was restored. They are reported and not touched. The same holds for objects on the
+//! servers of instances that no record knows.
 
 pub(super) mod objects;
 
@@ -18,7 +18,7 @@ use crate::{
     telemetry::orphans::record,
 };
 
-/// How often it is looked for them.
+/// Pause between two searches.
 const INTERVAL: Duration = Duration::from_secs(30);
 
 fn report(known: &mut BTreeSet<Present>, found: BTreeSet<Present>) {
@@ -39,7 +39,7 @@ fn report(known: &mut BTreeSet<Present>, found: BTreeSet<Present>) {
     *known = found;
 }
 
-/// Looks for servers without a record. Cheap to clone.
+/// Searches for servers without a record. Cheap to clone.
 #[derive(Clone)]
 pub(super) struct Orphans {
     pub(super) store: Store,
@@ -49,7 +49,7 @@ pub(super) struct Orphans {
 }
 
 impl Orphans {
-    /// Counts them and logs each change, as long as the process serves.
+    /// Counts them, and logs each change, until the process stops.
     pub(super) async fn run(self) {
         let mut known = BTreeSet::new();
         loop {
@@ -66,7 +66,8 @@ impl Orphans {
     async fn find(&self) -> Result<BTreeSet<Present>> {
         let before = self.present().await?;
         let recorded = self.store.servers_on(self.host).await?;
-        // One that was removed between the two looks has lost its record with its data.
+        // A server that is removed between the two listings loses its record and its data. It is
+        // in the first listing only, so it is not reported.
         let after = self.present().await?;
         let before: BTreeSet<Uuid> = before.iter().map(|server| server.uid).collect();
         let recorded: BTreeSet<Uuid> = recorded.into_iter().collect();

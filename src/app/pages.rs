@@ -1,4 +1,4 @@
-//! Lists: pages of filtered records.
+//! Pages of lists with filters.
 
 use std::collections::BTreeMap;
 
@@ -6,48 +6,48 @@ use crate::{
     domain::{
         Result,
         filter::{Filter, Value},
-        list::{Order, Place, page_size, page_token, parse_page_token},
+        list::{Order, Position, page_size, page_token, parse_page_token},
         recorded::Recorded,
     },
     store::listing::{Part, Slice},
 };
 
-/// Arguments of a list, as the caller gave them.
+/// Arguments of a list call.
 #[derive(Clone, Debug, Default)]
 pub struct List {
-    /// Most records in an answer; 0 for the default.
+    /// Most records in a response; 0 for the default.
     pub page_size: i32,
-    /// Token of the former answer; empty for the first page.
+    /// Token of the previous response; empty for the first page.
     pub page_token: String,
-    /// Filter by AIP-160.
+    /// Filter (AIP-160).
     pub filter: String,
-    /// Order by AIP-132.
+    /// Order (AIP-132).
     pub order_by: String,
-    /// Also deleted records.
+    /// Whether to include deleted records.
     pub show_deleted: bool,
 }
 
 /// A page of a list.
 #[derive(Clone, Debug)]
 pub struct Page<T> {
-    /// Its records; fewer than asked for, or none, where few match.
+    /// The records. There may be fewer than requested, or none, if few of those examined match.
     pub items: Vec<T>,
     /// Token of the next page; empty on the last one.
     pub next_page_token: String,
 }
 
-/// A list whose arguments were read.
+/// A list call with parsed arguments.
 pub(super) struct Query {
     arguments: [String; 4],
     size: usize,
     order: Order,
     filter: Filter,
     show_deleted: bool,
-    after: Option<Place>,
+    after: Option<Position>,
 }
 
 impl Query {
-    /// Reads the arguments of a list below `parent`.
+    /// Parses the arguments of a list below `parent`.
     pub(super) fn new(parent: &str, list: List, order: Order, filter: Filter) -> Result<Self> {
         let deleted = if list.show_deleted { "deleted" } else { "" };
         let arguments = [
@@ -67,7 +67,7 @@ impl Query {
         })
     }
 
-    /// The part to read.
+    /// The part of the list to read.
     pub(super) fn slice(&self) -> Slice<'_> {
         Slice {
             order: self.order,
@@ -78,14 +78,13 @@ impl Query {
         }
     }
 
-    /// The page of what was read. What the metadata took for a match is looked at again:
-    /// it does not know which records this release is able to read, and a record may have
-    /// changed since it was found.
+    /// Makes the page. It applies the filter again: the metadata cannot know which records this
+    /// release is able to read, and a record may have changed since it was found.
     pub(super) fn page<T: Listed>(&self, part: Part<T>) -> Result<Page<T>> {
         let mut items = part.records;
         items.retain(|item| self.filter.matches(|field| value(item, field)));
         let arguments = self.arguments.each_ref().map(String::as_str);
-        let token = part.next.map(|place| page_token(&place, &arguments));
+        let token = part.next.map(|position| page_token(&position, &arguments));
         Ok(Page {
             items,
             next_page_token: token.transpose()?.unwrap_or_default(),
@@ -93,16 +92,16 @@ impl Query {
     }
 }
 
-/// A record that can be listed.
+/// A record of a list, with the values that filters use.
 pub(super) trait Listed {
     /// Its labels; none where they cannot be read.
     fn labels(&self) -> Option<&BTreeMap<String, String>>;
 
-    /// The value of a field that filters know; none for a label.
+    /// Value of a field that filters can use; none for a label.
     fn field(&self, name: &str) -> Option<Value>;
 }
 
-/// A value that cannot be read equals no other.
+/// A value that cannot be read is not equal to any other.
 impl<T: Listed> Listed for Recorded<T> {
     fn labels(&self) -> Option<&BTreeMap<String, String>> {
         match self {
@@ -123,7 +122,7 @@ impl<T: Listed> Listed for Recorded<T> {
     }
 }
 
-/// The value of a field or label.
+/// Value of a field or of a label.
 fn value(item: &impl Listed, name: &str) -> Value {
     item.field(name).unwrap_or_else(|| {
         let label = name.strip_prefix("labels.");

@@ -1,4 +1,4 @@
-//! Ports of local servers.
+//! Reserves the TCP ports of local servers.
 
 use std::sync::Arc;
 
@@ -13,7 +13,7 @@ use crate::{
     store::{self, Store, Tx, lease::Claim},
 };
 
-/// Finds places for local servers. Cheap to clone.
+/// Reserves ports for local servers. Cheap to clone.
 #[derive(Clone)]
 pub(super) struct Ports {
     store: Store,
@@ -30,15 +30,16 @@ impl Ports {
         }
     }
 
-    /// A place on the host, with a port that is free there.
-    pub(super) async fn place(&self, tx: &mut Tx, host: Uuid) -> Result<Placement> {
+    /// Reserves a free port on a host.
+    pub(super) async fn reserve(&self, tx: &mut Tx, host: Uuid) -> Result<Placement> {
         let ports = tx.lock_ports(host).await?;
         let port = self.free(host, &ports)?;
         Ok(Placement { host, port })
     }
 
-    /// A port of the host's range that is not reserved on the host, nor taken by another program
-    /// if it is this host. The search begins anywhere, so that two programs seldom meet.
+    /// Finds a port in the host's range that is not reserved. On this host it must not be used
+    /// by another program either. The search starts at a random port, so that two programs
+    /// rarely try the same one.
     fn free(&self, host: Uuid, ports: &store::servers::Ports) -> Result<u16> {
         let range = &ports.range;
         let count = usize::from(range.end().saturating_sub(*range.start())) + 1;
@@ -58,12 +59,12 @@ impl Ports {
         })
     }
 
-    /// Gives a server that has never run another port: its own was taken by another
-    /// program since it was reserved.
+    /// Gives a new server another port, because another program has taken its port since it was
+    /// reserved.
     pub(super) async fn move_port(&self, claim: &Claim, server: &ServerSpec) -> Result<()> {
         let mut tx = self.store.begin().await?;
         tx.check_token(claim.id, claim.token).await?;
-        let unplaced = || Error::internal("a server without a place has no port");
+        let unplaced = || Error::internal("a server without a placement has no port");
         let host = server.placement.ok_or_else(unplaced)?.host;
         let ports = tx.lock_ports(host).await?;
         let port = self.free(host, &ports)?;

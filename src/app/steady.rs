@@ -1,5 +1,5 @@
-//! Whether the metadata database's clock can be trusted with what cannot be taken back: a
-//! clock that is wrong for a moment must purge nothing, and must give up no host.
+//! Decides whether the metadata database's clock can be trusted for decisions that cannot be
+//! undone. A clock that is wrong for a moment must not purge data or give up a host.
 
 use std::{
     sync::{Arc, Mutex, PoisonError},
@@ -10,11 +10,11 @@ use chrono::{DateTime, TimeDelta, Utc};
 
 use crate::{domain::Result, failpoint, store::Store};
 
-/// Most by which the clock may differ from the time that has passed here since it was read
-/// last. It is also slewed, and an answer takes its time.
+/// Most by which the clock's progress may differ from the time that has passed in this process.
+/// The clock may be slewed, and a query takes time.
 const TOLERANCE: TimeDelta = TimeDelta::seconds(15);
 
-/// For how long it is not trusted after a step, and after the start of the process.
+/// How long the clock is not trusted after a step, and after the start of the process.
 const SETTLING: Duration = Duration::from_secs(300);
 
 /// The metadata database's clock. Cheap to clone.
@@ -24,7 +24,7 @@ pub(super) struct MetadataClock {
     steadiness: Arc<Steadiness>,
 }
 
-/// What was read of the clock.
+/// The last reading of the clock.
 #[derive(Debug, Default)]
 struct Steadiness(Mutex<Option<Read>>);
 
@@ -32,17 +32,17 @@ struct Steadiness(Mutex<Option<Read>>);
 struct Read {
     database: DateTime<Utc>,
     here: Instant,
-    /// When it was last seen to have stepped; at first the time of the first reading.
+    /// Time of the last step that was seen; at first the time of the first reading.
     stepped: Instant,
 }
 
 impl Steadiness {
-    /// Takes note of the database's time, and answers whether it is to be trusted: this
-    /// process has seen it go without a step for so long.
+    /// Compares a reading with the last one. Returns whether the clock can be trusted: it has
+    /// not stepped for `settling`.
     fn note(&self, database: DateTime<Utc>, here: Instant, settling: Duration) -> bool {
         let mut last = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         let stepped = match *last {
-            // With nothing to compare it with: it may be wrong since before the start.
+            // There is nothing to compare with: the clock may have been wrong before the start.
             None => here,
             Some(last) if last.has_stepped(database, here) => {
                 tracing::warn!(
@@ -79,14 +79,14 @@ impl MetadataClock {
         }
     }
 
-    /// Whether what cannot be taken back may be decided by the metadata database's clock now.
+    /// Whether the clock may decide now what cannot be undone.
     ///
     /// # Errors
     /// METADATA_UNAVAILABLE.
     pub(super) async fn is_steady(&self) -> Result<bool> {
         let begun = Instant::now();
         let database = self.store.now().await?;
-        // The time is somewhere between the question and the answer.
+        // The database has read its clock between the question and the answer.
         let here = begun + begun.elapsed() / 2;
         let settling = failpoint::pause("clock.settling", SETTLING);
         Ok(self.steadiness.note(database, here, settling))
@@ -105,7 +105,7 @@ mod tests {
             let database = zero + TimeDelta::seconds(database);
             steadiness.note(database, start + Duration::from_secs(here), SETTLING)
         };
-        // It may have been wrong since before the start.
+        // The clock may have been wrong before the start.
         assert!(!note(0, 1000));
         assert!(!note(60, 1065));
         assert!(note(300, 1305));

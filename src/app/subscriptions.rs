@@ -1,4 +1,4 @@
-//! Temporary subscriptions: where they read from, and that nothing of them stays.
+//! Temporary subscriptions: how they read changes, and how their objects are removed.
 
 use std::{
     collections::HashMap,
@@ -28,20 +28,20 @@ use crate::{
     streams::{ChangeBatch, Feed, Opening, Request, Source},
 };
 
-/// A subscription is swept when its last sign of life is older than this. It is also the limit
-/// of one sweep, so that a server that does not answer does not delay the sweeps of others.
+/// Length of a subscription's lease. Another process removes a subscription whose lease has
+/// expired. It is also the limit of one removal, so that a server that does not answer does not
+/// delay the others.
 const LEASE: Duration = Duration::from_secs(60);
 
-/// How often subscriptions are looked after.
+/// Pause between two rounds of renewals and removals.
 const INTERVAL: Duration = Duration::from_secs(10);
 
-/// How long sessions may take to notice that their client has gone, and how often
-/// that is looked at.
+/// How long sessions get to notice that their client is gone, and how often that is checked.
 const GRACE: Duration = Duration::from_secs(1);
 const GRACE_LOOKS: u32 = 20;
 
-/// Names of the publications that a subscription may make: one for all events, and
-/// one for tables without replica identity.
+/// Names of the publications that a subscription may create: one for all events, and one for
+/// tables without replica identity.
 fn publications(uid: Uuid) -> [String; 2] {
     let mark = uid.simple();
     [
@@ -50,12 +50,12 @@ fn publications(uid: Uuid) -> [String; 2] {
     ]
 }
 
-/// Subscriptions that are open in this process.
+/// The subscriptions that are open in this process.
 #[derive(Debug, Default)]
 pub(super) struct Open(Mutex<HashMap<Held, CancellationToken>>);
 
 impl Open {
-    /// Counts a subscription as open. Answers what is cancelled when its lease is lost.
+    /// Registers a subscription. Returns a token that is cancelled when its lease is lost.
     fn insert(&self, held: Held) -> CancellationToken {
         self.all().entry(held).or_default().clone()
     }
@@ -68,7 +68,7 @@ impl Open {
         self.all().keys().copied().collect()
     }
 
-    /// Ends those whose lease is lost.
+    /// Ends the subscriptions whose leases are lost.
     fn end(&self, lost: &[Held]) {
         let all = self.all();
         for ended in lost.iter().filter_map(|held| all.get(held)) {
@@ -81,60 +81,59 @@ impl Open {
     }
 }
 
-/// The edge's permit for an open stream. Held until the slot and the publications are
-/// removed.
-pub type Place = Arc<dyn Send + Sync>;
+/// The permit of an open stream. It is held until the slot and the publications are removed.
+pub type Permit = Arc<dyn Send + Sync>;
 
-/// The changes that a subscriber gets. Dropping it ends the subscription.
+/// The changes of a subscription. Dropping it ends the subscription.
 #[derive(Debug)]
 pub struct Changes(Feed);
 
 impl Changes {
-    /// The next batch, heartbeats included; an error is the last thing that comes.
+    /// The next batch; it may be a heartbeat. Nothing follows after an error.
     pub fn poll_next(&mut self, context: &mut Context<'_>) -> Poll<Option<Result<ChangeBatch>>> {
         self.0.poll_next(context)
     }
 }
 
-/// A temporary subscription that was recorded. When it is dropped, what it made on
-/// the server is removed in the background, and counts as open until then.
+/// A recorded temporary subscription. When it is dropped, its objects on the server are removed
+/// in the background; it counts as open until then.
 struct Subscription {
     subscriptions: Subscriptions,
     record: Record,
     held: Held,
     /// Cancelled when the lease is lost: another process sweeps the subscription.
     lost: CancellationToken,
-    place: Option<Place>,
+    permit: Option<Permit>,
 }
 
 impl Drop for Subscription {
     fn drop(&mut self) {
         let subscriptions = self.subscriptions.clone();
         let (record, held) = (self.record.clone(), self.held);
-        let place = self.place.take();
+        let permit = self.permit.take();
         let Ok(runtime) = tokio::runtime::Handle::try_current() else {
-            // The process ends; the next one sweeps.
+            // The process ends: another process will remove the objects.
             return;
         };
         let sweeping = async move {
-            // While its lease holds, only this process sweeps it. If this fails, another sweep
-            // follows when the lease has run out.
+            // While the lease is valid only this process removes the objects. If that fails, the
+            // lease is ended so that the next round of a process tries again.
             if let Err(error) = subscriptions.sweep(&record).await {
                 let detail = error.internal_detail();
                 tracing::warn!(%error, detail, subscription = %record.uid, "a subscription is to be swept later");
                 let store = &subscriptions.store;
                 let at_once = store.renew_leases(&[held], 0.0).await;
-                // At worst it is found when its lease is over.
+                // If this fails too, the lease expires by itself.
                 let _ = at_once;
             }
             subscriptions.open.remove(held);
-            drop(place);
+            drop(permit);
         };
         self.subscriptions.tasks.spawn_on(sweeping, &runtime);
     }
 }
 
-/// Subscriptions to changes. Cheap to clone.
+/// Use case of subscriptions. Cheap to clone.
 #[derive(Clone)]
 pub struct Subscriptions {
     pub(super) store: Store,
@@ -148,8 +147,8 @@ pub struct Subscriptions {
 }
 
 impl Subscriptions {
-    /// Follows changes of a database on a temporary slot. The `place` is given back when
-    /// what the subscription made on the server is gone.
+    /// Follows the changes of a database with a temporary slot. The `permit` is released when
+    /// the objects of the subscription are gone from the server.
     ///
     /// # Errors
     /// INSTANCE_NOT_FOUND, INSTANCE_NOT_READY; as [`Opening::prepare`].
@@ -158,7 +157,7 @@ impl Subscriptions {
         name: &InstanceName,
         database: &PostgresName,
         request: Request,
-        place: Option<Place>,
+        permit: Option<Permit>,
     ) -> Result<Changes> {
         let instance = self.store.instance(name).await?.whole()?;
         instance.require_ready()?;
@@ -167,7 +166,7 @@ impl Subscriptions {
             .servers
             .access_to(&instance, server, database.as_str())
             .await?;
-        let subscription = self.record(server, database, place).await?;
+        let subscription = self.record(server, database, permit).await?;
         let record = &subscription.record;
         let [publication, insert_publication] = publications(record.uid);
         let source = Source {
@@ -179,7 +178,8 @@ impl Subscriptions {
             insert_publication,
         };
         let (draining, lost) = (self.tasks.draining(), subscription.lost.clone());
-        // Whether or not the subscriber reads, what is on the server goes at once.
+        // The end does not depend on the subscriber's reading: slot and publications are removed
+        // at once.
         let uid = subscription.record.uid;
         let stop = async move {
             tokio::select! {
@@ -199,12 +199,12 @@ impl Subscriptions {
         Ok(Changes(opening.run(stop, subscription)))
     }
 
-    /// Records a subscription before anything is made on its server.
+    /// Records a subscription before it creates anything on its server.
     async fn record(
         &self,
         server: &Server,
         database: &PostgresName,
-        place: Option<Place>,
+        permit: Option<Permit>,
     ) -> Result<Subscription> {
         let uid = self.random.uuid()?;
         let record = Record {
@@ -224,13 +224,13 @@ impl Subscriptions {
             subscriptions: self.clone(),
             record,
             held,
-            place,
+            permit,
         })
     }
 
-    /// Refuses to make anything for a subscription that another process sweeps or has swept:
-    /// this one was frozen for longer than the lease. The subscription is connected to its
-    /// server already. So a sweep that begins after this ends the connection.
+    /// Returns an error if another process has taken over the subscription, because this one was
+    /// frozen for longer than the lease. The subscription is connected to its server already, so
+    /// a removal that begins after this check ends that connection.
     async fn confirm(&self, held: Held) -> Result<()> {
         failpoint::hit("subscription.before_confirm");
         let renewed = self
@@ -243,7 +243,7 @@ impl Subscriptions {
         }
     }
 
-    /// Renews the leases of what is open here, and ends what is not held any more.
+    /// Renews the leases of open subscriptions, and ends those that are lost.
     async fn renew(&self) -> Result<()> {
         let mut held = self.open.held();
         let lease = LEASE.as_secs_f64();
@@ -253,7 +253,7 @@ impl Subscriptions {
         Ok(())
     }
 
-    /// Removes what dead processes have left on the servers of this host.
+    /// Removes the objects that dead processes have left on the servers of this host.
     async fn sweep_stale(&self) -> Result<()> {
         let (host, worker, lease) = (self.host, self.worker, LEASE.as_secs_f64());
         let store = &self.store;
@@ -268,7 +268,7 @@ impl Subscriptions {
         Ok(())
     }
 
-    /// Removes what a subscription made, within the time of a lease.
+    /// Removes the objects of a subscription, within the time of a lease.
     async fn sweep(&self, record: &Record) -> Result<()> {
         let swept = tokio::time::timeout(LEASE, self.remove(record)).await;
         swept.unwrap_or_else(|_| {
@@ -277,8 +277,8 @@ impl Subscriptions {
         })
     }
 
-    /// On the server that it was made on, whatever that is to the instance now. First the
-    /// slot, which goes with its walsender, then the publications, then the record.
+    /// Removes the objects from the server that they were created on, whatever its role is now:
+    /// first the slot, which ends with its walsender, then the publications, then the record.
     async fn remove(&self, record: &Record) -> Result<()> {
         let store = &self.store;
         let instance = store.instance_of_server(record.server_uid).await?;
@@ -286,14 +286,14 @@ impl Subscriptions {
             let server = instance.server(record.server_uid)?;
             Some((instance, server))
         });
-        // The record is gone with the server.
+        // The record was deleted together with the server.
         let Some((instance, server)) = found else {
             return Ok(());
         };
         let database = &record.database;
         let client = match self.servers.connection_to(instance, server, database).await {
             Ok(client) => client,
-            // The database is gone, and with it all that was made in it.
+            // The objects were dropped together with the database.
             Err(error) if sqlstate(&error) == Some("3D000") => {
                 return store.remove_subscription(record.uid).await;
             }
@@ -308,8 +308,8 @@ impl Subscriptions {
         store.remove_subscription(record.uid).await
     }
 
-    /// Looks after subscriptions as long as the process serves. Signs of life do not wait
-    /// for a sweep: a neighbour would remove what is open here.
+    /// Renews leases and removes objects until the process stops. The renewals do not wait for a
+    /// removal; otherwise another process would take open subscriptions for dead.
     pub(super) async fn run(self) {
         let renewing = async {
             loop {
@@ -324,7 +324,7 @@ impl Subscriptions {
             }
         };
         tokio::select! {
-            // A sweep that is cut short is begun again by whoever serves next.
+            // An interrupted removal is repeated by another process.
             () = self.tasks.stopping() => {}
             () = renewing => {}
             () = sweeping => {}
@@ -332,14 +332,14 @@ impl Subscriptions {
     }
 }
 
-/// What a subscription ends with when another process has taken it for dead.
+/// The error of a subscription that another process has taken over.
 fn lease_lost() -> Error {
     let message = "this process has shown no sign of life of the subscription for a minute, and \
          another one has removed it: subscribe again";
     Error::new(Reason::ServerUnavailable, message).with_retry_after(Duration::from_secs(1))
 }
 
-/// What the server itself said, if it was the server that said it.
+/// SQLSTATE of an error that the server itself has sent.
 fn sqlstate(error: &Error) -> Option<&str> {
     error.source()?.downcast_ref::<pg::Error>()?.sqlstate()
 }
@@ -350,10 +350,10 @@ fn log_failure(ended: Result<()>) {
     }
 }
 
-/// Waits until the sessions of a subscription are gone, and ends those that do not go
-/// by themselves. One that still runs could make what is about to be removed.
+/// Waits until the sessions of a subscription have ended, and terminates those that have not. A
+/// running session could still create the objects that are about to be removed.
 async fn end_sessions(client: &Session, record: &Record) -> Result<()> {
-    // Names are written out: the database's owner chooses its search path.
+    // All names are qualified: the database's owner controls the search path.
     let theirs = "from pg_catalog.pg_stat_activity where usename = current_user
         and (application_name = $1 or pid in (select active_pid
             from pg_catalog.pg_replication_slots where slot_name = $1))";
@@ -365,7 +365,7 @@ async fn end_sessions(client: &Session, record: &Record) -> Result<()> {
         }
         tokio::time::sleep(GRACE / GRACE_LOOKS).await;
     }
-    // Waits up to 5 s for each.
+    // Waits up to 5 s for each session.
     let end = format!(
         "select coalesce(pg_catalog.bool_and(
             pg_catalog.pg_terminate_backend(pid, 5000)), true) {theirs}"

@@ -1,5 +1,8 @@
-//! Looks after the servers of instances, whatever their role: adopts those that run, and
-//! sees to it that one that dies is started again.
+//! The supervisor: watches the servers of instances, whatever their role. It adopts servers that
+//! run, and has a server that ends started again by an operation.
+//!
+//! Each watched server has one task, its watcher. A scan every few seconds starts the missing
+//! watchers, so a watcher may simply end when it has nothing to do or has met an error.
 
 mod ending;
 mod pace;
@@ -23,7 +26,7 @@ use super::{
     admin::Servers,
     conditions::Conditions,
     hosts::Hosts,
-    mutation::{Mutations, Target, parameters},
+    mutation::{Mutations, ResourceRef, parameters},
     operations::{self, RecoverParameters},
     tasks::{Tasks, warn},
 };
@@ -38,33 +41,33 @@ use crate::{
     store::Store,
 };
 
-/// Time between two searches for servers without a watcher.
+/// Time between two scans for servers without a watcher.
 const SCAN: Duration = Duration::from_secs(5);
 
-/// How often a running server is inspected: its process may be frozen.
+/// How often a running server is inspected. A frozen process does not end, so no event reports
+/// it.
 const INSPECTION: Duration = Duration::from_secs(30);
 
-/// Reason why a server does not take connections that the supervisor has found down.
+/// Reason of the condition of a server that the supervisor has found down.
 const ENDED: &str = "SERVER_ENDED";
 
-/// Reason of the condition `Available` of a server that is reached by TCP alone.
+/// Reason of the condition `Available` of a server that can be reached by TCP only.
 const SOCKET_GONE: &str = "SOCKET_GONE";
 
 /// Reason of the condition `Available` of a server whose socket is in another directory than
 /// the settings say.
 const SOCKET_ELSEWHERE: &str = "SOCKET_ELSEWHERE";
 
-/// Servers that are being watched by this process, and how often each was recovered
-/// lately.
+/// The servers that this process watches, and their recent recoveries.
 #[derive(Debug, Default)]
 pub(super) struct Watched {
-    /// What wakes the watcher of each server.
+    /// Wakes the watcher of each server.
     watchers: Mutex<HashMap<Uuid, Arc<Notify>>>,
     paces: Mutex<Paces>,
 }
 
 impl Watched {
-    /// What wakes the new watcher, unless there is one.
+    /// Registers a watcher, and returns what wakes it; none if the server has a watcher already.
     fn insert(&self, uid: Uuid) -> Option<Arc<Notify>> {
         match self.watchers().entry(uid) {
             Entry::Occupied(_) => None,
@@ -82,7 +85,7 @@ impl Watched {
         self.watchers().remove(&uid);
     }
 
-    /// Its next recovery is the first one.
+    /// Forgets the history of a server: its next recovery starts without a pause.
     fn forget(&self, uid: Uuid) {
         self.paces().forget(uid);
     }
@@ -96,7 +99,7 @@ impl Watched {
     }
 }
 
-/// A server is not watched any more when this is dropped, by a panic too.
+/// Unregisters a watcher when it is dropped, even by a panic.
 struct Watching<'a> {
     watched: &'a Watched,
     uid: Uuid,
@@ -108,7 +111,7 @@ impl Drop for Watching<'_> {
     }
 }
 
-/// Looks after servers. Cheap to clone.
+/// Watches servers and starts their recovery. Cheap to clone.
 #[derive(Clone)]
 pub(super) struct Supervisor {
     pub(super) store: Store,
@@ -120,14 +123,15 @@ pub(super) struct Supervisor {
     pub(super) tasks: Tasks,
     pub(super) watched: Arc<Watched>,
     pub(super) terms: Arc<Terms>,
-    /// Identity of this process.
+    /// Unique id of this process, the holder of its leases.
     pub(super) worker: Uuid,
-    /// How long another process waits before it supervises in place of one that is silent.
+    /// Length of the supervision lease. A silent process is replaced after that time.
     pub(super) lease: Duration,
 }
 
 impl Supervisor {
-    /// Adopts the servers of this host, and again whenever one has no watcher.
+    /// Supervises until the process stops, then gives the leases back so that another process
+    /// can take them at once.
     pub(super) async fn run(self) {
         let taken = Notify::new();
         tokio::select! {
@@ -138,12 +142,12 @@ impl Supervisor {
         warn("supervision", self.terms.give_back(&self.store).await);
     }
 
-    /// Takes and renews the leases of the places whose servers are in reach.
+    /// Takes and renews the leases of both scopes: this host, and the servers without a host.
     async fn keep_terms(&self, taken: &Notify) {
         loop {
             for place in [self.hosts.here(), Uuid::nil()] {
                 let keeping = self.terms.keep(&self.store, self.worker, place, self.lease);
-                // Three tries fit into a lease: one that gets no answer costs one of them.
+                // Three attempts fit into a lease, so one that gets no answer does not lose it.
                 let kept = tokio::time::timeout(self.lease / 5, keeping).await;
                 match kept {
                     Ok(Ok(true)) => taken.notify_one(),
@@ -156,12 +160,15 @@ impl Supervisor {
         }
     }
 
+    /// Starts missing watchers, every [`SCAN`] and whenever a lease was taken.
     async fn scan(&self, taken: &Notify) {
         loop {
             match self.store.instances_to_watch(self.hosts.here()).await {
                 Ok(instances) => {
                     for instance in instances {
-                        // Its active server may be up, and the watcher wait for the end.
+                        // The active server of a FAILED instance may be up. Its watcher may be
+                        // waiting for the end of the server, and must look again to make the
+                        // instance READY.
                         if instance.state == State::Failed
                             && !instance.reconciling
                             && let Ok(active) = instance.active()
@@ -180,33 +187,34 @@ impl Supervisor {
         }
     }
 
-    /// Takes note that a server's next recovery is the first one.
+    /// Forgets the history of a server: its next recovery starts without a pause.
     pub(super) fn forget(&self, server: Uuid) {
         self.watched.forget(server);
     }
 
-    /// Whether that server of the instance is to run, or to end after its stop has failed, and
-    /// a process of this host is to see to it.
+    /// Whether a process of this host must watch the server. That is so if the server shall run,
+    /// or if it did not stop and its end is awaited.
     pub(super) fn watches(&self, instance: &Instance, server: &Server) -> bool {
         let here = server.host().is_none_or(|host| host == self.hosts.here());
         let ends = server.is_active() && ending::may_end(instance);
         here && (instance.is_to_run(server) || ends)
     }
 
-    /// Watches all servers of an instance, in the background.
+    /// Starts the missing watchers of an instance, in the background.
     pub(super) fn look_after_all(&self, instance: Uuid) {
         let supervisor = self.clone();
         self.tasks.spawn(async move {
             match supervisor.store.instance_by_uid(instance).await {
                 Ok(Some(instance)) => supervisor.look_after(&instance),
                 Ok(None) => {}
-                // The next scan finds them.
+                // The next scan starts them.
                 Err(error) => tracing::warn!(%instance, %error, "cannot read an instance"),
             }
         });
     }
 
-    /// Watches those servers of an instance that are not being watched.
+    /// Starts watchers for the servers of an instance that need one and have none. Only with the
+    /// lease of the server's scope: otherwise another process watches it.
     fn look_after(&self, instance: &Instance) {
         let servers = instance.servers.iter();
         for server in servers.filter(|server| self.watches(instance, server)) {
@@ -234,8 +242,8 @@ impl Supervisor {
         }
     }
 
-    /// Returns when the server is not meant to run any more, when it is down and a pause
-    /// has to pass, or when a recovery was asked for; the next scan watches it again.
+    /// Watches a server. Returns when the server shall not run any more, when it is down and the
+    /// pause is not over, or when a recovery was enqueued. The next scan starts a new watcher.
     async fn watch(
         &self,
         mut instance: Instance,
@@ -257,7 +265,8 @@ impl Supervisor {
             }
             let presence = presence?;
             let up = !matches!(presence, Presence::Missing | Presence::Stopped);
-            // One that came up after its recovery was given up is to be READY again.
+            // A server that came up after its recovery has failed must make its instance READY
+            // again.
             if !up || server.is_active() && instance.state == State::Failed {
                 return self.recover_or_pause(&instance, server, up, term).await;
             }
@@ -278,7 +287,7 @@ impl Supervisor {
         }
     }
 
-    /// The active server is up.
+    /// Records that the active server is up, where the conditions say something else.
     async fn is_up(&self, instance: &Instance, presence: Presence) -> Result<()> {
         let active = instance.active()?;
         let outdated = |condition: &Condition| {
@@ -299,14 +308,15 @@ impl Supervisor {
             tx.wake_children(instance.uid).await?;
             tx.commit().await?;
         }
-        // A server of a former release, or one whose owner opened it again.
+        // An earlier release did not close it, or the owner has opened it again.
         if let Err(error) = self.servers.close_to_public(instance).await {
             tracing::warn!(instance = %instance.name, %error, "`postgres` may be open to PUBLIC");
         }
         Ok(())
     }
 
-    /// A server that is not the active one is up: nothing is left to say of it.
+    /// Removes the condition of a server beside the active one: it is up, so there is nothing to
+    /// show.
     async fn is_up_beside(&self, instance: &Instance, server: &Server) -> Result<()> {
         if instance.availability_of(server).is_none() {
             return Ok(());
@@ -317,7 +327,7 @@ impl Supervisor {
         tx.commit().await
     }
 
-    /// Has a server started again, at once or after a pause.
+    /// Enqueues a recovery, at once or after a pause.
     async fn recover_or_pause(
         &self,
         instance: &Instance,
@@ -325,7 +335,7 @@ impl Supervisor {
         up: bool,
         term: &Term,
     ) -> Result<()> {
-        // An operation is at work: whether the server stays up is seen after it.
+        // The running operation may start or stop the server. The next scan looks again.
         if self.is_worked_on(instance, server).await? {
             return Ok(());
         }
@@ -354,6 +364,8 @@ impl Supervisor {
         tx.is_worked_on(instance.uid, server.uid).await
     }
 
+    /// Shows that the server will be started after a pause, unless a more precise reason is
+    /// shown.
     async fn announce_pause(&self, instance: &Instance, server: &Server) -> Result<()> {
         if why_it_failed_is_known(instance, server) {
             return Ok(());
@@ -364,9 +376,9 @@ impl Supervisor {
             .await
     }
 
-    /// Asks for a server to be started again, unless an operation is at work on it.
-    /// Operations on databases are no reason to wait: they cannot go on without the active
-    /// server, and are nothing to the others.
+    /// Enqueues a recovery of a server, unless an operation works on the server. Operations on
+    /// databases do not prevent it: they need the active server, and other servers do not matter
+    /// to them.
     async fn recover(
         &self,
         instance: &Instance,
@@ -379,8 +391,9 @@ impl Supervisor {
         let Some(now) = accepting.tx.lock_instance_by_uid(instance.uid).await? else {
             return Ok(());
         };
-        // Another process of this host may have taken the supervision over, or had the server
-        // started meanwhile.
+        // The lease is checked in this transaction: another process of this host may have taken
+        // over the supervision. The revision shows whether the instance has changed since the
+        // inspection.
         if !accepting.tx.holds_lease(term.held).await? {
             tracing::warn!(
                 instance = %now.name,
@@ -399,10 +412,10 @@ impl Supervisor {
             true => {
                 let state = State::Starting;
                 accepting.tx.set_instance_state(now.uid, state).await?;
-                Target::of(&now)
+                ResourceRef::of(&now)
             }
             false if accepting.tx.is_worked_on(now.uid, server.uid).await? => return Ok(()),
-            false => Target::of_server(&now, server),
+            false => ResourceRef::of_server(&now, server),
         };
         if !why_it_failed_is_known(&now, server) {
             let message = "the server's process has ended; it is being started again";
@@ -448,8 +461,8 @@ fn socket_trouble(presence: Presence) -> Option<(&'static str, &'static str)> {
     }
 }
 
-/// Whether the reason is on record why the last try to start the server has failed, which
-/// is better to know than that its process has ended.
+/// Whether the metadata already says why the last start has failed. That is more useful than the
+/// fact that the process has ended, so it is not overwritten.
 fn why_it_failed_is_known(instance: &Instance, server: &Server) -> bool {
     match server.is_active() {
         true => instance.state == State::Failed && instance.is_down(),

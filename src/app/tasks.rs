@@ -1,4 +1,4 @@
-//! The tasks of this process, and how they end.
+//! The background tasks of this process, and their end.
 
 use std::{
     panic::AssertUnwindSafe,
@@ -16,31 +16,31 @@ use crate::{
     telemetry::panics,
 };
 
-/// Pause before a task is started again: doubled each time, until it lasts as long as the
-/// longest pause.
+/// Pauses before a task is started again. The pause doubles each time, up to the longest. It is
+/// reset when the task has run for as long as the longest pause.
 const FIRST_PAUSE: Duration = Duration::from_millis(100);
 const LONGEST_PAUSE: Duration = Duration::from_secs(60);
 
-/// Something that a call holds until what it has begun has ended.
+/// A value that a call holds until all work that it has started has ended.
 pub type Held = Arc<dyn Send + Sync>;
 
 tokio::task_local! {
-    /// What the present call holds.
+    /// The value that the present call holds.
     pub static HELD: Held;
 }
 
-/// Mutations, workers and background tasks, which shutdown waits for. Cheap to clone.
+/// Tracks mutations, workers and background tasks. Shutdown waits for them. Cheap to clone.
 #[derive(Clone, Debug, Default)]
 pub(super) struct Tasks {
     tracker: TaskTracker,
-    /// Ends workers and background tasks.
+    /// Cancelled to end workers and background tasks.
     stopping: CancellationToken,
-    /// Ends streams and waiting calls.
+    /// Cancelled to end streams and waiting calls.
     draining: CancellationToken,
 }
 
 impl Tasks {
-    /// Runs a task that shutdown waits for.
+    /// Starts a task that shutdown waits for.
     pub(super) fn spawn<T: Send + 'static>(
         &self,
         task: impl Future<Output = T> + Send + 'static,
@@ -48,12 +48,12 @@ impl Tasks {
         self.tracker.spawn(task)
     }
 
-    /// As [`Tasks::spawn`], from where the runtime is not entered.
+    /// Like [`Tasks::spawn`], for callers outside the runtime.
     pub(super) fn spawn_on(&self, task: impl Future<Output = ()> + Send + 'static, on: &Handle) {
         self.tracker.spawn_on(task, on);
     }
 
-    /// Runs a task to its end, whatever becomes of the caller. It keeps what the call holds.
+    /// Runs a task to its end, even if the caller goes away. The task holds what the call holds.
     pub(super) async fn detached<T: Send + 'static>(
         &self,
         work: impl Future<Output = Result<T>> + Send + 'static,
@@ -69,8 +69,8 @@ impl Tasks {
             .map_err(|error| Error::internal("a mutation ended").with_source(error))?
     }
 
-    /// Runs a task as long as the process serves: one that panics or ends is started again.
-    /// A test can let it panic at its beginning, by the failpoint of that name.
+    /// Runs a task until the process stops. A task that panics or ends is started again. A
+    /// failpoint of that name lets a test make it panic.
     pub(super) fn keep_running<T, F>(&self, name: &'static str, of: &T, task: fn(T) -> F)
     where
         T: Clone + Send + Sync + 'static,
@@ -115,23 +115,23 @@ impl Tasks {
         }
     }
 
-    /// Whether the process stops within `interval`.
+    /// Waits for `interval`. Returns `true` at once if the process stops.
     pub(super) async fn stops_within(&self, interval: Duration) -> bool {
         let stopped = tokio::time::timeout(interval, self.stopping.cancelled());
         stopped.await.is_ok()
     }
 
-    /// Ready when workers and background tasks are to end.
+    /// Returns when workers and background tasks shall end.
     pub(super) async fn stopping(&self) {
         self.stopping.cancelled().await;
     }
 
-    /// Whether workers and background tasks are to end.
+    /// Whether workers and background tasks shall end.
     pub(super) fn is_stopping(&self) -> bool {
         self.stopping.is_cancelled()
     }
 
-    /// Cancelled when streams and waiting calls are to end.
+    /// Cancelled when streams and waiting calls shall end.
     pub(super) fn draining(&self) -> CancellationToken {
         self.draining.clone()
     }
@@ -141,7 +141,7 @@ impl Tasks {
         self.draining.cancel();
     }
 
-    /// Ends everything that runs, within `limit`.
+    /// Ends all tasks within `limit`.
     pub(super) async fn stop(&self, limit: Duration) {
         self.draining.cancel();
         self.stopping.cancel();
@@ -155,14 +155,14 @@ impl Tasks {
     }
 }
 
-/// What streams and waiting calls end with at shutdown.
+/// The error of streams and waiting calls at shutdown.
 #[must_use]
 pub fn shutting_down() -> Error {
     Error::new(Reason::ShuttingDown, "the server shuts down")
         .with_retry_after(Duration::from_secs(1))
 }
 
-/// Logs what has failed and is tried again later.
+/// Logs a failure of work that will be tried again.
 pub(super) fn warn<T>(what: &'static str, done: Result<T>) {
     if let Err(error) = done {
         tracing::warn!(what, %error, detail = error.internal_detail(), "housekeeping failed");

@@ -1,5 +1,5 @@
-//! Operations that wait for their turn and are taken back before they have begun: a stop or
-//! a restart behind work on the instance's databases.
+//! Withdraws operations that wait for their turn and have not begun: a stop or a restart that
+//! waits for operations on the instance's databases.
 
 use chrono::{DateTime, Utc};
 use serde::{Deserialize, Serialize};
@@ -15,10 +15,11 @@ use crate::{
     store::{Tx, queued::Queued},
 };
 
-/// What an operation that can be withdrawn is accepted with.
+/// Parameters of an operation that can be withdrawn.
 #[derive(Debug, Serialize, Deserialize)]
 pub(super) struct Withdrawable {
-    /// What its acceptance has changed. The store looks for the name of this field.
+    /// The values that the acceptance has changed. SQL in the store refers to this field by
+    /// name.
     former: Former,
 }
 
@@ -30,7 +31,7 @@ struct Former {
 }
 
 impl Withdrawable {
-    /// For an operation on an instance that is like this before it is accepted.
+    /// The present values of an instance, before an operation on it is accepted.
     pub(super) fn of(instance: &Instance) -> Result<Self> {
         let mut conditions = instance.conditions.iter();
         let former = Former {
@@ -43,7 +44,7 @@ impl Withdrawable {
 }
 
 impl Operations {
-    /// Cancels an operation that waits for its turn, and answers whether it was one.
+    /// Withdraws an operation that waits for its turn. Returns `false` if it does not wait.
     pub(super) async fn withdraw(&self, origin: &Origin, name: &OperationName) -> Result<bool> {
         let id = name.operation;
         let mut tx = self.store.begin().await?;
@@ -59,7 +60,7 @@ impl Operations {
     }
 }
 
-/// Ends an operation that waits for its turn; the instance is as it was before.
+/// Ends an operation that waits for its turn, and restores the former values of the instance.
 pub(super) async fn take_back(
     tx: &mut Tx,
     queued: Queued,
@@ -75,8 +76,8 @@ pub(super) async fn take_back(
             (state @ (State::Ready | State::Stopped | State::Failed), Some(available)) => {
                 (state, available)
             }
-            // The start that was under way has ended for this operation: the supervisor
-            // looks at what has become of the server.
+            // Accepting this operation has ended a start that was under way. The supervisor will
+            // find out the state of the server.
             _ => (State::Failed, unseen(now)),
         };
         tx.set_instance_state(uid, state).await?;

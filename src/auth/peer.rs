@@ -8,14 +8,14 @@ use super::certificate::Identity;
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Peer {
     /// Where it comes from.
-    pub address: Address,
+    pub address: PeerAddress,
     /// Identity of its verified client certificate, if it showed one.
     pub certificate: Option<Identity>,
 }
 
 /// Where a connection comes from.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Address {
+pub enum PeerAddress {
     /// An address and port.
     Tcp(SocketAddr),
     /// A process on this machine, by its user id.
@@ -25,7 +25,7 @@ pub enum Address {
     },
 }
 
-impl fmt::Display for Address {
+impl fmt::Display for PeerAddress {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Tcp(address) => address.fmt(formatter),

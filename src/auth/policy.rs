@@ -41,6 +41,11 @@ const RULES: &[(&str, &[Role])] = &[
     ("operations.get", READERS),
     ("operations.list", READERS),
     ("operations.wait", READERS),
+    ("streams.acknowledge", &[Role::Subscriber]),
+    ("streams.create", OPERATORS),
+    ("streams.delete", ADMINS),
+    ("streams.get", READERS),
+    ("streams.list", READERS),
     ("streams.subscribe", &[Role::Subscriber]),
 ];
 

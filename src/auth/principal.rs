@@ -2,7 +2,7 @@
 
 use crate::domain::principal::Principal;
 
-use super::{Peer, certificate::Identity, peer::Address};
+use super::{Peer, certificate::Identity, peer::PeerAddress};
 
 /// Who calls through this connection: the client certificate's identity, else the
 /// Unix socket's user, else nobody known.
@@ -13,7 +13,7 @@ pub fn identify(peer: &Peer) -> Principal {
             identity: identity.clone(),
         },
         (Some(Identity::Nobody), _) => Principal::Unidentified,
-        (None, Address::Unix { uid }) => Principal::UnixUser { uid },
-        (None, Address::Tcp(_)) => Principal::Anonymous,
+        (None, PeerAddress::Unix { uid }) => Principal::UnixUser { uid },
+        (None, PeerAddress::Tcp(_)) => Principal::Anonymous,
     }
 }

@@ -1,4 +1,4 @@
-//! `howdah metadata backup`: the embedded metadata in one file.
+//! `howdah metadata backup`: writes the embedded metadata into one file.
 
 use std::{
     path::PathBuf,
@@ -21,12 +21,11 @@ use crate::{
     providers::local::embedded::{Absent, Embedded, refuse_absent},
 };
 
-/// Longest wait for the server of a process that has the data directory and starts or
-/// ends right now.
+/// Longest wait for a process that has locked the data directory and is just starting or ending.
 const PATIENCE: Duration = Duration::from_secs(30);
 const PAUSE: Duration = Duration::from_millis(100);
 
-/// Where a backup is written.
+/// Where to write a backup.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Destination {
     /// Standard output.
@@ -35,22 +34,22 @@ pub enum Destination {
     File(PathBuf),
 }
 
-/// A backup that was written.
+/// Result of a backup.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Backup {
-    /// Length in bytes, of a file.
+    /// Length of the file in bytes; none for standard output.
     pub bytes: Option<u64>,
-    /// File with the key that the backup is of no use without; none if the key is in
-    /// the settings.
+    /// File with the key that is needed to use the backup; none if the key is in the
+    /// configuration.
     pub secret_key: Option<PathBuf>,
-    /// Whether that file is there.
+    /// Whether that file exists.
     pub secret_key_present: bool,
-    /// What is wrong with the file's mode.
+    /// What is wrong with the mode of that file.
     pub secret_key_exposed: Option<String>,
 }
 
-/// Writes a backup of the embedded metadata, whether a process serves it or not. An
-/// existing file is replaced only with `force`.
+/// Writes a backup of the embedded metadata. A process may be serving from it. An existing file
+/// is replaced only with `force`.
 ///
 /// # Errors
 /// CONFIG_INVALID for a metadata database that is not embedded; METADATA_NOT_FOUND,
@@ -94,15 +93,15 @@ pub async fn backup(config: Config, to: Destination, force: bool) -> anyhow::Res
     })
 }
 
-/// The embedded server to read from, such as for a backup.
+/// The embedded server that a command reads from.
 pub(super) struct Source {
     pub(super) embedded: Embedded,
-    /// Of a server that was started for this, or left by a process that was killed.
+    /// The lock on the data directory, if this process has started or adopted the server.
     locked: Option<DataDir>,
 }
 
 impl Source {
-    /// The server of the process that serves, or else one that is started for this.
+    /// Connects to the server of the process that serves. If no process does, starts the server.
     pub(super) async fn reach(config: &Config) -> Result<Self> {
         let options = embedded_options(config, Absent::Refuse);
         refuse_absent(&config.data_dir)?;
@@ -141,7 +140,7 @@ impl Source {
     }
 }
 
-/// Refuses metadata that no start has filled yet: a restore would refuse its backup.
+/// Refuses metadata without tables, because a restore would refuse a backup of it.
 async fn refuse_empty(embedded: &Embedded) -> Result<()> {
     let applied = migrations(&of_embedded(&embedded.access())).await;
     let applied = applied.map_err(|error| {
@@ -155,7 +154,7 @@ async fn refuse_empty(embedded: &Embedded) -> Result<()> {
     Err(Error::new(Reason::MetadataNotFound, message))
 }
 
-/// The migrations that a database has, the newest first.
+/// Versions of the migrations that a database has, the newest first.
 pub(super) async fn migrations(options: &PgConnectOptions) -> Result<Vec<i64>, sqlx::Error> {
     let mut connection = PgConnection::connect_with(options).await?;
     let sql = "select to_regclass('public._sqlx_migrations') is not null";
@@ -169,7 +168,7 @@ pub(super) async fn migrations(options: &PgConnectOptions) -> Result<Vec<i64>, s
     Ok(applied)
 }
 
-/// Refuses a metadata database that is not embedded.
+/// Returns an error if the metadata database is not embedded.
 pub(super) fn refuse_external(config: &Config) -> Result<()> {
     if config.database_url.is_none() {
         return Ok(());

@@ -1,4 +1,4 @@
-//! The data directory: locked by the process that serves from it.
+//! The data directory, which the process that serves from it locks.
 
 use std::{
     fs::{self, DirBuilder, File, OpenOptions, TryLockError},
@@ -11,21 +11,22 @@ use uuid::Uuid;
 
 use crate::domain::{Error, Reason, Result, random::Random};
 
-/// File that the process that uses the directory holds locked.
+/// File that is locked by the process that uses the directory.
 pub(super) const LOCK: &str = "lock";
 
-/// A data directory that this process has locked. The kernel gives the lock up when
-/// the process ends, however it ends.
+/// A data directory that this process has locked. The kernel releases the lock when the process
+/// ends, even by a crash.
 #[derive(Debug)]
 pub(super) struct DataDir {
     path: PathBuf,
     _lock: File,
-    /// The directory itself: its lock holds where somebody removed the file `lock`.
+    /// A second lock, on the directory itself. It still holds if somebody removes the file
+    /// `lock`.
     _directory: File,
 }
 
 impl DataDir {
-    /// Makes the directory if it is not there, and locks it.
+    /// Creates the directory if it is missing, and locks it.
     pub(super) fn open(path: &Path) -> Result<Self> {
         let made = DirBuilder::new()
             .recursive(true)
@@ -41,7 +42,7 @@ impl DataDir {
                 return Err(Error::new(Reason::DataDirInUse, message));
             }
             (Err(TryLockError::Error(error)), _) => return Err(failed(error)),
-            // Some network file systems lock files alone.
+            // Some network file systems can lock files only.
             (Ok(()), _) => {}
         }
         Ok(Self {
@@ -51,8 +52,8 @@ impl DataDir {
         })
     }
 
-    /// Mode of a directory that servers lie in. Where we are root they run as another user,
-    /// who must be able to pass through.
+    /// Mode of a directory that contains servers. If this process is root the servers run as
+    /// another user, who must be able to pass through.
     pub(super) fn mode() -> u32 {
         match rustix::process::geteuid().is_root() {
             true => 0o711,
@@ -64,11 +65,11 @@ impl DataDir {
         &self.path
     }
 
-    /// Identity of this process's workers: the same after a restart, so that what a
-    /// dead process held here can be taken back at once.
+    /// Unique id of the workers of this process. It stays the same after a restart, so that the
+    /// new process can take over at once what the dead one held.
     ///
-    /// One that was lost or damaged is made anew. What was held here is then taken
-    /// back when its leases have run out, as from any other process.
+    /// If the id was lost or damaged a new one is created. What the dead process held can then
+    /// be taken only when its leases expire, as from any other process.
     pub(super) fn worker(&self, random: &dyn Random) -> Result<Uuid> {
         const NAME: &str = "worker-id";
         let text = read(&self.path, NAME)?;
@@ -86,7 +87,8 @@ impl DataDir {
         Ok(made)
     }
 
-    /// Writes a small private file so that it is there whole or not at all.
+    /// Replaces a small private file by a rename, so that a crash leaves the old or the new
+    /// contents.
     pub(super) fn replace(&self, name: &str, content: &str) -> Result<()> {
         let unfinished = format!("{name}.new");
         let write = || -> std::io::Result<()> {
@@ -100,7 +102,7 @@ impl DataDir {
         write().map_err(|error| unwritable(&self.path.join(name), error))
     }
 
-    /// Removes a file, if it is there.
+    /// Removes a file; succeeds if it is missing.
     pub(super) fn remove(&self, name: &str) {
         if let Err(error) = fs::remove_file(self.path.join(name))
             && error.kind() != ErrorKind::NotFound
@@ -110,8 +112,8 @@ impl DataDir {
     }
 }
 
-/// The content of a small file in a data directory, if it is there. What is no UTF-8 in
-/// it is replaced by U+FFFD, so that it is taken for damaged and not for absent.
+/// Reads a small file in a data directory; none if it is missing. Bytes that are not UTF-8
+/// become U+FFFD, so that such a file counts as damaged and not as missing.
 pub(super) fn read(directory: &Path, name: &str) -> Result<Option<String>> {
     let path = directory.join(name);
     match fs::read(&path) {

@@ -1,9 +1,9 @@
-//! The directories of `howdah dev`, which go with their process.
+//! The directories of `howdah dev`, which are deleted when the process ends.
 //!
-//! Each lies in one directory of the user, has a random name and is locked by its process. The
-//! kernel releases that lock however the process ends: a directory whose lock is free is swept
-//! by the next `howdah dev` or `howdah serve`. One with any other name or content is not ours
-//! and stays.
+//! They lie in one directory per user, have random names, and each is locked by its process. The
+//! kernel releases the lock however the process ends. The next `howdah dev` or `howdah serve`
+//! deletes the directories that nobody has locked. Directories with other names or contents are
+//! not touched.
 
 use std::{
     env,
@@ -23,19 +23,19 @@ use crate::{
     providers::local::throwaway,
 };
 
-/// What is in a directory: the data directory, and that of the sockets, whose name is short.
+/// Contents of a directory: the data directory, and the directory of sockets, with a short name.
 const DATA: &str = "data";
 const SOCKETS: &str = "s";
 
-/// Most bytes of the directory of all of them: with 11 more, that of the sockets has at most 48,
-/// as `local.run_directory` may.
+/// Most bytes of the path of the user's directory. With 11 more bytes, the path of the sockets
+/// has at most 48, which is the limit of `local.run_directory`.
 const LONGEST_BASE: usize = 37;
 
-/// How often a directory is made in a place that another process removes as empty.
+/// How often to try again when another process has just removed the user's directory as empty.
 const TRIES: u32 = 10;
 
-/// The settings of `serve` that hold for `howdah dev` too: which PostgreSQL there is, who it
-/// runs as, and what is logged.
+/// Variables of the environment that also apply to `howdah dev`: which PostgreSQL to use, as
+/// which user, and what to log.
 const TAKEN: &[&str] = &[
     "HOME",
     "HOWDAH_LOCAL_ENGINE_DIRECTORIES",
@@ -46,7 +46,7 @@ const TAKEN: &[&str] = &[
     "HOWDAH_LOG_FORMAT",
 ];
 
-/// A directory of this process.
+/// A directory that this process has locked.
 #[derive(Debug)]
 pub struct Dev {
     path: PathBuf,
@@ -54,10 +54,10 @@ pub struct Dev {
 }
 
 impl Dev {
-    /// Makes a directory.
+    /// Creates a directory and locks it.
     ///
     /// # Errors
-    /// CONFIG_INVALID when the place belongs to somebody else; DATA_DIR_UNWRITABLE.
+    /// CONFIG_INVALID when the user's directory belongs to somebody else; DATA_DIR_UNWRITABLE.
     pub async fn make() -> Result<Self> {
         let base = base();
         let made = tokio::task::spawn_blocking(move || {
@@ -67,7 +67,7 @@ impl Dev {
         let made = made.await;
         let made = made.map_err(|error| Error::internal("dev").with_source(error))??;
         if let Err(error) = made.config() {
-            // It is empty still.
+            // The directory is still empty.
             let _ = fs::remove_dir(&made.path);
             let _ = made.path.parent().map(fs::remove_dir);
             return Err(error);
@@ -75,7 +75,7 @@ impl Dev {
         Ok(made)
     }
 
-    /// The settings of a process that serves in it.
+    /// The configuration of a process that serves from it.
     ///
     /// # Errors
     /// CONFIG_INVALID.
@@ -102,20 +102,20 @@ impl Dev {
             .map_err(|problems| config::error(&problems))
     }
 
-    /// Ends what runs in it, and deletes it.
+    /// Ends everything that runs in it, and deletes it.
     ///
     /// # Errors
-    /// Those of [`throwaway`].
+    /// Errors of [`throwaway`].
     pub async fn remove(self) -> Result<()> {
         remove(&self.path, &self.config()?).await?;
-        // It stays while there are others.
+        // Fails while the user's directory contains others.
         let _ = fs::remove_dir(base());
         Ok(())
     }
 }
 
-/// Deletes the directories whose process is gone, with the servers that it left. What cannot
-/// be deleted now is tried again by the next process.
+/// Deletes the directories of dead processes, with the servers that still run in them. What
+/// cannot be deleted now is tried again by the next process.
 pub(super) async fn sweep(config: &Config) {
     let base = base();
     let left = tokio::task::spawn_blocking(move || left(&base)).await;
@@ -140,8 +140,8 @@ async fn remove(path: &Path, config: &Config) -> Result<()> {
     throwaway::delete(path).await
 }
 
-/// In the directory for temporary files, where every user has one; in `/tmp` where the paths of
-/// sockets would be too long.
+/// The user's directory: in the directory for temporary files, or in `/tmp` if the paths of
+/// sockets would be too long there.
 fn base() -> PathBuf {
     let user = rustix::process::geteuid().as_raw();
     let name = format!("howdah-dev-{user}");
@@ -152,7 +152,7 @@ fn base() -> PathBuf {
     }
 }
 
-/// Makes a directory in `base`; none where that was removed meanwhile.
+/// Creates a directory in `base`; none if another process has removed `base` in the meantime.
 fn make(base: &Path) -> Result<Option<Dev>> {
     let failed = |error| unusable(base, &error);
     match directory(base) {
@@ -169,7 +169,8 @@ fn make(base: &Path) -> Result<Option<Dev>> {
         );
         return Err(Error::new(Reason::ConfigInvalid, message));
     }
-    // Held until the directory is locked, and while others look for those that are not.
+    // This lock is held from the creation of a directory until that is locked itself. Processes
+    // that search for unlocked directories hold it too.
     let gate = match File::open(base) {
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
         opened => opened.map_err(failed)?,
@@ -187,12 +188,12 @@ fn make(base: &Path) -> Result<Option<Dev>> {
     Ok(Some(Dev { path, _lock: lock }))
 }
 
-/// The directories that no process has locked; this one has from now on.
+/// Locks and returns the directories that no process has locked.
 fn left(base: &Path) -> Vec<Dev> {
     if !is_ours(base) {
         return Vec::new();
     }
-    // Held by a process that makes one and has not locked it yet.
+    // Waits for a process that has created a directory and not locked it yet.
     let Ok(gate) = File::open(base) else {
         return Vec::new();
     };
@@ -203,7 +204,7 @@ fn left(base: &Path) -> Vec<Dev> {
     paths.filter_map(take).collect()
 }
 
-/// Takes a directory over if a `howdah dev` made it and no process has locked it.
+/// Locks a directory if `howdah dev` has created it and no process has locked it.
 fn take(path: PathBuf) -> Option<Dev> {
     let name = path.file_name()?.to_str()?;
     let is_name = name.len() == 8 && name.bytes().all(|byte| byte.is_ascii_hexdigit());
@@ -217,15 +218,17 @@ fn take(path: PathBuf) -> Option<Dev> {
     known.then_some(Dev { path, _lock: lock })
 }
 
-/// Servers run as another user where we are root, and must be able to pass through.
+/// Creates a directory. If this process is root the servers run as another user, who must be
+/// able to pass through.
 fn directory(path: &Path) -> io::Result<()> {
     let mode = DataDir::mode();
     DirBuilder::new().mode(mode).create(path)?;
-    // Whatever the umask left.
+    // The umask was applied to the mode above.
     fs::set_permissions(path, fs::Permissions::from_mode(mode))
 }
 
-/// Whether it is a directory of this user and no link, in which no other user can write.
+/// Whether this is a directory, not a link, that belongs to this user and that nobody else can
+/// write to.
 fn is_ours(path: &Path) -> bool {
     let facts = fs::symlink_metadata(path);
     facts.is_ok_and(|facts| {

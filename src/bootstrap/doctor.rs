@@ -1,4 +1,4 @@
-//! Checks for `howdah doctor` that need more than the settings.
+//! Checks of `howdah doctor` that need more than the configuration.
 
 mod data_dir;
 mod keys;
@@ -29,7 +29,7 @@ const METADATA: &str = "metadata database";
 /// Longest wait for the metadata database.
 const LIMIT: Duration = Duration::from_secs(5);
 
-/// Looks for PostgreSQL, at the files of the data directory and at the metadata.
+/// Checks PostgreSQL, the files of the data directory and the metadata.
 pub async fn doctor(config: &Config) -> Vec<Finding> {
     let mut findings = vec![engines(config).await];
     findings.extend(data_dir::check(config));
@@ -103,7 +103,7 @@ async fn metadata(config: &Config) -> Vec<Finding> {
     vec![finding, silent(keys::CHECK)]
 }
 
-/// What was not checked, since the embedded metadata server does not run.
+/// The finding for a check that was skipped because the embedded metadata server does not run.
 fn down(check: &str, config: &Config) -> Finding {
     match trace(&config.data_dir) {
         Ok(Trace::None) => Finding::skip(
@@ -119,14 +119,14 @@ fn down(check: &str, config: &Config) -> Finding {
     }
 }
 
-/// What was not checked, since the metadata server does not answer.
+/// The finding for a check that was skipped because the metadata database does not answer.
 fn silent(check: &str) -> Finding {
     let message = "not checked: the metadata database does not answer";
     let remedy = "see the finding on the metadata database, and run this again";
     Finding::skip(check, message, remedy)
 }
 
-/// The embedded server, if it runs. Nothing is started.
+/// Connects to the embedded server; none if it does not run. Starts nothing.
 async fn embedded(config: &Config) -> Result<Option<PgConnectOptions>, Finding> {
     let options = embedded_options(config, Absent::Refuse);
     let attached = tokio::time::timeout(LIMIT, Embedded::attach(&options)).await;
@@ -139,7 +139,7 @@ async fn embedded(config: &Config) -> Result<Option<PgConnectOptions>, Finding> 
         )
     };
     let attached = attached.map_err(|_| silent())?;
-    // The check of the files reports why it cannot be examined.
+    // Another check, of the files, reports why it cannot be examined.
     Ok(attached
         .ok()
         .flatten()

@@ -1,4 +1,4 @@
-//! The listener, the services on it, and the settings that both take.
+//! Builds the listener, its services and their limits from the configuration.
 
 use std::time::Duration;
 
@@ -15,30 +15,30 @@ use crate::{
         databases::Databases,
         health::Reporter,
         instances::Instances,
-        listener::{Address, ClientAuth, Listener, Settings, Tls},
+        listener::{BindAddress, ClientAuth, Listener, Settings, Tls},
         operations::Operations,
         reflection,
-        server::{Caps, Limit, Limits, Places},
+        server::{Caps, Limit, Limits, Permits},
     },
     app::App,
     auth::Policy,
     config::{ClientCertificates, Config, ListenAddress},
     domain::Result,
     pb::{
+        encoded::change_stream_service_server::ChangeStreamServiceServer,
         google::longrunning::operations_server::OperationsServer,
         v1::{
             audit_service_server::AuditServiceServer,
-            change_stream_service_server::ChangeStreamServiceServer,
             database_service_server::DatabaseServiceServer,
             instance_service_server::InstanceServiceServer,
         },
     },
 };
 
-/// Longest wait by design: `WaitOperation`, and some time to answer.
+/// Longest call by design: WaitOperation, plus some time for its response.
 const LONGEST_WAIT: Duration = Duration::from_secs(310);
 
-/// Names of the services, for their health.
+/// Names of the services in health checks.
 pub(super) const SERVICES: [&str; 5] = [
     "howdah.v1.InstanceService",
     "howdah.v1.DatabaseService",
@@ -47,8 +47,8 @@ pub(super) const SERVICES: [&str; 5] = [
     "google.longrunning.Operations",
 ];
 
-/// Every service, without the layers, which decompress requests and choose the answers
-/// that may be compressed.
+/// All services, without the layers. The layers decompress requests and decide which responses
+/// may be compressed.
 pub(super) fn routes(app: &App, health: &Reporter, max_message: usize) -> Result<Routes> {
     let instances = InstanceServiceServer::new(Instances {
         instances: app.instances.clone(),
@@ -79,8 +79,8 @@ pub(super) fn routes(app: &App, health: &Reporter, max_message: usize) -> Result
 /// Binds the listener of the API.
 pub(super) async fn listener(config: &Config, meter: &Meter) -> Result<Listener> {
     let address = match &config.listen {
-        ListenAddress::Tcp(address) => Address::Tcp(*address),
-        ListenAddress::Unix(path) => Address::Unix(path.clone()),
+        ListenAddress::Tcp(address) => BindAddress::Tcp(*address),
+        ListenAddress::Unix(path) => BindAddress::Unix(path.clone()),
     };
     Listener::bind(&address, settings(config), meter).await
 }
@@ -121,7 +121,7 @@ fn tls(config: &Config) -> Option<Tls> {
     })
 }
 
-/// Who is let in, and may do what.
+/// The policy: which principals have which permissions.
 pub(super) fn policy(config: &Config) -> Policy {
     let (bindings, anonymous) = (config.bindings(), config.anonymous_role());
     match bindings.is_empty() {
@@ -130,15 +130,15 @@ pub(super) fn policy(config: &Config) -> Policy {
     }
 }
 
-/// Bounds on calls.
+/// Limits on calls.
 pub(super) fn limits(config: &Config) -> Limits {
     let server = &config.server;
     Limits {
-        places: Places {
+        permits: Permits {
             calls: limit(server.max_in_flight, server.max_in_flight_per_caller),
             waits: limit(server.max_waits, server.max_waits_per_caller),
             streams: limit(server.max_streams, server.max_streams_per_caller),
-            // Clients that follow the health have one stream on each connection.
+            // Clients that watch the health have one stream per connection.
             probes: connections(config),
             unfinished_bytes: server.max_unfinished_bytes,
             unread_bytes: server.max_unread_bytes,
@@ -159,7 +159,7 @@ fn connections(config: &Config) -> Limit {
     limit(server.max_connections, server.max_connections_per_address)
 }
 
-/// So many for all, and `each` for one caller, or half of them if that is 0.
+/// A limit of `all`, with `each` per caller; 0 stands for half of `all`.
 fn limit(all: usize, each: usize) -> Limit {
     match each {
         0 => Limit::of(all),

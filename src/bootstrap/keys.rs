@@ -1,4 +1,4 @@
-//! The keys that stored secrets are sealed with.
+//! The secret keys of this process.
 
 use std::{
     fs,
@@ -17,12 +17,12 @@ use crate::{
     store::sealing::{KEY_BYTES, Keyring},
 };
 
-/// File in the data directory with the key of embedded metadata.
+/// File in the data directory that holds the key of embedded metadata.
 const FILE: &str = "secret.key";
 
-/// The keys from the settings; for embedded metadata without any, the one of the data
-/// directory, which the first start writes. Beside metadata that is there a key is
-/// never made: another one could open nothing of it.
+/// The keys from the configuration. Without any, embedded metadata uses the key file in the data
+/// directory, which the first start creates. It is never created for existing metadata, because
+/// a new key could not open anything there.
 pub(super) fn keyring(config: &Config, data_dir: &DataDir, random: &dyn Random) -> Result<Keyring> {
     let fresh = config.database_url.is_none()
         && config.secret_keys.current.is_none()
@@ -40,7 +40,7 @@ pub(super) fn keyring(config: &Config, data_dir: &DataDir, random: &dyn Random) 
     present(config)
 }
 
-/// As [`keyring`], of keys that are there; none is made.
+/// Like [`keyring`], but never creates a key.
 pub(super) fn present(config: &Config) -> Result<Keyring> {
     let configured = &config.secret_keys;
     let configured = configured.current.iter().chain(&configured.previous);
@@ -55,14 +55,14 @@ pub(super) fn present(config: &Config) -> Result<Keyring> {
     Keyring::new(&keys)
 }
 
-/// The file that the key is kept in, unless the settings have the key.
+/// The key file; none if the configuration has the key.
 pub(super) fn file(config: &Config) -> Option<PathBuf> {
     let own = config.secret_keys.current.is_none();
     own.then(|| config.data_dir.join(FILE))
 }
 
-/// What is wrong with the mode of the data directory's key file, and what to type: the
-/// key opens every stored password, so the file is its owner's alone.
+/// What is wrong with the mode of the key file, and the command that corrects it. The key opens
+/// all stored passwords, so only its owner may read the file.
 pub(super) fn exposed(config: &Config) -> Option<String> {
     let path = file(config)?;
     let mode = fs::metadata(&path).ok()?.mode() & 0o777;

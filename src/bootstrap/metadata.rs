@@ -1,4 +1,4 @@
-//! The metadata database: a PostgreSQL of our own, or one that is given.
+//! The metadata database: the embedded PostgreSQL, or the one in the configuration.
 
 use std::{str::FromStr, sync::Arc, time::Duration};
 
@@ -14,31 +14,31 @@ use crate::{
     store::{Settings, Source, Store},
 };
 
-/// A transaction in which nothing happens for longer is ended by the database, and no
-/// sooner than that: a frozen process must not keep others from its operations.
+/// Shortest idle time in a transaction after which the database ends it. The time itself is the
+/// lease of operations, so that a frozen process does not keep locks for longer than its claims.
 const MIN_IDLE: Duration = Duration::from_secs(10);
 
-/// Longest wait for connections in use: a database that went away without a word
-/// would hold the end of the process for ever.
+/// Longest wait for connections in use. A database that does not answer would block the end of
+/// the process for ever.
 const CLOSE: Duration = Duration::from_secs(5);
 
 const NO_URL: &str = "HOWDAH_DATABASE_URL is no PostgreSQL URL";
 
-/// Pause between two tries to reach a metadata database that is away.
+/// Pause between two attempts to reach an unavailable metadata database.
 const RETRY_PAUSE: Duration = Duration::from_secs(1);
 
-/// The metadata and, if it is ours, the server that holds it.
+/// The metadata and, if it is embedded, its server.
 #[derive(Debug)]
 pub(super) struct Metadata {
     pub(super) store: Store,
     embedded: Option<Arc<Embedded>>,
-    // Aborted when dropped.
+    // Aborted when it is dropped.
     watch: JoinSet<()>,
 }
 
 impl Metadata {
-    /// Starts or adopts the embedded server, or takes the one that is given. That one
-    /// may be away.
+    /// Starts or adopts the embedded server, or uses the configured database, which may be
+    /// unavailable.
     pub(super) async fn open(config: &Config, _locked: &DataDir) -> Result<Self> {
         let mut watch = JoinSet::new();
         let (source, embedded) = match &config.database_url {
@@ -57,7 +57,7 @@ impl Metadata {
         })
     }
 
-    /// Stops the server, if it is ours; the last thing of a shutdown.
+    /// Closes the connections, then stops the embedded server. The last step of a shutdown.
     pub(super) async fn close(mut self) {
         self.watch.shutdown().await;
         if tokio::time::timeout(CLOSE, self.store.close())
@@ -74,7 +74,7 @@ impl Metadata {
     }
 }
 
-/// The metadata that `source` leads to, under the bounds that the settings give.
+/// A store for the database of `source`, with the limits of the configuration.
 pub(super) fn store(config: &Config, source: Source) -> Store {
     let settings = Settings {
         max_connections: config.database.max_connections,
@@ -85,20 +85,19 @@ pub(super) fn store(config: &Config, source: Source) -> Store {
     Store::of_source(source, settings)
 }
 
-/// A source that leads to the embedded server wherever its socket lies: a restart may have
-/// moved it.
+/// A source for the embedded server that follows its socket, which a restart may move.
 fn following(embedded: &Arc<Embedded>) -> Source {
     let embedded = Arc::clone(embedded);
     Arc::new(move || Ok(of_embedded(&embedded.access())))
 }
 
-/// A source that always leads to the same place.
+/// A source that never changes.
 pub(super) fn fixed(options: PgConnectOptions) -> Source {
     Arc::new(move || Ok(options.clone()))
 }
 
-/// Tries until nothing stands in the way any more that passes by itself: a database that
-/// is away, or a lock that somebody holds.
+/// Retries while the error may pass by itself: the database is unavailable, or somebody holds a
+/// lock.
 pub(super) async fn wait_for(mut attempt: impl AsyncFnMut() -> Result<()>) -> Result<()> {
     loop {
         match attempt().await {
@@ -115,18 +114,18 @@ pub(super) async fn wait_for(mut attempt: impl AsyncFnMut() -> Result<()>) -> Re
     }
 }
 
-/// The URL is read again for each connection: it names a password, or leads to a password
-/// file, that may have been rotated.
+/// A source for the configured URL. The URL is parsed again for each connection, because it may
+/// refer to a password file whose contents have changed.
 pub(super) fn external(url: SecretString) -> Result<Source> {
     let parse = move || {
-        // The error may show the URL, and with it the password.
+        // The original error may contain the URL with the password.
         PgConnectOptions::from_str(url.expose_secret()).map_err(|_| NO_URL.to_owned())
     };
     parse().map_err(|message| Error::new(Reason::ConfigInvalid, message))?;
     Ok(Arc::new(parse))
 }
 
-/// Starts the embedded server again whenever it has ended by itself.
+/// Restarts the embedded server whenever it has ended by itself.
 async fn keep_running(embedded: Arc<Embedded>) {
     loop {
         let result = match embedded.ended().await {
@@ -143,7 +142,7 @@ async fn keep_running(embedded: Arc<Embedded>) {
     }
 }
 
-/// The embedded server that the settings describe.
+/// The options of the embedded server, from the configuration.
 pub(super) fn embedded_options(config: &Config, absent: Absent) -> embedded::Options {
     let data_dir = &config.data_dir;
     embedded::Options {
@@ -156,7 +155,7 @@ pub(super) fn embedded_options(config: &Config, absent: Absent) -> embedded::Opt
     }
 }
 
-/// How sqlx reaches the embedded server.
+/// Options for sqlx to connect to the embedded server.
 pub(super) fn of_embedded(access: &embedded::Access) -> PgConnectOptions {
     PgConnectOptions::new_without_pgpass()
         .socket(&access.socket_directory)

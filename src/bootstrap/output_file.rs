@@ -1,4 +1,4 @@
-//! A file that appears under its name whole or not at all.
+//! An output file that gets its name only when it is complete.
 
 use std::{
     fs::{self, File, OpenOptions, Permissions, TryLockError},
@@ -9,7 +9,7 @@ use std::{
 
 use crate::domain::{Error, Reason, Result};
 
-/// The file under the name `{path}.new`. Dropped before it is finished, it is removed.
+/// A file with the name `{path}.new`. If it is dropped before it is finished, it is removed.
 #[derive(Debug)]
 pub(super) struct OutputFile {
     file: File,
@@ -20,13 +20,12 @@ pub(super) struct OutputFile {
 }
 
 impl OutputFile {
-    /// Creates the unfinished file, readable only for us. What a killed process left
-    /// there is overwritten, but not while a program of that process still writes: the
-    /// lock on the file is shared with the programs that write to it.
+    /// Creates the unfinished file, which only we can read. A file that a killed process has
+    /// left is overwritten, unless a program of that process still writes to it: such a program
+    /// shares the lock on the file.
     ///
     /// # Errors
-    /// BACKUP_EXISTS when there is a file at `path`, unless it may be replaced (`force`);
-    /// BACKUP_UNWRITABLE.
+    /// BACKUP_EXISTS when there is a file at `path` and `force` is not set; BACKUP_UNWRITABLE.
     pub(super) fn create(path: &Path, force: bool) -> Result<Self> {
         refuse_existing(path, force)?;
         let mut unfinished = path.as_os_str().to_owned();
@@ -46,13 +45,13 @@ impl OutputFile {
         })
     }
 
-    /// The file, for a program to write to.
+    /// A copy of the file handle, for a program to write to.
     pub(super) fn file(&self) -> Result<File> {
         let copy = self.file.try_clone();
         copy.map_err(|error| unwritable(&self.unfinished, error))
     }
 
-    /// Gives the file its name, when it is on the disk. Answers its length in bytes.
+    /// Syncs the file and renames it. Returns its length in bytes.
     pub(super) fn finish(mut self) -> Result<u64> {
         refuse_existing(&self.path, self.force)?;
         let parent = match self.path.parent() {
@@ -100,7 +99,7 @@ fn locked(path: &Path) -> Result<File> {
         Err(TryLockError::WouldBlock) => return Err(busy()),
         Err(TryLockError::Error(error)) => return Err(failed(error)),
     }
-    // Its former owner may have given it its name, or removed it, just now.
+    // The process that held the lock may have renamed or removed the file in the meantime.
     let held = file.metadata().map_err(failed)?;
     match fs::symlink_metadata(path) {
         Ok(there) if (there.dev(), there.ino()) == (held.dev(), held.ino()) => Ok(file),
@@ -155,7 +154,7 @@ mod tests {
         drop(OutputFile::create(&path, false).unwrap());
         assert!(names().is_empty());
 
-        // Of a process that was killed: longer, and open to all.
+        // A file of a killed process that is longer, and that everyone can read.
         fs::write(place.path().join("b.new"), "what was left").unwrap();
         let output = OutputFile::create(&path, false).unwrap();
         assert_eq!(

@@ -1,5 +1,4 @@
-//! `howdah metadata restore`: the content of a backup in the place of the embedded
-//! metadata.
+//! `howdah metadata restore`: replaces the embedded metadata by the contents of a backup.
 
 use std::path::PathBuf;
 
@@ -24,20 +23,20 @@ use crate::{
     },
 };
 
-/// A restore that was made.
+/// Result of a restore.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Restored {
-    /// Version of the PostgreSQL that the backup was taken from.
+    /// Version of the PostgreSQL server that the backup was made from.
     pub taken_from: Version,
-    /// Whether there was metadata before, which is kept.
+    /// Whether there was metadata before. It is kept.
     pub replaced: bool,
-    /// Whether secrets in it are sealed with a former key, which the next start needs too.
+    /// Whether values in it are sealed with an older key, which the next start needs too.
     pub needs_former_key: bool,
 }
 
-/// Puts the content of a backup in the place of the embedded metadata, which is made if
-/// it is not there. What was there is kept until the next restore. An error, a crash or
-/// a signal leaves what was there.
+/// Replaces the embedded metadata by the contents of a backup, or creates it. The former
+/// metadata is kept until the next restore. After an error, a crash or a signal it is still in
+/// use.
 ///
 /// # Errors
 /// CONFIG_INVALID for a metadata database that is not embedded; DATA_DIR_IN_USE,
@@ -48,7 +47,7 @@ pub async fn restore(config: Config, file: PathBuf) -> anyhow::Result<Restored> 
     let mut shutdown = Shutdown::new()?;
     let options = embedded_options(&config, Absent::Make);
     let archive = Archive::open(&options, &file).await?;
-    // Before anything is made: a key that is missing is named, never made.
+    // Before anything is created: a missing key is an error here, and never created.
     let keyring = keys::present(&config)?;
     let replaced = trace(&config.data_dir)? == Trace::Present;
     let locked = DataDir::open(&config.data_dir)?;
@@ -81,7 +80,7 @@ pub async fn restore(config: Config, file: PathBuf) -> anyhow::Result<Restored> 
     })
 }
 
-/// Puts back what was there before the last restore.
+/// Makes the metadata from before the last restore current again.
 ///
 /// # Errors
 /// METADATA_NOT_FOUND when there is nothing to put back; SECRET_KEY_INVALID when the key
@@ -109,8 +108,8 @@ pub async fn restore_former(config: Config) -> anyhow::Result<()> {
     Ok(stopped?)
 }
 
-/// Restores beside the metadata, brings that to this program's schema and sees that
-/// the keys open it. Answers whether that takes a former key.
+/// Restores into a second database, migrates it to this release, and checks that the keys open
+/// it. Returns whether an older key is needed for that.
 async fn fill(
     config: &Config,
     embedded: &Embedded,
@@ -128,13 +127,13 @@ async fn fill(
     needs_former_key(&database(embedded, RESTORED), keyring).await
 }
 
-/// Whether something is sealed with another key than the one that seals from now on.
+/// Whether a value is sealed with another key than the one that this process seals with.
 async fn needs_former_key(restored: &PgConnectOptions, keyring: &Keyring) -> Result<bool> {
     let unread = |error| Error::internal("keys of a backup").with_source(error);
     let connecting = PgConnection::connect_with(restored).await;
     let mut connection = connecting.map_err(unread)?;
     let uses = key_uses(&mut connection).await;
-    // The exchange renames the database, to which no session may be connected.
+    // The exchange renames the database, which is possible only without sessions.
     connection.close().await.map_err(unread)?;
     let mut uses = uses?.into_iter();
     Ok(uses.any(|key| key.values > 0 && key.id != keyring.id()))
@@ -147,7 +146,7 @@ fn database(embedded: &Embedded, name: &str) -> PgConnectOptions {
     })
 }
 
-/// Brings a database to this program's schema and sees that the keys open it.
+/// Migrates a database to this release, and checks that the keys open it.
 async fn opens(config: &Config, options: PgConnectOptions, keyring: &Keyring) -> Result<()> {
     let store = store(config, fixed(options));
     let checked = async {
@@ -159,8 +158,9 @@ async fn opens(config: &Config, options: PgConnectOptions, keyring: &Keyring) ->
     checked
 }
 
-/// The migrations of a database. Refuses those of a newer release: a restore must not hide what
-/// this release cannot read. (Processes that serve from one database may be of two releases.)
+/// The migrations of a database. Migrations of a newer release are refused, because a restore
+/// must not hide what this release cannot read. This rule does not apply to processes that
+/// serve: two releases may share a database.
 async fn known_migrations(options: &PgConnectOptions) -> Result<Vec<i64>> {
     let applied = migrations(options).await.map_err(|error| {
         let message = "the migrations in the backup cannot be read";

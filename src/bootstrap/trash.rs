@@ -1,4 +1,4 @@
-//! `howdah trash`: the data of removed servers, and of those that no record knows.
+//! `howdah trash`: the data of removed servers, and servers that no record knows.
 
 use std::{collections::BTreeSet, path::PathBuf, time::Duration};
 
@@ -23,7 +23,7 @@ use crate::{
 /// Longest wait for metadata that need not be there.
 const LIMIT: Duration = Duration::from_secs(5);
 
-/// What is in the trash, the oldest first.
+/// Lists the entries of the trash, the oldest first.
 ///
 /// # Errors
 /// SERVER_DATA_NOT_FOUND, CONFIG_INVALID, DATA_DIR_UNWRITABLE.
@@ -31,13 +31,13 @@ pub async fn trash_list(config: Config) -> anyhow::Result<Vec<Entry>> {
     Ok(open(&config)?.entries().await?)
 }
 
-/// The identity of this host, where this user may look after its trash.
+/// The id of this host; none if there is no id, or if it belongs to another user.
 #[must_use]
 pub fn host_here(config: &Config) -> Option<Uuid> {
     open(config).ok()?.host().ok()?
 }
 
-/// Deletes the data of these servers, or of all where none are named.
+/// Deletes the data of these servers; of all servers if none are named.
 ///
 /// # Errors
 /// SERVER_DATA_NOT_FOUND, CONFIG_INVALID, DATA_DIR_UNWRITABLE; LOCAL_ROOT_MISMATCH where the
@@ -51,7 +51,7 @@ pub async fn trash_empty(
     Ok(trash.empty(only).await?)
 }
 
-/// Moves the data of a server back to its place, and answers that.
+/// Moves the data of a server from the trash back, and returns its path.
 ///
 /// # Errors
 /// SERVER_DATA_NOT_FOUND, SERVER_DATA_EXISTS, LOCK_TIMEOUT, CONFIG_INVALID,
@@ -63,9 +63,9 @@ pub async fn trash_restore(config: Config, uid: Uuid) -> anyhow::Result<PathBuf>
 /// Stops a server that no record knows, and moves its data to the trash.
 ///
 /// # Errors
-/// SERVER_ON_RECORD, LOCAL_ROOT_MISMATCH, SERVER_DATA_NOT_FOUND, LOCK_TIMEOUT,
-/// SERVER_NOT_STOPPED, CONFIG_INVALID, DATA_DIR_UNWRITABLE; METADATA_UNAVAILABLE and METADATA_NOT_FOUND when
-/// it cannot be found out whether it is on record.
+/// SERVER_ON_RECORD, SERVER_DATA_NOT_FOUND, LOCK_TIMEOUT, SERVER_NOT_STOPPED,
+/// CONFIG_INVALID, DATA_DIR_UNWRITABLE; METADATA_UNAVAILABLE and METADATA_NOT_FOUND when the
+/// metadata cannot say whether the server is on record.
 pub async fn trash_throw(config: Config, uid: Uuid) -> anyhow::Result<()> {
     let trash = open(&config)?;
     let host = trash.host()?.ok_or_else(nothing)?;
@@ -88,8 +88,8 @@ pub(super) struct Records {
     now: DateTime<Utc>,
 }
 
-/// What the metadata says of a host. The embedded metadata is started for this if no
-/// process serves from it.
+/// What the metadata says of a host. Starts the embedded metadata server if no process serves
+/// from it.
 pub(super) async fn records(config: &Config, host: Uuid) -> Result<Records> {
     if let Some(url) = &config.database_url {
         return read(config, external(url.clone())?, host).await;
@@ -101,7 +101,7 @@ pub(super) async fn records(config: &Config, host: Uuid) -> Result<Records> {
     records
 }
 
-/// As [`records`]; none if the embedded metadata does not run. Nothing is started.
+/// Like [`records`], but starts nothing: none if the embedded metadata server does not run.
 pub(super) async fn records_where_served(config: &Config, host: Uuid) -> Result<Option<Records>> {
     let database = match &config.database_url {
         Some(url) => external(url.clone())?,

@@ -1,33 +1,34 @@
-//! Watches the metadata database while serving: health follows it, and what a database
-//! that comes back must have is checked before calls are served from it again.
+//! Watches the metadata database while the process serves, and reports its state as health. A
+//! database that was unavailable is checked before calls are served from it again.
 
 use std::time::Duration;
 
 use super::root::Root;
 use crate::{
     admin::Readiness,
-    api::{health::Reporter, server::Started},
+    api::{health::Reporter, server::ServingState},
     app::App,
     domain::{Error, Reason, Result},
     store::{Store, sealing::Keyring},
 };
 
-/// Pause between two looks while all is well.
+/// Pause between two probes while the database is available.
 const INTERVAL: Duration = Duration::from_secs(2);
 
-/// Pause between two looks while the database is away.
+/// Pause between two probes while the database is unavailable.
 const AWAY_INTERVAL: Duration = Duration::from_millis(500);
 
-/// Where it is reported whether calls are served.
+/// Where the state is reported.
 pub(super) struct Signals {
     pub(super) health: Reporter,
     pub(super) readiness: Readiness,
-    /// Lets calls in. Only a database that must not be used closes it again: one that is
-    /// away answers by itself, and one whose disk is full can still be read.
-    pub(super) started: Started,
+    /// Admits calls. It is reset only for a database that must not be used. While the database
+    /// is unavailable calls are tried and get its errors, and a database with a full disk can be
+    /// read.
+    pub(super) started: ServingState,
 }
 
-/// What is watched.
+/// What the watch needs.
 pub(super) struct Watch<'a> {
     pub(super) app: &'a App,
     pub(super) store: &'a Store,
@@ -37,14 +38,14 @@ pub(super) struct Watch<'a> {
 }
 
 impl Signals {
-    /// From now on calls are served.
+    /// Reports that calls are served from now on.
     pub(super) fn serving(&self) {
         self.started.set(true);
         self.health.serving();
         self.readiness.set(true);
     }
 
-    /// From now on no calls should come.
+    /// Reports that no calls should be sent from now on.
     pub(super) fn not_serving(&self) {
         self.readiness.set(false);
         self.health.not_serving();
@@ -97,8 +98,8 @@ impl Watch<'_> {
         }
     }
 
-    /// Whether this is still the database that the start found: it may have been restored
-    /// from a backup, or be another one.
+    /// Checks that this is still the database that was found at the start. It may have been
+    /// restored from a backup, or may be another one.
     async fn verify(&self) -> Result<()> {
         let verified = async {
             self.store.migrate().await?;
@@ -118,8 +119,8 @@ impl Watch<'_> {
             detail = error.internal_detail(),
             "not serving: the metadata cannot be used"
         );
-        // No migration here: an administrator may be restoring the database, and the
-        // restore would fail on tables that already exist.
+        // The tables are not created here: an administrator may be restoring the database, and the
+        // restore would fail on existing tables.
         if lost_tables {
             tracing::error!(
                 "the metadata database has lost its tables: it is used again when they are \
@@ -131,7 +132,7 @@ impl Watch<'_> {
     }
 }
 
-/// Whether a probe has found no table to write to.
+/// Whether a probe has found that its table is missing.
 fn is_without_tables(error: &Error) -> bool {
     error.reason() == Reason::MetadataSchemaMismatch
 }

@@ -1,24 +1,24 @@
-//! What the first user reads: where it listens and what to type next.
+//! Prints what a new user needs: the endpoints, and what to type next.
 
 use std::io::Write;
 
 use crate::{
-    api::listener::Address,
+    api::listener::BindAddress,
     config::{ClientCertificates, Config, LogFormat},
 };
 
-/// Prints to standard output, where no log goes.
-pub(super) fn print(config: &Config, address: &Address, admin: &str) {
+/// Prints to standard output; logs go to standard error.
+pub(super) fn print(config: &Config, address: &BindAddress, admin: &str) {
     let text = match config.log.format {
         LogFormat::Pretty => text(config, address, admin),
         LogFormat::Json => format!("{}\n", line(config, address, admin)),
     };
-    // Standard output may be closed; that is no reason to stop.
+    // Standard output may be closed, which is no reason to end the process.
     let _ = std::io::stdout().write_all(text.as_bytes());
 }
 
-/// The same for a collector of logs, which takes a line of JSON alone.
-fn line(config: &Config, address: &Address, admin: &str) -> serde_json::Value {
+/// The same as one line of JSON, for log collectors that accept nothing else.
+fn line(config: &Config, address: &BindAddress, admin: &str) -> serde_json::Value {
     serde_json::json!({
         "level": "INFO",
         "message": "howdah serves gRPC",
@@ -36,7 +36,7 @@ fn metadata(config: &Config) -> String {
     }
 }
 
-fn text(config: &Config, address: &Address, admin: &str) -> String {
+fn text(config: &Config, address: &BindAddress, admin: &str) -> String {
     let metadata = metadata(config);
     let (endpoint, grpcurl) = hints(config, address);
     format!(
@@ -53,12 +53,12 @@ fn text(config: &Config, address: &Address, admin: &str) -> String {
     )
 }
 
-/// How our own client and grpcurl are told where to connect and by which TLS. Which
-/// files a client has is not known here: their names are placeholders.
-fn hints(config: &Config, address: &Address) -> (String, String) {
+/// How to call the API with our client and with grpcurl. The names of client certificate files
+/// are placeholders, because they are not known here.
+fn hints(config: &Config, address: &BindAddress) -> (String, String) {
     let tcp = match address {
-        Address::Tcp(tcp) => tcp,
-        Address::Unix(path) => {
+        BindAddress::Tcp(tcp) => tcp,
+        BindAddress::Unix(path) => {
             let grpcurl = format!("-plaintext -unix {}", path.display());
             return (address.to_string(), grpcurl);
         }
@@ -82,11 +82,11 @@ mod tests {
     #[test]
     fn hints_fit_how_it_listens() {
         let mut config = Config::default();
-        let tcp = Address::Tcp(([127, 0, 0, 1], 7717).into());
+        let tcp = BindAddress::Tcp(([127, 0, 0, 1], 7717).into());
         let (endpoint, grpcurl) = hints(&config, &tcp);
         assert_eq!(endpoint, "127.0.0.1:7717");
         assert_eq!(grpcurl, "-plaintext 127.0.0.1:7717");
-        let (endpoint, grpcurl) = hints(&config, &Address::Unix("/run/s".into()));
+        let (endpoint, grpcurl) = hints(&config, &BindAddress::Unix("/run/s".into()));
         assert_eq!(endpoint, "unix:/run/s");
         assert_eq!(grpcurl, "-plaintext -unix /run/s");
         config.tls.certificate = Some("c".into());

@@ -1,4 +1,4 @@
-//! What can be typed.
+//! The arguments of the command line. Doc comments of clap's types are the texts of `--help`.
 
 use std::{convert::Infallible, path::PathBuf};
 
@@ -21,10 +21,10 @@ pub(super) struct Arguments {
     pub(super) command: Command,
 }
 
-/// Endpoint that is called by default.
+/// Endpoint that is called if none is given.
 pub(super) const DEFAULT_ENDPOINT: &str = "127.0.0.1:7717";
 
-/// Project of short names by default.
+/// Project of short names if none is given.
 pub(super) const DEFAULT_PROJECT: &str = "default";
 
 /// What every command takes.
@@ -57,7 +57,7 @@ pub(super) struct Global {
     pub(super) key: Option<PathBuf>,
 }
 
-/// A path, which may be empty where a variable is: that counts as none.
+/// Parses a path. A variable may be set to nothing, so an empty path counts as none.
 fn file(text: &str) -> Result<PathBuf, Infallible> {
     Ok(PathBuf::from(text))
 }
@@ -78,7 +78,7 @@ pub(super) enum Output {
 }
 
 impl Output {
-    /// Whether programs read it: JSON or YAML.
+    /// Whether the output is for programs: JSON or YAML.
     pub(super) const fn is_data(self) -> bool {
         matches!(self, Self::Json | Self::Yaml)
     }

@@ -1,6 +1,6 @@
-//! Completion in shells, by the program itself: so the names of instances and databases are
-//! completed too. The server is that of the options on the line, of the environment, of the
-//! context or of this machine.
+//! Completion in shells by the program itself, so that names of instances and databases can be
+//! completed too. It calls the server that the options, the environment, the context or this
+//! machine's data directory name.
 
 use std::{
     ffi::{OsStr, OsString},
@@ -24,13 +24,13 @@ use super::{
 };
 use crate::pb::v1::{ListDatabasesRequest, ListInstancesRequest};
 
-/// Variable by which a shell asks for what can be typed.
+/// Variable by which a shell requests completion.
 const VARIABLE: &str = "_HOWDAH_COMPLETE";
 
-/// Longest that somebody waits for names after a press of Tab.
+/// Longest wait for names after the Tab key.
 const LIMIT: Duration = Duration::from_secs(2);
 
-/// Options that say which server is called, and how.
+/// Options that choose the server and the connection to it.
 const OPTIONS: &[&str] = &[
     "--endpoint",
     "--context",
@@ -40,10 +40,10 @@ const OPTIONS: &[&str] = &[
     "--key",
 ];
 
-/// Most names that are proposed.
+/// Most names that are offered.
 const MOST: usize = 500;
 
-/// Answers a shell and ends, if a shell has asked.
+/// Completes and exits, if a shell has requested that.
 pub(super) fn answer_a_shell() {
     CompleteEnv::with_factory(Arguments::command)
         .var(VARIABLE)
@@ -52,7 +52,7 @@ pub(super) fn answer_a_shell() {
         .complete();
 }
 
-/// The script by which a shell asks.
+/// The script that connects a shell to this completion.
 pub(super) fn script(shell: Shell) -> Result<Vec<u8>, Failure> {
     let mut script = Vec::new();
     let shells = Shells::builtins();
@@ -67,7 +67,7 @@ pub(super) fn instances() -> ArgValueCandidates {
     ArgValueCandidates::new(|| candidates(instance_names))
 }
 
-/// Completes the name of a database: first the instance, then what is in it.
+/// Completes the name of a database: first the instance, then the database in it.
 pub(super) fn databases() -> ArgValueCompleter {
     ArgValueCompleter::new(|typed: &OsStr| {
         let typed = typed.to_str().unwrap_or_default();
@@ -101,7 +101,7 @@ async fn instance_names(session: &Session) -> Result<Vec<String>, Failure> {
     Ok(names.collect())
 }
 
-/// What the server proposes; nothing where it does not answer in time.
+/// The names from the server; none if it does not answer in time.
 fn candidates(
     ask: impl AsyncFnOnce(&Session) -> Result<Vec<String>, Failure>,
 ) -> Vec<CompletionCandidate> {
@@ -116,8 +116,7 @@ fn candidates(
     names.into_iter().map(CompletionCandidate::new).collect()
 }
 
-/// The options on the line that say which server is called, and how. The shell passes the line
-/// after `--`.
+/// The options on the line that choose the server. The shell passes the line after `--`.
 fn options(passed: impl Iterator<Item = OsString>) -> Vec<OsString> {
     let line: Vec<OsString> = passed.skip_while(|word| word != "--").skip(1).collect();
     let mut options = Vec::new();

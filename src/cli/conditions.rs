@@ -6,14 +6,14 @@ use super::arguments::Output;
 
 const PAGE: &str = include_str!("../../docs/conditions.md");
 
-/// A row of the page's tables.
+/// A row of the tables on that page.
 pub(super) struct Observed<'a> {
     kind: &'a str,
     status: &'a str,
     when: &'a str,
 }
 
-/// Every row: type of the condition, status, reason, when.
+/// All rows: type of the condition, status, reason, and when it is set.
 fn rows() -> impl Iterator<Item = (&'static str, [&'static str; 3])> {
     let mut kind = "";
     PAGE.lines().filter_map(move |line| {
@@ -29,12 +29,12 @@ fn rows() -> impl Iterator<Item = (&'static str, [&'static str; 3])> {
     })
 }
 
-/// The text between the backticks of a cell that has nothing else.
+/// The text between backticks, if the cell contains nothing else.
 fn word(cell: &str) -> Option<&str> {
     cell.strip_prefix('`')?.strip_suffix('`')
 }
 
-/// The reasons. One can be in several rows.
+/// All reasons. A reason in several adjacent rows is listed once.
 pub(super) fn reasons() -> impl Iterator<Item = &'static str> {
     let mut last = "";
     rows().filter_map(move |(_, [_, reason, _])| {
@@ -42,7 +42,7 @@ pub(super) fn reasons() -> impl Iterator<Item = &'static str> {
     })
 }
 
-/// What a condition with that reason says.
+/// The conditions that have this reason.
 pub(super) fn of(reason: &str) -> Vec<Observed<'static>> {
     let rows = rows().filter(|(_, [_, of, _])| *of == reason);
     rows.map(|(kind, [status, _, when])| Observed { kind, status, when })

@@ -38,7 +38,7 @@ fn refused(problems: Vec<Problem>) -> Failure {
     Failure::from(config::error(&problems))
 }
 
-/// The effective settings, secrets redacted.
+/// The effective settings, with secrets hidden.
 fn check(loaded: &Loaded, output: Output) -> Result<String, Failure> {
     let effective = serde_json::to_value(&loaded.config)
         .map_err(|error| Failure::new(Exit::Failed, error.to_string()))?;

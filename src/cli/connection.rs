@@ -57,7 +57,7 @@ pub(super) async fn run(session: Session, command: Command) -> Result<(), Failur
 }
 
 impl Format {
-    /// The lines for a connection to the database of that short name.
+    /// The connection in this format. `name` is the short name of the database.
     fn text(self, found: &Connection, name: &str) -> String {
         let variables = |line: fn(&str) -> String| -> String {
             let lines = found.environment.iter();
@@ -96,13 +96,13 @@ impl Format {
     }
 }
 
-/// A field of a line of `~/.pgpass`, as libpq reads it back.
+/// Escapes a field for `~/.pgpass`.
 fn escaped(field: &str) -> String {
     field.replace('\\', r"\\").replace(':', r"\:")
 }
 
-/// A value of a `.env` file: in single quotes all readers take it as it is. The few that
-/// know double quotes alone for a single quote read backslashes in them as a shell does.
+/// Quotes a value for a `.env` file. All readers take text in single quotes literally. A value
+/// with a single quote needs double quotes, in which readers handle backslashes like a shell.
 fn dotenv(value: &str) -> String {
     match value.contains('\'') {
         false => format!("'{value}'"),
@@ -116,7 +116,7 @@ fn dotenv(value: &str) -> String {
     }
 }
 
-/// A value as a POSIX shell reads it back, bare where that does.
+/// Quotes a value for a POSIX shell, if it needs quotes.
 fn quoted(value: &str) -> String {
     let bare = |c: char| c.is_ascii_alphanumeric() || "_-./:@%+=,".contains(c);
     if !value.is_empty() && value.chars().all(bare) {

@@ -1,7 +1,7 @@
-//! `howdah context`: names for the servers that somebody calls.
+//! `howdah context`: named servers to call.
 //!
-//! They are kept in one file, `howdah/contexts.toml` in the directory for settings of the XDG
-//! Base Directory Specification. It holds the paths of TLS files and no secret.
+//! They are stored in `howdah/contexts.toml`, in the configuration directory of the XDG Base
+//! Directory Specification. The file has paths of TLS files, but no secrets.
 
 use std::{
     collections::BTreeMap,
@@ -24,10 +24,10 @@ use super::{
 };
 use crate::client::{self, Options};
 
-/// Most bytes of the file.
+/// Most bytes that are read of the file.
 const MOST: u64 = 256 * 1024;
 
-/// Longest name of a context.
+/// Most bytes of a context's name.
 const LONGEST: usize = 63;
 
 #[derive(Debug, Subcommand)]
@@ -51,7 +51,7 @@ pub(super) enum Command {
     },
 }
 
-/// A server that is called by a name.
+/// A server, and how to connect to it.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize, Serialize)]
 #[serde(deny_unknown_fields)]
 pub(super) struct Context {
@@ -66,11 +66,11 @@ pub(super) struct Context {
     pub(super) key: Option<PathBuf>,
 }
 
-/// What the file holds.
+/// Contents of the file.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize, Serialize)]
 #[serde(deny_unknown_fields)]
 struct Contexts {
-    /// The one that holds where nothing else is said.
+    /// The context that is used if none is given.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     current: Option<String>,
     #[serde(default)]
@@ -107,8 +107,7 @@ pub(super) fn run(command: Command, global: Global) -> Result<Exit, Failure> {
     Ok(Exit::Success)
 }
 
-/// The context that holds: the one that is named, else the current one. None where there is
-/// none.
+/// The context to use: the named one, otherwise the current one. None if there is neither.
 pub(super) fn chosen(name: Option<&str>) -> Result<Option<Context>, Failure> {
     let Some(path) = path() else {
         return match name {
@@ -123,11 +122,11 @@ pub(super) fn chosen(name: Option<&str>) -> Result<Option<Context>, Failure> {
     }
 }
 
-/// Where the file is; none without a home.
+/// Path of the file; none without a home directory.
 fn path() -> Option<PathBuf> {
     let directory = |name: &str| {
         let path = env::var_os(name).map(PathBuf::from);
-        // The specification has relative paths ignored.
+        // The specification says that relative paths are ignored.
         path.filter(|path| path.is_absolute())
     };
     let home = || directory("HOME").map(|home| home.join(".config"));
@@ -135,7 +134,7 @@ fn path() -> Option<PathBuf> {
     Some(config.join("howdah").join("contexts.toml"))
 }
 
-/// Locks the file for a change, by a file beside it, which stays.
+/// Locks the file for a change. The lock is another file beside it, which is never removed.
 fn lock(path: &Path) -> Result<File, Failure> {
     let open = || -> io::Result<File> {
         make_directory(path)?;
@@ -187,11 +186,11 @@ impl Contexts {
         Ok(contexts)
     }
 
-    /// Writes the file so that it is there whole or not at all.
+    /// Replaces the file by a rename, so that a crash leaves the old or the new contents.
     fn write(&self, path: &Path) -> Result<(), Failure> {
         let failed = |error: io::Error| unwritable(path, &error);
         let text = toml::to_string(self).map_err(|error| failed(io::Error::other(error)))?;
-        // Through a link, which may lead into a repository of settings.
+        // Follows a symbolic link, which may lead into a repository of configuration files.
         let target = fs::canonicalize(path).unwrap_or_else(|_| path.to_owned());
         let unfinished = target.with_extension(format!("new.{}", process::id()));
         let write = || -> io::Result<()> {
@@ -267,7 +266,8 @@ impl Contexts {
 }
 
 impl Context {
-    /// What was given with `add`; a file by its whole path, since it is read elsewhere.
+    /// The context of `add`. Paths of files are made absolute, because later commands run
+    /// elsewhere.
     fn of(global: Global) -> Result<Self, Failure> {
         let endpoint = global.endpoint.filter(|text| !text.is_empty());
         let endpoint = endpoint.ok_or_else(|| {
@@ -288,7 +288,7 @@ impl Context {
         Ok(context)
     }
 
-    /// How its server is connected to.
+    /// The options to connect to its server.
     pub(super) fn options(&self) -> Options {
         Options {
             ca: self.ca.clone(),

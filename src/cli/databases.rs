@@ -171,7 +171,8 @@ pub(super) async fn run(session: Session, command: Command) -> Result<(), Failur
 impl Create {
     async fn run(self, session: &Session) -> Result<(), Failure> {
         let name = session.names.database(&self.database)?;
-        // What is there is printed whatever a creation would be refused for.
+        // An existing database is printed, even if its creation would be refused for another
+        // reason.
         if self.if_not_exists && resource::find::<Database>(session, &name).await?.is_some() {
             return print_present::<Database>(session, &name, &self.mutation).await;
         }
@@ -199,7 +200,7 @@ impl Create {
         let created = session.client.create_database(request).await;
         let exists = Reason::DatabaseExists.as_str();
         match created {
-            // Somebody else has made it since it was looked for.
+            // Somebody has created it since the check.
             Err(error) if self.if_not_exists && error.has_reason(exists) => {
                 print_present::<Database>(session, &name, &self.mutation).await
             }
@@ -338,7 +339,7 @@ fn rows(databases: &[Database], names: &Names, output: Output) -> Sheet {
     Sheet::rows(header, databases.iter().map(wide))
 }
 
-/// One database for people.
+/// One database as a table for people.
 pub(super) fn sheet(database: &Database, names: &Names) -> Sheet {
     let limit = match database.connection_limit {
         0 => String::new(),

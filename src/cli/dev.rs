@@ -1,4 +1,4 @@
-//! `howdah dev`: a PostgreSQL to try things with, which is gone with the command.
+//! `howdah dev`: a PostgreSQL for experiments, which is deleted when the command ends.
 
 use std::{
     io::{self, Write},
@@ -32,13 +32,13 @@ use crate::{
     },
 };
 
-/// Id of the instance and of its database, where none is given.
+/// Id of the instance and of its database, if none is given.
 const ID: &str = "dev";
 
 /// Project that they are in.
 const PROJECT: &str = "projects/default";
 
-/// Longest wait for calls and workers at the end; what still runs then is killed.
+/// Longest wait for calls and workers at the end. What still runs after that is killed.
 const STOP: Duration = Duration::from_secs(15);
 
 #[derive(Debug, Args)]
@@ -54,9 +54,9 @@ pub(super) struct Command {
     parameters: Vec<(String, String)>,
 }
 
-/// Serves in a directory of its own until it is asked to end, and removes all of it.
+/// Serves in a new directory until a signal comes, and then deletes the directory.
 pub(super) async fn run(command: Command, output: Output) -> Result<Exit, Failure> {
-    // From here on: whenever the signal comes, nothing is left behind.
+    // Before anything is created, so that nothing is left behind whenever a signal comes.
     let mut signals = Signals::new()?;
     let dev = Dev::make().await.map_err(|error| Failure::from(&error))?;
     let ended = attend(&dev, command, output, &mut signals).await;
@@ -79,7 +79,7 @@ async fn attend(
         let endpoint = endpoint.await.map_err(|_| not_served())?;
         let found = make(&endpoint, command).await?;
         show(&found, &endpoint, output)?;
-        // It is there until the user ends it.
+        // Waits until the user ends it.
         std::future::pending().await
     };
     let ended = tokio::select! {
@@ -95,7 +95,7 @@ async fn attend(
         failed = using => failed,
     };
     stop.cancel();
-    // What does not end in order is killed with the directory.
+    // What does not end in time is killed when the directory is deleted.
     let _ = tokio::time::timeout(STOP, serving).await;
     ended
 }
@@ -104,7 +104,7 @@ fn not_served() -> Failure {
     Failure::new(Exit::Failed, "the service has ended")
 }
 
-/// How to connect, and the names to do it with.
+/// How to connect, and the names of what was created.
 struct Made {
     connection: Connection,
     version: String,
@@ -145,7 +145,7 @@ async fn make(endpoint: &str, command: Command) -> Result<Made, Failure> {
     })
 }
 
-/// Waits for an operation, and answers its resource.
+/// Waits for an operation, and returns its resource.
 async fn done<M: prost::Message + Default>(
     client: &Client,
     operation: Operation,
@@ -161,7 +161,7 @@ async fn done<M: prost::Message + Default>(
 
 fn show(made: &Made, endpoint: &str, output: Output) -> Result<(), Failure> {
     let uri = &made.connection.uri;
-    // The password is in no command line.
+    // The command line contains no password.
     let psql = format!("howdah psql {} --endpoint {endpoint}", made.database);
     let text = match output {
         Output::Json | Output::Yaml => data(
@@ -183,7 +183,7 @@ fn show(made: &Made, endpoint: &str, output: Output) -> Result<(), Failure> {
     Ok(stdout.flush()?)
 }
 
-/// What ends the command: Ctrl-C, a supervisor, or a terminal that is closed.
+/// Signals that end the command: Ctrl-C, a supervisor's, and that of a closed terminal.
 struct Signals {
     interrupt: Signal,
     terminate: Signal,

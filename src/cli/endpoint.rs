@@ -1,5 +1,6 @@
-//! Which server is called: the flag or the variable, else a context, else the server of this
-//! machine's data directory, else the default.
+//! Chooses the server to call: from the option or the variable, otherwise from a context,
+//! otherwise the process that serves from this user's data directory, otherwise the default
+//! endpoint.
 
 use std::{
     fs::File,
@@ -14,26 +15,25 @@ use super::{
 };
 use crate::{client::Options, config::Surroundings};
 
-/// File of a process that serves, in its data directory.
+/// File with the endpoint, in the data directory of a process that serves.
 const FILE: &str = "endpoint";
 
-/// Most bytes of an endpoint in that file.
+/// Most bytes that are read of that file.
 const MOST: u64 = 1024;
 
-/// A server, how it is connected to, and the project of short names.
+/// The server to call, the options to connect to it, and the project of short names.
 pub(super) struct Called {
     pub(super) endpoint: String,
     pub(super) project: String,
     pub(super) options: Options,
-    /// Where the endpoint was found, if it was not typed.
+    /// Source of the endpoint; none if it was typed.
     pub(super) found_in: Option<String>,
 }
 
-/// What the command's options, its variables, the contexts and this machine say.
+/// Decides between the options, the variables, the contexts and this machine.
 ///
-/// An endpoint that is given leaves the current context out, so that the TLS files of one server
-/// are not used with another. A context that is typed leaves the variables out, for the same
-/// reason.
+/// A given endpoint ignores the current context, so that TLS files of one server are not used
+/// with another. For the same reason a context that was typed ignores the variables.
 pub(super) fn called(mut global: Global) -> Result<Called, Failure> {
     if is_typed(global.context.as_deref(), "HOWDAH_CONTEXT") {
         if is_typed(global.endpoint.as_deref(), "HOWDAH_ENDPOINT") {
@@ -49,7 +49,7 @@ pub(super) fn called(mut global: Global) -> Result<Called, Failure> {
         global.cert.take_if(|it| !typed(it, "HOWDAH_CERT"));
         global.key.take_if(|it| !typed(it, "HOWDAH_KEY"));
     }
-    // An empty variable is as good as none.
+    // An empty variable counts as unset.
     let text = |text: Option<String>| text.filter(|text| !text.is_empty());
     let file = |path: Option<PathBuf>| path.filter(|path| !path.as_os_str().is_empty());
     let given = text(global.endpoint);
@@ -84,15 +84,15 @@ pub(super) fn called(mut global: Global) -> Result<Called, Failure> {
     })
 }
 
-/// Whether an option was typed, and not taken from its variable.
+/// Whether an option was typed. Otherwise it comes from its variable.
 fn is_typed(given: Option<&str>, variable: &str) -> bool {
     given.is_some_and(|given| {
         !given.is_empty() && std::env::var_os(variable).is_none_or(|value| value != given)
     })
 }
 
-/// The endpoint of the process that serves from this user's data directory, and the file that
-/// says it.
+/// The endpoint of the process that serves from this user's data directory, and the file with
+/// it.
 fn served_here(around: &Surroundings) -> Option<(String, PathBuf)> {
     let path = around.data_dir()?.join(FILE);
     Some((endpoint(&path)?, path))
@@ -102,7 +102,7 @@ fn endpoint(path: &Path) -> Option<String> {
     let mut text = String::new();
     let file = File::open(path).ok()?;
     file.take(MOST).read_to_string(&mut text).ok()?;
-    // It ends with a line feed when it is whole.
+    // A complete file ends with a line feed.
     let endpoint = text.strip_suffix('\n')?;
     let is_one = !endpoint.is_empty() && !endpoint.contains(char::is_whitespace);
     is_one.then(|| endpoint.to_owned())

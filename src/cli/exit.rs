@@ -1,4 +1,4 @@
-//! How a command ends.
+//! Exit codes and failures of commands.
 
 use std::{
     io::{self, Write},
@@ -15,7 +15,7 @@ use crate::{
     domain::Reason,
 };
 
-/// The exit codes, for the help.
+/// The exit codes, for `--help`.
 pub(super) const HELP: &str = "\
 Exit codes:
     0  done
@@ -54,15 +54,15 @@ impl From<Exit> for ExitCode {
     }
 }
 
-/// Why a command failed, as printed on stderr.
+/// Why a command has failed. It is printed to standard error.
 #[derive(Debug)]
 pub(super) struct Failure {
     exit: Exit,
     message: String,
     reason: String,
-    /// More lines, such as wrong fields.
+    /// Additional lines, such as invalid fields.
     notes: Vec<String>,
-    /// Whether it is written as JSON, whatever the form of the output.
+    /// Whether to print JSON whatever the output format is.
     as_json: bool,
 }
 
@@ -77,7 +77,7 @@ impl Failure {
         }
     }
 
-    /// Written as a line of JSON: of a command whose log lines are that.
+    /// Prints one line of JSON, for a command whose log lines are JSON.
     pub(super) fn in_json(mut self) -> Self {
         self.as_json = true;
         self
@@ -88,17 +88,17 @@ impl Failure {
         self
     }
 
-    /// Whether the server, or something that it needs, is away.
+    /// Whether the server, or something that it needs, is unavailable.
     pub(super) fn is_unavailable(&self) -> bool {
         self.exit == Exit::Unavailable
     }
 
-    /// Tells it on stderr and gives its exit code.
+    /// Prints the failure to standard error, and returns the exit code.
     pub(super) fn report(&self, output: Output) -> ExitCode {
         if self.exit == Exit::Success {
             return self.exit.into();
         }
-        // Nothing can be done when stderr itself is closed.
+        // If standard error is closed, nothing can be done.
         let _ = match output {
             _ if self.as_json => writeln!(io::stderr(), "{}", self.json()),
             Output::Json => writeln!(io::stderr(), "{}", self.json()),
@@ -125,7 +125,7 @@ impl Failure {
             let reason = &self.reason;
             let more = match explain::is_known(reason) {
                 true => format!(", see `howdah explain {reason}`"),
-                // Of a newer server.
+                // A newer server may have sent a reason that is unknown here.
                 false => String::new(),
             };
             text.push_str(&format!("reason: {reason}{more}\n"));
@@ -157,7 +157,8 @@ impl From<client::Error> for Failure {
             }
             client::Error::Call(failure) => {
                 let exit = match failure.reason == Reason::StreamLost.as_str() {
-                    // ABORTED means a conflict elsewhere; here the server it read from went away.
+                    // Elsewhere ABORTED means a conflict. Here the server of the stream has gone
+                    // away.
                     true => Exit::Unavailable,
                     false => exit_of(failure.code),
                 };
@@ -177,7 +178,7 @@ impl Failure {
     fn of_call(exit: Exit, failure: client::Failure) -> Self {
         let mut notes: Vec<String> = Vec::new();
         let fields = failure.fields.iter();
-        // What the message says already is not said again.
+        // What the message contains already is not repeated.
         let said = |text: &str| failure.message.contains(text);
         notes.extend(fields.filter_map(|(field, why)| match said(why) {
             true if said(field) => None,
@@ -235,14 +236,14 @@ impl From<&config::Error> for Failure {
             Kind::PermissionDenied | Kind::Unauthenticated => Exit::Denied,
             Kind::Unavailable => Exit::Unavailable,
             Kind::DeadlineExceeded => Exit::TimeOver,
-            // Only a signal cancels a command that runs in this process.
+            // In this process only a signal cancels a command.
             Kind::Cancelled => Exit::Interrupted,
             Kind::Unimplemented | Kind::Internal => Exit::Failed,
         };
         let detail = error.internal_detail();
         Self {
             reason: error.reason().as_str().to_owned(),
-            // This process is the server: its operator is the one who may know.
+            // This process is the server, so the user is its operator and may see the details.
             notes: Some(detail)
                 .filter(|detail| !error.message().contains(detail))
                 .into_iter()
@@ -261,7 +262,7 @@ impl From<anyhow::Error> for Failure {
     }
 }
 
-/// Of writing to stdout: a reader such as `head` that has gone is no failure.
+/// A failure to write the output. A closed pipe, as with `head`, is not a failure.
 impl From<io::Error> for Failure {
     fn from(error: io::Error) -> Self {
         match error.kind() {

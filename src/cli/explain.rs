@@ -1,4 +1,4 @@
-//! `howdah explain`: the pages of `docs/errors`, which are inside the program.
+//! `howdah explain`: prints the pages of `docs/errors`, which are part of the program.
 
 use std::io::{self, Write};
 
@@ -12,7 +12,8 @@ use super::{
     output::Sheet,
 };
 
-/// Least likeness of a reason that is proposed, from 0 to 1, and what a common word adds.
+/// Least similarity, from 0 to 1, of a reason that is suggested, and the bonus for a common
+/// word.
 const ALIKE: f64 = 0.8;
 const HAS_WORD: f64 = 0.5;
 
@@ -34,7 +35,7 @@ pub(super) fn run(command: &Command, output: Output) -> Result<Exit, Failure> {
     Ok(Exit::Success)
 }
 
-/// Whether there is a page of that reason: a newer server may have reasons of its own.
+/// Whether there is a page for the reason. A newer server may have other reasons.
 pub(super) fn is_known(reason: &str) -> bool {
     PAGES.iter().any(|(known, _)| *known == reason)
 }
@@ -66,7 +67,7 @@ fn unknown(asked: &str, wanted: &str) -> Failure {
     }
 }
 
-/// The reasons that are most like `wanted`: spelled nearly so, or with a word of it.
+/// The reasons that resemble `wanted`, by their spelling or by a common word.
 fn similar(wanted: &str) -> Vec<&'static str> {
     let words: Vec<&str> = wanted.split('_').filter(|word| word.len() > 2).collect();
     let reasons = PAGES.iter().map(|(reason, _)| *reason);
@@ -101,7 +102,7 @@ fn list(output: Output) -> String {
     }
 }
 
-/// The gRPC code that a page gives in its line `` gRPC code: `...` ``.
+/// The gRPC code on a page, from its line `` gRPC code: `...` ``.
 fn code(page: &str) -> &str {
     let line = page
         .lines()

@@ -1,5 +1,5 @@
-//! Options of the client that have no effect in a command are refused by it: `serve --cert`
-//! would serve without TLS otherwise, without a word.
+//! Refuses client options for commands that do not use them. Otherwise `serve --cert` would
+//! silently serve without TLS.
 
 use clap::{ArgMatches, parser::ValueSource};
 
@@ -19,15 +19,15 @@ const LOCAL: &[&str] = &[
     "completion",
 ];
 
-/// Options that only calls use. By the environment they may be set for every command.
+/// Options that only calls use. Their variables may be set for every command.
 const OF_CALLS: &[&str] = &["endpoint", "context", "project", "ca", "cert", "key"];
 
-/// Refuses an option of calls that was typed for a command that makes none.
+/// Refuses such an option if it was typed for a command that calls no server.
 pub(super) fn refuse(matches: &ArgMatches) -> Result<(), Failure> {
     let Some((command, of_command)) = matches.subcommand() else {
         return Ok(());
     };
-    // What a context holds is given to `add` as options of calls.
+    // `context add` takes the values of a context from these options.
     let is_context = command == "context" && of_command.subcommand_name() != Some("add");
     if !LOCAL.contains(&command) && !is_context {
         return Ok(());
@@ -45,7 +45,7 @@ pub(super) fn refuse(matches: &ArgMatches) -> Result<(), Failure> {
     }
 }
 
-/// Whether it was typed for the command or for one below it.
+/// Whether the option was typed for the command or for one of its subcommands.
 fn is_typed(matches: &ArgMatches, option: &str) -> bool {
     let typed = matches.value_source(option) == Some(ValueSource::CommandLine);
     let below = matches.subcommand();

@@ -165,13 +165,13 @@ pub(super) struct Act {
     mutation: Mutation,
 }
 
-/// Reads `NAME=VALUE`.
+/// Parses `NAME=VALUE`.
 pub(super) fn pair(text: &str) -> Result<(String, String), String> {
     let (name, value) = text.split_once('=').ok_or("must be NAME=VALUE")?;
     Ok((name.to_owned(), value.to_owned()))
 }
 
-/// Runs a call that takes an instance's name, etag and the rest of a mutation.
+/// Runs a call whose request has an instance's name, its etag and the fields of a mutation.
 macro_rules! act {
     ($session:ident, $act:ident, $method:ident($request:ident)) => {{
         let request = $request {
@@ -211,7 +211,8 @@ pub(super) async fn run(session: Session, command: Command) -> Result<(), Failur
 impl Create {
     async fn run(self, session: &Session) -> Result<(), Failure> {
         let name = session.names.instance(&self.id)?;
-        // What is there is printed whatever a creation would be refused for.
+        // An existing instance is printed, even if its creation would be refused for another
+        // reason.
         if self.if_not_exists && resource::find::<Instance>(session, &name).await?.is_some() {
             return print_present::<Instance>(session, &name, &self.mutation).await;
         }
@@ -235,7 +236,7 @@ impl Create {
         let created = session.client.create_instance(request).await;
         let exists = Reason::InstanceExists.as_str();
         match created {
-            // Somebody else has made it since it was looked for.
+            // Somebody has created it since the check.
             Err(error) if self.if_not_exists && error.has_reason(exists) => {
                 print_present::<Instance>(session, &name, &self.mutation).await
             }
@@ -258,7 +259,7 @@ impl Wanted {
 impl Named for Instance {
     fn is_stuck(&self, wanted: &str) -> bool {
         let state = self.state_name();
-        // A server that has failed may come up by itself: it is started again.
+        // A FAILED instance is not settled: its server is started again, and may come up.
         let settled = matches!(state, "READY" | "STOPPED" | "DELETED");
         !self.reconciling && state != wanted && settled
     }
@@ -278,7 +279,7 @@ impl Named for Instance {
     }
 
     fn trouble(&self) -> String {
-        // One that was stopped by request is in no trouble.
+        // A server that was stopped by request is not in trouble.
         if matches!(self.state(), State::Stopped | State::Deleted) {
             return String::new();
         }
@@ -400,7 +401,7 @@ fn version(instance: &Instance) -> String {
     found.cloned().unwrap_or_default()
 }
 
-/// Its state, with the reason why it is not what the state promises.
+/// The state, with the reason if the server is not available in spite of it.
 fn standing(instance: &Instance) -> String {
     let state = instance.state().as_str_name();
     match instance.trouble().split_once(':') {
@@ -453,7 +454,7 @@ fn rows(instances: &[Instance], names: &Names, output: Output) -> Sheet {
     Sheet::rows(header, instances.iter().map(wide))
 }
 
-/// One instance for people.
+/// One instance as a table for people.
 pub(super) fn sheet(instance: &Instance, names: &Names) -> Sheet {
     let directory = instance
         .endpoint
@@ -494,7 +495,7 @@ pub(super) fn sheet(instance: &Instance, names: &Names) -> Sheet {
     Sheet::fields(fields)
 }
 
-/// A server, by its number.
+/// One server, labelled by its number.
 fn server(server: &Server) -> (String, String) {
     let number = server.name.rsplit('/').next().unwrap_or_default();
     let host = match server.host.as_str() {

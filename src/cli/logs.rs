@@ -11,7 +11,7 @@ use serde_json::json;
 use super::{exit::Failure, output::clean, session::Session, watch::patiently};
 use crate::pb::v1::ReadInstanceLogRequest;
 
-/// Pause before it is asked again for what was written since.
+/// Pause before asking for the lines that were written since.
 const PAUSE: Duration = Duration::from_secs(1);
 
 #[derive(Debug, Args)]
@@ -69,7 +69,7 @@ fn print(session: &Session, lines: &[String]) -> Result<(), Failure> {
     Ok(stdout.flush()?)
 }
 
-/// Text for a terminal. PostgreSQL begins the further lines of a message with a tab.
+/// Text for a terminal. PostgreSQL starts continuation lines with a tab, so tabs are kept.
 fn shown(line: &str) -> String {
     let parts: Vec<String> = line.split('\t').map(clean).collect();
     parts.join("\t")

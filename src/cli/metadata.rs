@@ -53,11 +53,11 @@ pub(super) struct Restore {
     settings: BriefArguments,
 }
 
-/// What a command has done: for people on stderr, for programs as JSON.
+/// Result of a command: text for standard error, and JSON for programs.
 struct Told {
     text: String,
     json: serde_json::Value,
-    /// Standard output may be the backup.
+    /// Whether standard output already contains the backup.
     stdout_is_taken: bool,
 }
 
@@ -67,7 +67,7 @@ pub(super) fn run(command: Command, output: Output) -> Result<Exit, Failure> {
         Command::Restore(arguments) => restore(arguments)?,
         Command::AdoptRoot(arguments) => adopt_root(&arguments)?,
     };
-    // The command has succeeded, even if this output cannot be written.
+    // The command has succeeded even if this output cannot be written.
     let _ = match output {
         output if !output.is_data() => io::stderr().write_all(report.text.as_bytes()),
         output if report.stdout_is_taken => {

@@ -1,4 +1,4 @@
-//! The command line: serves, looks after the service, and calls it as a client.
+//! The command line: runs and maintains the service, and calls it as a client.
 
 mod arguments;
 mod audit;
@@ -54,7 +54,7 @@ use crate::{
     config::{Config, LogFormat},
 };
 
-/// Longest wait for threads that are blocked when a command has ended.
+/// Longest wait at the end of a command for threads that are blocked.
 const THREADS_STOP: Duration = Duration::from_secs(1);
 
 /// Runs the command that the process was started with.
@@ -136,8 +136,8 @@ fn runtime() -> Result<Runtime, Failure> {
     Runtime::new().map_err(|error| Failure::new(Exit::Failed, format!("no runtime: {error}")))
 }
 
-/// Runs a command of the server. What blocks a thread afterwards, such as a deletion of
-/// many files, does not hold the end of the process; the next start goes on with it.
+/// Runs a command of the server. A thread that is still blocked at its end, for example by the
+/// deletion of many files, does not delay the exit; the next start continues its work.
 fn to_its_end<T>(command: impl Future<Output = anyhow::Result<T>>) -> Result<T, Failure> {
     let runtime = runtime()?;
     let ended = runtime.block_on(command);
@@ -148,11 +148,11 @@ fn to_its_end<T>(command: impl Future<Output = anyhow::Result<T>>) -> Result<T, 
 /// Runs a client command until it ends or the user presses Ctrl-C.
 fn client(command: impl Future<Output = Result<(), Failure>>) -> Result<Exit, Failure> {
     runtime()?.block_on(async {
-        // From here on: a signal that comes before the first wait for it counts too.
+        // Before the command starts, so that an early signal counts too.
         let mut interrupt = signal(SignalKind::interrupt())
             .map_err(|error| Failure::new(Exit::Failed, format!("no signals: {error}")))?;
         tokio::select! {
-            // First: a command that waits says what goes on without it.
+            // The command comes first, because one that waits handles the signal itself.
             biased;
             result = command => result.map(|()| Exit::Success),
             _ = interrupt.recv() => Ok(Exit::Interrupted),

@@ -1,4 +1,4 @@
-//! Commands that change something.
+//! Commands that change a resource.
 
 use std::{io, io::Write, time::Duration};
 
@@ -30,7 +30,7 @@ pub(super) struct Mutation {
 }
 
 impl Mutation {
-    /// Waits if that was asked for, and prints what came of the operation.
+    /// Waits if `--wait` was given, and prints the result of the operation.
     pub(super) async fn finish(
         &self,
         session: &Session,
@@ -56,21 +56,21 @@ impl Mutation {
     }
 }
 
-/// Says that a request was only checked, and prints what the resource would be.
+/// Reports that a request was only checked, and prints what the resource would look like.
 fn valid(session: &Session, operation: &Operation) -> Result<(), Failure> {
     session.hint("valid; nothing was changed");
     let empty = match &operation.result {
         Some(operation::Result::Response(response)) => response.value.is_empty(),
         _ => false,
     };
-    // `done` would say that it is gone.
+    // Printing `done` would mean that the resource is deleted.
     if empty && !session.output.is_data() {
         return Ok(());
     }
     print(session, operation)
 }
 
-/// Prints the result of an operation that is done, else the operation.
+/// Prints the result of a finished operation, otherwise the operation.
 pub(super) fn print(session: &Session, operation: &Operation) -> Result<(), Failure> {
     let Some(operation::Result::Response(response)) = &operation.result else {
         let full_name = "google.longrunning.Operation";

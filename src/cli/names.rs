@@ -21,7 +21,7 @@ impl Names {
         }
     }
 
-    /// The name of an instance, of `orders` or the whole name.
+    /// The full name of an instance, from `orders` or from the full name.
     pub(super) fn instance(&self, text: &str) -> Result<String, Failure> {
         match text.split('/').collect::<Vec<_>>().as_slice() {
             ["projects", _, "instances", _] => Ok(text.to_owned()),
@@ -30,7 +30,7 @@ impl Names {
         }
     }
 
-    /// The name of a database, of `orders/shop` or the whole name.
+    /// The full name of a database, from `orders/shop` or from the full name.
     pub(super) fn database(&self, text: &str) -> Result<String, Failure> {
         match text.split('/').collect::<Vec<_>>().as_slice() {
             ["projects", _, "instances", _, "databases", _] => Ok(text.to_owned()),
@@ -42,7 +42,7 @@ impl Names {
         }
     }
 
-    /// The name of an operation, of its id or the whole name.
+    /// The full name of an operation, from its id or from the full name.
     pub(super) fn operation(&self, text: &str) -> Result<String, Failure> {
         match text.split('/').collect::<Vec<_>>().as_slice() {
             ["projects", _, "operations", _] => Ok(text.to_owned()),
@@ -51,7 +51,7 @@ impl Names {
         }
     }
 
-    /// A resource name without what this project's short names leave out.
+    /// Shortens a name that belongs to this project.
     pub(super) fn short(&self, name: &str) -> String {
         let inner = name
             .strip_prefix(&self.project())

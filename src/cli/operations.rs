@@ -119,7 +119,7 @@ impl List {
             true => usize::MAX,
             false => self.limit,
         };
-        // One more than asked for, to know whether there are more.
+        // One more than requested, to find out whether there are more.
         let asked = limit.saturating_add(1);
         let mut operations = session.client.all_operations(request, asked).await?;
         let more = operations.len() > limit;
@@ -139,7 +139,7 @@ impl List {
     }
 }
 
-/// The metadata; empty where it is of another type, which a newer server may send.
+/// The metadata; empty if it is of another type, which a newer server may send.
 fn metadata(operation: &Operation) -> OperationMetadata {
     let packed = operation.metadata.as_ref();
     packed
@@ -147,7 +147,7 @@ fn metadata(operation: &Operation) -> OperationMetadata {
         .unwrap_or_default()
 }
 
-/// How an operation stands, in a word.
+/// State of an operation, as one word.
 fn status(operation: &Operation, metadata: &OperationMetadata) -> &'static str {
     match &operation.result {
         Some(operation::Result::Error(error)) if error.code == CANCELLED => "CANCELLED",
@@ -158,7 +158,7 @@ fn status(operation: &Operation, metadata: &OperationMetadata) -> &'static str {
     }
 }
 
-/// Which try of the present stage comes or is under way, where a former one has failed.
+/// Number of the present attempt at the stage, if an earlier one has failed.
 fn attempt(metadata: &OperationMetadata) -> String {
     match (metadata.attempt, metadata.last_error.is_empty()) {
         (2.., false) => metadata.attempt.to_string(),
@@ -216,7 +216,7 @@ pub(super) fn target(operation: &Operation) -> String {
     metadata(operation).target
 }
 
-/// An operation in a line: what it does, and its state or why it has failed.
+/// An operation in one line: what it does, and its stage or its error.
 pub(super) fn brief(operation: &Operation, names: &Names) -> Trouble {
     let metadata = metadata(operation);
     let target = names.short(&metadata.target);
@@ -227,7 +227,7 @@ pub(super) fn brief(operation: &Operation, names: &Names) -> Trouble {
     }
 }
 
-/// Asks an operation to stop, unless it has ended.
+/// Requests the cancellation of an operation, and reports what has come of it.
 async fn cancel(session: &Session, request: CancelOperationRequest) -> Result<(), Failure> {
     let name = request.name.clone();
     session.client.cancel_operation(request).await?;
@@ -239,7 +239,7 @@ async fn cancel(session: &Session, request: CancelOperationRequest) -> Result<()
     Ok(())
 }
 
-/// What has become of an operation that was asked to stop.
+/// The result of a requested cancellation.
 fn cancelled(operation: &Operation) -> String {
     match (&operation.result, operation.done) {
         (Some(operation::Result::Error(error)), _) if error.code == CANCELLED => {
@@ -274,7 +274,7 @@ impl Named for Operation {
     }
 }
 
-/// One operation for people.
+/// One operation as a table for people.
 pub(super) fn sheet(operation: &Operation, names: &Names) -> Sheet {
     let metadata = metadata(operation);
     let mut fields = vec![

@@ -1,4 +1,4 @@
-//! A progress bar of an operation's stages, on stderr.
+//! A progress bar for the stages of an operation, on standard error.
 
 use std::time::Duration;
 
@@ -7,10 +7,10 @@ use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 use super::output::clean;
 use crate::pb::v1::{OperationMetadata, operation_metadata::stage::State};
 
-/// Steps of the bar per stage: percent.
+/// Units of the bar per stage.
 const STAGE: u64 = 100;
 
-/// Form of the bar's line: what does not fit the terminal is cut off.
+/// Format of the bar's line. Text that does not fit is cut off.
 const TEMPLATE: &str = "{spinner} [{bar:12}] {elapsed} {wide_msg}";
 
 pub(super) struct Progress {
@@ -18,7 +18,7 @@ pub(super) struct Progress {
 }
 
 impl Progress {
-    /// A progress bar, or nothing where standard error is no terminal.
+    /// A progress bar; a hidden one if nobody watches.
     pub(super) fn new(watched: bool) -> Self {
         if !watched {
             return Self {
@@ -33,7 +33,7 @@ impl Progress {
         Self { bar }
     }
 
-    /// Shows where the operation stands.
+    /// Shows the progress of the operation.
     pub(super) fn show(&self, metadata: &OperationMetadata) {
         let (done, all) = figures(metadata);
         self.bar.set_length(all);
@@ -46,7 +46,7 @@ impl Progress {
     }
 }
 
-/// Percent of all stages together, and what would be all.
+/// Percent done of all stages together, and the percent of all of them.
 fn figures(metadata: &OperationMetadata) -> (u64, u64) {
     let done = metadata.stages.iter().map(|stage| match stage.state() {
         State::Succeeded => STAGE,
@@ -58,7 +58,7 @@ fn figures(metadata: &OperationMetadata) -> (u64, u64) {
     (done.sum(), STAGE * metadata.stages.len() as u64)
 }
 
-/// What it is at, and how often it has failed there.
+/// The present stage, and how often it has failed.
 pub(super) fn line(metadata: &OperationMetadata) -> String {
     let stages = &metadata.stages;
     let current = stages.iter().find(|stage| stage.state() == State::Running);

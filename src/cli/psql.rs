@@ -10,7 +10,7 @@ use super::{
 };
 use crate::pb::v1::{Connection, GetConnectionRequest};
 
-/// Variables of libpq that would lead psql somewhere else, or log it in as somebody else.
+/// Variables of libpq that would make psql connect elsewhere or as another user.
 const MISLEADING: &[&str] = &[
     "PGCHANNELBINDING",
     "PGGSSDELEGATION",
@@ -40,8 +40,8 @@ pub(super) struct Command {
     arguments: Vec<OsString>,
 }
 
-/// Becomes psql. The password goes by the environment: it is in no command line and in
-/// no history.
+/// Replaces this process by psql. The password is passed in the environment, so it is not
+/// visible in a command line or in a shell's history.
 pub(super) async fn run(session: Session, command: Command) -> Result<(), Failure> {
     let name = session.names.database(&command.database)?;
     let request = GetConnectionRequest { name };
@@ -54,7 +54,7 @@ pub(super) async fn run(session: Session, command: Command) -> Result<(), Failur
     Err(not_run(&psql.exec()))
 }
 
-/// How libpq connects, as its environment.
+/// The environment that makes libpq connect.
 fn environment(found: &Connection) -> [(&'static str, String); 6] {
     [
         ("PGHOST", found.host.clone()),

@@ -1,4 +1,4 @@
-//! What the commands of instances and of databases do alike.
+//! What commands of instances and of databases have in common.
 
 use std::{future::Future, time::Duration};
 
@@ -16,28 +16,28 @@ use crate::{
     domain::Reason,
 };
 
-/// State of what is deleted, or gone.
+/// State of a resource that is deleted or does not exist.
 pub(super) const DELETED: &str = "DELETED";
 
-/// Something that is created, waited for and shown by its name.
+/// A resource that can be shown and waited for by its name.
 pub(super) trait Resource: Named {
-    /// What it is, in a message.
+    /// Its word in messages.
     const WORD: &'static str;
 
-    /// Reason of a call for one that is not there.
+    /// Reason of the error for one that does not exist.
     const NOT_FOUND: Reason;
 
-    /// Gets the one of that name.
+    /// Reads the resource of that name.
     fn get(client: &Client, name: String) -> impl Future<Output = client::Result<Self>>;
 
-    /// One for people.
+    /// One resource as a table for people.
     fn sheet(&self, names: &Names) -> Sheet;
 
-    /// Several for people.
+    /// Several resources as a table for people.
     fn rows(items: &[Self], names: &Names, output: Output) -> Sheet;
 }
 
-/// The one of that name, if there is one.
+/// Reads a resource; none if it does not exist.
 pub(super) async fn find<R: Resource>(session: &Session, name: &str) -> Result<Option<R>, Failure> {
     match R::get(&session.client, name.to_owned()).await {
         Err(error) if error.has_reason(R::NOT_FOUND.as_str()) => Ok(None),
@@ -45,13 +45,13 @@ pub(super) async fn find<R: Resource>(session: &Session, name: &str) -> Result<O
     }
 }
 
-/// Prints the one of that name, and again when it has changed if `watched`.
+/// Prints a resource, and with `watched` prints it again whenever it has changed.
 pub(super) async fn get<R: Resource>(
     session: &Session,
     name: String,
     watched: bool,
 ) -> Result<(), Failure> {
-    // What is not there is no resource to wait for.
+    // A resource that does not exist is an error, even for `--watch`.
     let found = R::get(&session.client, name.clone()).await?;
     if !watched {
         return print(session, &found);
@@ -61,7 +61,7 @@ pub(super) async fn get<R: Resource>(
     watch::watch(session, look, rows).await
 }
 
-/// Waits until the one of that name is in a state, and prints it.
+/// Waits until a resource is in a state, and prints it.
 pub(super) async fn wait<R: Resource>(
     session: &Session,
     name: &str,
@@ -78,7 +78,8 @@ pub(super) async fn wait<R: Resource>(
     }
 }
 
-/// Prints what was there before it was to be created, when it is READY if that is waited for.
+/// Prints a resource that existed before its creation. With `--wait`, waits until it is READY
+/// first.
 pub(super) async fn print_present<R: Resource>(
     session: &Session,
     name: &str,

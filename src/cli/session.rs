@@ -1,4 +1,4 @@
-//! What every client command works with.
+//! What all client commands use.
 
 use std::{
     io::{self, IsTerminal, Write},
@@ -21,13 +21,13 @@ use crate::{
     pb::google::longrunning::Operation,
 };
 
-/// How much longer than it was asked to wait the server has for its answer.
+/// How much longer than the requested wait the server may take for its response.
 const GRACE: Duration = Duration::from_secs(2);
 
-/// Pause between two looks at an operation while somebody watches.
+/// Pause between two polls of an operation while somebody watches.
 const WATCHED_POLL: Duration = Duration::from_millis(250);
 
-/// A connection, and how to name and print things.
+/// A connection, with the project of short names and the output format.
 pub(super) struct Session {
     pub(super) client: Client,
     pub(super) names: Names,
@@ -50,7 +50,7 @@ impl Session {
         })
     }
 
-    /// Prints a message as JSON, or what `sheet` makes of it.
+    /// Prints a message: as JSON or YAML, or as the table that `sheet` makes.
     pub(super) fn print<M: prost::Message>(
         &self,
         full_name: &str,
@@ -68,7 +68,7 @@ impl Session {
         Ok(writeln!(io::stdout(), "{text}")?)
     }
 
-    /// Prints a list: the whole answer for programs, else a row for each item.
+    /// Prints a list: the whole response for programs, otherwise a row per item.
     pub(super) fn print_list<M: prost::Message, I: Named>(
         &self,
         full_name: &str,
@@ -83,7 +83,7 @@ impl Session {
         Ok(writeln!(io::stdout(), "{text}")?)
     }
 
-    /// Items for people: their names, or a row for each.
+    /// Items for people: only their names, or a row per item.
     pub(super) fn listed<I: Named>(&self, items: &[I], rows: impl FnOnce(&[I]) -> Sheet) -> String {
         if !self.prints_names() {
             return rows(items).to_string();
@@ -92,12 +92,12 @@ impl Session {
         names.join("\n")
     }
 
-    /// Whether names alone are asked for.
+    /// Whether only names shall be printed.
     pub(super) fn prints_names(&self) -> bool {
         self.output == Output::Name
     }
 
-    /// Waits for an operation, with a bar when somebody watches.
+    /// Waits for an operation, with a progress bar if somebody watches.
     pub(super) async fn wait(
         &self,
         name: &str,
@@ -121,7 +121,7 @@ impl Session {
         let result = tokio::select! {
             waited = waited => waited.map_err(Failure::from),
             _ = interrupt.recv() => Err(self.interrupted(name)),
-            // Also when the server does not answer.
+            // Needed when the server does not answer.
             () = over(timeout) => Err(client::Error::NotDone { name: name.to_owned() }.into()),
         };
         progress.clear();
@@ -136,16 +136,16 @@ impl Session {
             .note(format!("`howdah operations cancel {id}` cancels it"))
     }
 
-    /// Says something to people, beside the output.
+    /// Prints a hint for people to standard error.
     pub(super) fn hint(&self, text: &str) {
         if !self.output.is_data() {
-            // The command has done its work, whoever listens.
+            // The command has succeeded even if this cannot be written.
             let _ = writeln!(io::stderr(), "{text}");
         }
     }
 }
 
-/// Ready when the time of a wait is over; never where it has no limit.
+/// Returns when the time of a wait is over; never if it has no limit.
 async fn over(timeout: Option<Duration>) {
     match timeout {
         Some(timeout) => tokio::time::sleep(timeout.saturating_add(GRACE)).await,

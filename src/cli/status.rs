@@ -1,4 +1,4 @@
-//! `howdah status`: the state of everything, on one narrow page.
+//! `howdah status`: the state of everything on one page.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -26,10 +26,10 @@ use crate::{
     },
 };
 
-/// How many of the newest operations are looked at for failures.
+/// How many of the newest operations are searched for failures.
 const NEWEST: usize = 50;
 
-/// Most lines of what fails, and of operations under way. The rest is counted.
+/// Most lines of failures and of running operations. The others are only counted.
 const LINES: usize = 10;
 
 pub(super) async fn run(session: &Session) -> Result<(), Failure> {
@@ -68,18 +68,18 @@ pub(super) async fn run(session: &Session) -> Result<(), Failure> {
     Ok(writeln!(io::stdout(), "{text}")?)
 }
 
-/// What there is to say.
+/// The contents of the page.
 struct Status {
     states: BTreeMap<&'static str, usize>,
-    /// Servers by host; those without one by an empty name.
+    /// Number of servers by host; servers without a host have an empty name.
     hosts: BTreeMap<String, usize>,
     failing: Vec<Trouble>,
-    /// Operations under way.
+    /// Running operations.
     open: Vec<Trouble>,
     machine: Option<Machine>,
 }
 
-/// A resource or an operation, with a text about it.
+/// A resource or an operation, and what is wrong with it.
 pub(super) struct Trouble {
     pub(super) name: String,
     pub(super) text: String,
@@ -101,8 +101,8 @@ fn hosts(instances: &[Instance]) -> BTreeMap<String, usize> {
     hosts
 }
 
-/// Instances that are not what they are wanted to be, and operations that have failed and were
-/// the last ones on their resource. `newest` begins with the newest one.
+/// Instances that are not available although they shall be, and failed operations that were the
+/// last ones on their resource. `newest` starts with the newest operation.
 fn failing(instances: &[Instance], newest: &[Operation], names: &Names) -> Vec<Trouble> {
     let down = instances.iter().filter_map(|instance| {
         let text = match (instance.trouble(), instance.state()) {
@@ -191,7 +191,7 @@ fn listed(title: &str, lines: &[Trouble]) -> String {
     format!("\n\n{title}:\n{}{more}", Sheet::fields(rows))
 }
 
-/// The disk and the trash of this machine, where a server of the answer is on it.
+/// Disk and trash of this machine, if one of the listed servers is on it.
 struct Machine {
     free: u64,
     size: u64,
@@ -200,7 +200,7 @@ struct Machine {
 }
 
 impl Machine {
-    /// None where the endpoint is not served from this user's data directory.
+    /// None if this user's data directory is not on the host of any of the servers.
     async fn here(instances: &[Instance]) -> Option<Self> {
         let config = Config::load(&ServeArguments::default()).ok()?;
         let host = bootstrap::host_here(&config)?.to_string();
@@ -209,7 +209,7 @@ impl Machine {
             return None;
         }
         let (free, size) = disk(&config.local.root)?;
-        // An empty trash is not there.
+        // The directory of an empty trash may be missing.
         let trash = bootstrap::trash_list(config).await.unwrap_or_default();
         Some(Self {
             free,
@@ -220,14 +220,14 @@ impl Machine {
     }
 }
 
-/// Free bytes and all bytes of the file system there.
+/// Free and total bytes of the file system at `path`.
 fn disk(path: &Path) -> Option<(u64, u64)> {
     let found = statvfs(path).ok()?;
     let bytes = |blocks: u64| blocks.saturating_mul(found.f_frsize);
     Some((bytes(found.f_bavail), bytes(found.f_blocks)))
 }
 
-/// Bytes in the greatest unit that leaves a whole number.
+/// Formats bytes in the largest unit that keeps the number precise enough.
 fn shown(bytes: u64) -> String {
     const UNITS: [&str; 5] = ["B", "kB", "MB", "GB", "TB"];
     let mut left = bytes;

@@ -90,11 +90,11 @@ pub(super) fn run(command: Command, output: Output) -> Result<Exit, Failure> {
     Ok(Exit::Success)
 }
 
-/// What was done: for people on stderr, for programs as JSON.
+/// Reports the result: on standard error for people, as JSON for programs.
 fn say(text: &str, done: &Value, output: Output) -> Result<(), Failure> {
     match output {
         output if output.is_data() => writeln!(io::stdout(), "{}", data(done, output)?)?,
-        // The command has done its work, whoever reads it.
+        // The command has succeeded even if this cannot be written.
         _ => drop(writeln!(io::stderr(), "{text}")),
     }
     Ok(())
@@ -102,9 +102,9 @@ fn say(text: &str, done: &Value, output: Output) -> Result<(), Failure> {
 
 /// Entries to print.
 enum Listed<'a> {
-    /// They are in the trash.
+    /// Entries that are in the trash.
     Kept(&'a [Entry]),
-    /// They were deleted now, whenever it was due.
+    /// Entries that were deleted by this command.
     Deleted(&'a [Entry]),
 }
 
@@ -146,7 +146,7 @@ fn object(entry: &Entry) -> Value {
     })
 }
 
-/// As [`object`], with the time when it will be deleted.
+/// Like [`object`], with the time of the planned deletion.
 fn kept(entry: &Entry) -> Value {
     let mut kept = object(entry);
     if let Some(fields) = kept.as_object_mut() {

@@ -1,4 +1,4 @@
-//! Looking again and again: `--watch` and `wait`.
+//! Polling for `--watch` and `wait`.
 
 use std::{
     collections::HashMap,
@@ -16,41 +16,41 @@ use super::{
     session::Session,
 };
 
-/// Pause between two looks.
+/// Pause between two polls.
 const PAUSE: Duration = Duration::from_secs(1);
 
-/// Time that one look has, however short the wait.
+/// Least time for one poll, even if the wait is shorter.
 const SHORTEST: Duration = Duration::from_secs(2);
 
-/// Something with a resource name.
+/// A message with a resource name.
 pub(super) trait Named: Message + Clone + PartialEq {
-    /// Full name of its type.
+    /// Full name of the message's type.
     const TYPE: &'static str;
 
-    /// Its resource name.
+    /// Resource name.
     fn name(&self) -> &str;
 
-    /// Its state, as in the API.
+    /// State, as named by the API.
     fn state_name(&self) -> &'static str;
 
-    /// Whether it is being made, changed or deleted.
+    /// Whether it is being created, changed or deleted.
     fn reconciling(&self) -> bool;
 
-    /// What is wrong with it, for people; empty for nothing.
+    /// What is wrong with it, for people; empty if nothing is.
     fn trouble(&self) -> String;
 
-    /// Whether it is in that state, and is what the state promises.
+    /// Whether it is in that state without any trouble.
     fn is(&self, wanted: &str) -> bool {
         self.state_name() == wanted && !self.reconciling() && self.trouble().is_empty()
     }
 
-    /// Whether only somebody's call brings it into that state.
+    /// Whether it will not reach that state without another call.
     fn is_stuck(&self, wanted: &str) -> bool {
         !self.reconciling() && self.state_name() != wanted
     }
 }
 
-/// Prints what `look` finds, and again each resource that has changed, until Ctrl-C.
+/// Prints what `look` finds, and prints each resource again when it has changed, until Ctrl-C.
 pub(super) async fn watch<M: Named, F>(
     session: &Session,
     look: impl Fn() -> F,
@@ -116,7 +116,7 @@ fn show<M: Named>(
     Ok(stdout.flush()?)
 }
 
-/// The answer of a look; none while the server is away, which is said once.
+/// The result of a poll; none while the server is unavailable, which is reported once.
 pub(super) fn patiently<T>(
     session: &Session,
     looked: Result<T, Failure>,
@@ -137,7 +137,7 @@ pub(super) fn patiently<T>(
     }
 }
 
-/// Waits until a resource is in that state; `None` is what a look finds when it is gone.
+/// Waits until a resource is in that state. `None` means that a poll has not found it.
 pub(super) async fn until<M: Named, F>(
     session: &Session,
     wanted: &str,
@@ -154,7 +154,7 @@ where
     };
     match tokio::time::timeout(timeout.max(SHORTEST), waiting).await {
         Ok(found) => found,
-        // Also when the server does not answer.
+        // Needed when the server does not answer.
         Err(_) => Err(too_late(last.as_ref(), wanted)),
     }
 }

@@ -23,7 +23,7 @@ use crate::pb::{
     },
 };
 
-/// Calls that change nothing and may be tried again.
+/// Calls that change nothing, and so can be retried.
 macro_rules! reads {
     ($service:ident: $($(#[$doc:meta])* $method:ident($request:ty) -> $answer:ty;)*) => {
         impl Client {
@@ -42,7 +42,7 @@ macro_rules! reads {
     };
 }
 
-/// Calls that change something; their request id makes it safe to try again.
+/// Calls that change something. Their request id makes retries safe.
 macro_rules! mutations {
     ($service:ident: $($(#[$doc:meta])* $method:ident($request:ty);)*) => {
         impl Client {
@@ -65,7 +65,7 @@ macro_rules! mutations {
     };
 }
 
-/// Lists that are read to their end.
+/// Lists that are read page by page.
 macro_rules! lists {
     ($($(#[$doc:meta])* $all:ident = $method:ident($request:ty).$field:ident -> $item:ty;)*) => {
         impl Client {

@@ -1,4 +1,4 @@
-//! Where a client connects to, and by which TLS.
+//! Prepares the endpoint of a client, with its TLS files.
 
 use std::{fs, path::Path, time::Duration};
 
@@ -7,13 +7,13 @@ use tonic::transport::{Certificate, ClientTlsConfig, Endpoint, Identity};
 
 use super::{Error, Options, Result};
 
-/// Silence after which the server is asked whether it is still there.
+/// Idle time after which the connection is pinged.
 const KEEPALIVE: Duration = Duration::from_secs(20);
 
-/// Port that a server listens on by default.
+/// Default port of a server.
 const DEFAULT_PORT: u16 = 7717;
 
-/// Reads the endpoint and the TLS files.
+/// Parses the endpoint, and reads the TLS files.
 pub(super) fn prepare(text: &str, options: &Options) -> Result<Endpoint> {
     let wants_tls = options.ca.is_some() || options.certificate.is_some();
     let uri = complete(text, wants_tls);
@@ -47,7 +47,7 @@ pub(super) fn prepare(text: &str, options: &Options) -> Result<Endpoint> {
         .map_err(|_| malformed())
 }
 
-/// The endpoint with its scheme.
+/// Adds the scheme to an endpoint.
 fn complete(text: &str, wants_tls: bool) -> String {
     if text.contains("://") || is_unix(text) {
         text.to_owned()

@@ -1,4 +1,4 @@
-//! What can go wrong for a client.
+//! Errors of the client.
 
 use std::{collections::BTreeMap, error::Error as _, fmt, time::Duration};
 
@@ -8,19 +8,19 @@ use tonic_types::StatusExt;
 
 use crate::pb::google::rpc;
 
-/// What tonic says when a call's own time is over, as CANCELLED.
+/// tonic's message, with code CANCELLED, for a call whose own timeout has passed.
 const TIMEOUT_EXPIRED: &str = "Timeout expired";
 
 /// Reason of a call that was refused before it reached a handler.
 const BUDGET_EXHAUSTED: &str = "BUDGET_EXHAUSTED";
 
-/// What is said where a connection that was lost cannot be made again.
+/// Message when a lost connection cannot be made again.
 const AWAY: &str = "the server cannot be reached any more";
 
-/// What is said of a call whose connection was cut.
+/// Message of a call whose connection was cut.
 const CUT: &str = "the connection to the server was lost";
 
-/// What can go wrong for a client.
+/// Errors of the client.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
     /// The endpoint or a TLS file is wrong.
@@ -33,7 +33,7 @@ pub enum Error {
         endpoint: String,
         /// Why.
         message: String,
-        /// Whether somebody answered who does not speak TLS.
+        /// Whether something answered that does not speak TLS.
         without_tls: bool,
     },
     /// The server refused the call.
@@ -47,27 +47,27 @@ pub enum Error {
         /// Why it failed.
         failure: Box<Failure>,
     },
-    /// The operation took longer than was to be waited; it goes on.
+    /// The operation is still running at the end of the wait.
     #[error("operation {name} is not done yet, and goes on")]
     NotDone {
         /// Name of the operation.
         name: String,
     },
-    /// The server answered with something that this client does not understand.
+    /// The server's response cannot be understood by this client.
     #[error("unexpected answer of the server: {0}")]
     Unexpected(String),
 }
 
 impl Error {
     pub(super) fn unreachable(endpoint: &str, error: &dyn std::error::Error) -> Self {
-        // The outermost text is "transport error"; the innermost says what happened.
+        // The outermost text is "transport error"; the innermost one describes the cause.
         let mut innermost = error;
         while let Some(source) = innermost.source() {
             innermost = source;
         }
         let message = innermost.to_string();
-        // What rustls says of an answer that is no TLS record. A server of gRPC without TLS
-        // resets the connection, since what it reads is no HTTP/2.
+        // rustls reports this when the response is not a TLS record. A gRPC server without TLS
+        // resets the connection, because what it reads is not HTTP/2.
         let reset = endpoint.starts_with("https:") && message.contains("reset by peer");
         Self::Unreachable {
             endpoint: endpoint.to_owned(),
@@ -76,7 +76,7 @@ impl Error {
         }
     }
 
-    /// The server's own words, where it said any.
+    /// The server's status; none if there was no response.
     #[must_use]
     pub fn failure(&self) -> Option<&Failure> {
         match self {
@@ -88,15 +88,15 @@ impl Error {
         }
     }
 
-    /// Whether the server gave that reason.
+    /// Whether the server has returned this reason.
     #[must_use]
     pub fn has_reason(&self, reason: &str) -> bool {
         self.failure()
             .is_some_and(|failure| failure.reason == reason)
     }
 
-    /// Whether the same call may succeed later: the server is away, or this caller uses
-    /// all that it may at once.
+    /// Whether the same call may succeed later: the server is unavailable, or the caller has
+    /// reached its limit of concurrent calls.
     pub(super) fn passes(&self) -> bool {
         matches!(self, Self::Call(failure)
             if failure.code == Code::Unavailable || failure.reason == BUDGET_EXHAUSTED)
@@ -124,16 +124,16 @@ pub struct Failure {
     pub reason: String,
     /// Entries of `ErrorInfo.metadata`.
     pub metadata: BTreeMap<String, String>,
-    /// Fields of the request that are wrong, each with why.
+    /// Invalid fields of the request, each with a description.
     pub fields: Vec<(String, String)>,
-    /// Resource that it is about, empty if unknown.
+    /// Resource that the error is about; empty if unknown.
     pub resource: String,
-    /// Time after which another try makes sense.
+    /// Time after which to retry.
     pub retry_after: Option<Duration>,
 }
 
 impl Failure {
-    /// Reads the error of an operation.
+    /// Parses the error of an operation.
     pub(super) fn of_operation(error: rpc::Status) -> Self {
         let details = error.encode_to_vec().into();
         let code = Code::from_i32(error.code);
@@ -174,7 +174,7 @@ impl From<&Status> for Failure {
     }
 }
 
-/// Whether no connection to the server could be made again.
+/// Whether no new connection to the server could be made.
 fn is_away(status: &Status) -> bool {
     let mut source = status
         .source()
@@ -188,9 +188,8 @@ fn is_away(status: &Status) -> bool {
     false
 }
 
-/// Whether the connection ended before the server's answer did. It is no word of the
-/// server, so tonic has no code for it: UNKNOWN, or CANCELLED for a call that waited for
-/// the connection.
+/// Whether the connection ended before the response. The server has sent no status, so tonic
+/// reports UNKNOWN, or CANCELLED for a call that waited for the connection.
 fn is_cut(status: &Status) -> bool {
     let own = matches!(status.code(), Code::Unknown | Code::Cancelled);
     let mut source = status.source();

@@ -15,22 +15,21 @@ pub use self::{
     wait::{Wait, unpack},
 };
 
-/// Result of everything that a client does.
+/// Result of all client calls.
 pub type Result<T, E = Error> = std::result::Result<T, E>;
 
 /// How to connect.
 #[derive(Clone, Debug)]
 pub struct Options {
-    /// PEM file with the authorities that the server's certificate must come from.
-    /// None: those of the machine.
+    /// PEM file with the CAs of the server's certificate. None means the CAs of the machine.
     pub ca: Option<PathBuf>,
     /// PEM file with the client's certificate.
     pub certificate: Option<PathBuf>,
     /// PEM file with the private key of the client's certificate.
     pub key: Option<PathBuf>,
-    /// Longest time to connect.
+    /// Longest wait for a connection.
     pub connect_timeout: Duration,
-    /// Longest time of one try of a call; streams have none.
+    /// Longest time of one attempt at a call. Streams have no limit.
     pub call_timeout: Duration,
 }
 
@@ -46,7 +45,7 @@ impl Default for Options {
     }
 }
 
-/// Checks an endpoint and the TLS files that go with it, without a connection.
+/// Checks an endpoint and its TLS files without a connection.
 ///
 /// # Errors
 /// [`Error::Options`].
@@ -62,8 +61,8 @@ pub struct Client {
 }
 
 impl Client {
-    /// Connects to `http://HOST:PORT`, `https://HOST:PORT`, `unix:PATH`, or
-    /// `HOST:PORT`, which is https where TLS files are given and http otherwise.
+    /// Connects to `http://HOST:PORT`, `https://HOST:PORT`, `unix:PATH` or `HOST:PORT`. The last
+    /// form means https if TLS files are given, otherwise http.
     ///
     /// # Errors
     /// [`Error::Options`] for a malformed endpoint or unreadable files,
@@ -79,8 +78,8 @@ impl Client {
         })
     }
 
-    /// Calls until the server is there and has room: UNAVAILABLE and BUDGET_EXHAUSTED are
-    /// tried again, after the time that the server asks for.
+    /// Calls, and retries after UNAVAILABLE and BUDGET_EXHAUSTED, with the delay that the server
+    /// requests.
     async fn retried<T, F>(&self, call: impl Fn(Channel) -> F, retries: Retries) -> Result<T>
     where
         F: Future<Output = Result<Response<T>, Status>>,
@@ -102,7 +101,7 @@ impl Client {
             .await
     }
 
-    /// A request that ends at the client's own bound; the server learns it.
+    /// A request with the client's timeout, which the server gets too.
     fn bounded<T>(&self, message: T) -> Request<T> {
         let mut request = Request::new(message);
         request.set_timeout(self.call_timeout);
@@ -110,14 +109,14 @@ impl Client {
     }
 }
 
-/// How patiently a call is tried again.
+/// How long a call is retried.
 #[derive(Clone, Copy)]
 enum Retries {
-    /// It may have been done already: never.
+    /// Never, because the call may have had its effect already.
     None,
-    /// A few seconds.
+    /// For a few seconds.
     Short,
-    /// As long as a restart of the server takes.
+    /// For as long as a restart of the server takes.
     Restart,
 }
 

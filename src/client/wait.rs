@@ -14,15 +14,15 @@ use crate::pb::{
     v1::OperationMetadata,
 };
 
-/// Time that a poll's answer may take beyond the time that was asked for.
+/// How much longer than the requested poll a response may take.
 const GRACE: Duration = Duration::from_secs(10);
 
 /// How to wait for an operation.
 #[derive(Clone, Copy, Debug)]
 pub struct Wait {
-    /// Longest wait in all; none: to the end.
+    /// Longest wait in total; none for no limit.
     pub timeout: Option<Duration>,
-    /// How long the server may hold one poll. Progress is seen after each.
+    /// How long the server may hold one poll. Progress is reported after each poll.
     pub poll: Duration,
 }
 
@@ -36,11 +36,11 @@ impl Default for Wait {
 }
 
 impl Client {
-    /// Waits until an operation is done, through restarts of the server. Tells
-    /// `on_progress` the operation's metadata after each poll.
+    /// Waits until an operation has ended, even across restarts of the server. Calls
+    /// `on_progress` with the operation's metadata after each poll.
     ///
     /// # Errors
-    /// [`Error::Operation`] when it failed, [`Error::NotDone`] when the time is over.
+    /// [`Error::Operation`] when it failed, [`Error::NotDone`] when the timeout has passed.
     pub async fn wait(
         &self,
         name: &str,
@@ -78,7 +78,7 @@ impl Client {
     }
 }
 
-/// The operation, or its error.
+/// The finished operation, or its error.
 fn finished(mut operation: Operation) -> Result<Operation> {
     match operation.result.take() {
         Some(operation::Result::Error(error)) => Err(Error::Operation {
@@ -92,10 +92,10 @@ fn finished(mut operation: Operation) -> Result<Operation> {
     }
 }
 
-/// Reads a packed message of the type with that full name.
+/// Unpacks a message of the type with that full name.
 ///
 /// # Errors
-/// [`Error::Unexpected`] for another type or bytes that are no such message.
+/// [`Error::Unexpected`] for another type, or for bytes that cannot be decoded.
 pub fn unpack<M: Message + Default>(any: &Any, full_name: &str) -> Result<M> {
     let name = any.type_url.rsplit('/').next().unwrap_or_default();
     if name != full_name {

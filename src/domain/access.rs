@@ -3,7 +3,7 @@
 use std::fmt;
 
 use super::{
-    name::{DatabaseName, InstanceName, ProjectName},
+    name::{ChangeStreamName, DatabaseName, InstanceName, ProjectName},
     principal::Principal,
 };
 
@@ -62,11 +62,13 @@ pub enum Scope {
     Instance(InstanceName),
     /// A database.
     Database(DatabaseName),
+    /// A change stream.
+    ChangeStream(ChangeStreamName),
 }
 
 impl Scope {
-    /// Reads `*` or the name of a project, an instance or a database; None for anything
-    /// else.
+    /// Reads `*` or the name of a project, an instance, a database or a change stream; None
+    /// for anything else.
     #[must_use]
     pub fn parse(text: &str) -> Option<Self> {
         if text == "*" {
@@ -75,7 +77,11 @@ impl Scope {
         let project = || text.parse().ok().map(Self::Project);
         let instance = || text.parse().ok().map(Self::Instance);
         let database = || text.parse().ok().map(Self::Database);
-        project().or_else(instance).or_else(database)
+        let stream = || text.parse().ok().map(Self::ChangeStream);
+        project()
+            .or_else(instance)
+            .or_else(database)
+            .or_else(stream)
     }
 
     /// Whether the other scope is this one or a part of it.
@@ -85,7 +91,7 @@ impl Scope {
             Self::Everything => true,
             Self::Project(project) => other.project().is_some_and(|it| *it == project.project),
             Self::Instance(instance) => other.instance() == Some(instance),
-            Self::Database(_) => self == other,
+            Self::Database(_) | Self::ChangeStream(_) => self == other,
         }
     }
 
@@ -95,6 +101,7 @@ impl Scope {
             Self::Project(name) => Some(&name.project),
             Self::Instance(name) => Some(&name.project),
             Self::Database(name) => Some(&name.instance.project),
+            Self::ChangeStream(name) => Some(&name.instance.project),
         }
     }
 
@@ -103,6 +110,7 @@ impl Scope {
             Self::Everything | Self::Project(_) => None,
             Self::Instance(name) => Some(name),
             Self::Database(name) => Some(&name.instance),
+            Self::ChangeStream(name) => Some(&name.instance),
         }
     }
 }
@@ -114,6 +122,7 @@ impl fmt::Display for Scope {
             Self::Project(name) => name.fmt(formatter),
             Self::Instance(name) => name.fmt(formatter),
             Self::Database(name) => name.fmt(formatter),
+            Self::ChangeStream(name) => name.fmt(formatter),
         }
     }
 }
@@ -164,6 +173,7 @@ mod tests {
             "projects/a",
             "projects/a/instances/b",
             "projects/a/instances/b/databases/c",
+            "projects/a/instances/b/changeStreams/c",
         ] {
             assert_eq!(scope(text).to_string(), text);
         }

@@ -49,7 +49,7 @@ impl Outcome {
 /// One thing that was done. Its texts are as they were written, maybe by another release.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct AuditRecord {
-    /// Identity for ever.
+    /// Unique id, never reused.
     pub uid: Uuid,
     /// When it was done.
     pub create_time: DateTime<Utc>,

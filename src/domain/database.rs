@@ -27,9 +27,9 @@ states! {
 pub struct Database {
     /// Resource name.
     pub name: DatabaseName,
-    /// Identity for ever.
+    /// Unique id, never reused.
     pub uid: Uuid,
-    /// Identity of the instance.
+    /// Unique id of the instance.
     pub instance_uid: Uuid,
     /// Counts the changes of the record; the etag is made of it.
     pub revision: i64,

@@ -7,7 +7,7 @@ use uuid::Uuid;
 /// A host as a process of it knows it.
 #[derive(Clone, Debug)]
 pub struct Host {
-    /// Identity of its `local.root`.
+    /// Id of its `local.root`.
     pub id: Uuid,
     /// Its name, for people.
     pub name: String,

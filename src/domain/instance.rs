@@ -9,7 +9,7 @@ use uuid::Uuid;
 use super::{
     Error, Reason, Result,
     name::InstanceName,
-    provider::{Address, Placement},
+    provider::{Placement, ServerAddress},
     states::states,
     version::{Version, Wanted},
 };
@@ -65,7 +65,7 @@ states! {
 pub struct Instance {
     /// Resource name.
     pub name: InstanceName,
-    /// Identity for ever.
+    /// Unique id, never reused.
     pub uid: Uuid,
     /// Counts the changes of the record; the etag is made of it.
     pub revision: i64,
@@ -102,7 +102,7 @@ pub struct Instance {
     /// Its servers, by number.
     pub servers: Vec<Server>,
     /// Where clients connect, once it has started.
-    pub endpoint: Option<Address>,
+    pub endpoint: Option<ServerAddress>,
     /// What drifted, failed or happened.
     pub conditions: Vec<Condition>,
 }
@@ -143,7 +143,7 @@ impl Instance {
         conditions.find(|condition| condition.kind == kind)
     }
 
-    /// Its server of that identity.
+    /// its server with that unique id.
     #[must_use]
     pub fn server(&self, uid: Uuid) -> Option<&Server> {
         self.servers.iter().find(|server| server.uid == uid)
@@ -212,7 +212,7 @@ pub fn check_etag(wanted: &str, present: &str) -> Result<()> {
 /// A physical PostgreSQL cluster of an instance.
 #[derive(Clone, Debug)]
 pub struct Server {
-    /// Identity for ever.
+    /// Unique id, never reused.
     pub uid: Uuid,
     /// Number within the instance, from 1.
     pub number: i32,
@@ -231,7 +231,7 @@ pub struct Server {
     /// What is to become of it.
     pub wanted: ServerGoal,
     /// Where clients connect, as it was started last.
-    pub address: Option<Address>,
+    pub address: Option<ServerAddress>,
     /// Since when its host has been silent for so long that nothing is to be expected
     /// of it, if that is so.
     pub host_gone_time: Option<DateTime<Utc>>,

@@ -83,9 +83,9 @@ impl Order {
     }
 }
 
-/// The place of a record in an ordered list.
+/// The position of a record in an ordered list.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Place {
+pub struct Position {
     /// The time sorted by; the epoch when sorted by id.
     #[serde(rename = "t")]
     pub time: DateTime<Utc>,
@@ -94,7 +94,7 @@ pub struct Place {
     pub id: String,
 }
 
-impl Place {
+impl Position {
     /// Whether PostgreSQL can compare with it. A token may have been changed by a client.
     /// PostgreSQL's timestamps begin in the year -4713.
     fn is_storable(&self) -> bool {
@@ -107,7 +107,7 @@ struct Token {
     #[serde(rename = "q")]
     query: String,
     #[serde(flatten)]
-    place: Place,
+    position: Position,
 }
 
 /// Fingerprint of the arguments of a list, to which its tokens are bound.
@@ -117,25 +117,25 @@ fn fingerprint(arguments: &[&str]) -> String {
     URL_SAFE_NO_PAD.encode(hash.as_ref().get(..12).unwrap_or_default())
 }
 
-/// The token of the page that begins after `place`.
+/// The token of the page that begins after `position`.
 ///
 /// # Errors
 /// INTERNAL when it cannot be written.
-pub fn page_token(place: &Place, arguments: &[&str]) -> Result<String> {
+pub fn page_token(position: &Position, arguments: &[&str]) -> Result<String> {
     let token = Token {
         query: fingerprint(arguments),
-        place: place.clone(),
+        position: position.clone(),
     };
     let json = serde_json::to_vec(&token)
         .map_err(|error| Error::internal("page token").with_source(error))?;
     Ok(URL_SAFE_NO_PAD.encode(json))
 }
 
-/// The place that a token says, none for an empty one.
+/// The position that a token says, none for an empty one.
 ///
 /// # Errors
 /// PAGE_TOKEN_INVALID when it is damaged or belongs to other arguments.
-pub fn parse_page_token(token: &str, arguments: &[&str]) -> Result<Option<Place>> {
+pub fn parse_page_token(token: &str, arguments: &[&str]) -> Result<Option<Position>> {
     let wrong = |message: &str| {
         Error::new(Reason::PageTokenInvalid, message.to_owned()).with_field("page_token")
     };
@@ -152,10 +152,10 @@ pub fn parse_page_token(token: &str, arguments: &[&str]) -> Result<Option<Place>
             "the page token belongs to a list with other arguments",
         ));
     }
-    if !token.place.is_storable() {
+    if !token.position.is_storable() {
         return Err(wrong("the page token is damaged"));
     }
-    Ok(Some(token.place))
+    Ok(Some(token.position))
 }
 
 #[cfg(test)]
@@ -167,9 +167,9 @@ mod tests {
     proptest! {
         #[test]
         fn tokens_read_back_for_their_query_alone(id in "[^\\x00]{0,63}", seconds in 0i64..4_000_000_000) {
-            let place = Place { time: DateTime::from_timestamp(seconds, 0).unwrap(), id };
-            let token = page_token(&place, &["a", "b"]).unwrap();
-            prop_assert_eq!(parse_page_token(&token, &["a", "b"]).unwrap(), Some(place));
+            let position = Position { time: DateTime::from_timestamp(seconds, 0).unwrap(), id };
+            let token = page_token(&position, &["a", "b"]).unwrap();
+            prop_assert_eq!(parse_page_token(&token, &["a", "b"]).unwrap(), Some(position));
             let other = parse_page_token(&token, &["ab", ""]).unwrap_err();
             prop_assert_eq!(other.reason(), Reason::PageTokenInvalid);
         }

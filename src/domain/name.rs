@@ -82,6 +82,15 @@ pub struct DatabaseName {
     pub database: Id,
 }
 
+/// `projects/{project}/instances/{instance}/changeStreams/{stream}`.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+pub struct ChangeStreamName {
+    /// Name of the instance.
+    pub instance: InstanceName,
+    /// Id of the change stream.
+    pub stream: Id,
+}
+
 /// `projects/{project}/operations/{operation}`.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct OperationName {
@@ -110,6 +119,12 @@ impl fmt::Display for InstanceName {
 impl fmt::Display for DatabaseName {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(formatter, "{}/databases/{}", self.instance, self.database)
+    }
+}
+
+impl fmt::Display for ChangeStreamName {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(formatter, "{}/changeStreams/{}", self.instance, self.stream)
     }
 }
 
@@ -185,6 +200,22 @@ impl FromStr for DatabaseName {
     }
 }
 
+impl FromStr for ChangeStreamName {
+    type Err = Error;
+
+    fn from_str(text: &str) -> Result<Self> {
+        let [project, instance, stream] = ids(text, ["projects", "instances", "changeStreams"])?;
+        let instance = InstanceName {
+            project: Id::parse(project, "project")?,
+            instance: Id::parse(instance, "instance")?,
+        };
+        Ok(Self {
+            instance,
+            stream: Id::parse(stream, "change stream")?,
+        })
+    }
+}
+
 impl FromStr for OperationName {
     type Err = Error;
 
@@ -210,6 +241,8 @@ mod tests {
         fn names_read_back(p in "[a-z]([a-z0-9-]{0,61}[a-z0-9])?", i in "[a-z]([a-z0-9-]{0,61}[a-z0-9])?") {
             let text = format!("projects/{p}/instances/{i}/databases/{p}");
             prop_assert_eq!(text.parse::<DatabaseName>().unwrap().to_string(), text);
+            let text = format!("projects/{p}/instances/{i}/changeStreams/{p}");
+            prop_assert_eq!(text.parse::<ChangeStreamName>().unwrap().to_string(), text);
         }
 
         #[test]

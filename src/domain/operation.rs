@@ -104,7 +104,7 @@ pub type Encode = fn(Outcome) -> super::Result<Response>;
 /// it.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct SilentHost {
-    /// Its identity.
+    /// Its unique id.
     pub id: Uuid,
     /// Its name.
     pub name: String,

@@ -19,7 +19,7 @@ use super::{
 /// the metadata before an effect uses it.
 #[derive(Clone, Debug)]
 pub struct ServerSpec {
-    /// Identity of the server; names its directories.
+    /// Unique id of the server; names its directories.
     pub uid: Uuid,
     /// Provider that it comes from.
     pub provider: String,
@@ -36,7 +36,7 @@ pub struct ServerSpec {
     /// PostgreSQL's system identifier once it is known; what is found must match.
     pub system_identifier: Option<u64>,
     /// Where clients connect, as it is on record.
-    pub address: Option<Address>,
+    pub address: Option<ServerAddress>,
     /// Fencing token of the worker, part of the names of unfinished files.
     pub token: i64,
 }
@@ -143,7 +143,7 @@ pub struct Learnt {
     /// PostgreSQL's system identifier.
     pub system_identifier: Option<u64>,
     /// Where clients connect. It is on record before a server takes connections there.
-    pub address: Option<Address>,
+    pub address: Option<ServerAddress>,
 }
 
 /// What comes after a look.
@@ -247,7 +247,7 @@ pub const ADMIN: &str = "howdah_admin";
 
 /// Where a server can be reached.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Address {
+pub struct ServerAddress {
     /// Host name or address for clients.
     pub host: String,
     /// TCP port.
@@ -305,7 +305,7 @@ pub trait Provider: Send + Sync {
 
     /// Where Howdah connects to the server now. The address for clients is on record, from
     /// [`Learnt::address`].
-    fn address(&self, server: &ServerSpec) -> Address;
+    fn address(&self, server: &ServerSpec) -> ServerAddress;
 
     /// Reads a part of the server's log.
     ///

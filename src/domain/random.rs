@@ -1,4 +1,4 @@
-//! Where randomness comes from: identities and passwords.
+//! Where randomness comes from: unique ids and passwords.
 
 use aws_lc_rs::rand::{SecureRandom, SystemRandom};
 use base64::{Engine as _, engine::general_purpose::URL_SAFE_NO_PAD};

@@ -21,7 +21,7 @@ pub struct Unreadable {
     pub name: String,
     /// Last segment of the name.
     pub id: String,
-    /// Identity for ever.
+    /// Unique id, never reused.
     pub uid: Uuid,
     /// When it was created.
     pub create_time: DateTime<Utc>,

@@ -1,4 +1,4 @@
-//! Places in the write-ahead log.
+//! Positions in the write-ahead log.
 
 use std::fmt;
 use std::str::FromStr;
@@ -10,9 +10,9 @@ use std::str::FromStr;
 pub struct Lsn(u64);
 
 impl Lsn {
-    /// `0/0`, which is no place.
+    /// `0/0`, which is no position.
     pub const ZERO: Lsn = Lsn(0);
-    /// The last place that can be named.
+    /// The last position that can be named.
     pub const MAX: Lsn = Lsn(u64::MAX);
 
     /// From the number that the protocol carries.
@@ -25,17 +25,17 @@ impl Lsn {
         self.0
     }
 
-    /// Whether this is no place at all.
+    /// Whether this is no position at all.
     pub const fn is_zero(self) -> bool {
         self.0 == 0
     }
 
-    /// The place `bytes` further on, if there is one.
+    /// The position `bytes` further on, if there is one.
     pub fn checked_add(self, bytes: u64) -> Option<Lsn> {
         self.0.checked_add(bytes).map(Lsn)
     }
 
-    /// The place `bytes` before, if there is one.
+    /// The position `bytes` before, if there is one.
     pub fn checked_sub(self, bytes: u64) -> Option<Lsn> {
         self.0.checked_sub(bytes).map(Lsn)
     }

@@ -1,8 +1,8 @@
-//! Servers of a simulated world, for tests: it lives in a directory that another process
-//! writes, and its servers take as long, fail and die as that process says.
+//! A provider for tests: servers of a simulated world, which lives in a directory. The test
+//! writes there how long the servers take, when they fail and when they die.
 //!
-//! `world.json` holds the [`World`]; `UID.json` the state of a server. Clients that connect
-//! reach the PostgreSQL of the world.
+//! `world.json` holds the [`World`], and `UID.json` the state of a server. Clients connect to a
+//! real PostgreSQL that the world names.
 
 use std::{
     collections::BTreeMap,
@@ -23,8 +23,8 @@ use crate::{
         Error, Reason, Result,
         engine::{Engine, REQUIRED_TOOLS},
         provider::{
-            ADMIN, Address, Advance, Goal, GoalKind, Learnt, Next, Passed, Presence, Present,
-            Provider, ServerSpec, Wait, Waited,
+            ADMIN, Advance, Goal, GoalKind, Learnt, Next, Passed, Presence, Present, Provider,
+            ServerAddress, ServerSpec, Wait, Waited,
         },
         version::Version,
     },
@@ -35,17 +35,16 @@ use crate::{
 /// Name of the provider, as in `Server.provider`.
 pub const NAME: &str = "simulated";
 
-/// Parameter of an instance that overrides [`World::looks`] for its server, until that is
-/// removed.
+/// Parameter of an instance that overrides [`World::looks`], except while its server is removed.
 const LOOKS: &str = "simulated.looks";
 
 /// Failpoint after each effect, before its result is returned.
 const POINT: &str = "simulated.after_effect";
 
-/// All points at which a test can kill the process.
+/// All failpoints of this provider.
 pub const FAILPOINTS: &[&str] = &[POINT];
 
-/// Points on the way to a goal, in a world where each takes a look more.
+/// Failpoints on the way to a goal, in a world where each goal takes an additional look.
 #[must_use]
 pub const fn towards(_: GoalKind) -> Passed {
     Passed {
@@ -54,12 +53,12 @@ pub const fn towards(_: GoalKind) -> Passed {
     }
 }
 
-/// Pause between two looks; of servers whose number of looks is a parameter, which are
-/// many at once, a longer one.
+/// Pause between two looks. Servers with the parameter [`LOOKS`] get the longer pause, because
+/// tests use many of them at once.
 const PAUSE: Duration = Duration::from_millis(200);
 const LONG_PAUSE: Duration = Duration::from_secs(3);
 
-/// How often it is looked whether a server has ended.
+/// How often to check whether a server has ended.
 const POLL: Duration = Duration::from_millis(50);
 
 /// Longest wait for the PostgreSQL of the world.
@@ -68,23 +67,23 @@ const LIMIT: Duration = Duration::from_secs(10);
 /// How the world behaves, read at each look.
 #[derive(Debug, Deserialize)]
 struct World {
-    /// Looks that a server needs to reach a goal, beside the one that asks for it.
+    /// Looks that a server needs to reach a goal, in addition to the first one.
     #[serde(default)]
     looks: u32,
-    /// Looks that fail for a while, of each server.
+    /// How many looks at each server fail with an error that can be retried.
     #[serde(default)]
     failures: u32,
-    /// Each look fails for good.
+    /// Whether each look fails with an error that cannot be retried.
     #[serde(default)]
     broken: bool,
-    /// The PostgreSQL that all servers are.
+    /// The real PostgreSQL that all servers share.
     postgresql: Option<PostgreSql>,
-    /// What is otherwise for some servers.
+    /// Exceptions for single servers.
     #[serde(default)]
     servers: BTreeMap<Uuid, Otherwise>,
 }
 
-/// How a server differs from the others of its world.
+/// How one server differs from the others of its world.
 #[derive(Debug, Default, Deserialize)]
 struct Otherwise {
     looks: Option<u32>,
@@ -100,14 +99,14 @@ struct PostgreSql {
     version: String,
 }
 
-/// A server of the world.
+/// State of a server in the world.
 #[derive(Debug, Default, Serialize, Deserialize)]
 struct Server {
     running: bool,
     identifier: Option<u64>,
-    /// Looks that the present goal has taken.
+    /// Looks at the present goal so far.
     looks: u32,
-    /// Looks that have failed.
+    /// Failed looks so far.
     failures: u32,
 }
 
@@ -118,7 +117,7 @@ pub struct Simulated {
 }
 
 impl Simulated {
-    /// The provider of the world in that directory.
+    /// The provider for the world in that directory.
     #[must_use]
     pub const fn new(world: PathBuf) -> Self {
         Self { world }
@@ -149,7 +148,7 @@ impl Simulated {
         read(&self.place(uid))
     }
 
-    /// Whole, or as it was: two processes may write at the same time.
+    /// Replaces the file by a rename, because two processes may write at the same time.
     fn write(&self, uid: Uuid, server: &Server) -> Result<()> {
         let text = serde_json::to_vec(server).map_err(|error| failed(&error))?;
         let unfinished = self.world.join(format!("{uid}.{}.new", std::process::id()));
@@ -160,8 +159,8 @@ impl Simulated {
         Ok(())
     }
 
-    /// One look at a server that is not at its goal yet. It has perhaps a number of looks
-    /// of its own.
+    /// One look at a server that has not reached its goal. `own` is the value of [`LOOKS`]. None
+    /// means that the goal can be reached now.
     fn look(&self, uid: Uuid, server: &mut Server, own: Option<u32>) -> Result<Option<Wait>> {
         let world = self.world()?;
         let otherwise = world.servers.get(&uid).and_then(|server| server.looks);
@@ -209,7 +208,7 @@ impl Simulated {
         })
     }
 
-    /// Makes Howdah's role with the password on record; answers the system identifier.
+    /// Creates Howdah's role with the password on record, and returns the system identifier.
     async fn let_in(&self, spec: &ServerSpec) -> Result<u64> {
         let real = self.postgresql(Some(spec.uid))?;
         let target = Target {
@@ -328,10 +327,10 @@ impl Provider for Simulated {
         false
     }
 
-    fn address(&self, spec: &ServerSpec) -> Address {
+    fn address(&self, spec: &ServerSpec) -> ServerAddress {
         let real = self.postgresql(Some(spec.uid)).ok();
         let (host, port) = real.map_or_else(Default::default, |real| (real.host, real.port));
-        Address {
+        ServerAddress {
             host,
             port,
             socket_directory: None,

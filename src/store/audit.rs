@@ -1,4 +1,4 @@
-//! The audit: who has changed what, and who has read which secret.
+//! The audit: who has changed something, and who has read a secret.
 
 use chrono::{DateTime, Utc};
 use uuid::Uuid;
@@ -14,30 +14,30 @@ use crate::domain::{
     name::{Id, ProjectName},
 };
 
-/// What is recorded.
+/// A new audit record.
 #[derive(Clone, Debug)]
 pub struct NewAuditRecord<'a> {
     /// Project of the resource.
     pub project: &'a Id,
-    /// What was done.
+    /// Kind of effect.
     pub effect: Effect,
-    /// Who did it.
+    /// Principal that did it.
     pub principal: String,
-    /// From where.
+    /// Address of the peer.
     pub peer: &'a str,
     /// Method that was called.
     pub method: &'a str,
-    /// Resource by name.
+    /// Name of the resource.
     pub resource: &'a str,
-    /// The caller's id of the request.
+    /// The id that the caller gave to the request.
     pub request_id: Option<Uuid>,
-    /// Operation that was accepted, by name.
+    /// Name of the operation that was accepted.
     pub operation: Option<String>,
-    /// Trace that the call belongs to.
+    /// Id of the trace that the call belongs to.
     pub trace_id: &'a str,
-    /// The request, bounded and without secrets.
+    /// The request as text, bounded and without secrets.
     pub request: &'a str,
-    /// What came of it.
+    /// Result of the call.
     pub outcome: Outcome,
 }
 
@@ -58,7 +58,7 @@ struct Row {
     result: String,
 }
 
-/// One text for a transaction and for a statement of its own.
+/// The statement, for use in a transaction and without one.
 macro_rules! insert {
     ($executor:expr, $uid:expr, $new:expr) => {
         sqlx::query!(
@@ -87,7 +87,7 @@ macro_rules! insert {
 }
 
 impl Tx {
-    /// Records what the transaction does.
+    /// Records the effect of this transaction, so that both are committed or neither.
     ///
     /// # Errors
     /// METADATA_UNAVAILABLE.
@@ -97,8 +97,8 @@ impl Tx {
 }
 
 impl Store {
-    /// Records what is about to be done. If there is a record of that identity, it counts
-    /// once more.
+    /// Records an effect that is about to happen. If a record with that unique id exists, its
+    /// counter is raised.
     ///
     /// # Errors
     /// METADATA_UNAVAILABLE.
@@ -106,7 +106,7 @@ impl Store {
         insert!(&self.pool, uid, new).map(drop)
     }
 
-    /// A part of a project's records.
+    /// Reads a part of a project's records.
     ///
     /// # Errors
     /// METADATA_UNAVAILABLE.
@@ -131,7 +131,7 @@ impl Store {
         Ok(found.of(records, |record: &AuditRecord| record.uid))
     }
 
-    /// Forgets records that are older than `seconds`, a thousand at most.
+    /// Deletes records older than `seconds`, at most a thousand.
     ///
     /// # Errors
     /// METADATA_UNAVAILABLE.

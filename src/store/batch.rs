@@ -1,8 +1,9 @@
-//! Reads of single rows that are asked for at the same time, in one query.
+//! Combines concurrent reads of single rows into one query.
 //!
-//! A read that finds a place goes out at once. One that finds all places taken waits for
-//! the next query, together with all that come meanwhile. So each is answered by a query
-//! that began after it came, and the busier the callers, the fewer queries for each.
+//! A read that finds a free lane starts a query at once. A read that finds all lanes busy waits
+//! for the next query, together with all other reads that arrive meanwhile. So every read is
+//! answered by a query that began after the read arrived, and a higher load needs fewer queries
+//! per read.
 
 use std::{
     collections::{HashMap, HashSet, VecDeque},
@@ -19,21 +20,21 @@ use tokio_util::task::TaskTracker;
 
 use crate::domain::{Error, Reason, Result};
 
-/// Queries under way at once. One that a silent host holds does not stop the others.
+/// Number of lanes: queries that run at once. A query to a silent host does not block the other.
 const PLACES: usize = 2;
 
 /// Most reads in one query.
 const MOST: usize = 128;
 
-/// What a query found, by key. A row that cannot be read fails alone.
+/// Results of a query, by key. A row that cannot be read affects only its own key.
 pub(super) type Found<K, V> = HashMap<K, Result<V>>;
 
-/// Reads of one kind. Cheap to clone.
+/// Combined reads of one kind of row. Cheap to clone.
 pub(super) struct Batch<K, V>(Arc<Mutex<Waiting<K, V>>>);
 
 struct Waiting<K, V> {
     reads: VecDeque<Read<K, V>>,
-    places_taken: usize,
+    lanes_taken: usize,
 }
 
 struct Read<K, V> {
@@ -46,12 +47,12 @@ where
     K: Clone + Eq + Hash + Send + 'static,
     V: Clone + Send + 'static,
 {
-    /// The value of a key, by `query`, which is given the keys without repetition and
-    /// has a bound of its own. All callers give the same query: one of them serves the
-    /// others' keys too. It runs on `tasks`, whatever becomes of this caller.
+    /// Reads the value of a key by `query`, which gets keys without duplicates and must have a
+    /// limit of its own. All callers must pass the same query, because it also serves the
+    /// others' keys. It runs on `tasks`, and continues if this caller goes away.
     ///
     /// # Errors
-    /// Those of the query; METADATA_UNAVAILABLE when there is no answer within `limit`;
+    /// Errors of the query; METADATA_UNAVAILABLE when there is no answer within `limit`;
     /// INTERNAL when the query panics.
     pub(super) async fn read<F>(
         &self,
@@ -64,8 +65,8 @@ where
         F: Future<Output = Result<Found<K, V>>> + Send + 'static,
     {
         let (answer, answered) = oneshot::channel();
-        if let Some(place) = self.ask(Read { key, answer }) {
-            tasks.spawn(serve(place, query));
+        if let Some(lane) = self.ask(Read { key, answer }) {
+            tasks.spawn(serve(lane, query));
         }
         match timeout(limit, answered).await {
             Ok(Ok(answer)) => answer,
@@ -77,35 +78,35 @@ where
         }
     }
 
-    /// Puts a read in the queue. Answers a place if one is free.
-    fn ask(&self, read: Read<K, V>) -> Option<Place<K, V>> {
+    /// Queues a read. Returns a lane if one is free; the caller must then serve it.
+    fn ask(&self, read: Read<K, V>) -> Option<Lane<K, V>> {
         let mut waiting = self.waiting();
         waiting.reads.push_back(read);
-        if waiting.places_taken == PLACES {
+        if waiting.lanes_taken == PLACES {
             return None;
         }
-        waiting.places_taken += 1;
-        Some(Place {
+        waiting.lanes_taken += 1;
+        Some(Lane {
             batch: self.clone(),
             left: false,
         })
     }
 }
 
-/// A place in which one query after the other runs.
-struct Place<K, V> {
+/// A lane, in which one query after the other runs.
+struct Lane<K, V> {
     batch: Batch<K, V>,
     left: bool,
 }
 
-impl<K, V> Place<K, V> {
-    /// The reads of the next query. With none the place is left, under the same lock: a
-    /// read that comes later finds it free.
+impl<K, V> Lane<K, V> {
+    /// Takes the reads of the next query. If there are none the lane is freed under the same
+    /// lock, so a later read finds it free.
     fn next(&mut self) -> Option<Vec<Read<K, V>>> {
         let mut waiting = self.batch.waiting();
         let number = waiting.reads.len().min(MOST);
         if number == 0 {
-            waiting.places_taken -= 1;
+            waiting.lanes_taken -= 1;
             self.left = true;
             return None;
         }
@@ -113,34 +114,34 @@ impl<K, V> Place<K, V> {
     }
 }
 
-impl<K, V> Drop for Place<K, V> {
+impl<K, V> Drop for Lane<K, V> {
     fn drop(&mut self) {
-        // The query has panicked, or the runtime ends.
+        // If it was not left, the query has panicked or the runtime shuts down.
         if self.left {
             return;
         }
         let mut waiting = self.batch.waiting();
-        waiting.places_taken -= 1;
-        if waiting.places_taken == 0 {
-            // No reader is left: the waiting callers get an error now.
+        waiting.lanes_taken -= 1;
+        if waiting.lanes_taken == 0 {
+            // No lane serves the queue any more: the waiting callers get an error now.
             waiting.reads.clear();
         }
     }
 }
 
-async fn serve<K, V, F>(mut place: Place<K, V>, query: impl Fn(Vec<K>) -> F)
+async fn serve<K, V, F>(mut lane: Lane<K, V>, query: impl Fn(Vec<K>) -> F)
 where
     K: Clone + Eq + Hash,
     V: Clone,
     F: Future<Output = Result<Found<K, V>>>,
 {
     loop {
-        // Calls that are about to ask go first, and share the query.
+        // Lets other tasks that are about to read queue first, so that they share the query.
         tokio::task::yield_now().await;
-        let Some(mut reads) = place.next() else {
+        let Some(mut reads) = lane.next() else {
             return;
         };
-        // Who has gone away needs no answer.
+        // Callers that have gone away need no answer.
         reads.retain(|read| !read.answer.is_closed());
         let keys: HashSet<K> = reads.iter().map(|read| read.key.clone()).collect();
         if keys.is_empty() {
@@ -174,7 +175,7 @@ impl<K, V> Default for Batch<K, V> {
     fn default() -> Self {
         Self(Arc::new(Mutex::new(Waiting {
             reads: VecDeque::new(),
-            places_taken: 0,
+            lanes_taken: 0,
         })))
     }
 }
@@ -191,7 +192,7 @@ impl<K, V> fmt::Debug for Batch<K, V> {
         formatter
             .debug_struct("Batch")
             .field("reads", &waiting.reads.len())
-            .field("places_taken", &waiting.places_taken)
+            .field("lanes_taken", &waiting.lanes_taken)
             .finish()
     }
 }
@@ -205,7 +206,7 @@ mod tests {
 
     const LIMIT: Duration = Duration::from_secs(20);
 
-    /// A query that waits at a gate, answers twice the key, and records its keys.
+    /// A query that waits at a gate, returns twice the key, and records its keys.
     #[derive(Clone, Default)]
     struct Query {
         asked: Arc<Mutex<Vec<Vec<u32>>>>,
@@ -238,9 +239,9 @@ mod tests {
         batch.read(&TaskTracker::new(), key, LIMIT, run).await
     }
 
-    /// Waits until all places are left.
+    /// Waits until all lanes are free.
     async fn at_rest(batch: &Batch<u32, u32>) {
-        while batch.waiting().places_taken > 0 {
+        while batch.waiting().lanes_taken > 0 {
             tokio::task::yield_now().await;
         }
     }
@@ -268,7 +269,7 @@ mod tests {
         assert_eq!(answers[5..], [unreadable, absent]);
         let asked = query.asked.lock().unwrap().clone();
         let lengths: Vec<usize> = asked.iter().map(Vec::len).collect();
-        // The first reads may share a query or not; no key is queried twice.
+        // The first reads may share a query or not, but no key is queried twice.
         assert_eq!(lengths.iter().sum::<usize>(), 6, "{asked:?}");
         assert!(lengths.len() <= PLACES + 1, "{asked:?}");
         at_rest(&batch).await;

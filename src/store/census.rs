@@ -1,4 +1,4 @@
-//! How many instances, servers and operations there are.
+//! Counts instances, servers and operations.
 
 use super::{Store, fault::Measured};
 use crate::{
@@ -7,9 +7,9 @@ use crate::{
 };
 
 impl Store {
-    /// Counts instances by state, servers by role and goal, and operations under way by kind
-    /// and state. Each number is at most 10 000, which stands for as many or more: indexes are
-    /// read to that end, and no table is.
+    /// Counts instances by state, servers by role and goal, and open operations by kind and
+    /// state. A count of 10 000 means "that or more": counting stops there, so no table is read
+    /// completely.
     ///
     /// # Errors
     /// METADATA_UNAVAILABLE.

@@ -1,4 +1,4 @@
-//! Notifications of changed operations, on a connection of their own.
+//! Notifications about changed operations, on a separate connection.
 
 use std::time::Duration;
 
@@ -13,28 +13,29 @@ use super::{
 };
 use crate::domain::Result;
 
-/// Channel of the ids of changed operations.
+/// Channel of the notifications; the payload is an operation's id.
 pub(super) const CHANNEL: &str = "howdah_operations";
 
-/// After this long without a notification the server is asked whether it is still there.
+/// Time without a notification after which the connection is tested.
 const ASK_AFTER: Duration = Duration::from_secs(5);
 
-/// Longest wait for its answer, and for the connection.
+/// Longest wait for the result of the test, and for a connection.
 const LIMIT: Duration = Duration::from_secs(3);
 
-/// Receives the ids of changed operations, of this process and of others.
+/// Receives the ids of operations that this or another process has changed.
 #[derive(Debug)]
 pub struct Changes(PgListener);
 
 impl Store {
-    /// Listens for changed operations.
+    /// Starts to listen for changed operations.
     ///
     /// # Errors
     /// METADATA_UNAVAILABLE.
     pub async fn operation_changes(&self) -> Result<Changes> {
         let listening = async {
             let options = self.pool.connector().options()?;
-            // sqlx's listener takes its connection from a pool: this one has no other.
+            // sqlx's listener takes its connection from a pool. This pool has only that
+            // connection.
             let pool = PgPoolOptions::new()
                 .max_connections(1)
                 .acquire_timeout(LIMIT)
@@ -56,10 +57,10 @@ impl Store {
 }
 
 impl Changes {
-    /// The next changed operation; none when the notification cannot be read.
+    /// The next changed operation; none if the payload cannot be parsed.
     ///
     /// # Errors
-    /// METADATA_UNAVAILABLE: changes may have been missed.
+    /// METADATA_UNAVAILABLE; changes may have been missed then.
     pub async fn next(&mut self) -> Result<Option<Uuid>> {
         loop {
             match timeout(ASK_AFTER, self.0.try_recv()).await {
@@ -73,7 +74,7 @@ impl Changes {
         }
     }
 
-    /// A host that vanished without a word would leave a listener waiting for ever.
+    /// Tests the connection. Without a test, a host that has vanished would not be noticed.
     async fn ask(&mut self) -> Result<()> {
         let asking = timeout(LIMIT, sqlx::raw_sql("select").execute(&mut self.0)).await;
         let asked = async { asking.unwrap_or_else(|_| Err(timed_out())) };

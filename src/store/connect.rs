@@ -1,5 +1,5 @@
-//! One connection to the metadata database: where it is, which settings of the session
-//! are pinned, and what is checked before the connection is used.
+//! Makes single connections to the metadata database: finds the address, pins the parameters of
+//! the session, and checks the server.
 
 use std::{fmt, sync::Arc, time::Duration};
 
@@ -11,33 +11,34 @@ use tokio::time::timeout;
 use super::fault::{OLDEST_MAJOR, Unusable};
 use crate::domain::sqlstate::Meaning;
 
-/// Answers where the database is and how to log in. Called for each connection, so that
-/// a password that was rotated is taken up without a restart.
+/// Returns address and login of the database. It is called for each connection, so a new
+/// password is used without a restart.
 pub type Source = Arc<dyn Fn() -> Result<PgConnectOptions, String> + Send + Sync>;
 
-/// Settings of a role, a database or a server that would change what our statements mean
-/// or how durable they are. Values in the startup packet are stronger than all of those.
+/// Parameters of the session. A role, a database or a server may set them differently, which
+/// would change the meaning or the durability of our statements. The startup packet overrides
+/// all that.
 const PINNED: [(&str, &str); 12] = [
     ("default_transaction_isolation", "read committed"),
     ("default_transaction_read_only", "off"),
     ("default_transaction_deferrable", "off"),
     ("search_path", "public"),
-    // A policy that hides rows becomes an error instead of an incomplete answer.
+    // A policy that hides rows then causes an error and not an incomplete result.
     ("row_security", "off"),
     ("synchronous_commit", "on"),
-    // The pool closes idle connections by itself, and knows it.
+    // The pool closes idle connections itself.
     ("idle_session_timeout", "0"),
     ("standard_conforming_strings", "on"),
     ("transform_null_equals", "off"),
     ("lock_timeout", "5s"),
-    // Every query is short: to compile one takes longer than to carry it out.
+    // All queries are short: compiling one would take longer than running it.
     ("jit", "off"),
-    // "relation already exists, skipping" of a migration is no news.
+    // Migrations cause notices such as "relation already exists, skipping".
     ("client_min_messages", "warning"),
 ];
 
-/// Asked on each new connection. What releases before 17 do not have cannot be in the
-/// startup packet, and is pinned here.
+/// Runs on each new connection. It also sets a parameter that servers before version 17 do not
+/// have: in the startup packet they would refuse it.
 const CHECK: &str = "select current_setting('transaction_read_only') = 'on',
     current_setting('server_encoding'),
     current_setting('default_transaction_isolation') = 'read committed'
@@ -46,7 +47,7 @@ const CHECK: &str = "select current_setting('transaction_read_only') = 'on',
     case when current_setting('transaction_timeout', true) is not null
     then set_config('transaction_timeout', '0', false) end";
 
-/// Makes connections that are all alike.
+/// Makes connections that are all configured alike.
 #[derive(Clone)]
 pub(super) struct Connector {
     source: Source,
@@ -64,8 +65,8 @@ impl fmt::Debug for Connector {
 }
 
 impl Connector {
-    /// To the server of `source`, with `statement` as the longest run of a statement and
-    /// `idle` as the longest pause inside a transaction.
+    /// Connects to the server of `source`. `statement` is the longest run of a statement, `idle`
+    /// the longest idle time inside a transaction.
     pub(super) fn new(source: Source, statement: Duration, idle: Duration) -> Self {
         let milliseconds = |time: Duration| format!("{}ms", time.as_millis());
         let mut session: Vec<(&str, String)> = PINNED
@@ -77,14 +78,14 @@ impl Connector {
         Self { source, session }
     }
 
-    /// The same with another setting of the session.
+    /// A copy that sets one more parameter of the session.
     pub(super) fn with(&self, name: &'static str, value: &str) -> Self {
         let mut connector = self.clone();
         connector.session.push((name, value.to_owned()));
         connector
     }
 
-    /// Where the database is, with the settings of the session.
+    /// Address, login and parameters of the session.
     pub(super) fn options(&self) -> Result<PgConnectOptions, sqlx::Error> {
         let options = (self.source)().map_err(Unusable::Address)?;
         let pinned = self.session.iter().map(|(name, value)| (name, value));
@@ -94,7 +95,7 @@ impl Connector {
             .disable_statement_logging())
     }
 
-    /// Connects and checks within `limit`.
+    /// Connects and checks the server, within `limit`.
     pub(super) async fn connect(&self, limit: Duration) -> Result<PgConnection, sqlx::Error> {
         let options = self.options()?;
         let connecting = async {
@@ -109,18 +110,19 @@ impl Connector {
     }
 }
 
-/// Names a refusal that is none of a statement's: there was no statement yet.
+/// Translates a refused connection. No statement was sent yet, so the codes have another
+/// meaning.
 fn refused(error: sqlx::Error) -> sqlx::Error {
     let Some(server) = error.as_database_error() else {
         return error;
     };
     let code = server.code().unwrap_or_default();
     match Meaning::of(&code) {
-        // undefined_object: a setting of the session that older releases do not have.
+        // undefined_object: a pinned parameter that an older server does not have.
         _ if code == "42704" => Unusable::Setting(server.message().to_owned()).into(),
-        // protocol_violation: a pooler that does not know a startup parameter.
+        // protocol_violation: a pooler that does not know a parameter of the startup packet.
         _ if code == "08P01" => Unusable::Refused(server.message().to_owned()).into(),
-        // The database may be closed to connections for a while, for example.
+        // For example, the database does not allow connections at the moment.
         Meaning::Refused | Meaning::ObjectMissing | Meaning::RightMissing => {
             Unusable::Refused(server.message().to_owned()).into()
         }
@@ -148,7 +150,7 @@ pub(super) async fn check(connection: &mut PgConnection) -> Result<(), sqlx::Err
     Ok(())
 }
 
-/// What a call fails with that was not answered in time.
+/// The error of a call that was not answered in time.
 pub(super) fn timed_out() -> sqlx::Error {
     let error = std::io::Error::from(std::io::ErrorKind::TimedOut);
     sqlx::Error::Io(error)

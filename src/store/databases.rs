@@ -44,7 +44,7 @@ struct Record {
     reconciling: bool,
 }
 
-/// One text of the columns for all the queries below.
+/// The columns, shared by all queries below.
 macro_rules! select_databases {
     ($($tail:literal)* $(, $argument:expr)* $(,)?) => {
         sqlx::query_as!(
@@ -61,12 +61,12 @@ macro_rules! select_databases {
     };
 }
 
-/// What a new database is recorded with.
+/// The record of a new database.
 #[derive(Clone, Debug)]
 pub struct NewDatabase {
-    /// Identity for ever.
+    /// Unique id, never reused.
     pub uid: Uuid,
-    /// Identity of the instance.
+    /// Unique id of the instance.
     pub instance_uid: Uuid,
     /// Resource name.
     pub name: DatabaseName,
@@ -74,7 +74,7 @@ pub struct NewDatabase {
     pub display_name: String,
     /// Labels of the user.
     pub labels: BTreeMap<String, String>,
-    /// Notes of the user's tools.
+    /// Annotations of the user's tools.
     pub annotations: BTreeMap<String, String>,
     /// Name in PostgreSQL.
     pub postgresql_name: PostgresName,
@@ -82,18 +82,18 @@ pub struct NewDatabase {
     pub owner: PostgresName,
     /// Character set encoding.
     pub encoding: String,
-    /// Locale provider, empty for the instance's.
+    /// Locale provider; empty for that of the instance.
     pub locale_provider: String,
-    /// Locale, empty for the instance's.
+    /// Locale; empty for that of the instance.
     pub locale: String,
-    /// Most connections at once, 0 for no limit.
+    /// Most connections at once; 0 for no limit.
     pub connection_limit: i32,
-    /// Refuses deletion without force.
+    /// Whether deletion without `force` is refused.
     pub deletion_protection: bool,
 }
 
 impl Store {
-    /// The database of that name.
+    /// Reads a database by its name.
     ///
     /// # Errors
     /// DATABASE_NOT_FOUND; METADATA_UNAVAILABLE.
@@ -110,7 +110,7 @@ impl Store {
         record.map(Record::read).ok_or_else(|| not_found(name))
     }
 
-    /// The database of that identity, if it is there.
+    /// Reads a database by its unique id; none if there is no such database.
     ///
     /// # Errors
     /// RECORD_UNREADABLE; METADATA_UNAVAILABLE.
@@ -122,7 +122,7 @@ impl Store {
         record.map(|record| record.read().whole()).transpose()
     }
 
-    /// A part of an instance's databases, in order.
+    /// Reads a part of an instance's databases, in order.
     ///
     /// # Errors
     /// METADATA_UNAVAILABLE.
@@ -146,7 +146,7 @@ impl Store {
 }
 
 impl Tx {
-    /// The database of that name, locked against every other change.
+    /// Reads a database by its name, and locks it against any other change.
     ///
     /// # Errors
     /// DATABASE_NOT_FOUND, RECORD_UNREADABLE; METADATA_UNAVAILABLE.
@@ -163,7 +163,7 @@ impl Tx {
         record.ok_or_else(|| not_found(name))?.read().whole()
     }
 
-    /// The database of that identity, locked against every other change.
+    /// Reads a database by its unique id, and locks it against any other change.
     ///
     /// # Errors
     /// RECORD_UNREADABLE; METADATA_UNAVAILABLE.
@@ -175,7 +175,7 @@ impl Tx {
         record.map(|record| record.read().whole()).transpose()
     }
 
-    /// How many databases an instance has.
+    /// Number of databases of an instance.
     ///
     /// # Errors
     /// METADATA_UNAVAILABLE.
@@ -228,7 +228,7 @@ impl Tx {
         }
     }
 
-    /// Sets where a database stands.
+    /// Sets the state of a database.
     ///
     /// # Errors
     /// METADATA_UNAVAILABLE.
@@ -245,7 +245,7 @@ impl Tx {
         Ok(())
     }
 
-    /// Forgets a database and the role that was made for it.
+    /// Deletes the records of a database and of its owner role.
     ///
     /// # Errors
     /// METADATA_UNAVAILABLE.
@@ -271,8 +271,8 @@ impl Record {
         }
     }
 
-    /// Fails with the column that cannot be read; then [`Record::unreadable`] can still be
-    /// called.
+    /// Reads the row. The error is the column that cannot be read; [`Record::unreadable`] can
+    /// still be called then.
     fn database(&mut self) -> Readable<Database> {
         let instance = InstanceName {
             project: Id::parse(&self.project, "project").map_err(|_| "project")?,

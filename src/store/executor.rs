@@ -1,4 +1,4 @@
-//! Lets sqlx's queries run on the pool and on a connection in use, within the bounds of
+//! Lets sqlx's queries run on the pool and on a leased connection, within the limits of
 //! [`super::pool`].
 
 use futures::{
@@ -15,8 +15,8 @@ use super::pool::{Lease, Pool};
 
 type Step = Either<PgQueryResult, PgRow>;
 
-/// All that a query answers, at once: its connection is free before the caller looks at
-/// the rows. Our queries have a limit on their rows.
+/// Returns the complete answer of a query at once, so its connection is free before the caller
+/// handles the rows. All our queries limit the number of rows.
 fn steps<'e>(
     answer: impl Future<Output = Result<Vec<Step>, Error>> + Send + 'e,
 ) -> BoxStream<'e, Result<Step, Error>> {

@@ -1,4 +1,5 @@
-//! Locks on several operations of an instance, in one order for all: by their ids.
+//! Locks several operations of an instance. Everyone locks them in the order of their ids, which
+//! rules out deadlocks.
 
 use uuid::Uuid;
 
@@ -6,8 +7,8 @@ use super::{Tx, fault::Measured};
 use crate::domain::{Result, name::InstanceName};
 
 impl Tx {
-    /// Locks the operations of an instance and of its children. Workers lock an operation
-    /// before its instance: whoever ends all of them does the same.
+    /// Locks the operations of an instance and of its children. A worker locks its operation
+    /// before the instance, so whoever ends all of them must do the same.
     ///
     /// # Errors
     /// METADATA_UNAVAILABLE.
@@ -26,8 +27,8 @@ impl Tx {
         Ok(())
     }
 
-    /// The same by the instance's identity, before a worker checks its token: its commit may
-    /// end or wake the operations on the children.
+    /// The same by the instance's unique id. A worker calls it before it checks its token,
+    /// because its commit may end or wake operations on the children.
     ///
     /// # Errors
     /// METADATA_UNAVAILABLE.
@@ -44,8 +45,8 @@ impl Tx {
         Ok(())
     }
 
-    /// Locks the recoveries of an instance's servers, and the start that another wish may take
-    /// the place of.
+    /// Locks the recoveries of an instance's servers, and a start that another request may
+    /// replace.
     ///
     /// # Errors
     /// METADATA_UNAVAILABLE.

@@ -1,4 +1,4 @@
-//! What the metadata database's errors mean.
+//! Translates errors of the metadata database.
 
 use sqlx::{Error as SqlxError, error::DatabaseError};
 
@@ -9,7 +9,7 @@ use crate::{
 
 /// A query of the metadata that is measured under a name.
 pub(crate) trait Measured<T>: Future<Output = Result<T, SqlxError>> + Sized {
-    /// Runs it; callers see what its failure means.
+    /// Runs the query, and translates its error.
     fn named(self, operation: &'static str) -> impl Future<Output = Result<T>> + Send
     where
         Self: Send,
@@ -18,7 +18,7 @@ pub(crate) trait Measured<T>: Future<Output = Result<T, SqlxError>> + Sized {
         async move { measure(operation, self).await.map_err(classify) }
     }
 
-    /// Runs it; the failure is still PostgreSQL's.
+    /// Runs the query, and leaves its error as it is.
     fn raw(self, operation: &'static str) -> impl Future<Output = Result<T, SqlxError>> + Send
     where
         Self: Send,
@@ -30,33 +30,33 @@ pub(crate) trait Measured<T>: Future<Output = Result<T, SqlxError>> + Sized {
 
 impl<T, F: Future<Output = Result<T, SqlxError>>> Measured<T> for F {}
 
-/// Why the server cannot be used although it answers; carried by [`SqlxError::Io`].
+/// Reasons why a server cannot be used although it answers. Carried by [`SqlxError::Io`].
 #[derive(Debug, thiserror::Error)]
 pub(super) enum Unusable {
     /// A standby, or a primary that was demoted.
     #[error("it is read-only")]
     ReadOnly,
-    /// Names and labels of users do not fit into it.
+    /// Users' names and labels cannot be stored in that encoding.
     #[error("its encoding is {0} instead of UTF8")]
     Encoding(String),
-    /// Older than any that Howdah is tested with.
+    /// Older than the oldest supported version.
     #[error("it runs PostgreSQL {0}; the oldest that is supported is {oldest}", oldest = OLDEST_MAJOR)]
     Version(u32),
-    /// A setting that all supported versions have is missing.
+    /// It lacks a parameter that all supported versions have.
     #[error("it is older than PostgreSQL {oldest}: {0}", oldest = OLDEST_MAJOR)]
     Setting(String),
-    /// Something between us and the server, such as a pooler, drops settings.
+    /// A program between us and the server, such as a pooler, drops parameters of the session.
     #[error("settings of the session do not arrive, as through a pooler that drops `options`")]
     Unpinned,
-    /// It takes no connection to this database.
+    /// It does not accept connections to this database.
     #[error("it refuses the connection: {0}")]
     Refused(String),
-    /// Where it is cannot be read.
+    /// The address cannot be read.
     #[error("{0}")]
     Address(String),
 }
 
-/// Oldest major version of PostgreSQL for the metadata.
+/// Oldest supported major version of PostgreSQL for the metadata.
 pub(super) const OLDEST_MAJOR: u32 = 15;
 
 impl From<Unusable> for SqlxError {
@@ -65,7 +65,7 @@ impl From<Unusable> for SqlxError {
     }
 }
 
-/// The error that callers see for a failed query.
+/// The error that callers get for a failed query.
 pub(crate) fn classify(error: SqlxError) -> Error {
     let (reason, message) = meaning(&error);
     match reason {
@@ -95,7 +95,7 @@ fn meaning(error: &SqlxError) -> (Reason, String) {
             unavailable("no connection to it was free or could be made in time")
         }
         SqlxError::PoolClosed => unavailable("this process is shutting down"),
-        // A connection that was cut in the middle of a message.
+        // The connection was cut in the middle of a message.
         SqlxError::Protocol(_) | SqlxError::WorkerCrashed => unavailable("a connection was lost"),
         _ => (Reason::Internal, String::new()),
     }
@@ -126,8 +126,8 @@ fn of_server(error: &dyn DatabaseError) -> (Reason, String) {
             Reason::MetadataUnsuitable,
             "a text does not fit the encoding of the metadata database".to_owned(),
         ),
-        // A prepared statement whose result has changed with the schema: a new session
-        // prepares it anew.
+        // A migration has changed the result of a prepared statement. A new session prepares it
+        // again.
         Meaning::Refused if code == "0A000" => unavailable("its schema has changed"),
         Meaning::Refused => (Reason::Internal, String::new()),
     }
@@ -138,7 +138,7 @@ fn unavailable(why: &str) -> (Reason, String) {
     (Reason::MetadataUnavailable, message)
 }
 
-/// Whether the connection that a call failed on is of no more use.
+/// Whether the connection cannot be used after this error.
 pub(super) fn ends_session(error: &SqlxError) -> bool {
     match error {
         SqlxError::Database(error) => {
@@ -150,13 +150,13 @@ pub(super) fn ends_session(error: &SqlxError) -> bool {
     }
 }
 
-/// Whether a write found no room.
+/// Whether a write failed because the disk is full.
 pub(super) fn is_disk_full(error: &SqlxError) -> bool {
     let code = error.as_database_error().and_then(DatabaseError::code);
     code.is_some_and(|code| Meaning::of(&code) == Meaning::DiskFull)
 }
 
-/// Whether the server said something, be it a refusal.
+/// Whether the server has answered at all, even by a refusal.
 pub(super) fn answered(error: &SqlxError) -> bool {
     match error {
         SqlxError::Database(_) => true,
@@ -165,8 +165,8 @@ pub(super) fn answered(error: &SqlxError) -> bool {
     }
 }
 
-/// Whether another try to connect within the same second may succeed: the server
-/// restarts, its backlog is full, or another one takes over.
+/// Whether another attempt to connect may succeed within a second: the server restarts, its
+/// backlog is full, or a standby takes over.
 pub(super) fn passes(error: &SqlxError) -> bool {
     match error {
         SqlxError::Database(error) => matches!(
@@ -188,7 +188,7 @@ pub(super) fn passes(error: &SqlxError) -> bool {
     }
 }
 
-/// Name of the constraint that a query broke, if that is why it failed.
+/// Name of the constraint that a query has violated; none if it failed for another reason.
 pub(crate) fn broken_constraint(error: &SqlxError) -> Option<&str> {
     error
         .as_database_error()

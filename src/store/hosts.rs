@@ -1,4 +1,4 @@
-//! Machines that run servers of the provider `local`.
+//! Hosts: machines that run servers of the local provider.
 
 use uuid::Uuid;
 
@@ -17,7 +17,7 @@ impl Store {
             .await
     }
 
-    /// The name of a host, as its operating system has it.
+    /// Name of a host, as reported by its operating system.
     ///
     /// # Errors
     /// HOST_NOT_FOUND; METADATA_UNAVAILABLE.
@@ -29,7 +29,7 @@ impl Store {
         found.ok_or_else(not_found)
     }
 
-    /// Records which versions of PostgreSQL servers can be made of on a host.
+    /// Records the PostgreSQL versions that a host can create servers with.
     ///
     /// # Errors
     /// METADATA_UNAVAILABLE.
@@ -46,7 +46,7 @@ impl Store {
         Ok(())
     }
 
-    /// The versions of PostgreSQL that servers can be made of on a host.
+    /// The PostgreSQL versions that a host can create servers with.
     ///
     /// # Errors
     /// HOST_NOT_FOUND; METADATA_UNAVAILABLE.
@@ -56,15 +56,15 @@ impl Store {
             .named("hosts.host_versions")
             .await?;
         let versions = found.ok_or_else(not_found)?;
-        // One that only another release knows is none of ours.
+        // A version that this release cannot parse was written by another release.
         let known = versions.iter().filter_map(|version| version.parse().ok());
         Ok(known.collect())
     }
 }
 
 impl Tx {
-    /// Whether nothing is to be expected of a host: it has been silent for a minute.
-    /// Not so of a host that is not known.
+    /// Whether a host is gone: none of its processes was seen for a minute. An unknown host is
+    /// not gone.
     ///
     /// # Errors
     /// METADATA_UNAVAILABLE.
@@ -79,7 +79,7 @@ impl Tx {
     }
 }
 
-/// No process has ever served for such a host.
+/// The error for a host of which no process has ever served.
 pub(super) fn not_found() -> Error {
     Error::new(Reason::HostNotFound, "the host is not known").with_field("instance.local.host")
 }

@@ -1,4 +1,4 @@
-//! What becomes of an instance: its states, its conditions and its end.
+//! States, conditions and the end of instances.
 
 use sqlx::types::Json;
 use uuid::Uuid;
@@ -27,7 +27,8 @@ impl Tx {
         Ok(())
     }
 
-    /// Marks an instance deleted, to be purged after `seconds`.
+    /// Marks an instance as deleted, with a purge in `seconds`, and ends the operations on its
+    /// children.
     ///
     /// # Errors
     /// METADATA_UNAVAILABLE.
@@ -46,8 +47,8 @@ impl Tx {
         Ok(())
     }
 
-    /// Sets the next purge of a deleted instance to `seconds` from now. If it was not
-    /// requested, a later purge time is kept. A request is remembered.
+    /// Sets the purge of a deleted instance to `seconds` from now. If a user has not asked for
+    /// the purge, a later purge time is kept. Records whether a user has asked.
     ///
     /// # Errors
     /// METADATA_UNAVAILABLE.
@@ -81,7 +82,7 @@ impl Tx {
         Ok(found.unwrap_or_default())
     }
 
-    /// Takes the mark of deletion away.
+    /// Removes the mark of deletion.
     ///
     /// # Errors
     /// METADATA_UNAVAILABLE.
@@ -98,7 +99,8 @@ impl Tx {
         Ok(())
     }
 
-    /// Forgets an instance with all that belongs to it; its id and port are free.
+    /// Deletes the records of an instance and of everything that belongs to it. Its id and its
+    /// ports are free again.
     ///
     /// # Errors
     /// METADATA_UNAVAILABLE.
@@ -111,8 +113,7 @@ impl Tx {
         Ok(())
     }
 
-    /// Puts a condition in the place of the former one of its type, at the
-    /// database's time.
+    /// Sets a condition, in place of the former one of the same type, with the database's time.
     ///
     /// # Errors
     /// METADATA_UNAVAILABLE.
@@ -133,7 +134,7 @@ impl Tx {
         Ok(())
     }
 
-    /// Takes a condition away.
+    /// Removes a condition.
     ///
     /// # Errors
     /// METADATA_UNAVAILABLE.

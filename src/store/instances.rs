@@ -18,13 +18,13 @@ use super::{
 use crate::domain::{
     Error, Reason, Result,
     instance::{Condition, Instance, Server, ServerGoal, ServerRole, State},
-    list::{Place, SortBy},
+    list::{Position, SortBy},
     name::{Id, InstanceName, ProjectName},
     provider::Placement,
     recorded::{Recorded, Unreadable},
 };
 
-/// A row of `instances` with one of its servers: one record for each of them.
+/// A row of `instances` joined with one of its servers. An instance has one record per server.
 struct Record {
     uid: Uuid,
     project: String,
@@ -61,9 +61,9 @@ struct Record {
     host_gone_time: Option<DateTime<Utc>>,
 }
 
-/// One text of the columns for all the queries below. Joins instead of aggregates: most
-/// instances have one server, and reading an instance is the most frequent call.
-/// Documents are read as text: one of another release fails alone.
+/// The columns, shared by all queries below. A join is faster than an aggregate, because most
+/// instances have one server, and reading an instance is the most frequent call. Documents are
+/// read as text, so one that this release cannot parse affects only its own instance.
 macro_rules! select_instances {
     ($($tail:literal)* $(, $argument:expr)* $(,)?) => {
         sqlx::query_as!(
@@ -90,10 +90,10 @@ macro_rules! select_instances {
     };
 }
 
-/// What a new instance is recorded with.
+/// The record of a new instance.
 #[derive(Clone, Debug)]
 pub struct NewInstance {
-    /// Identity for ever.
+    /// Unique id, never reused.
     pub uid: Uuid,
     /// Resource name.
     pub name: InstanceName,
@@ -101,20 +101,20 @@ pub struct NewInstance {
     pub display_name: String,
     /// Labels of the user.
     pub labels: BTreeMap<String, String>,
-    /// Notes of the user's tools.
+    /// Annotations of the user's tools.
     pub annotations: BTreeMap<String, String>,
-    /// Version that was asked for, as text.
+    /// Requested version, as text.
     pub wanted_version: String,
-    /// PostgreSQL settings of the user.
+    /// PostgreSQL parameters that the user has set.
     pub parameters: BTreeMap<String, String>,
-    /// Careless of the disk.
+    /// Whether a crash may lose its data.
     pub ephemeral: bool,
-    /// Refuses deletion without force.
+    /// Whether deletion without `force` is refused.
     pub deletion_protection: bool,
 }
 
 impl Store {
-    /// The instance of that name.
+    /// Reads an instance by its name, together with concurrent reads of others.
     ///
     /// # Errors
     /// INSTANCE_NOT_FOUND; METADATA_UNAVAILABLE.
@@ -127,7 +127,7 @@ impl Store {
         read.ok_or_else(|| not_found(name))
     }
 
-    /// The instance of that identity, if it is there.
+    /// Reads an instance by its unique id; none if there is no such instance.
     ///
     /// # Errors
     /// RECORD_UNREADABLE; METADATA_UNAVAILABLE.
@@ -139,7 +139,7 @@ impl Store {
         single(records)
     }
 
-    /// The instance that has the server of that identity, if it is there.
+    /// Reads the instance that a server belongs to; none if there is no such server.
     ///
     /// # Errors
     /// RECORD_UNREADABLE; METADATA_UNAVAILABLE.
@@ -155,7 +155,7 @@ impl Store {
         single(records)
     }
 
-    /// A part of a project's instances, in order.
+    /// Reads a part of a project's instances, in order.
     ///
     /// # Errors
     /// METADATA_UNAVAILABLE.
@@ -183,9 +183,8 @@ impl Store {
         }))
     }
 
-    /// The beginning of a list without a filter, which most calls ask for: one statement
-    /// takes half of the time of two. It answers one record more than the page holds, by
-    /// number or by bytes.
+    /// Reads the beginning of a list without a filter, the most frequent kind of list. One
+    /// statement takes half the time of two. It returns one record more than fits into the page.
     async fn first_instances(
         &self,
         project: &ProjectName,
@@ -233,13 +232,13 @@ impl Store {
         records.truncate(length);
         let last = records.last().filter(|_| goes_on);
         Ok(Part {
-            next: last.map(|last| place(last, slice.order.by)),
+            next: last.map(|last| position(last, slice.order.by)),
             records,
         })
     }
 
-    /// The instances of which a server is on this host or on none, and meant to run; those
-    /// that can be read.
+    /// The instances with a server that shall run, or whose stop has failed, on this host or on
+    /// none. Instances that this release cannot read are left out.
     ///
     /// # Errors
     /// METADATA_UNAVAILABLE.
@@ -259,8 +258,9 @@ impl Store {
         Ok(readable(records))
     }
 
-    /// Deleted instances whose purge time has come and that nothing works on; those that
-    /// can be read. In no order, so that the others do not hold them up for ever.
+    /// Deleted instances whose purge is due and that no operation works on. The order is random,
+    /// so that instances whose purge fails do not block the others. Unreadable ones are left
+    /// out.
     ///
     /// # Errors
     /// METADATA_UNAVAILABLE.
@@ -280,7 +280,7 @@ impl Store {
 }
 
 impl Store {
-    /// Refuses a project that does not exist.
+    /// Returns an error if the project does not exist.
     ///
     /// # Errors
     /// PROJECT_NOT_FOUND; METADATA_UNAVAILABLE.
@@ -294,7 +294,7 @@ impl Store {
 }
 
 impl Tx {
-    /// Whether the project exists; it cannot go before the transaction ends.
+    /// Checks that the project exists. It cannot be deleted before the transaction ends.
     ///
     /// # Errors
     /// PROJECT_NOT_FOUND; METADATA_UNAVAILABLE.
@@ -309,7 +309,7 @@ impl Tx {
         found.map(|_| ()).ok_or_else(|| no_project(project))
     }
 
-    /// The instance of that name, locked against every other change.
+    /// Reads an instance by its name, and locks it against any other change.
     ///
     /// # Errors
     /// INSTANCE_NOT_FOUND, RECORD_UNREADABLE; METADATA_UNAVAILABLE.
@@ -326,7 +326,7 @@ impl Tx {
         single(records)?.ok_or_else(|| not_found(name))
     }
 
-    /// The instance of that name, held as it is for work on a child.
+    /// Reads an instance by its name, and holds it unchanged while work on a child runs.
     ///
     /// # Errors
     /// INSTANCE_NOT_FOUND, RECORD_UNREADABLE; METADATA_UNAVAILABLE.
@@ -343,7 +343,7 @@ impl Tx {
         single(records)?.ok_or_else(|| not_found(name))
     }
 
-    /// The instance of that identity, locked against every other change.
+    /// Reads an instance by its unique id, and locks it against any other change.
     ///
     /// # Errors
     /// RECORD_UNREADABLE; METADATA_UNAVAILABLE.
@@ -356,7 +356,7 @@ impl Tx {
         single(records)
     }
 
-    /// The instance of that identity as this transaction has left it.
+    /// Reads an instance by its unique id, as this transaction sees it.
     ///
     /// # Errors
     /// RECORD_UNREADABLE; METADATA_UNAVAILABLE.
@@ -368,7 +368,7 @@ impl Tx {
         single(records)
     }
 
-    /// The identity of the instance that has the server of that identity, if it is there.
+    /// Unique id of the instance that a server belongs to; none if there is no such server.
     ///
     /// # Errors
     /// METADATA_UNAVAILABLE.
@@ -413,7 +413,7 @@ impl Tx {
     }
 }
 
-/// The instances of those names.
+/// Reads the instances of those names.
 async fn by_name(
     pool: Pool,
     names: Vec<InstanceName>,
@@ -447,8 +447,8 @@ fn not_found(name: &InstanceName) -> Error {
         .with_resource(name.to_string())
 }
 
-/// Where an instance is in a list of that order.
-fn place(instance: &Recorded<Instance>, by: SortBy) -> Place {
+/// Position of an instance in a list of that order.
+fn position(instance: &Recorded<Instance>, by: SortBy) -> Position {
     let (id, created, updated) = match instance {
         Recorded::Whole(whole) => (
             whole.name.instance.to_string(),
@@ -462,22 +462,22 @@ fn place(instance: &Recorded<Instance>, by: SortBy) -> Place {
         SortBy::CreateTime => created,
         SortBy::UpdateTime => updated,
     };
-    Place { time, id }
+    Position { time, id }
 }
 
-/// The instance of these records, if there is one.
+/// The instance of these records; none if there are no records.
 fn single(records: Vec<Record>) -> Result<Option<Instance>> {
     grouped(records).pop().map(Recorded::whole).transpose()
 }
 
-/// Those instances of these records that can be read.
+/// The instances of these records, without those that cannot be read.
 fn readable(records: Vec<Record>) -> Vec<Instance> {
     let instances = grouped(records).into_iter();
     instances.filter_map(|found| found.whole().ok()).collect()
 }
 
-/// The instances of these records, which are in the order of the instances. One with a
-/// server that cannot be read cannot be read itself.
+/// Groups records by instance; they must be ordered by instance. An instance with an unreadable
+/// server counts as unreadable.
 fn grouped(records: Vec<Record>) -> Vec<Recorded<Instance>> {
     let mut instances: Vec<Recorded<Instance>> = Vec::with_capacity(records.len());
     let mut records = records.into_iter().peekable();
@@ -495,8 +495,8 @@ fn grouped(records: Vec<Record>) -> Vec<Recorded<Instance>> {
 }
 
 impl Record {
-    /// Reads it with its first server. Fails with the column that cannot be read; then
-    /// [`Record::unreadable`] can still be called.
+    /// Reads the row with its first server. The error is the column that cannot be read;
+    /// [`Record::unreadable`] can still be called then.
     fn instance(&mut self) -> Readable<Instance> {
         Ok(Instance {
             servers: Vec::from_iter(self.server()?),
@@ -546,7 +546,7 @@ impl Record {
         Ok(Some(Placement { host, port }))
     }
 
-    /// The server of this record; none where the instance has none.
+    /// The server of this record; none if the instance has no server.
     fn server(&mut self) -> Readable<Option<Server>> {
         let (Some(uid), Some(number)) = (self.server_uid, self.number) else {
             return Ok(None);
@@ -572,8 +572,7 @@ impl Record {
     }
 }
 
-/// Conditions stand for themselves: one that cannot be read is left out, and stays in the
-/// record.
+/// Parses conditions. One that cannot be parsed is left out here, and stays in the database.
 fn conditions(text: &str) -> Readable<Vec<Condition>> {
     let all: Vec<Value> = json("conditions", text)?;
     let read = all.into_iter().map(serde_json::from_value);

@@ -1,4 +1,9 @@
-//! Leases on operations: who works on what, by the database's clock.
+//! Leases on operations: which worker executes which operation, by the database's clock.
+//!
+//! A claim writes the worker, a new token and the end of the lease into the operation's row.
+//! Whoever commits for the operation must present the newest token, so a worker that has lost
+//! its claim cannot write. Times come from the database, because the clocks of processes may
+//! differ.
 
 use std::time::Duration;
 
@@ -20,86 +25,85 @@ use crate::domain::{
     provider::Wait,
 };
 
-/// Seconds before an operation that this release cannot read is looked at again.
+/// Seconds until an operation that this release cannot read is due again.
 const UNREADABLE_PAUSE: f64 = 30.0;
 
 /// An operation that a worker has claimed.
 #[derive(Clone, Debug)]
 pub struct Claim {
-    /// Its id.
+    /// Id of the operation.
     pub id: Uuid,
-    /// Kind, which names the plan.
+    /// Kind of the operation. It names the plan.
     pub kind: String,
     /// Version of the plan.
     pub plan_version: i32,
-    /// Resource that it works on, by name.
+    /// Name of the resource that the operation works on.
     pub target: String,
-    /// Resource that it works on, by identity.
+    /// Unique id of that resource.
     pub target_uid: Uuid,
-    /// The instance, for an operation on a child.
+    /// Unique id of the instance, if the resource is one of its children.
     pub parent_uid: Option<Uuid>,
-    /// What the steps need to know.
+    /// Parameters for the steps.
     pub parameters: Value,
-    /// Where it stands: RUNNING or UNDOING.
+    /// RUNNING or UNDOING.
     pub state: State,
-    /// Step that is next.
+    /// Position of the next step in the plan.
     pub position: i32,
-    /// Which try of this step it is, from 1; those that a dead worker left do not count.
+    /// Number of this attempt at the step, from 1. Attempts whose worker died do not count.
     pub attempt: i32,
-    /// For how long this step has waited for something outside; zero before its first
-    /// wait.
+    /// How long this step has waited for something outside; zero before its first wait.
     pub waited: Duration,
-    /// For how long it has pursued its goal: `waited` without the time in which it waited for
-    /// its turn on the server.
+    /// How long the step has pursued its goal: `waited` without the time in which another
+    /// process had the lock of the server.
     pub pursued: Duration,
-    /// Waits without a pause in a row, by this worker.
+    /// Waits without a pause in a row, in this worker.
     pub instant_waits: u32,
-    /// Fencing token: no other claim has had it.
+    /// Fencing token of this claim. Each claim on the operation has a greater one than the last.
     pub token: i64,
-    /// Why it is being undone, if it is.
+    /// Why the operation is being undone; none if it is not.
     pub failure: Option<Failure>,
-    /// Whether it is to be cancelled, as far as was known when the step began.
+    /// Whether the operation shall be cancelled, as known when the step began.
     pub cancel_requested: bool,
-    /// The span of the call that it comes from, by W3C Trace Context.
+    /// Span of the call that created the operation (W3C Trace Context).
     pub traceparent: Option<String>,
 }
 
-/// What a renewed lease answers.
+/// Result of renewing a lease.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Renewal {
-    /// The lease holds.
+    /// The lease is valid.
     Held,
-    /// The lease holds, and the operation is to be cancelled.
+    /// The lease is valid, and the operation shall be cancelled.
     CancelRequested,
-    /// The operation has ended under this very lease.
+    /// This claim has ended the operation.
     Ended,
-    /// Somebody else has it.
+    /// The claim is not valid any more: another worker has the operation, or it was given back.
     Lost,
 }
 
-/// What a worker can work on.
+/// What a worker can execute.
 #[derive(Clone, Debug)]
 pub struct Capability<'a> {
-    /// Identity of the worker.
+    /// Unique id of the worker.
     pub worker: Uuid,
-    /// Host whose servers it can reach.
+    /// Host whose servers the worker can reach.
     pub host: Uuid,
-    /// Kinds and plan versions that it knows, as `kind@version`.
+    /// Plans that the worker knows, as `kind@version`.
     pub plans: &'a [String],
     /// Length of the lease in seconds.
     pub lease_seconds: f64,
-    /// Most operations at once on one instance and its databases.
+    /// Most operations that the process may execute at once on one instance and its databases.
     pub of_one_instance: i64,
 }
 
-/// When a worker can claim something next.
+/// When a worker can claim something again.
 #[derive(Clone, Copy, Debug)]
 pub struct Due {
-    /// Seconds until the next operation is due, the lease of one runs out, or that of one
-    /// that was given up; none when there is none.
+    /// Seconds until an operation becomes due, or until a lease ends that holds one back. None
+    /// if there is nothing to wait for.
     pub seconds: Option<f64>,
-    /// Whether the worker has as much of an instance as it may: others of that instance are
-    /// left out, and are due as soon as it lets one go.
+    /// Whether the process has the most operations that it may have on some instance. Other
+    /// operations of that instance become due as soon as it ends one of them.
     pub full: bool,
 }
 
@@ -122,7 +126,7 @@ struct ClaimRow {
     traceparent: Option<String>,
 }
 
-/// Ends a claim for the time of a wait, if it is the newest.
+/// Ends a claim for the time of a wait, if its token is the newest.
 macro_rules! let_wait {
     ($claim:expr, $wait:expr) => {
         sqlx::query!(
@@ -150,7 +154,7 @@ macro_rules! let_wait {
 }
 
 impl Store {
-    /// The time by the database's clock.
+    /// The present time of the database.
     ///
     /// # Errors
     /// METADATA_UNAVAILABLE.
@@ -161,13 +165,13 @@ impl Store {
             .await
     }
 
-    /// Claims the operation that has been due the longest, if one is whose turn it is: see
-    /// the view `operations_in_turn`. No operation begins on an instance while the worker
-    /// of one that was given up may still be at work.
+    /// Claims the operation that has been due the longest and that nothing holds back: see the
+    /// view `operations_in_turn`. While the worker of an operation that was given up may still
+    /// act, no operation begins on the same instance.
     ///
-    /// Walks the operations of each place in the order in which they are due, whatever
-    /// waits elsewhere. Of two that are found one is claimed; the other is locked for the
-    /// moment of the statement.
+    /// The query walks the index of due operations twice, for this host and for those that any
+    /// host can execute, so its cost does not depend on what waits for other hosts. It may find
+    /// one operation in each; it claims one, and locks the other until the statement ends.
     ///
     /// # Errors
     /// METADATA_UNAVAILABLE.
@@ -208,7 +212,7 @@ impl Store {
         match row.claim() {
             Ok(claim) => Ok(Some(claim)),
             Err(column) => {
-                // Left to a process of the release that has written it.
+                // A process of the release that has written the record will execute the operation.
                 unknown(id, column);
                 self.release_operation(id, token, UNREADABLE_PAUSE, None)
                     .await?;
@@ -217,7 +221,7 @@ impl Store {
         }
     }
 
-    /// Renews the lease of a claim.
+    /// Renews the lease of a claim. The lease lasts `seconds` from now.
     ///
     /// # Errors
     /// METADATA_UNAVAILABLE.
@@ -242,12 +246,11 @@ impl Store {
         })
     }
 
-    /// Records what a step waits for outside, and gives its claim back: it is looked at
-    /// again after the pause, or at once when it is to be cancelled. No notification is
-    /// sent: callers that wait for the operation keep waiting. Answers in how long the
-    /// operation is due again.
+    /// Records what a step waits for, and gives the claim back. The operation is due again after
+    /// the pause, or at once if it shall be cancelled. Returns the time until then. Sends no
+    /// notification, because callers that wait for the operation have nothing to learn.
     ///
-    /// One statement, since many operations may wait for long.
+    /// A single statement, because many operations may wait for a long time.
     ///
     /// # Errors
     /// RESOURCE_BUSY when another worker has taken over; METADATA_UNAVAILABLE.
@@ -260,11 +263,11 @@ impl Store {
             .ok_or_else(taken_over)
     }
 
-    /// Puts off the operations on an instance's databases that no worker has, but for the one
-    /// of these that has found out that the server does not answer: each look at it would
-    /// take a worker for seconds. Other children need other servers. Those that are to be
-    /// cancelled and are not being taken back yet go on: they need no server to be turned
-    /// round. Locks in the order in which a deletion does, and passes over what is locked.
+    /// Delays the operations on an instance's databases because its server does not answer: each
+    /// of them would occupy a worker for seconds. Not delayed are operations that a worker has,
+    /// the operation `but` that has found this out, operations on other children, which need
+    /// other servers, and operations that shall be cancelled, because starting an undo needs no
+    /// server. Locks the rows in the order of their ids, like a deletion, and skips locked rows.
     ///
     /// # Errors
     /// METADATA_UNAVAILABLE.
@@ -290,7 +293,7 @@ impl Store {
         Ok(())
     }
 
-    /// When the worker can claim something next.
+    /// When the worker can claim something again.
     ///
     /// # Errors
     /// METADATA_UNAVAILABLE.
@@ -328,8 +331,8 @@ impl Store {
 }
 
 impl Tx {
-    /// Refuses when the claim is not the newest one. Held until the transaction ends. Answers
-    /// whether the operation is to be cancelled.
+    /// Checks that the claim is the newest, and locks the operation until the transaction ends.
+    /// Returns whether the operation shall be cancelled.
     ///
     /// # Errors
     /// RESOURCE_BUSY when another worker has taken over; METADATA_UNAVAILABLE.
@@ -347,7 +350,7 @@ impl Tx {
         held.ok_or_else(taken_over)
     }
 
-    /// As [`Store::let_wait`], with what the step has found.
+    /// Like [`Store::let_wait`], in one transaction with what the step has found out.
     ///
     /// # Errors
     /// RESOURCE_BUSY when another worker has taken over; METADATA_UNAVAILABLE.
@@ -360,7 +363,7 @@ impl Tx {
             .ok_or_else(taken_over)
     }
 
-    /// Has the operations on an instance's children looked at now: its server is up.
+    /// Makes the operations on an instance's children due now, because its server is up.
     ///
     /// # Errors
     /// METADATA_UNAVAILABLE.
@@ -381,8 +384,8 @@ impl Tx {
         Ok(())
     }
 
-    /// Moves an operation to another step, its first try still to come. Answers whether it
-    /// is to be cancelled.
+    /// Moves an operation to another step, with all counters reset. Returns whether the
+    /// operation shall be cancelled.
     ///
     /// # Errors
     /// METADATA_UNAVAILABLE.
@@ -401,7 +404,7 @@ impl Tx {
         Ok(cancel_requested)
     }
 
-    /// Turns an operation round: from `position` on, its steps are taken back.
+    /// Starts to undo an operation, from the step at `position` back to the first one.
     ///
     /// # Errors
     /// METADATA_UNAVAILABLE.
@@ -420,7 +423,7 @@ impl Tx {
         self.notify_operation(id).await
     }
 
-    /// Ends an operation with what it answers.
+    /// Ends an operation with success, and stores its response.
     ///
     /// # Errors
     /// METADATA_UNAVAILABLE.
@@ -439,7 +442,7 @@ impl Tx {
         self.notify_operation(id).await
     }
 
-    /// Ends an operation without success.
+    /// Ends an operation without success, as FAILED or CANCELLED.
     ///
     /// # Errors
     /// METADATA_UNAVAILABLE.
@@ -463,15 +466,15 @@ fn taken_over() -> Error {
     Error::new(Reason::ResourceBusy, message)
 }
 
-/// A time that has passed by the database's clock, never less than nothing; just above
-/// zero where a wait has begun.
+/// Converts seconds of the database's clock. Never negative, because that clock may step. At
+/// least 1 ms if a wait has begun, because zero means that it has not.
 fn waited(seconds: Option<f64>) -> Duration {
     let seconds = seconds.map(|seconds| seconds.max(0.001));
     Duration::try_from_secs_f64(seconds.unwrap_or_default()).unwrap_or(Duration::MAX)
 }
 
 impl ClaimRow {
-    /// Fails with the column that this release cannot read.
+    /// Reads the row. The error is the column that this release cannot read.
     fn claim(self) -> Readable<Claim> {
         let failure = self.failure.map(|text| json("failure", &text));
         Ok(Claim {

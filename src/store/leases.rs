@@ -1,7 +1,8 @@
-//! Leases: which process has something to itself, until when, by the database's clock.
+//! Leases: which process may use something alone, and until when, by the database's clock.
 //!
-//! Each taking of a lease gets a token that no other one has had. A process that was frozen
-//! for longer than its lease finds at its next write that its token is not the present one.
+//! Each time a lease is taken it gets a new token. A process that was frozen for longer than its
+//! lease finds at its next write that its token is not the one in the row. Writes that need the
+//! lease must check the token in their own transaction: see [`Tx::holds_lease`].
 
 use uuid::Uuid;
 
@@ -11,15 +12,16 @@ use crate::domain::Result;
 /// A lease that was taken.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct Held {
-    /// What it is on.
+    /// The subscription or the scope of supervision that the lease is on.
     pub resource: Uuid,
-    /// Fencing token: no other taking has had it.
+    /// Fencing token. It is never used again.
     pub token: i64,
 }
 
 impl Store {
-    /// Takes a lease for `seconds`, unless another process holds it. What this one has taken
-    /// by a statement whose answer was lost is taken again.
+    /// Takes a lease for `seconds`, unless another process holds it. A process may take its own
+    /// lease again, because the answer to its first attempt may have been lost. Returns none if
+    /// another process holds the lease.
     ///
     /// # Errors
     /// METADATA_UNAVAILABLE.
@@ -46,8 +48,8 @@ impl Store {
         Ok(token.map(|token| Held { resource, token }))
     }
 
-    /// Has leases end in `seconds` from now, and answers those among them that are still
-    /// held: no process has taken them since. With 0 they are free at once.
+    /// Makes leases end in `seconds` from now; with 0 they are free at once. Returns those that
+    /// were still held with their token. The others were taken by another process.
     ///
     /// # Errors
     /// METADATA_UNAVAILABLE.
@@ -69,7 +71,7 @@ impl Store {
         .await
     }
 
-    /// Ends the leases of a process that has died.
+    /// Ends all leases of a process that has died, so that others need not wait.
     ///
     /// # Errors
     /// METADATA_UNAVAILABLE.
@@ -86,8 +88,8 @@ impl Store {
 }
 
 impl Tx {
-    /// Whether a lease is still held. It is not taken by another process before the
-    /// transaction ends.
+    /// Whether a lease is still held with this token. The row is locked: no other process can
+    /// take the lease before the transaction ends.
     ///
     /// # Errors
     /// METADATA_UNAVAILABLE.

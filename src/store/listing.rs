@@ -1,14 +1,13 @@
-//! Lists of instances and databases: filters become predicates of SQL.
+//! Lists of instances, databases and audit records: filters become SQL conditions.
 //!
-//! Most lists are read in two steps. [`find`] finds which records are next, by a statement that
-//! is made for the filter; the records themselves are read by a checked query. A filter
-//! looks at [`SCANNED`] records at most, however few match: what it has found by then is
-//! the page, and the list goes on after the last record that it has looked at. The first
-//! page of a plain list of instances is read by one statement: see
-//! [`Slice::is_plain_beginning`].
+//! Most lists are read in two steps. [`find`] builds a statement for the filter, and finds the
+//! ids of the next records. A query that was checked at compile time then reads those records. A
+//! filter examines at most [`SCANNED`] records, even if few of them match. What matches by then
+//! is the page, and the next page begins after the last record that was examined. The first page
+//! of a plain list of instances is read by one statement: see [`Slice::is_plain_beginning`].
 //!
-//! A page ends before its message is larger than [`PAGE_BYTES`]. What a record takes there
-//! is a column, so that no document is read that is not answered.
+//! A page ends before its message is larger than [`PAGE_BYTES`]. A column holds the size of each
+//! record's message, so records beyond the page need not be read.
 
 use std::collections::HashMap;
 
@@ -20,17 +19,17 @@ use super::{fault::Measured, pool::Pool};
 use crate::domain::{
     Error, Result,
     filter::{Comparison, Filter, Operator, Value},
-    list::{Order, Place, SortBy},
+    list::{Order, Position, SortBy},
 };
 
-/// Most records that a filter looks at for one page: some 10 ms.
+/// Most records that a filter examines for one page. That takes about 10 ms.
 pub const SCANNED: usize = 10_000;
 
-/// Most bytes of a page's message. Clients of gRPC take 4 MiB by default.
+/// Most bytes of a page's message. gRPC clients accept 4 MiB by default.
 pub const PAGE_BYTES: i64 = 3 * 1024 * 1024;
 
-/// How many records a page holds, of those of so many bytes: at most `limit`, as many as
-/// fit, and at least one, or the list would never go on.
+/// How many of the records with these sizes fit into a page: at most `limit`, and at least one,
+/// because the list would never advance otherwise.
 pub(super) fn fitting(limit: usize, bytes: impl IntoIterator<Item = i64>) -> usize {
     let sums = bytes.into_iter().scan(0_i64, |sum, bytes| {
         *sum = sum.saturating_add(bytes);
@@ -40,28 +39,28 @@ pub(super) fn fitting(limit: usize, bytes: impl IntoIterator<Item = i64>) -> usi
     fit.clamp(1, limit.max(1))
 }
 
-/// Which part of a list to read.
+/// Describes which part of a list to read.
 #[derive(Clone, Copy, Debug)]
 pub struct Slice<'a> {
-    /// In which order.
+    /// Order of the list.
     pub order: Order,
-    /// After which place.
-    pub after: Option<&'a Place>,
-    /// How many at most.
+    /// Position after which the part begins; none for the beginning of the list.
+    pub after: Option<&'a Position>,
+    /// Most records to return.
     pub limit: usize,
-    /// Records for which it holds. SQL may find a few more: the caller filters again.
+    /// Filter. SQL may return a few records that do not match, so the caller filters again.
     pub filter: &'a Filter,
-    /// Also deleted ones.
+    /// Whether to include deleted records.
     pub show_deleted: bool,
 }
 
 impl Slice<'_> {
-    /// Whether it is the beginning of a list without a filter and without deleted records.
+    /// Whether this is the beginning of a list without a filter and without deleted records.
     pub(super) fn is_plain_beginning(&self) -> bool {
         self.filter.is_empty() && self.after.is_none() && !self.show_deleted
     }
 
-    /// One more than asked for, to know whether the list has another page.
+    /// The limit plus one, to find out whether there is another page.
     pub(super) fn one_more(&self) -> Result<i64> {
         let limit = i64::try_from(self.limit).map_err(|_| Error::internal("page size"))?;
         Ok(limit.saturating_add(1))
@@ -71,14 +70,14 @@ impl Slice<'_> {
 /// A part of a list.
 #[derive(Clone, Debug)]
 pub struct Part<T> {
-    /// Its records, in order.
+    /// The records, in order.
     pub records: Vec<T>,
-    /// The place after which the list goes on; none at its end.
-    pub next: Option<Place>,
+    /// Position after which the next part begins; none at the end of the list.
+    pub next: Option<Position>,
 }
 
 impl Part<Uuid> {
-    /// Replaces each uid by its record. Records that were deleted since are left out.
+    /// Replaces each uid by its record. Records that have been deleted meanwhile are left out.
     pub(super) fn of<T>(self, records: Vec<T>, uid: impl Fn(&T) -> Uuid) -> Part<T> {
         let named = records.into_iter().map(|record| (uid(&record), record));
         let mut records: HashMap<Uuid, T> = named.collect();
@@ -90,23 +89,23 @@ impl Part<Uuid> {
     }
 }
 
-/// Of whom the records are.
+/// The resource whose children are listed.
 #[derive(Clone, Copy, Debug)]
 pub(super) enum Parent<'a> {
     Project(&'a str),
     Instance(Uuid),
 }
 
-/// A table as filters see it; its rows are called `w`.
+/// A table, as filters see it. Its rows have the alias `w`.
 pub(super) struct Table {
     name: &'static str,
-    /// A condition on the rows `p` that are not deleted.
+    /// Condition on the rows, with alias `p`, that are not deleted.
     live: &'static str,
-    /// The columns of the fields, and whether each release can read them in every row.
+    /// Names and columns of the fields, and whether every release can read them in every row.
     fields: &'static [(&'static str, &'static str, bool)],
-    /// What holds for each row that this release cannot read, and for few others: a
-    /// condition on the rows of a table that belong to it by a column. An index with the
-    /// same condition finds them, `TABLE_irregular`, which holds next to nothing.
+    /// Conditions that hold for each row that this release cannot read, and for few others. Each
+    /// names a table and the column by which its rows belong to a record. The partial index
+    /// `TABLE_irregular` has the same condition, and is almost empty.
     irregular: &'static [(&'static str, &'static str, &'static str)],
 }
 
@@ -179,7 +178,7 @@ pub(super) const DATABASES: Table = Table {
     )],
 };
 
-/// Each release can read what another has written, and shows it as it is.
+/// Every release can show what another one has written, so no row is irregular.
 pub(super) const AUDIT_RECORDS: Table = Table {
     name: "audit_records",
     live: "",
@@ -198,14 +197,14 @@ pub(super) const AUDIT_RECORDS: Table = Table {
     irregular: &[],
 };
 
-/// The fields that filters of instances, of databases and of audit records can name.
+/// The fields that filters of instances, databases and audit records can use.
 #[cfg(test)]
 pub(crate) fn fields() -> [Vec<&'static str>; 3] {
     let names = |table: &Table| table.fields.iter().map(|(name, ..)| *name).collect();
     [names(&INSTANCES), names(&DATABASES), names(&AUDIT_RECORDS)]
 }
 
-/// Finds the records of a slice, in order: their identities.
+/// Finds the unique ids of a slice's records, in order.
 pub(super) async fn find(
     pool: &Pool,
     operation: &'static str,
@@ -214,7 +213,8 @@ pub(super) async fn find(
     slice: Slice<'_>,
 ) -> Result<Part<Uuid>> {
     let mut query = statement(table, parent, slice)?;
-    // Statements of filters are many: they would drive those out that are always needed.
+    // Filters make many different statements. If they were kept prepared, they would displace
+    // the statements that are always needed.
     let persistent = slice.filter.is_empty();
     let found: Vec<(Option<Uuid>, String, DateTime<Utc>, i32)> = query
         .build_query_as()
@@ -230,7 +230,7 @@ pub(super) async fn find(
     let length = fitting(slice.limit, records.map(|(.., bytes)| i64::from(*bytes)));
     let mut last = None;
     for (uid, id, time, _) in found {
-        let place = Place { time, id };
+        let position = Position { time, id };
         match uid {
             Some(_) if part.records.len() == length => {
                 part.next = last.take();
@@ -238,19 +238,19 @@ pub(super) async fn find(
             }
             Some(uid) => {
                 part.records.push(uid);
-                last = Some(place);
+                last = Some(position);
             }
-            // The end of what was looked at.
-            None => part.next = Some(place),
+            // The last record that was examined.
+            None => part.next = Some(position),
         }
     }
     Ok(part)
 }
 
-/// The statement answers one record more than asked for, to know whether there is a next page.
-/// Where a filter finds fewer among the records that it looks at, the last of those
-/// follows without an identity, if there are as many: all of one snapshot, so that
-/// nothing is passed over that is recorded or goes meanwhile.
+/// Builds the statement of a slice. It returns one record more than requested, to show that
+/// there is another page. If a filter matches fewer of the examined records, the last examined
+/// record follows without an id. All of that comes from one snapshot, so no record is skipped
+/// that is inserted or deleted meanwhile.
 fn statement(
     table: &Table,
     parent: Parent<'_>,
@@ -302,7 +302,7 @@ const fn direction(order: Order) -> &'static str {
     if order.descending { "desc" } else { "asc" }
 }
 
-/// The rows of a slice before its filter, in order: each order has its index.
+/// The rows of a slice before its filter, in order. Each order has an index.
 fn rows(query: &mut QueryBuilder<Postgres>, table: &Table, parent: Parent<'_>, slice: Slice<'_>) {
     query.push(format_args!(" from {} p where ", table.name));
     match parent {
@@ -318,16 +318,16 @@ fn rows(query: &mut QueryBuilder<Postgres>, table: &Table, parent: Parent<'_>, s
         SortBy::UpdateTime => Some("p.update_time"),
     };
     let direction = direction(slice.order);
-    if let Some(place) = slice.after {
+    if let Some(position) = slice.after {
         let beyond = if slice.order.descending { "<" } else { ">" };
-        let id = place.id.clone();
+        let id = position.id.clone();
         match column {
             None => query
                 .push(format_args!(" and p.id {beyond} "))
                 .push_bind(id),
             Some(column) => query
                 .push(format_args!(" and ({column}, p.id) {beyond} ("))
-                .push_bind(place.time)
+                .push_bind(position.time)
                 .push(", ")
                 .push_bind(id)
                 .push(")"),
@@ -340,7 +340,7 @@ fn rows(query: &mut QueryBuilder<Postgres>, table: &Table, parent: Parent<'_>, s
     query.push(format_args!("p.id {direction}"));
 }
 
-/// A comparison as SQL that holds for each row for which the comparison holds.
+/// A comparison as an SQL condition. It holds for each row for which the comparison holds.
 fn condition(
     query: &mut QueryBuilder<Postgres>,
     table: &Table,
@@ -348,7 +348,7 @@ fn condition(
 ) -> Result<()> {
     let (operand, exact) = storable(&comparison.operand);
     let sign = match (comparison.operator, exact) {
-        // No column holds such a value.
+        // No column can hold this value.
         (Operator::Equal | Operator::Has, false) => return push(query, "false"),
         (Operator::NotEqual, false) => return push(query, "true"),
         (Operator::Equal, true) => "=",
@@ -373,7 +373,7 @@ fn condition(
         (None, None) => return Err(Error::internal("field of a filter without a column")),
     };
     match operand {
-        // Text is compared by its bytes, whatever the collation of the database.
+        // Text is compared by its bytes, independent of the database's collation.
         Value::Text(text) => query
             .push(format_args!(r#" collate "C" {sign} "#))
             .push_bind(text),
@@ -400,8 +400,8 @@ fn push(query: &mut QueryBuilder<Postgres>, sql: &str) -> Result<()> {
     Ok(())
 }
 
-/// The greatest value that a column can hold and that is not greater than the operand,
-/// and whether it is the operand: text holds no NUL, and times are microseconds.
+/// The greatest value that a column can store and that is not greater than the operand, and
+/// whether it equals the operand. Text cannot contain NUL, and times have microseconds.
 fn storable(operand: &Value) -> (Value, bool) {
     match operand {
         Value::Text(text) => {
@@ -409,7 +409,7 @@ fn storable(operand: &Value) -> (Value, bool) {
             (Value::Text(stored.to_owned()), stored.len() == text.len())
         }
         Value::Time(time) => {
-            // Above a second's worth in a leap second.
+            // In a leap second the nanoseconds are a billion or more.
             let nanoseconds = time.timestamp_subsec_nanos();
             let kept = (nanoseconds / 1000).min(999_999) * 1000;
             let stored = DateTime::from_timestamp(time.timestamp(), kept).unwrap_or(*time);
@@ -427,7 +427,7 @@ mod tests {
         text.split_whitespace().collect::<Vec<_>>().join(" ")
     }
 
-    /// All migrations, in order.
+    /// The text of all migrations, in order.
     fn migrations() -> String {
         let directory = concat!(env!("CARGO_MANIFEST_DIR"), "/migrations");
         let files = std::fs::read_dir(directory).unwrap();
@@ -437,7 +437,7 @@ mod tests {
         files.into_iter().map(read).collect::<Vec<_>>().join(" ")
     }
 
-    /// An index whose condition differs from the query's is of no use to it.
+    /// The planner uses a partial index only if the query has the same condition.
     #[test]
     fn indexes_find_what_may_be_unreadable() {
         let migrations = migrations();

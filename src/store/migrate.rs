@@ -1,4 +1,4 @@
-//! Migrations: forward only, under PostgreSQL's advisory lock.
+//! Migrations. They only go forward, under PostgreSQL's advisory lock.
 
 use std::time::Duration;
 
@@ -14,41 +14,41 @@ use super::{
 };
 use crate::domain::{Error, Reason, Result};
 
-/// Longest wait for a lock, of another process that migrates above all. The caller tries
-/// again.
+/// Longest wait for a lock, above all that of another process that migrates. The caller retries.
 const LOCK_TIMEOUT: &str = "30s";
 
-/// How often it is looked whether the server is still there.
+/// How often to check that the server still answers.
 const LOOK: Duration = Duration::from_secs(5);
 
-/// So many looks without an answer end the wait for a migration.
+/// Number of checks in a row without an answer that end the wait for a migration.
 const MISSES: u32 = 3;
 
-/// Longest wait for a connection in order to close it.
+/// Longest wait for a connection to close.
 const CLOSE_LIMIT: Duration = Duration::from_secs(1);
 
 static MIGRATOR: Migrator = {
     let mut migrator = sqlx::migrate!("./migrations");
-    // A newer release may have migrated already: releases roll.
+    // During a rolling update a newer release may have migrated already.
     migrator.ignore_missing = true;
     migrator
 };
 
-/// Whether this program has a migration of that version.
+/// Whether this release has a migration of that version.
 #[must_use]
 pub fn knows(version: i64) -> bool {
     MIGRATOR.version_exists(version)
 }
 
 impl Store {
-    /// Applies the migrations that are missing. Safe to run from many processes at
-    /// once: they wait for one another. A migration may take as long as it needs, as long
-    /// as the server answers on another connection; hence the connection of its own.
+    /// Applies the missing migrations. Several processes may call it at once: they wait for each
+    /// other. A migration may take as long as it needs, provided that the server answers on
+    /// another connection. It therefore has a connection of its own, without a statement
+    /// timeout.
     ///
     /// # Errors
-    /// METADATA_UNAVAILABLE; LOCK_TIMEOUT when another process is still at it after 30 s;
-    /// METADATA_UNSUITABLE; METADATA_SCHEMA_MISMATCH when an applied migration is not the
-    /// one that this program has.
+    /// METADATA_UNAVAILABLE; LOCK_TIMEOUT when another process migrates for longer than 30 s;
+    /// METADATA_UNSUITABLE; METADATA_SCHEMA_MISMATCH when an applied migration differs from the
+    /// one in this release.
     pub async fn migrate(&self) -> Result<()> {
         let limit = self.pool.limits().acquire;
         let connector = self.pool.connector();
@@ -76,7 +76,7 @@ async fn run(connection: &mut PgConnection) -> Result<()> {
     })
 }
 
-/// Returns when the server has not answered for a while.
+/// Returns when the server has not answered [`MISSES`] checks in a row.
 async fn silence(connector: &Connector) -> sqlx::Error {
     let mut misses = 0;
     while misses < MISSES {

@@ -1,7 +1,7 @@
 //! The metadata database.
 //!
-//! Every query is checked at compile time against the migrations. `Store` is
-//! concrete: its only backend is PostgreSQL, and tests have a real one.
+//! Every query is checked at compile time against the migrations. `Store` is a concrete type:
+//! PostgreSQL is its only backend, and the tests use a real one.
 
 pub mod audit;
 mod batch;
@@ -53,20 +53,20 @@ use crate::{
     telemetry::pool::Standing,
 };
 
-/// How much longer than the database itself a call waits for a statement's end: the
-/// database cancels it before, unless it is out of reach.
+/// How much longer than the statement timeout a call waits. The database cancels the statement
+/// first, unless it cannot be reached.
 const GRACE: Duration = Duration::from_secs(2);
 
-/// How connections to the metadata behave.
+/// Limits of the connections to the metadata.
 #[derive(Clone, Copy, Debug)]
 pub struct Settings {
     /// Most connections at once.
     pub max_connections: u32,
-    /// Longest wait for a connection.
+    /// Longest wait for a connection from the pool.
     pub acquire_timeout: Duration,
-    /// Longest run of a statement; the database cancels a longer one.
+    /// Longest run of a statement; the database cancels it after that time.
     pub statement_timeout: Duration,
-    /// Longest pause inside a transaction; the database ends a longer one.
+    /// Longest idle time inside a transaction; the database ends the session after that time.
     pub idle_in_transaction_timeout: Duration,
 }
 
@@ -78,24 +78,24 @@ pub struct Store {
     operation_reads: Batch<Uuid, Operation>,
 }
 
-/// A transaction on the metadata; rolled back when it is dropped.
+/// A transaction on the metadata. Dropping it rolls it back.
 #[derive(Debug)]
 pub struct Tx(Lease);
 
 impl Store {
-    /// The state of the pool of connections.
+    /// State of the connection pool, for metrics.
     #[must_use]
     pub fn pool_standing(&self) -> Standing {
         self.pool.standing()
     }
 
-    /// A store over `options`; connections are made when they are needed.
+    /// Creates a store for `options`. Connects when the first call needs a connection.
     #[must_use]
     pub fn new(options: PgConnectOptions, settings: Settings) -> Self {
         Self::of_source(Arc::new(move || Ok(options.clone())), settings)
     }
 
-    /// A store that asks `source` for the address and the login at each connection.
+    /// Creates a store that asks `source` for address and login before each connection.
     #[must_use]
     pub fn of_source(source: Source, settings: Settings) -> Self {
         let connector = Connector::new(
@@ -128,35 +128,35 @@ impl Store {
         begun.named("mod.begin").await.map(Tx)
     }
 
-    /// Closes the connections that were idle for long.
+    /// Closes connections that have been idle for long.
     pub fn reap(&self) {
         self.pool.reap();
     }
 
-    /// Refuses new calls, waits for those under way, and closes all connections.
+    /// Refuses new calls, waits for running calls, and closes all connections.
     pub async fn close(&self) {
         self.pool.close().await;
     }
 }
 
 impl Tx {
-    /// Makes everything that was done in it durable.
+    /// Commits the transaction.
     ///
     /// # Errors
-    /// METADATA_UNAVAILABLE; then it is not known whether it was committed.
+    /// METADATA_UNAVAILABLE; it is then unknown whether the transaction was committed.
     pub async fn commit(mut self) -> Result<()> {
         self.0.commit().named("mod.commit").await
     }
 
-    /// Takes back everything that was done in it.
+    /// Rolls the transaction back.
     ///
     /// # Errors
-    /// METADATA_UNAVAILABLE; it is rolled back all the same.
+    /// METADATA_UNAVAILABLE; the transaction is rolled back nevertheless.
     pub async fn rollback(mut self) -> Result<()> {
         self.0.rollback().named("mod.rollback").await
     }
 
-    /// The connection, to run a query on.
+    /// The connection, for queries in this transaction.
     pub(crate) fn connection(&mut self) -> &mut Lease {
         &mut self.0
     }

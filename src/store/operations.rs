@@ -1,4 +1,4 @@
-//! Operations: what is to be done, and how far it is.
+//! Operations: what shall be done, and how far it is.
 
 use chrono::{DateTime, Utc};
 use serde::Deserialize;
@@ -52,19 +52,18 @@ struct StageRecord {
     waits_for: String,
 }
 
-/// Which operations of an instance and its children a deletion ends.
+/// Which operations a deletion ends, of those on an instance and its children.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Family {
-    /// Those on its children that are only being taken back, and what waits for the
-    /// children.
+    /// Operations on children that are being undone, and operations that wait for the children.
     Undoing,
-    /// Those on its children.
+    /// All operations on children.
     Children,
-    /// All of them.
+    /// All operations on the instance and its children.
     All,
 }
 
-/// One text of the columns for all the queries below.
+/// The columns, shared by all queries below.
 macro_rules! select_operations {
     ($($tail:literal)* $(, $argument:expr)* $(,)?) => {
         sqlx::query_as!(
@@ -91,45 +90,45 @@ macro_rules! select_operations {
 
 mod list;
 
-/// What a new operation is recorded with.
+/// The record of a new operation.
 #[derive(Clone, Debug)]
 pub struct NewOperation {
-    /// Its id.
+    /// Id of the operation.
     pub id: Uuid,
-    /// Project of the target.
+    /// Project of the resource.
     pub project: Id,
     /// Kind, which names the plan.
     pub kind: &'static str,
     /// Version of the plan.
     pub plan_version: i32,
-    /// What it does, in lower case.
+    /// The verb that clients see, in lower case.
     pub verb: &'static str,
-    /// Resource that it works on, by name.
+    /// Name of the resource that it works on.
     pub target: String,
-    /// Resource that it works on, by identity.
+    /// Unique id of that resource.
     pub target_uid: Uuid,
-    /// The instance, for an operation on a child.
+    /// Unique id of the instance, if the resource is one of its children.
     pub parent_uid: Option<Uuid>,
-    /// Who asked for it.
+    /// Principal that asked for it.
     pub principal: String,
-    /// What the steps need to know. Never a secret.
+    /// Parameters for the steps. They must not contain secrets.
     pub parameters: Value,
-    /// The host that must do it.
+    /// The host that must execute it; none for any host.
     pub required_host: Option<Uuid>,
-    /// Whether every step can be taken back.
+    /// Whether every step can be undone.
     pub cancellable: bool,
-    /// Begins when nothing works on the children of the target.
+    /// Whether it begins only when no operation works on the children of the resource.
     pub after_children: bool,
-    /// When another wish for its target takes its place.
+    /// Whether another request for the same resource can replace it.
     pub gives_way: GivesWay,
-    /// The span of the call that it comes from, by W3C Trace Context.
+    /// Span of the call that created it (W3C Trace Context).
     pub traceparent: Option<String>,
     /// Names and titles of the stages, in order.
     pub stages: Vec<(&'static str, &'static str)>,
 }
 
 impl Store {
-    /// The operation of that name.
+    /// Reads an operation by its name.
     ///
     /// # Errors
     /// OPERATION_NOT_FOUND; METADATA_UNAVAILABLE.
@@ -143,8 +142,8 @@ impl Store {
             .ok_or_else(|| not_found(name))
     }
 
-    /// Forgets operations that ended more than `seconds` ago and that no recorded
-    /// request leads to, a thousand at most.
+    /// Deletes the records of operations that ended more than `seconds` ago and that no recorded
+    /// request refers to, at most a thousand.
     ///
     /// # Errors
     /// METADATA_UNAVAILABLE.
@@ -164,7 +163,7 @@ impl Store {
 }
 
 impl Tx {
-    /// The operation of that id, hidden or not.
+    /// Reads an operation by its id, even if it is hidden.
     ///
     /// # Errors
     /// OPERATION_NOT_FOUND; METADATA_UNAVAILABLE.
@@ -177,8 +176,9 @@ impl Tx {
         record.ok_or_else(missing)?.operation()
     }
 
-    /// Asks for the cancellation of an operation that is under way, and answers
-    /// whether one was there to ask. `host` is the caller's own, which is not gone.
+    /// Requests the cancellation of an operation. Returns `false` if it has ended, cannot be
+    /// undone, is being undone, or belongs to a host that is gone. `host` is the caller's own
+    /// host, which does not count as gone.
     ///
     /// # Errors
     /// METADATA_UNAVAILABLE.
@@ -200,7 +200,7 @@ impl Tx {
         Ok(!updated.is_empty())
     }
 
-    /// Hides a done operation, and answers whether it was done.
+    /// Hides an operation that has ended. Returns `false` if it has not ended.
     ///
     /// # Errors
     /// METADATA_UNAVAILABLE.
@@ -215,9 +215,10 @@ impl Tx {
         Ok(updated.rows_affected() == 1)
     }
 
-    /// Ends operations on an instance and its children without success. A worker that is
-    /// at work on one cannot commit any more; until it has noticed, or its lease is over,
-    /// nothing else begins on the instance.
+    /// Ends operations on an instance and its children without success. The token is raised, so
+    /// a worker that executes one of them can no longer commit. Until it has noticed that, or
+    /// until its lease expires, nothing else begins on the instance: its effects outside the
+    /// metadata check no token.
     ///
     /// # Errors
     /// METADATA_UNAVAILABLE.
@@ -253,9 +254,9 @@ impl Tx {
         Ok(())
     }
 
-    /// Ends the recoveries of an instance's servers, or a start that waits: a user wants
-    /// something else. As with [`Tx::give_up_family`] nothing else begins before its
-    /// worker has noticed.
+    /// Ends the recoveries of an instance's servers, and a start that waits, because a user asks
+    /// for something else. As with [`Tx::give_up_family`], nothing else begins before the worker
+    /// has noticed.
     ///
     /// # Errors
     /// METADATA_UNAVAILABLE.
@@ -286,7 +287,7 @@ impl Tx {
         Ok(())
     }
 
-    /// Refuses when a worker has begun to remove the instance with its data.
+    /// Returns an error if a worker has begun to remove the instance with its data.
     ///
     /// # Errors
     /// RESOURCE_BUSY; METADATA_UNAVAILABLE.
@@ -303,7 +304,7 @@ impl Tx {
         removing.map_or(Ok(()), |it| Err(self::busy(&it.target, Some(&it.name))))
     }
 
-    /// Refuses when an operation works on that very resource.
+    /// Returns an error if an operation works on exactly this resource.
     ///
     /// # Errors
     /// RESOURCE_BUSY; METADATA_UNAVAILABLE.
@@ -319,7 +320,8 @@ impl Tx {
         busy.map_or(Ok(()), |it| Err(self::busy(&it.target, Some(&it.name))))
     }
 
-    /// Records a new operation with all its stages and notifies the workers.
+    /// Records a new operation with its stages, and notifies the workers. A partial unique index
+    /// allows one open operation per resource.
     ///
     /// # Errors
     /// RESOURCE_BUSY; METADATA_UNAVAILABLE.
@@ -351,14 +353,14 @@ impl Tx {
         .await?;
         if inserted.rows_affected() == 0 {
             self.refuse_busy(new.target_uid).await?;
-            // The other one has ended just now.
+            // That operation has ended since the insert.
             return Err(busy(&new.target, None));
         }
         self.insert_stages(new.id, &new.stages).await?;
         self.notify_operation(new.id).await
     }
 
-    /// Records an operation that is done before it begins.
+    /// Records an operation that has nothing to do and has ended already.
     ///
     /// # Errors
     /// METADATA_UNAVAILABLE.
@@ -392,7 +394,7 @@ impl Tx {
         Ok(())
     }
 
-    /// Tells everybody who listens, at commit, that an operation has changed.
+    /// Notifies all processes at commit that an operation has changed.
     ///
     /// # Errors
     /// METADATA_UNAVAILABLE.
@@ -405,7 +407,7 @@ impl Tx {
     }
 }
 
-/// That an operation is under way, with its name where that is known.
+/// The error for a resource that another operation works on; `operation` is its name, if known.
 fn busy(target: &str, operation: Option<&str>) -> Error {
     let message = format!("another operation works on `{target}`, or waits for its turn there");
     let message = match operation {
@@ -434,8 +436,8 @@ async fn by_id(pool: Pool, ids: Vec<Uuid>) -> Result<Found<Uuid, Operation>> {
 }
 
 impl Record {
-    /// What another release has written and this one does not know affects this operation only:
-    /// a stage has no state then, and an unknown kind of end is a failure.
+    /// Reads the row. Values that this release does not know affect only this operation: an
+    /// unknown stage has no state, and an operation with an unknown end counts as failed.
     fn operation(self) -> Result<Operation> {
         let state = State::parse(&self.state).ok();
         let (id, ended) = (self.id, self.end_time.is_some());
@@ -478,8 +480,8 @@ impl Record {
     }
 }
 
-/// The `last_error` of a step at which so many workers in a row have died, as the table
-/// `operations` counts them, so that the next one waits.
+/// The `last_error` of a step that has ended several workers in a row, according to the counter
+/// in the table `operations`. Such a step rests before the next attempt.
 fn deadly(deaths: i32) -> Option<Failure> {
     (deaths >= 5).then(|| Failure {
         reason: Reason::Internal.as_str().to_owned(),
@@ -490,7 +492,7 @@ fn deadly(deaths: i32) -> Option<Failure> {
     })
 }
 
-/// That a column of an operation cannot be read, which is logged the first time.
+/// The failure to show for a column that this release cannot read. Logged once per column.
 pub(super) fn unknown(operation: Uuid, column: &'static str) -> Failure {
     if is_news(operation, column) {
         tracing::warn!(%operation, column, "an operation of another release cannot be read");

@@ -1,10 +1,10 @@
-//! The connections to the metadata database.
+//! The pool of connections to the metadata database.
 //!
-//! sqlx has a pool of its own, but it connects inside the caller's future, sends a ping
-//! each time a connection comes back, and waits for both without a bound: callers with
-//! short deadlines starve it, and a host that goes silent holds it for ever. Here a
-//! connection is made, tested and cleaned in tasks of the pool, each within a bound, and a
-//! caller that goes away in the middle costs at most one round trip.
+//! sqlx has a pool of its own. But it connects inside the caller's future, pings each connection
+//! that comes back, and sets no limit on either. Callers with short deadlines can starve it, and
+//! a host that goes silent blocks it for ever. This pool connects, tests and cleans in tasks of
+//! its own, each with a limit. A caller that goes away in the middle costs at most one round
+//! trip.
 
 use std::{
     sync::{
@@ -27,43 +27,43 @@ use super::{
 };
 use crate::telemetry::pool::{Standing, record_wait};
 
-/// A connection that was idle for longer is tested before it is used.
+/// A connection that was idle for longer is tested before its next use.
 const TEST_AFTER_IDLE: Duration = Duration::from_secs(1);
 
-/// Longest wait for the answer to a test.
+/// Longest wait for the result of a test.
 const TEST_LIMIT: Duration = Duration::from_secs(2);
 
-/// Longest wait until a connection that was left in the middle of a call is usable again.
+/// Longest time to clean a connection that was left in the middle of a call.
 const CLEAN_LIMIT: Duration = Duration::from_secs(2);
 
-/// After so many cleanings a connection forgets all prepared statements. A call that ends
-/// while its statement is being prepared leaves the statement on the server, unknown here.
+/// Number of cleanings after which a connection forgets all prepared statements. A call that is
+/// cancelled while it prepares a statement leaves that statement on the server, unknown here.
 const CLEANINGS_UNTIL_FORGET: u32 = 64;
 
-/// Longest wait for a connection to close in order.
+/// Longest wait for a connection to close.
 const CLOSE_LIMIT: Duration = Duration::from_secs(1);
 
-/// A connection that was idle for longer is closed: a peak is over.
+/// A connection that was idle for longer is closed, because the peak that needed it is over.
 const IDLE_LIMIT: Duration = Duration::from_secs(600);
 
-/// An older connection is closed: its server process may hold memory of long ago.
+/// An older connection is closed, because its server process may hold memory of large queries.
 const AGE_LIMIT: Duration = Duration::from_secs(1800);
 
-/// First and longest pause between two tries to connect.
+/// First and longest pause between two attempts to connect.
 const RETRY_PAUSES: (Duration, Duration) = (Duration::from_millis(50), Duration::from_millis(500));
 
-/// How the pool behaves.
+/// Limits of the pool.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Limits {
     /// Most connections at once.
     pub(super) connections: u32,
     /// Longest wait for a connection.
     pub(super) acquire: Duration,
-    /// Longest wait for the answer to a call; then its connection is closed.
+    /// Longest wait for the answer to a call. Then the connection is closed.
     pub(super) call: Duration,
 }
 
-/// Connections that are all alike. Cheap to clone.
+/// A pool of equal connections. Cheap to clone.
 #[derive(Clone, Debug)]
 pub(super) struct Pool(Arc<Inner>);
 
@@ -71,22 +71,22 @@ pub(super) struct Pool(Arc<Inner>);
 struct Inner {
     connector: Connector,
     limits: Limits,
-    /// One permit for each connection that may be in use. Fair: first come, first served.
+    /// One permit for each connection that may be in use. The semaphore is fair.
     free: Arc<Semaphore>,
-    /// Idle connections. The one used last is taken first.
+    /// Idle connections. The one that was used last is taken first.
     idle: Mutex<Vec<Session>>,
-    /// Grows when a call shows that the server has gone away or has changed. A connection
-    /// of a former epoch is tested before it is used.
+    /// Raised when a call shows that the server was replaced or is gone. A connection of an
+    /// older epoch is tested before its next use.
     epoch: AtomicU64,
-    /// A call has met a full disk since it was last looked whether there is room.
+    /// Whether a call has met a full disk since the probe last found space.
     disk_full: AtomicBool,
-    /// Callers that wait for a connection.
+    /// Number of callers that wait for a connection.
     waiting: AtomicU64,
-    /// What runs without a caller.
+    /// The pool's own tasks, which no caller waits for.
     tasks: TaskTracker,
 }
 
-/// Counts a caller that waits until it is dropped.
+/// Counts a waiting caller until it is dropped.
 struct Waiting<'a>(&'a AtomicU64);
 
 impl<'a> Waiting<'a> {
@@ -102,14 +102,14 @@ impl Drop for Waiting<'_> {
     }
 }
 
-/// A connection with what is known of it.
+/// A connection and its history.
 #[derive(Debug)]
 struct Session {
     connection: PgConnection,
     made: Instant,
     used: Instant,
     epoch: u64,
-    /// How often a caller left it in the middle of a call.
+    /// How often a caller has left it in the middle of a call.
     cleanings: u32,
 }
 
@@ -119,26 +119,26 @@ impl Session {
     }
 }
 
-/// A connection in use by one caller. Dropped, it goes back to the pool: at once when it
-/// is at rest, after a cleaning when it is in the middle of a call or a transaction.
+/// A connection in use by one caller. When dropped it returns to the pool: directly if it is
+/// idle, after a cleaning if it is in the middle of a call or a transaction.
 #[derive(Debug)]
 pub(crate) struct Lease {
     pool: Pool,
-    /// Taken out when it is dropped.
+    /// None only while it is being dropped.
     session: Option<(Session, OwnedSemaphorePermit)>,
     state: State,
 }
 
-/// How a connection in use stands.
+/// State of a connection in use.
 #[derive(Clone, Copy, Debug, Default)]
 struct State {
-    /// A call has been sent and its answer was not read to the end.
+    /// A call was sent, and its answer was not read to the end.
     busy: bool,
-    /// A transaction has begun and was neither committed nor rolled back.
+    /// A transaction has begun, and was neither committed nor rolled back.
     in_transaction: bool,
-    /// A statement of the transaction has failed: it can only be rolled back.
+    /// A statement of the transaction has failed, so it can only be rolled back.
     aborted: bool,
-    /// It is of no more use.
+    /// The connection cannot be used again.
     broken: bool,
 }
 
@@ -160,7 +160,7 @@ impl Pool {
         &self.0.connector
     }
 
-    /// How many connections are in use and how many callers wait.
+    /// Numbers of connections and of waiting callers.
     pub(super) fn standing(&self) -> Standing {
         let max = u64::from(self.0.limits.connections);
         let free = u64::try_from(self.0.free.available_permits()).unwrap_or(max);
@@ -176,18 +176,18 @@ impl Pool {
         self.0.limits
     }
 
-    /// For what goes on without a caller; waited for at the end.
+    /// Tracks work that continues without a caller. The close of the pool waits for it.
     pub(super) fn tasks(&self) -> &TaskTracker {
         &self.0.tasks
     }
 
-    /// Longest time from the wait for a connection to the end of a call.
+    /// Longest time of a call, including the wait for a connection.
     pub(super) fn longest_call(&self) -> Duration {
         self.0.limits.acquire + self.0.limits.call
     }
 
-    /// A connection, within the limit. Whatever has to be waited for goes on in a task
-    /// when the caller goes away, so that the next one finds the connection ready.
+    /// Acquires a connection within the limit. If the caller goes away, its connection is still
+    /// made or tested, for the next caller.
     pub(super) async fn acquire(&self) -> Result<Lease, sqlx::Error> {
         let begun = Instant::now();
         let acquired = self.acquire_until(begun + self.0.limits.acquire).await;
@@ -210,9 +210,9 @@ impl Pool {
         }
     }
 
-    /// Tests or makes a connection in a task of the pool. The task has a limit of its own:
-    /// the callers that wait the longest have little time left, and if a connection had to
-    /// be made within that, none would ever be made while callers queue.
+    /// Tests or makes a connection in a task of the pool, which has a limit of its own. A caller
+    /// that has queued for long has little time left. If that were the limit, no connection
+    /// would ever be made while callers queue.
     async fn prepare(
         &self,
         session: Option<Session>,
@@ -225,7 +225,7 @@ impl Pool {
             let limit = Instant::now() + pool.0.limits.acquire;
             let prepared = pool.test_or_connect(session, limit).await;
             let prepared = prepared.map(|session| pool.lease(session, permit));
-            // Without a caller the lease comes back and is dropped: it is idle then.
+            // If the caller has gone, the lease is dropped here, and its connection becomes idle.
             drop(sender.send(prepared));
         });
         match timeout_at(deadline, receiver).await {
@@ -247,7 +247,8 @@ impl Pool {
                     session.epoch = epoch;
                     return Ok(session);
                 }
-                // Those that were used before it are as dead; a test each takes seconds.
+                // Connections that were used even earlier are dead too. Testing each would take
+                // seconds.
                 self.idle().retain(|other| other.used > session.used);
                 break;
             }
@@ -256,8 +257,8 @@ impl Pool {
         self.connect(limit).await
     }
 
-    /// Looks whether a connection is alive and, when the server may be another one by
-    /// now, whether it can be used.
+    /// Checks that a connection is alive. If the server may have been replaced, also checks that
+    /// Howdah can work with it.
     async fn test(&self, session: &mut Session) -> Result<(), sqlx::Error> {
         let same_epoch = session.epoch == self.epoch();
         let connection = &mut session.connection;
@@ -271,7 +272,7 @@ impl Pool {
         tested.unwrap_or_else(|_| Err(timed_out()))
     }
 
-    /// Makes a connection, again and again while the server restarts.
+    /// Connects. Retries while the server restarts.
     async fn connect(&self, deadline: Instant) -> Result<Session, sqlx::Error> {
         let (mut pause, longest) = RETRY_PAUSES;
         loop {
@@ -296,7 +297,7 @@ impl Pool {
         }
     }
 
-    /// Closes connections that were idle for long.
+    /// Closes connections that have been idle for long.
     pub(super) fn reap(&self) {
         let is_old = |session: &Session| {
             session.used.elapsed() >= IDLE_LIMIT || session.made.elapsed() >= AGE_LIMIT
@@ -310,7 +311,7 @@ impl Pool {
         }
     }
 
-    /// Refuses new callers, waits for connections in use and closes all.
+    /// Refuses new callers, waits for the connections in use, and closes all of them.
     pub(super) async fn close(&self) {
         let all = self.0.limits.connections;
         let returned = self.0.free.acquire_many(all).await;
@@ -324,13 +325,13 @@ impl Pool {
         self.0.tasks.wait().await;
     }
 
-    /// From now on connections are tested before they are used again: the server has gone
-    /// away, or another one has taken its place.
+    /// Makes all connections be tested before their next use, because the server is gone or was
+    /// replaced.
     pub(super) fn doubt(&self) {
         self.0.epoch.fetch_add(1, Ordering::AcqRel);
     }
 
-    /// Whether a call has met a full disk, until [`Pool::set_disk_full`] says otherwise.
+    /// Whether a call has met a full disk, until [`Pool::set_disk_full`] resets it.
     pub(super) fn disk_full(&self) -> bool {
         self.0.disk_full.load(Ordering::Acquire)
     }
@@ -350,7 +351,7 @@ impl Pool {
     fn put(&self, mut session: Session, permit: OwnedSemaphorePermit) {
         session.used = Instant::now();
         self.idle().push(session);
-        // After the push: who gets the permit finds the connection.
+        // After the push, so that the caller who gets the permit finds the connection.
         drop(permit);
     }
 
@@ -374,8 +375,8 @@ impl Pool {
 }
 
 impl Lease {
-    /// Runs one call on the connection, within the limit. Cancelled or failed, it leaves
-    /// behind what the connection needs before it can be used again.
+    /// Runs one call on the connection, within the limit. If the call fails or is cancelled, the
+    /// state says what the connection needs before its next use.
     pub(super) async fn call<T>(
         &mut self,
         call: impl AsyncFnOnce(&mut PgConnection) -> Result<T, sqlx::Error>,
@@ -402,13 +403,13 @@ impl Lease {
         if is_disk_full(error) {
             self.pool.set_disk_full(true);
         }
-        // PostgreSQL answers the commit of a failed transaction with a rollback.
+        // PostgreSQL answers COMMIT in a failed transaction with a rollback, without an error.
         self.state.aborted |= self.state.in_transaction;
     }
 
     /// Begins a transaction.
     pub(super) async fn begin(&mut self) -> Result<(), sqlx::Error> {
-        // Before the call: cancelled in the middle it may have begun.
+        // Set before the call: if it is cancelled, the transaction may have begun nevertheless.
         self.state.in_transaction = true;
         self.simple("begin").await
     }
@@ -455,7 +456,7 @@ impl Drop for Lease {
             self.pool.put(session, permit);
             return;
         }
-        // Without a runtime, at the end of the process, it is closed by being dropped.
+        // At the end of the process there is no runtime. Dropping the connection closes it.
         if tokio::runtime::Handle::try_current().is_ok() {
             let cleaning = clean(self.pool.clone(), session, permit, in_transaction);
             self.pool.0.tasks.spawn(cleaning);
@@ -463,7 +464,8 @@ impl Drop for Lease {
     }
 }
 
-/// Reads the rest of an answer, ends a transaction, and gives the connection back.
+/// Reads the rest of an answer, rolls a transaction back, and returns the connection to the
+/// pool.
 async fn clean(
     pool: Pool,
     mut session: Session,
@@ -486,7 +488,7 @@ async fn clean(
     };
     match timeout(CLEAN_LIMIT, cleaning).await {
         Ok(Ok(())) => pool.put(session, permit),
-        // The connection is closed by being dropped, then its place is free.
+        // Dropping the connection closes it; then its permit is free.
         Ok(Err(_)) | Err(_) => drop((session, permit)),
     }
 }

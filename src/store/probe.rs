@@ -1,5 +1,5 @@
-//! Looks whether the metadata can be written, on a connection of its own: the pool may be
-//! busy, and its connections may be older than the trouble.
+//! Checks whether the metadata can be written, on a connection of its own. Connections of the
+//! pool may all be in use, or may date from before an outage.
 
 use std::time::Duration;
 
@@ -18,10 +18,11 @@ use crate::domain::{Reason, Result};
 /// Longest wait for a connection, and for the answer to a write.
 const LIMIT: Duration = Duration::from_secs(3);
 
-/// Longest wait for a row lock, shorter than the limit.
+/// Longest wait for a row lock. Shorter than [`LIMIT`], so that a lock is not taken for an
+/// outage.
 const LOCK_TIMEOUT: &str = "1s";
 
-/// Writes a sign of life, again and again.
+/// Updates the time at which this process was last seen, at each call.
 #[derive(Debug)]
 pub struct Probe {
     connector: Connector,
@@ -32,7 +33,7 @@ pub struct Probe {
 }
 
 impl Store {
-    /// A probe that writes the sign of life of the process of that worker.
+    /// Creates a probe for the process with that worker id.
     #[must_use]
     pub fn probe(&self, worker: Uuid) -> Probe {
         Probe {
@@ -53,8 +54,8 @@ impl Probe {
         self.connections
     }
 
-    /// Writes once. A connection that fails is tried against a new one before the
-    /// metadata counts as away. Takes 15 s at most.
+    /// Writes once. If the present connection fails, a new one is tried before the metadata
+    /// counts as unavailable. Takes at most 15 s.
     ///
     /// # Errors
     /// METADATA_UNAVAILABLE, METADATA_UNSUITABLE.
@@ -64,7 +65,7 @@ impl Probe {
         {
             return Ok(());
         }
-        // Its connections may be as dead as this one was.
+        // The connections of the pool may be dead for the same reason.
         self.pool.doubt();
         let connecting = self.connector.connect(LIMIT);
         let connection = connecting.named("probe.connect").await?;
@@ -93,8 +94,8 @@ impl Probe {
     }
 }
 
-/// Writes and commits a message, which needs no row lock. A row could be locked by a caller, or
-/// by an earlier probe that still waits for a synchronous standby.
+/// Commits a WAL message, which needs no row lock. The row may be locked by a caller, or by an
+/// earlier probe that waits for a synchronous standby.
 async fn emit(connection: &mut PgConnection) -> Result<()> {
     let sql = "select pg_logical_emit_message(true, 'howdah', '')";
     let emitting = timeout(LIMIT, sqlx::raw_sql(sql).execute(connection));
@@ -102,8 +103,8 @@ async fn emit(connection: &mut PgConnection) -> Result<()> {
     emitted.named("probe.emit").await.map(|_| ())
 }
 
-/// Takes new pages and gives them back: one row that is written in place finds room on a
-/// disk that is full for everybody else.
+/// Allocates new pages and frees them. An update of one row may find space in its page although
+/// the disk is full for everyone else.
 async fn allocate(connection: &mut PgConnection) -> Result<()> {
     let sql = "begin; create temporary table howdah_probe (text text) on commit drop;
         insert into howdah_probe select repeat('x', 1000) from generate_series(1, 500);

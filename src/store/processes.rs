@@ -1,4 +1,4 @@
-//! Processes of Howdah, by their signs of life.
+//! The processes of Howdah, and when each was last seen.
 
 use chrono::{DateTime, Utc};
 use uuid::Uuid;
@@ -9,20 +9,20 @@ use crate::domain::{Result, host::Host};
 /// A process of Howdah.
 #[derive(Clone, Debug)]
 pub struct Process {
-    /// Identity of its workers: the same after a restart in the same data directory.
+    /// Unique id of its workers. It stays the same after a restart in the same data directory.
     pub worker: Uuid,
-    /// Its host.
+    /// Host of the process.
     pub host: Host,
-    /// Where it listens.
+    /// Endpoint that it listens on.
     pub endpoint: String,
-    /// Its version.
+    /// Version of Howdah.
     pub version: String,
     /// When it was started.
     pub start_time: DateTime<Utc>,
 }
 
 impl Store {
-    /// Records that a process serves for its host now, and which ports the host gives to
+    /// Records that a process serves for its host now, and the range of ports for the host's
     /// servers.
     ///
     /// # Errors
@@ -54,8 +54,9 @@ impl Store {
         Ok(())
     }
 
-    /// Forgets processes that have been silent for `seconds`, and answers how many. The last
-    /// one of each host stays: it says since when the host is silent.
+    /// Deletes the records of processes that were not seen for `seconds`, and returns their
+    /// number. The last record of each host stays, because it says since when the host is
+    /// silent.
     ///
     /// # Errors
     /// METADATA_UNAVAILABLE.

@@ -1,4 +1,4 @@
-//! Operations that wait for their turn and can be withdrawn: nothing has begun.
+//! Operations that wait for their turn and can be withdrawn, because nothing has begun.
 
 use serde_json::Value;
 use uuid::Uuid;
@@ -6,20 +6,19 @@ use uuid::Uuid;
 use super::{Tx, fault::Measured};
 use crate::domain::{Result, name::InstanceName};
 
-/// An operation that no worker has claimed yet, locked.
+/// An operation that no worker has claimed yet. Its row is locked.
 #[derive(Debug)]
 pub struct Queued {
-    /// Its id.
+    /// Id of the operation.
     pub id: Uuid,
-    /// Resource that it works on, by identity.
+    /// Unique id of the resource that it works on.
     pub target_uid: Uuid,
-    /// What it was accepted with: what it would take back is `former`.
+    /// Its parameters. `former` holds the state that a withdrawal restores.
     pub parameters: Value,
 }
 
 impl Tx {
-    /// Locks an operation if it can be withdrawn. A worker passes over it until the
-    /// transaction ends.
+    /// Locks an operation if it can be withdrawn. Claims skip it until the transaction ends.
     ///
     /// # Errors
     /// METADATA_UNAVAILABLE.
@@ -35,7 +34,7 @@ impl Tx {
         .await
     }
 
-    /// The same of the one that waits for its turn on an instance, if there is one.
+    /// The same for the operation that waits for its turn on an instance; none if there is none.
     ///
     /// # Errors
     /// METADATA_UNAVAILABLE.

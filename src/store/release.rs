@@ -1,4 +1,4 @@
-//! How claims on operations end before their leases do.
+//! Ends claims on operations before their leases expire.
 
 use sqlx::types::Json;
 use uuid::Uuid;
@@ -7,9 +7,9 @@ use super::{Store, changes::CHANNEL, fault::Measured};
 use crate::domain::{Result, operation::Failure};
 
 impl Store {
-    /// Gives a claim back: the operation is due again after `seconds`, or at once when it
-    /// is to be cancelled. With an error, the try counts as failed. A claim that was lost is
-    /// let go.
+    /// Gives a claim back. The operation is due again after `seconds`, or at once if it shall be
+    /// cancelled. With an error the attempt counts as failed. If the claim was lost or its
+    /// operation was ended, calls [`Store::let_go`].
     ///
     /// # Errors
     /// METADATA_UNAVAILABLE.
@@ -41,13 +41,14 @@ impl Store {
         }
     }
 
-    /// Says that a worker does nothing more for a claim that was given up, so that what
-    /// waits for it can begin. For a claim that another worker has, nothing changes.
+    /// Records that a worker has stopped executing an operation that was given up, so that
+    /// operations that wait for this can begin. Changes nothing if another worker has the
+    /// operation.
     ///
     /// # Errors
     /// METADATA_UNAVAILABLE.
     pub async fn let_go(&self, id: Uuid, token: i64) -> Result<()> {
-        // Giving the operation up has raised its token by one: see `give_up_family`.
+        // Giving an operation up raises its token by one: see `give_up_family`.
         sqlx::query!(
             "with left_alone as (
                 update operations set lease_until = null, worker = null
@@ -63,8 +64,8 @@ impl Store {
         Ok(())
     }
 
-    /// Gives back everything that a worker of that identity held: it has died. What several
-    /// have died of is due after a pause.
+    /// Gives back all claims of a worker that has died. An operation at which several workers
+    /// have died is due only after a pause.
     ///
     /// # Errors
     /// METADATA_UNAVAILABLE.
@@ -83,15 +84,15 @@ impl Store {
         Ok(released.rows_affected())
     }
 
-    /// Gives back the claims of a worker but for those that it knows of, by operation and
-    /// token. Their operations are due at once, or given up for good if they have ended.
-    /// Answers how many there were.
+    /// Gives back the claims on record for a worker, except those in `known` (operation and
+    /// token). Their operations are due at once; those that have ended need no worker any more.
+    /// Returns the number of claims.
     ///
     /// # Errors
     /// METADATA_UNAVAILABLE.
     pub async fn release_unknown(&self, worker: Uuid, known: &[(Uuid, i64)]) -> Result<u64> {
         let (ids, tokens): (Vec<Uuid>, Vec<i64>) = known.iter().copied().unzip();
-        // Giving an operation up has raised its token by one: see `give_up_family`.
+        // Giving an operation up raises its token by one: see `give_up_family`.
         let released = sqlx::query!(
             "with unknown as (select id from operations o where worker = $1
                 and not exists (select from unnest($2::uuid[], $3::bigint[]) as k (id, token)
@@ -112,8 +113,9 @@ impl Store {
         Ok(released.len() as u64)
     }
 
-    /// Has operations looked at now that are due further ahead than any pause is long, and
-    /// ends leases that are longer than any (an hour): the clock has been set back.
+    /// Repairs times after the database's clock was set back. Operations that are due later than
+    /// the longest pause become due now, and leases longer than an hour end, which is longer
+    /// than any.
     ///
     /// # Errors
     /// METADATA_UNAVAILABLE.

@@ -1,27 +1,26 @@
-//! Requests that were accepted, so that a replay finds its first operation.
+//! Accepted requests, so that a repeated request finds the operation of the first one.
 
 use uuid::Uuid;
 
 use super::{Store, Tx, fault::Measured};
 use crate::domain::{Error, Reason, Result};
 
-/// A mutation by which it can be known again.
+/// What identifies a repeated mutation.
 #[derive(Clone, Debug)]
 pub struct RequestKey {
-    /// Who sent it.
+    /// Principal that sent it.
     pub principal: String,
     /// Full method name.
     pub method: String,
-    /// The caller's id of the request.
+    /// The id that the caller gave to the request.
     pub request_id: Uuid,
-    /// Hash of its content.
+    /// Hash of the request's contents.
     pub fingerprint: Vec<u8>,
 }
 
 impl Tx {
-    /// Records that this request has led to `operation`, or answers the operation
-    /// that it led to before. A request that is being accepted elsewhere at the same
-    /// time is waited for.
+    /// Records that this request has created `operation`. If it was recorded before, returns the
+    /// operation that it created then. Waits while another transaction accepts the same request.
     ///
     /// # Errors
     /// REQUEST_ID_REUSED when the id was used with other content;
@@ -65,7 +64,7 @@ impl Tx {
 }
 
 impl Store {
-    /// The operation that this very request has led to before, if it has.
+    /// The operation that this request has created; none if it was not recorded.
     ///
     /// # Errors
     /// METADATA_UNAVAILABLE.
@@ -83,7 +82,7 @@ impl Store {
         .await
     }
 
-    /// Forgets requests that are older than `seconds`, a thousand at most.
+    /// Deletes the records of requests older than `seconds`, at most a thousand.
     ///
     /// # Errors
     /// METADATA_UNAVAILABLE.

@@ -1,4 +1,4 @@
-//! Roles that were made with databases.
+//! Owner roles, which are created together with databases.
 
 use uuid::Uuid;
 
@@ -9,10 +9,10 @@ use super::{
 };
 use crate::domain::{Error, Reason, Result};
 
-/// What a new role is recorded with.
+/// The record of a new role.
 #[derive(Clone, Debug)]
 pub struct NewRole {
-    /// Identity for ever.
+    /// Unique id, never reused.
     pub uid: Uuid,
     /// Instance that it belongs to.
     pub instance_uid: Uuid,
@@ -20,25 +20,25 @@ pub struct NewRole {
     pub id: String,
     /// Name in PostgreSQL.
     pub postgresql_name: String,
-    /// Database that it was made for.
+    /// Database that it is created for.
     pub database_uid: Uuid,
-    /// Its password, sealed.
+    /// Sealed password.
     pub password: Vec<u8>,
 }
 
 /// The owner role of a database.
 #[derive(Clone, Debug)]
 pub struct OwnerRole {
-    /// Identity for ever; the comment on the role in PostgreSQL holds it.
+    /// Unique id, never reused. The comment on the role in PostgreSQL contains it.
     pub uid: Uuid,
     /// Name in PostgreSQL.
     pub postgresql_name: String,
-    /// Its password, sealed under its uid.
+    /// Sealed password, bound to the role's uid.
     pub password: Vec<u8>,
 }
 
 impl Store {
-    /// The role that was made for a database.
+    /// The owner role of a database.
     ///
     /// # Errors
     /// DATABASE_NOT_FOUND; METADATA_UNAVAILABLE.

@@ -1,8 +1,8 @@
-//! Sealing of values that must be given back in clear text: AES-256-GCM.
+//! Encrypts secrets that must be given back in clear text, with AES-256-GCM.
 //!
-//! Form of a sealed value: version byte 1, length and bytes of the key id, 12 bytes
-//! of nonce, ciphertext with its 16-byte tag. The row's identity is the additional
-//! data, so that sealed values cannot be swapped between rows.
+//! Format of a sealed value: version byte 1, length and bytes of the key id, a nonce of 12
+//! bytes, the ciphertext, and its tag of 16 bytes. The label of the row is the additional data,
+//! so a value cannot be moved to another row.
 
 mod registry;
 mod reseal;
@@ -21,7 +21,7 @@ use crate::domain::{Error, Reason, Result};
 pub(super) use self::registry::refused;
 pub use self::{
     registry::{KeyUse, RegisteredKey, key_uses},
-    reseal::{Batch, Identity, Sealed},
+    reseal::{Batch, Label, Sealed},
 };
 
 const FORM: u8 = 1;
@@ -29,13 +29,13 @@ const FORM: u8 = 1;
 /// Length of a key in bytes.
 pub const KEY_BYTES: usize = 32;
 
-/// One key with its id, which is a part of its hash.
+/// A key and its id, which is a part of the key's hash.
 struct Key {
     id: String,
     key: RandomizedNonceKey,
 }
 
-/// The keys: the first one seals, all of them open.
+/// The secret keys. The first one seals; all of them open.
 #[derive(Clone)]
 pub struct Keyring(Arc<Vec<Key>>);
 
@@ -47,7 +47,7 @@ impl std::fmt::Debug for Keyring {
 }
 
 impl Keyring {
-    /// A ring of keys of [`KEY_BYTES`] bytes each, the sealing one first.
+    /// Creates a ring of keys with [`KEY_BYTES`] bytes each. The first one seals.
     ///
     /// # Errors
     /// SECRET_KEY_INVALID for a key of another length, or without any key.
@@ -62,15 +62,15 @@ impl Keyring {
         Ok(Self(Arc::new(keys)))
     }
 
-    /// Seals `secret` for the row that `identity` names.
+    /// Seals `secret` for the row that `label` names.
     ///
     /// # Errors
     /// INTERNAL when the cipher fails.
-    pub fn seal(&self, secret: &SecretString, identity: &str) -> Result<Vec<u8>> {
+    pub fn seal(&self, secret: &SecretString, label: &str) -> Result<Vec<u8>> {
         let failed = || Error::internal("sealing failed");
         let key = self.0.first().ok_or_else(failed)?;
         let mut text = secret.expose_secret().as_bytes().to_vec();
-        let aad = Aad::from(identity.as_bytes());
+        let aad = Aad::from(label.as_bytes());
         let nonce = key
             .key
             .seal_in_place_append_tag(aad, &mut text)
@@ -82,17 +82,17 @@ impl Keyring {
         Ok(sealed)
     }
 
-    /// Opens what was sealed for the same row.
+    /// Opens a value that was sealed for the same row.
     ///
     /// # Errors
-    /// SECRET_KEY_INVALID when its key is not in the ring or it is not intact.
-    pub fn open(&self, sealed: &[u8], identity: &str) -> Result<SecretString> {
+    /// SECRET_KEY_INVALID when its key is not in the ring, or when it was changed.
+    pub fn open(&self, sealed: &[u8], label: &str) -> Result<SecretString> {
         let broken = || {
             Error::new(
                 Reason::SecretKeyInvalid,
                 "a stored secret does not open with the keys given",
             )
-            .with_context(format!("sealed value of {identity}"))
+            .with_context(format!("sealed value of {label}"))
         };
         let (&[form, length], rest) = sealed.split_first_chunk::<2>().ok_or_else(broken)?;
         let (id, rest) = rest
@@ -105,7 +105,7 @@ impl Keyring {
             .find(|key| key.id.as_bytes() == id)
             .filter(|_| form == FORM);
         let mut text = text.to_vec();
-        let aad = Aad::from(identity.as_bytes());
+        let aad = Aad::from(label.as_bytes());
         let key = key.ok_or_else(broken)?;
         let opened = key.key.open_in_place(Nonce::from(nonce), aad, &mut text);
         let opened = opened.map_err(|_| broken())?;
@@ -114,7 +114,7 @@ impl Keyring {
             .map_err(|_| broken())
     }
 
-    /// Id of the key that seals. Not secret: it is a part of the key's hash.
+    /// Id of the key that seals. It is not secret, because it is a part of the key's hash.
     #[must_use]
     pub fn id(&self) -> &str {
         self.0.first().map_or("", |key| key.id.as_str())
@@ -180,7 +180,7 @@ mod tests {
     }
 
     proptest::proptest! {
-        /// Neither what was changed nor what comes from elsewhere.
+        /// A changed value does not open, and neither do other bytes.
         #[test]
         fn opens_nothing_else(
             secret in ".{0,40}",

@@ -13,51 +13,51 @@ use crate::domain::{
     version::Version,
 };
 
-/// What a new server is recorded with.
+/// The record of a new server.
 #[derive(Clone, Debug)]
 pub struct NewServer {
-    /// Identity for ever.
+    /// Unique id, never reused.
     pub uid: Uuid,
     /// Instance that it belongs to.
     pub instance_uid: Uuid,
     /// Number within the instance.
     pub number: i32,
-    /// What it is to the instance.
+    /// Role of the server in the instance.
     pub role: ServerRole,
     /// Provider that runs it.
     pub provider: &'static str,
-    /// Version that it will run.
+    /// Version of PostgreSQL that it will run.
     pub version: Version,
-    /// Where it lives, on a port that is free there.
+    /// Host and port. The port must be free there.
     pub placement: Option<Placement>,
-    /// Password of `howdah_admin`, sealed.
+    /// Sealed password of `howdah_admin`.
     pub admin_password: Vec<u8>,
 }
 
 /// The ports of a host.
 #[derive(Clone, Debug)]
 pub struct Ports {
-    /// Those that its servers are given.
+    /// Range from which servers get their ports.
     pub range: RangeInclusive<u16>,
-    /// Those that servers have, of the range or not.
+    /// Ports that servers have already, in the range or outside.
     pub reserved: Vec<u16>,
 }
 
-/// What a server may have of Howdah's making.
+/// Objects that Howdah may have created on a server.
 #[derive(Clone, Debug)]
 pub struct OnRecord {
-    /// Roles, by identity.
+    /// Unique ids of roles.
     pub roles: Vec<Uuid>,
-    /// Databases, by their names in PostgreSQL.
+    /// Names of databases in PostgreSQL.
     pub databases: Vec<String>,
-    /// Subscriptions, whose publications and slots are named after them.
+    /// Unique ids of subscriptions. They are part of the names of publications and slots.
     pub subscriptions: Vec<Uuid>,
 }
 
 impl Store {
-    /// What is on record for a server: roles and databases of its instance, and its own
-    /// subscriptions. Each is recorded before it is made there, and forgotten after it was
-    /// removed.
+    /// The objects on record for a server: roles and databases of its instance, and its own
+    /// subscriptions. Each object is recorded before it is created on the server, and its record
+    /// is deleted after it was removed there.
     ///
     /// # Errors
     /// METADATA_UNAVAILABLE.
@@ -91,7 +91,7 @@ impl Store {
         found.ok_or_else(|| Error::new(Reason::InstanceNotFound, "the server does not exist"))
     }
 
-    /// The servers on record for a host.
+    /// Unique ids of the servers on record for a host.
     ///
     /// # Errors
     /// METADATA_UNAVAILABLE.
@@ -104,11 +104,11 @@ impl Store {
 }
 
 impl Tx {
-    /// Records a new server with its port, which [`Tx::lock_ports`] showed to be free.
+    /// Records a new server with a port that [`Tx::lock_ports`] has shown to be free.
     ///
     /// # Errors
-    /// SECRET_KEY_INVALID when the password is sealed with a key that is not in use any
-    /// more; METADATA_UNAVAILABLE.
+    /// SECRET_KEY_INVALID when the password is sealed with a key that was rotated out;
+    /// METADATA_UNAVAILABLE.
     pub async fn insert_server(&mut self, new: &NewServer) -> Result<()> {
         sqlx::query!(
             "insert into servers (uid, instance_uid, number, role, provider, version, host, port,
@@ -131,8 +131,8 @@ impl Tx {
         .map_err(sealing::refused)
     }
 
-    /// The ports that servers of a host are given. Until the transaction ends nobody else
-    /// reserves one there.
+    /// The range of a host and its reserved ports. Until the transaction ends no other
+    /// transaction can reserve a port there.
     ///
     /// # Errors
     /// HOST_NOT_FOUND; METADATA_UNAVAILABLE.
@@ -162,7 +162,7 @@ impl Tx {
         })
     }
 
-    /// Gives a server another port, which [`Tx::lock_ports`] showed to be free.
+    /// Gives a server another port, which [`Tx::lock_ports`] has shown to be free.
     ///
     /// # Errors
     /// METADATA_UNAVAILABLE.
@@ -175,7 +175,7 @@ impl Tx {
         Ok(())
     }
 
-    /// Records what became known of a server. What is none stays as it is.
+    /// Stores what has become known of a server. Fields that are none stay unchanged.
     ///
     /// # Errors
     /// METADATA_UNAVAILABLE.
@@ -195,7 +195,7 @@ impl Tx {
         Ok(())
     }
 
-    /// Records what is to become of all servers of an instance.
+    /// Sets the goal of all servers of an instance.
     ///
     /// # Errors
     /// METADATA_UNAVAILABLE.
@@ -211,7 +211,7 @@ impl Tx {
         Ok(())
     }
 
-    /// Records what is to become of the active server of an instance alone.
+    /// Sets the goal of an instance's active server only.
     ///
     /// # Errors
     /// METADATA_UNAVAILABLE.
@@ -245,7 +245,7 @@ impl Tx {
         .await
     }
 
-    /// Records that a server has been started once.
+    /// Records that a server has been started, and the version that it runs if that is known.
     ///
     /// # Errors
     /// METADATA_UNAVAILABLE.

@@ -1,4 +1,4 @@
-//! Stages of operations, as clients see them.
+//! Stages of operations: the progress that clients see.
 
 use uuid::Uuid;
 
@@ -6,7 +6,7 @@ use super::{Tx, fault::Measured};
 use crate::domain::{Result, operation::StageState, provider::Wait};
 
 impl Tx {
-    /// Records the whole plan of an operation.
+    /// Records one stage for each step of an operation's plan.
     ///
     /// # Errors
     /// METADATA_UNAVAILABLE.
@@ -34,7 +34,7 @@ impl Tx {
         Ok(())
     }
 
-    /// Sets where a stage stands, with the times and the percentage that go with it.
+    /// Sets the state of a stage, with the matching times and percentage.
     ///
     /// # Errors
     /// METADATA_UNAVAILABLE.
@@ -62,8 +62,8 @@ impl Tx {
         Ok(())
     }
 
-    /// Records what a stage waits for, and its percentage. No notification is sent: callers
-    /// that wait for the operation go on waiting, and its worker releases it.
+    /// Records what a stage waits for, and its percentage. Sends no notification, because
+    /// callers that wait for the operation have nothing to learn.
     ///
     /// # Errors
     /// METADATA_UNAVAILABLE.

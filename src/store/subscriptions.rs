@@ -1,27 +1,28 @@
-//! Temporary subscriptions: what they made on a server, so that it can be swept.
+//! Temporary subscriptions: what they create on servers, so that it can be removed after a
+//! crash.
 
 use uuid::Uuid;
 
 use super::{Store, fault::Measured, leases::Held};
 use crate::domain::Result;
 
-/// What a subscription makes on a server, recorded before it is made.
+/// What a subscription creates on a server. It is recorded before it is created.
 #[derive(Clone, Debug)]
 pub struct Subscription {
-    /// Identity; part of the names of what it makes.
+    /// Unique id; part of the names of the objects.
     pub uid: Uuid,
-    /// Server that it reads from, and makes them on.
+    /// Server that it reads from and creates the objects on.
     pub server_uid: Uuid,
-    /// Database in PostgreSQL.
+    /// Name of the database in PostgreSQL.
     pub database: String,
-    /// Publications that it makes.
+    /// Names of the publications that it creates.
     pub publications: Vec<String>,
-    /// Its temporary slot.
+    /// Name of its temporary slot.
     pub slot: String,
 }
 
 impl Store {
-    /// Records a subscription before it makes anything, with a lease for `seconds`.
+    /// Records a subscription before it creates anything, with a lease for `seconds`.
     ///
     /// # Errors
     /// METADATA_UNAVAILABLE.
@@ -52,8 +53,9 @@ impl Store {
         .await
     }
 
-    /// Takes over subscriptions whose process is gone, for `seconds`, to sweep them.
-    /// Only those on servers of `host` that are to run; on an active one when it does.
+    /// Takes over the subscriptions of processes that are gone, with a lease for `seconds`, to
+    /// remove their objects. Only those on servers of `host` that shall run; for an active
+    /// server only if it runs.
     ///
     /// # Errors
     /// METADATA_UNAVAILABLE.
@@ -86,7 +88,8 @@ impl Store {
         .await
     }
 
-    /// Forgets a subscription and its lease: nothing of it is left on the server.
+    /// Deletes the record of a subscription and its lease, when nothing of it is left on the
+    /// server.
     ///
     /// # Errors
     /// METADATA_UNAVAILABLE.
@@ -102,8 +105,8 @@ impl Store {
         Ok(())
     }
 
-    /// Forgets leases that ended `seconds` ago and whose subscription is gone with its
-    /// server, and answers how many.
+    /// Deletes leases that ended `seconds` ago and whose subscription was deleted together with
+    /// its server. Returns their number.
     ///
     /// # Errors
     /// METADATA_UNAVAILABLE.

@@ -1,5 +1,5 @@
-//! Turns at an instance's row. PostgreSQL lets new `for share` locks pass a waiting
-//! `for update`, so that a crowd of them would keep it waiting for ever. Both therefore
+//! Turns at an instance's row, in a fair order. PostgreSQL grants new `for share` locks while a
+//! `for update` waits, so a steady stream of them would keep it waiting for ever. Both therefore
 //! take an advisory lock first, whose queue is fair.
 
 use uuid::Uuid;
@@ -7,13 +7,13 @@ use uuid::Uuid;
 use super::{Tx, fault::Measured};
 use crate::domain::{Result, name::InstanceName};
 
-/// First key of these advisory locks; the second is a hash of the instance's uid. Two
-/// instances with the same hash wait for each other, and nothing else.
+/// First key of these advisory locks. The second key is a hash of the instance's uid. Instances
+/// with the same hash only wait for each other more often than needed.
 const NAMESPACE: i32 = 0x686f_7764;
 
 impl Tx {
-    /// Waits for a turn at the instance, alone or beside others, until the transaction
-    /// ends. Without such an instance there is nothing to wait for.
+    /// Waits for a turn at the instance, alone or shared, and keeps it until the transaction
+    /// ends. Does nothing if there is no such instance.
     pub(super) async fn queue_for_instance(
         &mut self,
         name: &InstanceName,
@@ -34,7 +34,7 @@ impl Tx {
         Ok(())
     }
 
-    /// Waits for a turn alone at the instance.
+    /// Waits for a turn alone at the instance, and keeps it until the transaction ends.
     pub(super) async fn queue_for_instance_by_uid(&mut self, uid: Uuid) -> Result<()> {
         sqlx::query!(
             "select pg_advisory_xact_lock($1, hashtext($2::uuid::text))",

@@ -1,4 +1,4 @@
-//! Rows of another release; each is logged once.
+//! Rows that another release has written and this one cannot read. Each is logged once.
 
 use std::{
     collections::HashSet,
@@ -10,18 +10,18 @@ use uuid::Uuid;
 
 use crate::domain::recorded::{Recorded, Unreadable};
 
-/// Most rows that are remembered as logged; beyond it they are forgotten together.
+/// Most rows that are remembered as logged. Beyond that all of them are forgotten.
 const MOST: usize = 10_000;
 
-/// What a row says, or the column of it that cannot be read.
+/// The value of a row, or the name of the column that cannot be read.
 pub(super) type Readable<T> = Result<T, &'static str>;
 
-/// A document of a column.
+/// Parses a JSON document of a column.
 pub(super) fn json<T: DeserializeOwned>(column: &'static str, text: &str) -> Readable<T> {
     serde_json::from_str(text).map_err(|_| column)
 }
 
-/// A record that cannot be read. It is logged the first time.
+/// The result for a record that cannot be read. Logs it the first time.
 pub(super) fn found_unreadable<T>(unreadable: Unreadable) -> Recorded<T> {
     if is_news(unreadable.uid, unreadable.column) {
         tracing::warn!(
@@ -33,7 +33,7 @@ pub(super) fn found_unreadable<T>(unreadable: Unreadable) -> Recorded<T> {
     Recorded::Unreadable(Box::new(unreadable))
 }
 
-/// Whether that row was not found unreadable before, in that column.
+/// Whether this is the first time that this column of this row cannot be read.
 pub(super) fn is_news(uid: Uuid, column: &'static str) -> bool {
     static LOGGED: Mutex<Option<HashSet<(Uuid, &'static str)>>> = Mutex::new(None);
     let mut logged = LOGGED.lock().unwrap_or_else(PoisonError::into_inner);

@@ -24,6 +24,7 @@ pub(super) struct Batch {
     changes: Vec<Change>,
     bytes: usize,
     cut_at: usize,
+    first_ordinal: u64,
 }
 
 impl Batch {
@@ -32,6 +33,7 @@ impl Batch {
             changes: Vec::new(),
             bytes: AROUND,
             cut_at,
+            first_ordinal: 0,
         }
     }
 
@@ -44,16 +46,16 @@ impl Batch {
         event: Event,
         ordinal: u64,
     ) -> Result<Option<ChangeBatch>, TooLarge> {
-        let change = Change {
-            event: Some(event),
-            ordinal,
-        };
+        let change = Change { event: Some(event) };
         let bytes = change.encoded_len() + 8;
         if bytes + AROUND > LARGEST {
             return Err(TooLarge { bytes });
         }
         let full = !self.changes.is_empty() && self.bytes + bytes > self.cut_at;
         let before = if full { self.take() } else { None };
+        if self.first_ordinal == 0 {
+            self.first_ordinal = ordinal;
+        }
         self.bytes += bytes;
         self.changes.push(change);
         Ok(before)
@@ -82,6 +84,7 @@ impl Batch {
         Some(ChangeBatch {
             changes,
             position: Some(position),
+            first_ordinal: std::mem::take(&mut self.first_ordinal),
             ..ChangeBatch::default()
         })
     }

@@ -9,7 +9,7 @@ use super::{
     batch::{Batch, TooLarge},
     encode, fault,
     feed::Output,
-    place::Place,
+    position::Position,
     relation::{Known, Relations},
     session::Session,
 };
@@ -47,8 +47,8 @@ pub(super) struct Pump<'a> {
     oldest: Option<Instant>,
     transaction: Option<Transaction>,
     wal_end: Lsn,
-    /// Everything before this place was sent, or is in the batch.
-    place: Place,
+    /// Everything before this position was sent, or is in the batch.
+    position: Position,
 }
 
 /// A transaction that is being read.
@@ -84,7 +84,7 @@ impl<'a> Pump<'a> {
             oldest: None,
             transaction: None,
             wal_end: consistent_point,
-            place: Place::at(consistent_point),
+            position: Position::at(consistent_point),
         }
     }
 
@@ -131,7 +131,7 @@ impl<'a> Pump<'a> {
         if self.batch.is_empty() {
             // The slot is temporary: nobody can resume from it, so a change that was handed to
             // the subscriber's queue is acknowledged at once.
-            self.stream.acknowledge(self.place.lsn);
+            self.stream.acknowledge(self.position.lsn);
         }
         Ok(())
     }
@@ -163,7 +163,7 @@ impl<'a> Pump<'a> {
                 Item::Keepalive { wal_end, .. } => {
                     self.wal_end = self.wal_end.max(wal_end);
                     if self.transaction.is_none() {
-                        self.reach(Place::at(wal_end));
+                        self.reach(Position::at(wal_end));
                     }
                 }
                 Item::Notice(notice) => refuse_skipped_publication(&notice)?,
@@ -217,7 +217,7 @@ impl<'a> Pump<'a> {
             let event = Event::Commit(encode::commit(begin.xid, commit, origin));
             self.add(event, 0).await?;
         }
-        self.reach(Place::at(commit.end_lsn));
+        self.reach(Position::at(commit.end_lsn));
         Ok(())
     }
 
@@ -256,8 +256,8 @@ impl<'a> Pump<'a> {
             return self.event(event).await;
         }
         // It belongs to no transaction, and is an event of its own between two of them.
-        self.add(event, 1).await?;
-        self.reach(Place::at(message.lsn));
+        self.add(event, 0).await?;
+        self.reach(Position::at(message.lsn));
         Ok(())
     }
 
@@ -282,7 +282,7 @@ impl<'a> Pump<'a> {
         transaction.open = true;
         let begin = transaction.begin;
         self.add(Event::Begin(encode::begin(&begin)), 0).await?;
-        self.reach(Place::at(begin.commit_lsn));
+        self.reach(Position::at(begin.commit_lsn));
         Ok(())
     }
 
@@ -300,12 +300,12 @@ impl<'a> Pump<'a> {
         let transaction = transaction(&mut self.transaction)?;
         transaction.events += 1;
         let (lsn, events) = (transaction.begin.commit_lsn, transaction.events);
-        self.reach(Place { lsn, events });
+        self.reach(Position { lsn, events });
         Ok(())
     }
 
-    fn reach(&mut self, place: Place) {
-        self.place = self.place.max(place);
+    fn reach(&mut self, position: Position) {
+        self.position = self.position.max(position);
     }
 
     /// Adds an event to the batch. A batch that has no room for it is sent first.
@@ -332,11 +332,11 @@ impl<'a> Pump<'a> {
     }
 
     async fn send(&mut self, mut batch: ChangeBatch) -> Result<()> {
-        batch.resume_token = self.place.token(self.source.uid);
+        batch.resume_token = self.position.token(self.source.uid);
         batch.server_position = Some(ServerPosition {
             server_wal_end: self.wal_end.get(),
             received: self.stream.received().get(),
-            sent: self.place.lsn.get(),
+            sent: self.position.lsn.get(),
             acknowledged: self.stream.confirmed().get(),
         });
         batch.send_time = Some(now());

@@ -7,7 +7,7 @@ use crate::{
     domain::Result,
     pb::v1::{Schema, schema},
     pg::{
-        pgoutput::{Identity, Relation},
+        pgoutput::{self, Relation},
         sql::quote_identifier,
     },
 };
@@ -171,6 +171,7 @@ fn schema_of(relation: &Relation<'_>) -> Schema {
         type_oid: column.type_oid,
         type_modifier: column.type_modifier,
         identity: column.key,
+        ..schema::Column::default()
     });
     // pgoutput sends pg_catalog as an empty name.
     let namespace = match relation.schema {
@@ -184,15 +185,15 @@ fn schema_of(relation: &Relation<'_>) -> Schema {
         table: relation.name.to_owned(),
         columns: columns.collect(),
         replica_identity: replica_identity(relation.identity).into(),
-        key_columns: Vec::new(),
+        ..Schema::default()
     }
 }
 
-fn replica_identity(identity: Identity) -> schema::ReplicaIdentity {
+fn replica_identity(identity: pgoutput::ReplicaIdentity) -> schema::ReplicaIdentity {
     match identity {
-        Identity::Default => schema::ReplicaIdentity::Default,
-        Identity::Nothing => schema::ReplicaIdentity::Nothing,
-        Identity::Full => schema::ReplicaIdentity::Full,
-        Identity::Index => schema::ReplicaIdentity::Index,
+        pgoutput::ReplicaIdentity::Default => schema::ReplicaIdentity::Default,
+        pgoutput::ReplicaIdentity::Nothing => schema::ReplicaIdentity::Nothing,
+        pgoutput::ReplicaIdentity::Full => schema::ReplicaIdentity::Full,
+        pgoutput::ReplicaIdentity::Index => schema::ReplicaIdentity::Index,
     }
 }

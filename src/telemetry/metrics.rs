@@ -19,11 +19,11 @@ pub struct Metrics {
 }
 
 impl Metrics {
-    /// A meter with its own Prometheus registry, pushed to `target` too.
+    /// A meter with its own Prometheus registry, pushed to `destination` too.
     ///
     /// # Errors
     /// When an exporter cannot be built.
-    pub fn new(resource: Resource, target: Option<&otlp::Target>) -> Result<Self, Error> {
+    pub fn new(resource: Resource, destination: Option<&otlp::Destination>) -> Result<Self, Error> {
         let registry = prometheus::Registry::new();
         let scrape = opentelemetry_prometheus::exporter()
             .with_registry(registry.clone())
@@ -31,8 +31,8 @@ impl Metrics {
         let mut builder = SdkMeterProvider::builder()
             .with_reader(scrape)
             .with_resource(resource);
-        if let Some(target) = target {
-            builder = builder.with_periodic_exporter(otlp::metric_exporter(target)?);
+        if let Some(destination) = destination {
+            builder = builder.with_periodic_exporter(otlp::metric_exporter(destination)?);
         }
         Ok(Self {
             provider: builder.build(),

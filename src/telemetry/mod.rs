@@ -42,7 +42,7 @@ pub struct Settings {
     /// Where traces and metrics are pushed to by OTLP over gRPC, as
     /// `http://host:4317`. None: what `OTEL_EXPORTER_OTLP_ENDPOINT` says, else nowhere.
     pub otlp_endpoint: Option<String>,
-    /// Identity of this process among the replicas, the attribute
+    /// Unique id of this process among the replicas, the attribute
     /// `service.instance.id`.
     pub instance_id: Option<String>,
 }
@@ -105,10 +105,10 @@ impl Drop for Flushed {
 /// When a setting cannot be used, or when called twice.
 pub fn init(settings: &Settings) -> Result<Telemetry, Error> {
     let resource = resource(settings);
-    let target = otlp::Target::of(settings.otlp_endpoint.as_deref());
-    let metrics = metrics::Metrics::new(resource.clone(), target.as_ref())?;
-    let traces = target
-        .map(|target| otlp::tracer_provider(&target, resource))
+    let destination = otlp::Destination::of(settings.otlp_endpoint.as_deref());
+    let metrics = metrics::Metrics::new(resource.clone(), destination.as_ref())?;
+    let traces = destination
+        .map(|destination| otlp::tracer_provider(&destination, resource))
         .transpose()?;
     let logs = Flushed(logs::install(settings, traces.as_ref())?);
     count_lost_lines(&metrics.meter(), &logs.0);

@@ -3,7 +3,7 @@
 
 /// Version of the service.
 pub const SERVICE_VERSION: &str = "service.version";
-/// Identity of the process among the service's replicas.
+/// Unique id of the process among the service's replicas.
 pub const SERVICE_INSTANCE_ID: &str = "service.instance.id";
 
 /// Which RPC system: always [`GRPC`].

@@ -31,15 +31,15 @@ pub fn traces_exported() -> bool {
 
 /// Where to export to.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Target {
+pub enum Destination {
     /// An endpoint from Howdah's own settings.
     Endpoint(String),
     /// What the standard `OTEL_EXPORTER_OTLP_*` variables say.
     Environment,
 }
 
-impl Target {
-    /// The target that the setting or else the environment names, if any.
+impl Destination {
+    /// The destination that the setting or else the environment names, if any.
     #[must_use]
     pub fn of(endpoint: Option<&str>) -> Option<Self> {
         if let Some(endpoint) = endpoint.filter(|endpoint| !endpoint.is_empty()) {
@@ -54,14 +54,14 @@ impl Target {
 
 /// TLS by the machine's authorities, where the endpoint asks for it. Else nothing is
 /// read: a machine without authorities still exports in plain text.
-fn tls(target: &Target) -> Option<ClientTlsConfig> {
+fn tls(destination: &Destination) -> Option<ClientTlsConfig> {
     let https = |text: &str| {
         text.parse::<Uri>()
             .is_ok_and(|uri| uri.scheme() == Some(&Scheme::HTTPS))
     };
-    let encrypted = match target {
-        Target::Endpoint(endpoint) => https(endpoint),
-        Target::Environment => ENDPOINT_VARIABLES
+    let encrypted = match destination {
+        Destination::Endpoint(endpoint) => https(endpoint),
+        Destination::Environment => ENDPOINT_VARIABLES
             .iter()
             .any(|name| env::var(name).is_ok_and(|value| https(&value))),
     };
@@ -69,16 +69,16 @@ fn tls(target: &Target) -> Option<ClientTlsConfig> {
 }
 
 pub(super) fn tracer_provider(
-    target: &Target,
+    destination: &Destination,
     resource: Resource,
 ) -> Result<SdkTracerProvider, Error> {
     let mut builder = SpanExporter::builder().with_tonic();
-    if let Some(tls) = tls(target) {
+    if let Some(tls) = tls(destination) {
         builder = builder.with_tls_config(tls);
     }
-    let exporter = match target {
-        Target::Endpoint(endpoint) => builder.with_endpoint(endpoint).build()?,
-        Target::Environment => builder.build()?,
+    let exporter = match destination {
+        Destination::Endpoint(endpoint) => builder.with_endpoint(endpoint).build()?,
+        Destination::Environment => builder.build()?,
     };
     TRACING.store(true, Ordering::Relaxed);
     Ok(SdkTracerProvider::builder()
@@ -87,13 +87,13 @@ pub(super) fn tracer_provider(
         .build())
 }
 
-pub(super) fn metric_exporter(target: &Target) -> Result<MetricExporter, Error> {
+pub(super) fn metric_exporter(destination: &Destination) -> Result<MetricExporter, Error> {
     let mut builder = MetricExporter::builder().with_tonic();
-    if let Some(tls) = tls(target) {
+    if let Some(tls) = tls(destination) {
         builder = builder.with_tls_config(tls);
     }
-    Ok(match target {
-        Target::Endpoint(endpoint) => builder.with_endpoint(endpoint).build()?,
-        Target::Environment => builder.build()?,
+    Ok(match destination {
+        Destination::Endpoint(endpoint) => builder.with_endpoint(endpoint).build()?,
+        Destination::Environment => builder.build()?,
     })
 }

@@ -308,12 +308,10 @@ fn batches() -> Vec<Result<ChangeBatch, Status>> {
         }),
         ..RowChange::default()
     };
-    let batch = |event, ordinal| {
+    let batch = |event, first_ordinal| {
         Ok(ChangeBatch {
-            changes: vec![Change {
-                event: Some(event),
-                ordinal,
-            }],
+            changes: vec![Change { event: Some(event) }],
+            first_ordinal,
             ..ChangeBatch::default()
         })
     };

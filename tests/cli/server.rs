@@ -7,16 +7,19 @@ use std::{
 };
 
 use howdah::pb::{
+    EncodedBatch,
+    encoded::change_stream_service_server::{ChangeStreamService, ChangeStreamServiceServer},
     google::longrunning::{
         CancelOperationRequest, DeleteOperationRequest, GetOperationRequest, ListOperationsRequest,
         ListOperationsResponse, Operation, WaitOperationRequest,
         operations_server::{Operations, OperationsServer},
     },
     v1::{
-        ChangeBatch, Connection, CreateDatabaseRequest, Database, DeleteDatabaseRequest,
-        GetConnectionRequest, GetDatabaseRequest, ListDatabasesRequest, ListDatabasesResponse,
-        SubscribeRequest,
-        change_stream_service_server::{ChangeStreamService, ChangeStreamServiceServer},
+        AcknowledgeRequest, AcknowledgeResponse, ChangeBatch, ChangeStream, Connection,
+        CreateChangeStreamRequest, CreateDatabaseRequest, Database, DeleteChangeStreamRequest,
+        DeleteDatabaseRequest, GetChangeStreamRequest, GetConnectionRequest, GetDatabaseRequest,
+        ListChangeStreamsRequest, ListChangeStreamsResponse, ListDatabasesRequest,
+        ListDatabasesResponse, SubscribeRequest,
         database_service_server::{DatabaseService, DatabaseServiceServer},
     },
 };
@@ -202,7 +205,7 @@ impl DatabaseService for Answers {
 
 #[tonic::async_trait]
 impl ChangeStreamService for Answers {
-    type SubscribeStream = tokio_stream::Iter<std::vec::IntoIter<Result<ChangeBatch, Status>>>;
+    type SubscribeStream = tokio_stream::Iter<std::vec::IntoIter<Result<EncodedBatch, Status>>>;
 
     async fn subscribe(
         &self,
@@ -215,7 +218,43 @@ impl ChangeStreamService for Answers {
             "subscribe {} {} {tables}",
             request.instance, request.database
         ));
-        let batches = std::mem::take(&mut script.batches);
+        let batches = std::mem::take(&mut script.batches).into_iter();
+        let batches: Vec<_> = batches.map(|batch| batch.map(EncodedBatch::from)).collect();
         Ok(Response::new(tokio_stream::iter(batches)))
+    }
+
+    async fn create_change_stream(
+        &self,
+        _: Request<CreateChangeStreamRequest>,
+    ) -> Result<Response<Operation>, Status> {
+        Ok(Response::new(Operation::default()))
+    }
+
+    async fn get_change_stream(
+        &self,
+        _: Request<GetChangeStreamRequest>,
+    ) -> Result<Response<ChangeStream>, Status> {
+        Ok(Response::new(ChangeStream::default()))
+    }
+
+    async fn list_change_streams(
+        &self,
+        _: Request<ListChangeStreamsRequest>,
+    ) -> Result<Response<ListChangeStreamsResponse>, Status> {
+        Ok(Response::new(ListChangeStreamsResponse::default()))
+    }
+
+    async fn delete_change_stream(
+        &self,
+        _: Request<DeleteChangeStreamRequest>,
+    ) -> Result<Response<Operation>, Status> {
+        Ok(Response::new(Operation::default()))
+    }
+
+    async fn acknowledge(
+        &self,
+        _: Request<AcknowledgeRequest>,
+    ) -> Result<Response<AcknowledgeResponse>, Status> {
+        Ok(Response::new(AcknowledgeResponse::default()))
     }
 }

@@ -3,7 +3,7 @@
 use std::{net::SocketAddr, time::Duration};
 
 use howdah::{
-    accept::{Address, Socket},
+    accept::{BindAddress, Socket},
     admin::{Bounds, Pages, Readiness, serve},
     telemetry::metrics::Metrics,
 };
@@ -39,9 +39,9 @@ struct Admin {
 impl Admin {
     async fn start(bounds: Bounds) -> Self {
         let metrics = Metrics::new(Resource::builder_empty().build(), None).unwrap();
-        let any = Address::Tcp(SocketAddr::from(([127, 0, 0, 1], 0)));
+        let any = BindAddress::Tcp(SocketAddr::from(([127, 0, 0, 1], 0)));
         let socket = Socket::bind(&any).await.unwrap();
-        let Address::Tcp(address) = *socket.address() else {
+        let BindAddress::Tcp(address) = *socket.address() else {
             panic!("no port")
         };
         let (readiness, stop) = (Readiness::default(), CancellationToken::new());

@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 use futures::FutureExt as _;
 use howdah::{
     api::{
-        listener::{Address, Listener, Settings},
+        listener::{BindAddress, Listener, Settings},
         status,
     },
     domain::Reason,
@@ -289,7 +289,7 @@ async fn dropping_the_listener_cuts_off_connections() {
 async fn unix_socket_of_a_dead_process_is_replaced_and_of_a_live_one_not() {
     let directory = tempfile::tempdir().unwrap();
     let path = directory.path().join("api");
-    let address = Address::Unix(path.clone());
+    let address = BindAddress::Unix(path.clone());
     drop(std::os::unix::net::UnixListener::bind(&path).unwrap());
     let edge = Edge::start(Setup {
         address: address.clone(),
@@ -309,7 +309,7 @@ async fn unix_socket_of_a_dead_process_is_replaced_and_of_a_live_one_not() {
 
     let file = directory.path().join("file");
     std::fs::write(&file, "data").unwrap();
-    let address = Address::Unix(file.clone());
+    let address = BindAddress::Unix(file.clone());
     Listener::bind(&address, Settings::default(), &meter)
         .await
         .unwrap_err();

@@ -7,7 +7,7 @@ use futures::{StreamExt as _, future::join_all, stream};
 use howdah::{
     api::{
         listener::Settings,
-        server::{Caps, Limit, Limits, Places},
+        server::{Caps, Limit, Limits, Permits},
         status,
     },
     domain::Reason,
@@ -42,10 +42,10 @@ const THIRD: [u8; 4] = [127, 0, 0, 3];
 /// What an unfinished request counts at least.
 const LEAST: usize = 16 * 1024;
 
-fn with(places: Places) -> Setup {
+fn with(permits: Permits) -> Setup {
     Setup {
         limits: Limits {
-            places,
+            permits,
             ..Limits::default()
         },
         ..Setup::default()
@@ -153,10 +153,10 @@ fn is_over_budget(status: &Status, limit: &str, most: usize) {
 }
 
 #[tokio::test]
-async fn half_sent_requests_hold_no_call_place() {
-    let edge = Edge::start(with(Places {
+async fn half_sent_requests_hold_no_call_permit() {
+    let edge = Edge::start(with(Permits {
         calls: Limit::of(50),
-        ..Places::default()
+        ..Permits::default()
     }))
     .await;
     let attackers = join_all((0..4).map(|_| edge.connect())).await;
@@ -173,9 +173,9 @@ async fn a_request_that_does_not_arrive_in_time_is_ended() {
                 request: Duration::from_millis(50),
                 ..Caps::default()
             },
-            places: Places {
+            permits: Permits {
                 unfinished_bytes: 4 * LEAST,
-                ..Places::default()
+                ..Permits::default()
             },
             ..Limits::default()
         },
@@ -203,9 +203,9 @@ async fn a_request_that_does_not_arrive_in_time_is_ended() {
 
 #[tokio::test]
 async fn bytes_on_their_way_are_bounded_for_connections_callers_and_all() {
-    let edge = Edge::start(with(Places {
+    let edge = Edge::start(with(Permits {
         unfinished_bytes: 16 * LEAST,
-        ..Places::default()
+        ..Permits::default()
     }))
     .await;
     let clients = [edge.connect().await, edge.connect().await];
@@ -254,9 +254,9 @@ async fn bytes_on_their_way_are_bounded_for_connections_callers_and_all() {
 #[tokio::test]
 async fn open_streams_leave_room_for_requests() {
     const WINDOW: usize = 256 * 1024;
-    let edge = Edge::start(with(Places {
+    let edge = Edge::start(with(Permits {
         unfinished_bytes: 4 * WINDOW,
-        ..Places::default()
+        ..Permits::default()
     }))
     .await;
     let clients = [
@@ -291,9 +291,9 @@ async fn open_streams_leave_room_for_requests() {
 
 #[tokio::test]
 async fn long_requests_count_with_their_bytes_and_are_put_together() {
-    let edge = Edge::start(with(Places {
+    let edge = Edge::start(with(Permits {
         unfinished_bytes: 64 * LEAST,
-        ..Places::default()
+        ..Permits::default()
     }))
     .await;
     let client = edge.connect().await;
@@ -322,9 +322,9 @@ async fn long_requests_count_with_their_bytes_and_are_put_together() {
 
 #[tokio::test]
 async fn calls_of_one_caller_leave_room_for_others() {
-    let edge = Edge::start(with(Places {
+    let edge = Edge::start(with(Permits {
         calls: Limit::of(3),
-        ..Places::default()
+        ..Permits::default()
     }))
     .await;
     let (client, more) = (edge.connect().await, edge.connect().await);
@@ -356,11 +356,11 @@ async fn calls_of_one_caller_leave_room_for_others() {
 }
 
 #[tokio::test]
-async fn waits_hold_no_call_place_and_have_bounds_of_their_own() {
-    let edge = Edge::start(with(Places {
+async fn waits_hold_no_call_permit_and_have_bounds_of_their_own() {
+    let edge = Edge::start(with(Permits {
         calls: Limit::of(1),
         waits: Limit::of(40),
-        ..Places::default()
+        ..Permits::default()
     }))
     .await;
     let client = edge.connect().await;
@@ -396,10 +396,10 @@ async fn waits_hold_no_call_place_and_have_bounds_of_their_own() {
 
 #[tokio::test]
 async fn streams_of_one_caller_leave_room_for_others() {
-    let edge = Edge::start(with(Places {
+    let edge = Edge::start(with(Permits {
         calls: Limit::of(1),
         streams: Limit::of(4),
-        ..Places::default()
+        ..Permits::default()
     }))
     .await;
     let client = edge.connect().await;
@@ -426,9 +426,9 @@ async fn streams_of_one_caller_leave_room_for_others() {
 
 #[tokio::test]
 async fn streams_of_health_are_bounded_and_checks_pass() {
-    let edge = Edge::start(with(Places {
+    let edge = Edge::start(with(Permits {
         probes: Limit::of(4),
-        ..Places::default()
+        ..Permits::default()
     }))
     .await;
     let client = edge.connect().await;
@@ -441,9 +441,9 @@ async fn streams_of_health_are_bounded_and_checks_pass() {
 
 #[tokio::test]
 async fn callers_behind_a_proxy_are_not_counted_as_one() {
-    let mut setup = with(Places {
+    let mut setup = with(Permits {
         streams: Limit::of(4),
-        ..Places::default()
+        ..Permits::default()
     });
     setup.settings.proxies = vec!["127.0.0.1/32".parse().unwrap()];
     setup.settings.max_connections_per_address = 1;

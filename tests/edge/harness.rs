@@ -13,18 +13,18 @@ use std::{
 use howdah::{
     api::{
         health,
-        listener::{Address, Listener, Settings},
+        listener::{BindAddress, Listener, Settings},
         reflection,
-        server::{Limits, Started, assemble},
+        server::{Limits, ServingState, assemble},
     },
     auth::Policy,
     domain::access::Role,
+    pb::encoded::change_stream_service_server::ChangeStreamServiceServer,
     pb::google::longrunning::{
         operations_client::OperationsClient, operations_server::OperationsServer,
     },
     pb::v1::{
         change_stream_service_client::ChangeStreamServiceClient,
-        change_stream_service_server::ChangeStreamServiceServer,
         database_service_client::DatabaseServiceClient,
         database_service_server::DatabaseServiceServer,
     },
@@ -49,7 +49,7 @@ pub(crate) const BOUND: Duration = Duration::from_secs(10);
 
 /// How to set up an edge.
 pub(crate) struct Setup {
-    pub(crate) address: Address,
+    pub(crate) address: BindAddress,
     pub(crate) settings: Settings,
     pub(crate) limits: Limits,
     pub(crate) anonymous: bool,
@@ -59,7 +59,7 @@ pub(crate) struct Setup {
 impl Default for Setup {
     fn default() -> Self {
         Self {
-            address: Address::Tcp(SocketAddr::from(([127, 0, 0, 1], 0))),
+            address: BindAddress::Tcp(SocketAddr::from(([127, 0, 0, 1], 0))),
             settings: Settings::default(),
             limits: Limits::default(),
             anonymous: true,
@@ -70,9 +70,9 @@ impl Default for Setup {
 
 /// A running edge; ends when it is dropped.
 pub(crate) struct Edge {
-    address: Address,
+    address: BindAddress,
     pub(crate) drain: CancellationToken,
-    pub(crate) started: Started,
+    pub(crate) started: ServingState,
     pub(crate) service: Fickle,
     pub(crate) health: health::Reporter,
     pub(crate) metrics: Metrics,
@@ -94,7 +94,7 @@ impl Edge {
             .add_service(health.service());
         let policy = Policy::built_in(setup.anonymous.then_some(Role::Admin));
         let routes = reflection::add_to(routes).unwrap();
-        let (drain, started) = (CancellationToken::new(), Started::default());
+        let (drain, started) = (CancellationToken::new(), ServingState::default());
         if setup.started {
             started.set(true);
         }
@@ -123,15 +123,15 @@ impl Edge {
 
     pub(crate) fn port(&self) -> SocketAddr {
         match &self.address {
-            Address::Tcp(address) => *address,
-            Address::Unix(path) => panic!("no port at {path:?}"),
+            BindAddress::Tcp(address) => *address,
+            BindAddress::Unix(path) => panic!("no port at {path:?}"),
         }
     }
 
     pub(crate) fn path(&self) -> PathBuf {
         match &self.address {
-            Address::Unix(path) => path.clone(),
-            Address::Tcp(address) => panic!("no path at {address}"),
+            BindAddress::Unix(path) => path.clone(),
+            BindAddress::Tcp(address) => panic!("no path at {address}"),
         }
     }
 

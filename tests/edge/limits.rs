@@ -6,7 +6,7 @@ use bytes::Bytes;
 use futures::{FutureExt as _, stream::pending};
 use howdah::{
     api::{
-        server::{Caps, Limit, Limits, Places},
+        server::{Caps, Limit, Limits, Permits},
         status,
     },
     domain::Reason,
@@ -38,9 +38,9 @@ async fn probe(client: &Raw) {
 async fn calls_over_the_bound_are_shed_but_probes_pass() {
     let edge = Edge::start(Setup {
         limits: Limits {
-            places: Places {
+            permits: Permits {
                 calls: Limit { all: 1, each: 2 },
-                ..Places::default()
+                ..Permits::default()
             },
             ..Limits::default()
         },
@@ -74,12 +74,12 @@ async fn calls_over_the_bound_are_shed_but_probes_pass() {
 
 /// A stream whose request never comes, and one that everybody may open.
 #[tokio::test]
-async fn callers_that_say_nothing_hold_no_place_for_ever() {
+async fn callers_that_say_nothing_hold_no_permit_for_ever() {
     let edge = Edge::start(Setup {
         limits: Limits {
-            places: Places {
+            permits: Permits {
                 calls: Limit { all: 1, each: 2 },
-                ..Places::default()
+                ..Permits::default()
             },
             deadlines: Caps {
                 usual: Duration::from_secs(2),
@@ -107,7 +107,7 @@ async fn callers_that_say_nothing_hold_no_place_for_ever() {
         status = &mut watch => panic!("{status:?}"),
         () = edge.measured(&["howdah_rpc_active", " 1"]) => {}
     }
-    // Public calls take no place.
+    // Public calls take no permit.
     let asked = client.databases().get_database(named("shop")).await;
     asked.unwrap();
     let status = silent("/howdah.v1.ChangeStreamService/Subscribe").await;
@@ -189,7 +189,7 @@ async fn only_probes_pass_before_the_start_is_complete() {
 async fn user_of_a_unix_socket_is_known() {
     let directory = tempfile::tempdir().unwrap();
     let edge = Edge::start(Setup {
-        address: howdah::api::listener::Address::Unix(directory.path().join("api")),
+        address: howdah::api::listener::BindAddress::Unix(directory.path().join("api")),
         anonymous: false,
         ..Setup::default()
     })

@@ -6,8 +6,9 @@ use futures::{Stream, StreamExt as _, stream};
 use howdah::{
     domain::principal::Principal,
     pb::{
+        EncodedBatch, encoded,
         google::longrunning::{self, Operation, operations_server},
-        v1::{self, change_stream_service_server, database_service_server},
+        v1::{self, database_service_server},
     },
 };
 use tokio::sync::Notify;
@@ -87,14 +88,14 @@ impl database_service_server::DatabaseService for Fickle {
 }
 
 #[tonic::async_trait]
-impl change_stream_service_server::ChangeStreamService for Fickle {
-    type SubscribeStream = Pin<Box<dyn Stream<Item = Result<v1::ChangeBatch, Status>> + Send>>;
+impl encoded::change_stream_service_server::ChangeStreamService for Fickle {
+    type SubscribeStream = Pin<Box<dyn Stream<Item = Result<EncodedBatch, Status>> + Send>>;
 
     async fn subscribe(
         &self,
         request: Request<v1::SubscribeRequest>,
     ) -> Answer<Self::SubscribeStream> {
-        let first = stream::iter([Ok(v1::ChangeBatch::default())]);
+        let first = stream::iter([Ok(EncodedBatch::default())]);
         let next = Arc::clone(&self.next);
         if request.get_ref().database == "endless" {
             return Ok(Response::new(first.cycle().boxed()));
@@ -105,9 +106,44 @@ impl change_stream_service_server::ChangeStreamService for Fickle {
             let _tell = tell;
             next.notified().await;
             assert!(!fails, "on request");
-            Ok(v1::ChangeBatch::default())
+            Ok(EncodedBatch::default())
         });
         Ok(Response::new(first.chain(then).boxed()))
+    }
+
+    async fn create_change_stream(
+        &self,
+        _: Request<v1::CreateChangeStreamRequest>,
+    ) -> Answer<Operation> {
+        Ok(Response::new(Operation::default()))
+    }
+
+    async fn get_change_stream(
+        &self,
+        _: Request<v1::GetChangeStreamRequest>,
+    ) -> Answer<v1::ChangeStream> {
+        Ok(Response::new(v1::ChangeStream::default()))
+    }
+
+    async fn list_change_streams(
+        &self,
+        _: Request<v1::ListChangeStreamsRequest>,
+    ) -> Answer<v1::ListChangeStreamsResponse> {
+        Ok(Response::new(v1::ListChangeStreamsResponse::default()))
+    }
+
+    async fn delete_change_stream(
+        &self,
+        _: Request<v1::DeleteChangeStreamRequest>,
+    ) -> Answer<Operation> {
+        Ok(Response::new(Operation::default()))
+    }
+
+    async fn acknowledge(
+        &self,
+        _: Request<v1::AcknowledgeRequest>,
+    ) -> Answer<v1::AcknowledgeResponse> {
+        Ok(Response::new(v1::AcknowledgeResponse::default()))
     }
 }
 

@@ -5,7 +5,7 @@ use std::{path::Path, sync::Arc, time::Duration};
 use howdah::{
     api::{
         listener::{ClientAuth, Settings, Tls},
-        server::{Limit, Limits, Places},
+        server::{Limit, Limits, Permits},
         status,
     },
     domain::Reason,
@@ -266,9 +266,9 @@ async fn certificate_is_reloaded_in_place() {
 async fn each_certificate_has_a_share_of_its_own() {
     let authority = Authority::new();
     let limits = Limits {
-        places: Places {
+        permits: Permits {
             streams: Limit::of(2),
-            ..Places::default()
+            ..Permits::default()
         },
         ..Limits::default()
     };

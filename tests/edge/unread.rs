@@ -6,7 +6,7 @@ use bytes::{BufMut as _, Bytes, BytesMut};
 use howdah::{
     api::{
         listener::Settings,
-        server::{Limits, Places},
+        server::{Limits, Permits},
         status,
     },
     domain::Reason,
@@ -150,10 +150,10 @@ async fn bytes_that_are_not_read_are_bounded_for_a_connection_and_a_caller() {
     const ANSWER: usize = 100_000;
     let edge = Edge::start(Setup {
         limits: Limits {
-            places: Places {
+            permits: Permits {
                 // Room for two answers of a connection, four of a caller, eight of all.
                 unread_bytes: 9 * ANSWER,
-                ..Places::default()
+                ..Permits::default()
             },
             ..Limits::default()
         },

@@ -102,6 +102,9 @@ fn resource(method: &MethodDescriptor, field: &FieldDescriptor, project: &str) -
         }
         ("Operations", ..) => format!("projects/{project}/operations/{operation}"),
         ("DatabaseService", "name", _) => format!("{instance}/databases/missing"),
+        ("ChangeStreamService", "name" | "change_stream", _) => {
+            format!("{instance}/changeStreams/missing")
+        }
         ("DatabaseService" | "InstanceService" | "ChangeStreamService", ..) => instance,
         (service, ..) => panic!("say what requests of {service} are about"),
     }
@@ -112,7 +115,10 @@ fn naming(method: &MethodDescriptor) -> FieldDescriptor {
     let input = method.input();
     let mut fields = input.fields();
     let names = |field: &FieldDescriptor| {
-        matches!(field.name(), "name" | "parent" | "instance") && field.kind() == Kind::String
+        matches!(
+            field.name(),
+            "name" | "parent" | "instance" | "change_stream"
+        ) && field.kind() == Kind::String
     };
     let found = fields.find(names);
     found.unwrap_or_else(|| panic!("{} names no resource", method.full_name()))
@@ -124,6 +130,8 @@ fn request(method: &MethodDescriptor, resource: &str) -> DynamicMessage {
     let mut message = DynamicMessage::new(method.input());
     for field in method.input().fields() {
         let value = match field.kind() {
+            // The other field of `Subscribe` that could name the resource.
+            Kind::String if field.name() == "change_stream" && field != naming => continue,
             Kind::String if field == naming => Value::String(resource.to_owned()),
             Kind::String if field.is_list() => Value::List(vec![Value::String("\u{1}".into())]),
             Kind::String if !field.is_map() => Value::String("\u{1}".repeat(5000)),

@@ -114,13 +114,13 @@ struct Row {
 impl Flood<'_> {
     async fn row(&self, attack: &Attack) {
         let before = self.moment().await;
-        let target = Target {
+        let victim = Victim {
             api: self.howdah.endpoint().parse().unwrap(),
             admin: self.howdah.admin_endpoint().parse().unwrap(),
         };
         let mut attackers = JoinSet::new();
         for _ in 0..attack.attackers {
-            attackers.spawn((attack.run)(target));
+            attackers.spawn((attack.run)(victim));
         }
         // The most of it, as it grows.
         let (mut most, begin) = (Vitals::of(self.howdah), Instant::now());
@@ -178,7 +178,7 @@ impl std::fmt::Display for Row {
 
 /// Where to.
 #[derive(Clone, Copy)]
-struct Target {
+struct Victim {
     api: SocketAddr,
     admin: SocketAddr,
 }

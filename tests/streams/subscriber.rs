@@ -13,11 +13,18 @@ use tonic::{Status, Streaming};
 
 use crate::support::howdah::LIMIT;
 
+/// An event with its ordinal; 0 for one without.
+#[derive(Clone, Debug)]
+pub struct Numbered {
+    pub event: Option<Event>,
+    pub ordinal: u64,
+}
+
 pub struct Subscriber {
     stream: Streaming<ChangeBatch>,
     pub schemas: HashMap<u32, Schema>,
     /// Changes that were received and not yet asked for.
-    pub changes: VecDeque<Change>,
+    pub changes: VecDeque<Numbered>,
     /// The last batch, without its changes.
     pub last: ChangeBatch,
     /// Size of the largest batch.
@@ -63,7 +70,7 @@ impl Subscriber {
         }
     }
 
-    pub async fn change(&mut self) -> Change {
+    pub async fn change(&mut self) -> Numbered {
         loop {
             match self.changes.pop_front() {
                 Some(change) => return change,
@@ -73,7 +80,7 @@ impl Subscriber {
     }
 
     /// All changes up to and with the commit of the `commits`th transaction.
-    pub async fn transactions(&mut self, commits: usize) -> Vec<Change> {
+    pub async fn transactions(&mut self, commits: usize) -> Vec<Numbered> {
         let (mut changes, mut left) = (Vec::new(), commits);
         while left > 0 {
             let change = self.change().await;
@@ -118,17 +125,30 @@ impl Subscriber {
             (position.opens_transaction, position.ends_transaction),
             (opens, ends)
         );
+        let mut next = batch.first_ordinal;
         for change in &batch.changes {
-            self.check(change);
+            let event = change.event.clone();
+            let ordinal = match event.as_ref().unwrap() {
+                Event::Begin(_) => {
+                    next = 1;
+                    0
+                }
+                Event::Row(_) | Event::Truncate(_) => next,
+                Event::Message(message) if message.transactional => next,
+                _ => 0,
+            };
+            next += u64::from(ordinal > 0);
+            let change = Numbered { event, ordinal };
+            self.check(&change);
+            self.changes.push_back(change);
         }
-        self.changes.extend(batch.changes.iter().cloned());
         self.last = ChangeBatch {
             changes: Vec::new(),
             ..batch.clone()
         };
     }
 
-    fn check(&mut self, change: &Change) {
+    fn check(&mut self, change: &Numbered) {
         let counts = match change.event.as_ref().unwrap() {
             Event::Begin(begin) => {
                 assert_eq!(self.open, None, "a transaction in a transaction");
@@ -166,14 +186,18 @@ impl Subscriber {
             }
             Event::Message(message) if !message.transactional => {
                 assert_eq!(self.open, None, "a message of its own in a transaction");
-                assert_eq!(change.ordinal, 1);
                 return;
             }
             Event::Message(_) => true,
+            Event::Marker(_) => {
+                assert_eq!(self.open, None, "a marker in a transaction");
+                return;
+            }
+            Event::Fragment(_) => false,
         };
         match &mut self.open {
             Some((_, ordinal)) if counts => {
-                assert!(change.ordinal > *ordinal, "ordinals rise");
+                assert_eq!(change.ordinal, *ordinal + 1, "ordinals rise by one");
                 *ordinal = change.ordinal;
             }
             None if counts => panic!("outside a transaction: {change:?}"),
@@ -182,7 +206,7 @@ impl Subscriber {
     }
 
     /// A change as text; nothing for begin and commit.
-    pub fn tell(&self, change: &Change) -> Option<String> {
+    pub fn tell(&self, change: &Numbered) -> Option<String> {
         Some(match change.event.as_ref().unwrap() {
             Event::Begin(_) | Event::Commit(_) => return None,
             Event::Schema(schema) => schema_text(schema),
@@ -203,6 +227,14 @@ impl Subscriber {
                 let kind = if message.transactional { "in" } else { "out" };
                 format!("message {} {content} {kind}", message.prefix)
             }
+            Event::Marker(marker) => {
+                assert!(marker.after_lsn <= marker.before_lsn, "{marker:?}");
+                let mut partitions = marker.partitions.clone();
+                partitions.sort_unstable();
+                let kind = marker.kind().as_str_name().to_lowercase();
+                format!("{kind} {}({})", marker.table, partitions.join(","))
+            }
+            Event::Fragment(fragment) => format!("fragment {}", fragment.index),
         })
     }
 

@@ -1,4 +1,4 @@
-//! What one caller uses, over all of its connections.
+//! The share of one caller, over all of its connections.
 
 use std::{
     collections::HashMap,
@@ -14,7 +14,7 @@ use ipnet::IpNet;
 
 use crate::{
     accept::{is_within, network},
-    auth::{Peer, peer::Address, principal},
+    auth::{Peer, peer::PeerAddress, principal},
     domain::principal::Principal,
 };
 
@@ -23,21 +23,21 @@ use super::{
     unfinished::{Purse, UnfinishedBytes},
 };
 
-/// Whom a budget is for.
+/// Who is counted as one caller.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub(in crate::api) enum Key {
-    /// A caller that is known.
+    /// A known principal.
     Principal(Principal),
-    /// All that come from there and say nothing of themselves.
+    /// All anonymous callers from one network.
     Network(IpNet),
-    /// A proxy, which speaks for callers that say nothing of themselves.
+    /// A proxy, which forwards anonymous callers.
     Proxy(IpAddr),
 }
 
 impl Key {
     fn of(peer: &Peer, proxies: &[IpNet]) -> Self {
         let address = match (principal::identify(peer), peer.address) {
-            (Principal::Anonymous, Address::Tcp(address)) => address.ip(),
+            (Principal::Anonymous, PeerAddress::Tcp(address)) => address.ip(),
             (principal, _) => return Self::Principal(principal),
         };
         match is_within(address, proxies) {
@@ -60,7 +60,7 @@ impl fmt::Display for Key {
 
 type Open = Mutex<HashMap<Key, Weak<Account>>>;
 
-/// The accounts of callers that have a connection open: at most one for each connection.
+/// The accounts of callers with open connections: at most one per connection.
 #[derive(Clone, Debug)]
 pub(in crate::api) struct Accounts {
     open: Arc<Open>,
@@ -68,8 +68,8 @@ pub(in crate::api) struct Accounts {
 }
 
 impl Accounts {
-    /// Those who come anonymously from one of the `proxies` are not bounded: behind an
-    /// address of a proxy there are many callers.
+    /// Anonymous callers from one of the `proxies` have no limit, because many callers share a
+    /// proxy's address.
     pub(in crate::api) fn new(proxies: &[IpNet]) -> Self {
         Self {
             open: Arc::default(),
@@ -77,7 +77,7 @@ impl Accounts {
         }
     }
 
-    /// The account of a connection's other side, the same for all of its connections.
+    /// The account of a connection's client. All of its connections share it.
     pub(super) fn of(&self, peer: &Peer) -> Arc<Account> {
         let key = Key::of(peer, &self.proxies);
         let mut open = lock(&self.open);
@@ -99,7 +99,7 @@ fn lock(open: &Open) -> MutexGuard<'_, HashMap<Key, Weak<Account>>> {
     open.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-/// What one caller uses. It goes away with the caller's last connection and call.
+/// What one caller uses. Removed when its last connection and call have ended.
 #[derive(Debug)]
 pub(in crate::api) struct Account {
     key: Key,
@@ -109,12 +109,12 @@ pub(in crate::api) struct Account {
 }
 
 impl Account {
-    /// The caller. None for a proxy, behind which there are many.
+    /// The caller; none for a proxy, which has no limit.
     pub(in crate::api) fn bounded(&self) -> Option<&Key> {
         (!self.is_exempt()).then_some(&self.key)
     }
 
-    /// Takes a place if there are fewer than `most`.
+    /// Takes a permit if fewer than `most` are taken.
     pub(super) fn take(&self, class: Class, most: usize) -> bool {
         take(class.count(&self.used), 1, self.bound(most))
     }
@@ -123,7 +123,7 @@ impl Account {
         class.count(&self.used).fetch_sub(1, Relaxed);
     }
 
-    /// Takes bytes of unfinished requests if that makes no more than `most`.
+    /// Reserves bytes for unfinished requests, up to `most`.
     pub(super) fn take_unfinished(&self, purse: Purse, bytes: usize, most: usize) -> bool {
         take(purse.count(&self.unfinished), bytes, self.bound(most))
     }
@@ -150,7 +150,7 @@ impl fmt::Display for Account {
 impl Drop for Account {
     fn drop(&mut self) {
         let mut open = lock(&self.open);
-        // A successor may have come since the last holder let go of this one.
+        // Another account with this key may exist since the last holder of this one has gone.
         if open
             .get(&self.key)
             .is_some_and(|account| account.strong_count() == 0)
@@ -167,7 +167,7 @@ mod tests {
 
     fn peer(address: &str) -> Peer {
         Peer {
-            address: Address::Tcp((address.parse::<IpAddr>().unwrap(), 1).into()),
+            address: PeerAddress::Tcp((address.parse::<IpAddr>().unwrap(), 1).into()),
             certificate: None,
         }
     }

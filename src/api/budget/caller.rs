@@ -1,4 +1,4 @@
-//! The other side of a connection, as its calls see it.
+//! The client of a connection, as its calls see it.
 
 use std::sync::{Arc, atomic::Ordering::Relaxed};
 
@@ -10,16 +10,16 @@ use super::{
     unfinished::{Purse, UnfinishedBytes},
 };
 
-/// Who is at the other end of a connection, and what its calls use. In the extensions of
-/// each of the connection's requests.
+/// The client of a connection, and what its calls use. Each request of the connection has it in
+/// its extensions.
 #[derive(Debug)]
 pub(in crate::api) struct Caller {
-    /// Who it is.
+    /// Address and certificate of the client.
     pub(in crate::api) peer: Peer,
     account: Arc<Account>,
     /// Bytes of unfinished requests of this connection.
     unfinished: UnfinishedBytes,
-    /// How the connection ends.
+    /// State of the connection's end.
     pub(in crate::api) ending: Ending,
 }
 
@@ -38,7 +38,7 @@ impl Caller {
         &self.account
     }
 
-    /// Takes bytes of unfinished requests if this connection then has no more than `most`.
+    /// Reserves bytes for unfinished requests, up to `most` on this connection.
     pub(super) fn take_unfinished(&self, purse: Purse, bytes: usize, most: usize) -> bool {
         take(purse.count(&self.unfinished), bytes, most)
     }

@@ -1,12 +1,12 @@
-//! What callers may use of the process: all of them together, and each one of them.
+//! Limits what callers use: all of them together, and each one.
 //!
-//! A call takes a place of its [`Class`] when its request has arrived as a whole, and
-//! gives it back when its answer begins, a stream when it ends. A request on its way
-//! holds no place, only bytes ([`unfinished`]). Each place is counted twice: for the
-//! process, and for the caller, so that one caller leaves room for the others.
+//! A call takes a permit of its [`Class`] when its request has arrived completely. It gives the
+//! permit back when its response begins; a stream does so when it ends. An incomplete request
+//! holds no permit, only bytes ([`unfinished`]). Each permit is counted twice, for the process
+//! and for the caller, so that one caller cannot take all of them.
 //!
-//! Who the caller is follows from the connection ([`Caller`]), so a call costs some
-//! atomic additions, and no lock.
+//! The caller is known from the connection ([`Caller`]), so a call costs a few atomic additions
+//! and no lock.
 
 mod account;
 mod caller;
@@ -36,12 +36,12 @@ use super::method::Method;
 pub(super) use account::{Accounts, Key};
 pub(super) use caller::Caller;
 
-/// What a call takes a place of. Each has bounds of its own.
+/// Classes of calls. Each has its own limits.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Class {
-    /// A unary call, until its answer begins.
+    /// A unary call, until its response begins.
     Call,
-    /// A call that waits by design, until its answer begins.
+    /// A call that waits by design, until its response begins.
     Wait,
     /// A stream, until its end.
     Stream,
@@ -49,12 +49,12 @@ pub(super) enum Class {
     Probe,
 }
 
-/// How many classes there are.
+/// Number of classes.
 const CLASSES: usize = 4;
 
 impl Class {
-    /// The class of a method's calls. None for what a probe asks, which takes no place: a
-    /// server under load is not to be taken for dead.
+    /// The class of a method's calls. None for methods that probes call: they need no permit,
+    /// because a server under load must not look dead.
     pub(super) fn of(method: &Method) -> Option<Self> {
         match (method.is_public(), method.streaming) {
             (true, false) => None,
@@ -65,7 +65,7 @@ impl Class {
         }
     }
 
-    /// As metrics and errors name it.
+    /// Name in metrics and errors.
     const fn name(self) -> &'static str {
         match self {
             Self::Call => "calls",
@@ -75,7 +75,7 @@ impl Class {
         }
     }
 
-    /// When another try makes sense: calls are short, the others last.
+    /// When to retry after a refusal. Calls are short, the other classes last longer.
     const fn retry_after(self) -> Duration {
         Duration::from_millis(match self {
             Self::Call => 500,
@@ -95,7 +95,7 @@ impl Class {
     }
 }
 
-/// How many places there are.
+/// Number of permits.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Limit {
     /// For all callers together.
@@ -105,7 +105,7 @@ pub struct Limit {
 }
 
 impl Limit {
-    /// So many for all, and half of them for one caller.
+    /// `all` permits, half of them for one caller.
     #[must_use]
     pub const fn of(all: usize) -> Self {
         Self {
@@ -115,28 +115,28 @@ impl Limit {
     }
 }
 
-/// Bounds of each class.
+/// Limits of each class.
 #[derive(Clone, Copy, Debug)]
-pub struct Places {
-    /// Unary calls that wait for their answer. Each holds memory, and beyond some point
-    /// they only wait for database connections.
+pub struct Permits {
+    /// Unary calls under way. Each needs memory. Above some number they would only queue for
+    /// connections to the database.
     pub calls: Limit,
-    /// Calls that wait for an operation. Each holds memory, and takes part in a shared read
+    /// Calls that wait for an operation. Each needs memory, and takes part in a shared read
     /// every 2 s.
     pub waits: Limit,
-    /// Open streams. Each of changes holds three connections to a server.
+    /// Open streams. A stream of changes needs three connections to a server.
     pub streams: Limit,
     /// Open streams of health and of reflection.
     pub probes: Limit,
-    /// Bytes of requests that have not arrived as a whole, in all; of one caller half of
-    /// that, of one connection a quarter.
+    /// Bytes of incomplete requests, in total. One caller may have half of that, one connection
+    /// a quarter.
     pub unfinished_bytes: usize,
-    /// Bytes of answers that wait for their callers to read them, in all; of one caller
-    /// half of that, of one connection a quarter.
+    /// Bytes of responses that wait for their clients to read them, in total. One caller may
+    /// have half of that, one connection a quarter.
     pub unread_bytes: usize,
 }
 
-impl Default for Places {
+impl Default for Permits {
     fn default() -> Self {
         Self {
             calls: Limit::of(1024),
@@ -149,7 +149,7 @@ impl Default for Places {
     }
 }
 
-impl Places {
+impl Permits {
     const fn of(&self, class: Class) -> Limit {
         match class {
             Class::Call => self.calls,
@@ -160,20 +160,20 @@ impl Places {
     }
 }
 
-/// Whose bound was reached.
+/// The limit that was reached.
 #[derive(Clone, Copy, Debug)]
 pub(super) enum Scope {
-    /// That of the whole process.
+    /// The limit of the process.
     Process,
-    /// That of one caller.
+    /// The limit of one caller.
     Caller,
-    /// That of one connection.
+    /// The limit of one connection.
     Connection,
-    /// That of one address.
+    /// The limit of one address.
     Address,
 }
 
-/// Counts what is refused, by bound and scope: never by caller, of whom there are many.
+/// Counts refusals by limit and scope. Never by caller, because there may be many callers.
 #[derive(Clone, Debug)]
 pub(super) struct Refusals(Counter<u64>);
 
@@ -202,17 +202,17 @@ impl Refusals {
     }
 }
 
-/// The places of this process.
+/// The permits of this process.
 #[derive(Debug)]
 pub(super) struct Budgets {
-    limits: Places,
+    limits: Permits,
     used: [AtomicUsize; CLASSES],
     unfinished: UnfinishedBytes,
     refusals: Refusals,
 }
 
 impl Budgets {
-    pub(super) fn new(limits: Places, meter: &Meter) -> Self {
+    pub(super) fn new(limits: Permits, meter: &Meter) -> Self {
         Self {
             limits,
             used: Default::default(),
@@ -221,16 +221,16 @@ impl Budgets {
         }
     }
 
-    /// A place for a call of this class.
+    /// Takes a permit for a call of this class.
     ///
     /// # Errors
-    /// BUDGET_EXHAUSTED when the caller has its share; OVERLOADED or STREAMS_EXHAUSTED
-    /// when the process has no place left.
+    /// BUDGET_EXHAUSTED when the caller has its share; OVERLOADED or STREAMS_EXHAUSTED when the
+    /// process has no permit left.
     pub(super) fn admit(
         self: &Arc<Self>,
         class: Class,
         caller: Option<&Arc<Caller>>,
-    ) -> Result<Place> {
+    ) -> Result<Permit> {
         let limit = self.limits.of(class);
         if let Some(caller) = caller
             && !caller.account().take(class, limit.each)
@@ -240,8 +240,9 @@ impl Budgets {
                 exhausted(caller, class.name(), limit.each).with_retry_after(class.retry_after())
             );
         }
-        // From here on the place gives back what was taken, this caller's part first.
-        let mut place = Place {
+        // From here on, dropping the permit gives back what was taken. The caller's part is taken
+        // first.
+        let mut permit = Permit {
             budgets: Arc::clone(self),
             caller: caller.cloned(),
             class,
@@ -251,12 +252,12 @@ impl Budgets {
             self.refusals.count(class.name(), Scope::Process);
             return Err(full(class).with_retry_after(class.retry_after()));
         }
-        place.whole = true;
-        Ok(place)
+        permit.whole = true;
+        Ok(permit)
     }
 }
 
-/// The error of a caller that has used up its share.
+/// The error of a caller that uses its whole share.
 fn exhausted(caller: &Caller, limit: &'static str, most: usize) -> Error {
     let message = format!("this caller uses all that one caller may: {most} {limit}");
     Error::new(Reason::BudgetExhausted, message)
@@ -277,15 +278,15 @@ fn full(class: Class) -> Error {
     }
 }
 
-/// Adds to a counter unless it would get over the bound.
+/// Adds to a counter, unless that exceeds `most`.
 fn take(counter: &AtomicUsize, amount: usize, most: usize) -> bool {
     let grown = |used: usize| used.checked_add(amount).filter(|used| *used <= most);
     counter.fetch_update(Relaxed, Relaxed, grown).is_ok()
 }
 
-/// A place that a call has taken. Dropping it gives it back.
+/// A permit of a call. Dropping it gives it back.
 #[derive(Debug)]
-pub(super) struct Place {
+pub(super) struct Permit {
     budgets: Arc<Budgets>,
     caller: Option<Arc<Caller>>,
     class: Class,
@@ -293,7 +294,7 @@ pub(super) struct Place {
     whole: bool,
 }
 
-impl Drop for Place {
+impl Drop for Permit {
     fn drop(&mut self) {
         if let Some(caller) = &self.caller {
             caller.account().give_back(self.class);

@@ -1,5 +1,4 @@
-//! The memory of requests that have not arrived as a whole, and of answers that were not
-//! read.
+//! Limits the memory of incomplete requests and of unread responses.
 
 use std::{
     sync::{
@@ -14,33 +13,33 @@ use crate::{
     domain::{Error, Reason, Result},
 };
 
-use super::{Budgets, Caller, Class, Places, Scope, exhausted, take};
+use super::{Budgets, Caller, Class, Permits, Scope, exhausted, take};
 
-/// What a request counts at least while it is on its way: its headers, its task, and the
-/// part of the connection's read buffer that its first bytes keep.
+/// Least bytes that an incomplete request counts: its headers, its task, and the part of the
+/// connection's read buffer that its first bytes occupy.
 pub(in crate::api) const LEAST: usize = 16 * 1024;
 
-/// Most bytes of unfinished probes, whose messages are small.
+/// Most bytes of incomplete probes, whose messages are small.
 const PROBES: usize = 4 * 1024 * 1024;
 
-/// Unfinished requests arrive or time out within seconds.
+/// When to retry. Incomplete requests arrive or time out within seconds.
 const RETRY_DELAY: Duration = Duration::from_secs(1);
 
-/// Which bytes a request counts. Those of probes are apart, so that a probe is answered
-/// whatever other requests are on their way; and those of streams, which last for long.
+/// Separate counters. Those of probes are separate so that other requests cannot block a probe;
+/// those of streams, because streams last long.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(in crate::api) enum Purse {
-    /// Of all other methods.
+    /// Requests of all other methods.
     Calls,
-    /// Of methods to which the caller sends a stream.
+    /// Requests that are streams of messages.
     Streams,
-    /// Of methods that anybody may call, which take no place: `Check` of health.
+    /// Requests of methods that everyone may call without a permit: `Check` of health.
     Probes,
-    /// Of answers that wait for their callers to read them.
+    /// Responses that wait for their clients to read them.
     Answers,
 }
 
-/// Bytes of unfinished requests and answers, by purse.
+/// Bytes of incomplete requests and unread responses, by counter.
 pub(super) type UnfinishedBytes = [AtomicUsize; 4];
 
 impl Purse {
@@ -62,8 +61,8 @@ impl Purse {
         }
     }
 
-    /// Most bytes of all callers; of one caller half of that, of a connection a quarter.
-    const fn most(self, limits: &Places) -> usize {
+    /// Most bytes of all callers. One caller may have half of that, one connection a quarter.
+    const fn most(self, limits: &Permits) -> usize {
         match self {
             Self::Calls | Self::Streams => limits.unfinished_bytes,
             Self::Probes => PROBES,
@@ -71,7 +70,7 @@ impl Purse {
         }
     }
 
-    /// As metrics and errors name it.
+    /// Name in metrics and errors.
     const fn name(self) -> &'static str {
         match self {
             Self::Calls | Self::Streams | Self::Probes => "unfinished_bytes",
@@ -80,7 +79,8 @@ impl Purse {
     }
 }
 
-/// Bytes that one unfinished request or one answer is counted with. Dropping it gives them back.
+/// Bytes that are counted for one incomplete request or unread response. Dropping it gives them
+/// back.
 #[derive(Debug)]
 pub(in crate::api) struct Unfinished {
     budgets: Arc<Budgets>,
@@ -90,7 +90,7 @@ pub(in crate::api) struct Unfinished {
 }
 
 impl Unfinished {
-    /// A request or an answer that counts nothing yet.
+    /// Counts nothing yet.
     pub(in crate::api) fn new(
         budgets: &Arc<Budgets>,
         caller: Option<&Arc<Caller>>,
@@ -104,7 +104,7 @@ impl Unfinished {
         }
     }
 
-    /// What is counted, for another holder; this one counts nothing then.
+    /// Moves the counted bytes to another value; this one then counts nothing.
     pub(in crate::api) fn take(&mut self) -> Self {
         Self {
             budgets: Arc::clone(&self.budgets),
@@ -114,11 +114,11 @@ impl Unfinished {
         }
     }
 
-    /// Counts it with so many bytes, if it has not as many already.
+    /// Raises the counted bytes to `bytes`, if they are fewer.
     ///
     /// # Errors
-    /// BUDGET_EXHAUSTED when its connection or its caller has its share; OVERLOADED when
-    /// the process has no room.
+    /// BUDGET_EXHAUSTED when the connection or the caller has its share; OVERLOADED when the
+    /// process has no room.
     pub(in crate::api) fn hold(&mut self, bytes: usize) -> Result<()> {
         let more = bytes.saturating_sub(self.bytes);
         if more == 0 {
@@ -129,7 +129,7 @@ impl Unfinished {
         Ok(())
     }
 
-    /// Takes from all three, or from none and answers whose bound it is.
+    /// Takes from all three limits or from none. The error is the limit that was reached.
     fn take_bytes(&self, bytes: usize) -> Result<(), Scope> {
         let (purse, most) = (self.purse, |scope| self.most(scope));
         if let Some(caller) = &self.caller {

@@ -6,7 +6,7 @@ use crate::{
     pb::v1::{self, audit_record::Effect},
 };
 
-/// A record on the wire.
+/// Converts an audit record to its message.
 pub(in crate::api) fn to_wire(record: AuditRecord) -> v1::AuditRecord {
     v1::AuditRecord {
         uid: record.uid.to_string(),

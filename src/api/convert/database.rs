@@ -16,7 +16,7 @@ use crate::{
     pb::v1,
 };
 
-/// The database on the wire.
+/// Converts a database to its message.
 pub(in crate::api) fn to_wire(database: Database) -> v1::Database {
     let state = match database.state {
         State::Creating => v1::database::State::Creating,
@@ -45,7 +45,7 @@ pub(in crate::api) fn to_wire(database: Database) -> v1::Database {
     }
 }
 
-/// The database on the wire, or what is left of it.
+/// Converts a database to its message; of an unreadable one, the part that is known.
 pub(in crate::api) fn recorded_to_wire(database: Recorded<Database>) -> v1::Database {
     match database {
         Recorded::Whole(database) => to_wire(database),
@@ -59,7 +59,7 @@ pub(in crate::api) fn recorded_to_wire(database: Recorded<Database>) -> v1::Data
     }
 }
 
-/// What a request asks to be created.
+/// Converts a request to create a database.
 ///
 /// # Errors
 /// NAME_MALFORMED, NAME_TOO_LONG, FIELD_INVALID, LABEL_INVALID.
@@ -98,7 +98,7 @@ pub(in crate::api) fn create(request: v1::CreateDatabaseRequest) -> Result<Creat
     })
 }
 
-/// The connection on the wire, with everything that a program may want it as.
+/// Converts a connection to its message, in all the forms that programs use.
 pub(in crate::api) fn connection_to_wire(connection: &Connection) -> v1::Connection {
     let password = connection.password.expose_secret().to_owned();
     let (user, database) = (connection.user.to_string(), connection.database.to_string());
@@ -130,7 +130,7 @@ pub(in crate::api) fn connection_to_wire(connection: &Connection) -> v1::Connect
     }
 }
 
-/// The URL as JDBC's driver takes it: the login is in parameters.
+/// The URL for the JDBC driver, which takes the login as parameters.
 fn jdbc(connection: &Connection, password: &str) -> String {
     format!(
         "jdbc:postgresql://{}:{}/{}?user={}&password={}&sslmode={}",
@@ -143,7 +143,7 @@ fn jdbc(connection: &Connection, password: &str) -> String {
     )
 }
 
-/// The host as URLs have it.
+/// The host as URLs write it, with brackets around an IPv6 address.
 fn host(connection: &Connection) -> String {
     match connection.host.contains(':') {
         true => format!("[{}]", connection.host),
@@ -163,7 +163,7 @@ fn uri(connection: &Connection, password: &str) -> String {
     )
 }
 
-/// Percent-encodes everything but RFC 3986's unreserved characters.
+/// Percent-encodes all characters except the unreserved ones (RFC 3986).
 fn percent(text: &str) -> String {
     let mut encoded = String::with_capacity(text.len());
     for byte in text.bytes() {

@@ -12,14 +12,14 @@ use crate::{
         engine::Engine,
         instance::{Condition, Instance, Server, ServerRole, State, Status},
         name::{Id, InstanceName, ProjectName},
-        provider::Address,
+        provider::ServerAddress,
         recorded::Recorded,
         server_log,
     },
     pb::v1,
 };
 
-/// The instance on the wire.
+/// Converts an instance to its message.
 pub(in crate::api) fn to_wire(instance: Instance) -> v1::Instance {
     let active = instance.active().ok();
     let host = active.and_then(Server::host).map(|host| host.to_string());
@@ -64,7 +64,7 @@ pub(in crate::api) fn to_wire(instance: Instance) -> v1::Instance {
     }
 }
 
-/// The instance on the wire, or what is left of it.
+/// Converts an instance to its message; of an unreadable one, the part that is known.
 pub(in crate::api) fn recorded_to_wire(instance: Recorded<Instance>) -> v1::Instance {
     match instance {
         Recorded::Whole(instance) => to_wire(instance),
@@ -122,7 +122,7 @@ fn server_to_wire(instance: &Instance, server: &Server) -> v1::Server {
     }
 }
 
-fn endpoint(address: Address) -> v1::Endpoint {
+fn endpoint(address: ServerAddress) -> v1::Endpoint {
     let directory = address
         .socket_directory
         .map(|directory| directory.display().to_string());
@@ -148,7 +148,7 @@ fn condition(condition: Condition) -> v1::Condition {
     }
 }
 
-/// How many lines of a log are asked for. The rules of the field bound them.
+/// Number of log lines to return. The field rules limit it.
 pub(in crate::api) fn log_lines(asked: i32) -> usize {
     match usize::try_from(asked) {
         Ok(0) | Err(_) => server_log::LINES,
@@ -156,7 +156,7 @@ pub(in crate::api) fn log_lines(asked: i32) -> usize {
     }
 }
 
-/// The engine on the wire.
+/// Converts an engine to its message.
 pub(in crate::api) fn engine_to_wire(engine: &Engine) -> v1::Engine {
     v1::Engine {
         provider: engine.provider.to_owned(),
@@ -172,7 +172,7 @@ pub(in crate::api) fn engine_to_wire(engine: &Engine) -> v1::Engine {
     }
 }
 
-/// What a request asks to be created.
+/// Converts a request to create an instance.
 ///
 /// # Errors
 /// NAME_MALFORMED, NAME_TOO_LONG, VERSION_MALFORMED, FIELD_INVALID, LABEL_INVALID,
@@ -221,8 +221,9 @@ pub(in crate::api) fn create(request: v1::CreateInstanceRequest) -> Result<Creat
     })
 }
 
-/// The parameters by their names in lower case: PostgreSQL takes `work_mem` and `WORK_MEM` for
-/// the same, so one of two would win silently, and two spellings could not be compared.
+/// The parameters, with their names in lower case. PostgreSQL treats `work_mem` and `WORK_MEM`
+/// as the same parameter. Without this one of two spellings would silently win, and the two
+/// could not be compared.
 fn lower_cased(parameters: BTreeMap<String, String>) -> Result<BTreeMap<String, String>> {
     let mut lower = BTreeMap::new();
     for (given, value) in parameters {

@@ -1,4 +1,4 @@
-//! Between messages and the domain: the last gate for what comes in.
+//! Conversions between messages and the domain. They are the last check of a request.
 
 pub(super) mod audit;
 pub(super) mod database;
@@ -12,7 +12,7 @@ use prost_types::Timestamp;
 
 use crate::domain::{Error, Reason, Result};
 
-/// A time on the wire.
+/// Converts a time to its message.
 pub(super) fn timestamp(time: DateTime<Utc>) -> Timestamp {
     let nanos = i32::try_from(time.timestamp_subsec_nanos()).unwrap_or_default();
     Timestamp {
@@ -21,15 +21,15 @@ pub(super) fn timestamp(time: DateTime<Utc>) -> Timestamp {
     }
 }
 
-/// A duration of a client. None for one below zero, or with parts that are out of range:
-/// prost's own conversion may panic for these.
+/// Converts a client's duration. None if it is negative or has parts out of range; prost's own
+/// conversion may panic for those.
 pub(super) fn duration(asked: prost_types::Duration) -> Option<Duration> {
     let seconds = u64::try_from(asked.seconds).ok()?;
     let nanos = u32::try_from(asked.nanos).ok()?;
     (nanos < 1_000_000_000).then(|| Duration::new(seconds, nanos))
 }
 
-/// Refuses text with U+0000, which protobuf's strings may hold and PostgreSQL's not.
+/// Refuses text with U+0000, which protobuf allows and PostgreSQL does not.
 fn refuse_nul(text: &str, field: &str, reason: Reason) -> Result<()> {
     if text.contains('\0') {
         let message = format!("`{field}` must not hold the character U+0000");
@@ -45,11 +45,11 @@ fn refuse_nul_in(map: &BTreeMap<String, String>, field: &str, reason: Reason) ->
         .try_for_each(|text| refuse_nul(text, field, reason))
 }
 
-/// Most bytes of the keys and values of a resource's maps together. A page holds at least
-/// one resource, and a client that takes messages of 4 MiB must be able to read it.
+/// Most bytes of the keys and values of all maps of a resource. A page holds at least one
+/// resource, and a client that accepts 4 MiB must be able to read it.
 const MAP_BYTES: usize = 1024 * 1024;
 
-/// Refuses maps that are too large together.
+/// Refuses maps that are too large in total.
 ///
 /// # Errors
 /// FIELD_INVALID.

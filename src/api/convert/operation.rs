@@ -16,7 +16,7 @@ use crate::{
     },
 };
 
-/// The operation on the wire. One that was only checked has no name.
+/// Converts an operation to its message. The result of `validate_only` has no name.
 pub(in crate::api) fn to_wire(operation: Operation) -> longrunning::Operation {
     let name = match operation.name.operation.is_nil() {
         true => String::new(),
@@ -49,7 +49,7 @@ fn type_url(name: &str) -> String {
     format!("type.googleapis.com/{name}")
 }
 
-/// The response as it was stored. Without one there is nothing to show.
+/// The stored response; an empty message if there is none.
 fn any(response: Option<Response>) -> Any {
     let nothing = || Response {
         type_url: type_url("google.protobuf.Empty"),
@@ -100,17 +100,18 @@ fn error(failure: &Failure) -> crate::pb::google::rpc::Status {
     let message = failure.message.clone();
     let error = match Reason::parse(&failure.reason) {
         Some(reason) => Error::new(reason, message),
-        // A reason of another release, which has its own code there.
+        // A reason of another release, whose code this release does not know.
         None => Error::new(Reason::RecordUnreadable, message)
             .with_metadata("reason", failure.reason.clone()),
     };
     status::to_rpc(&error)
 }
 
-/// What an operation with that outcome answers, now and later.
+/// Encodes the response of an operation, which is stored.
 ///
 /// # Errors
-/// INTERNAL when the message has a field for secrets: what is stored is read by many.
+/// INTERNAL when the message has a field for secrets, because many callers can read what is
+/// stored.
 pub(in crate::api) fn encode(outcome: Outcome) -> Result<Response> {
     match outcome {
         Outcome::Instance(found) => without_secrets(&instance::to_wire(*found)),

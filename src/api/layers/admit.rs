@@ -1,10 +1,10 @@
-//! Admission: a call takes its place among those under way, or is refused at once, which
-//! is cheaper for everybody than a queue that grows.
+//! Takes a permit for each call, or refuses the call at once. A refusal costs less than a
+//! growing queue.
 //!
-//! Its request has arrived as a whole: a slow sender holds no place. A read gives its place
-//! back when its answer begins. A mutation continues after its caller has left, and
-//! keeps the place until it has ended. A stream keeps it to its end; its handler may keep it
-//! for longer, for what the stream leaves behind.
+//! The request has arrived completely before, so a slow sender holds no permit. A read gives its
+//! permit back when its response begins. A mutation continues when its caller goes away, and
+//! keeps its permit until it has ended. A stream keeps its permit to its end; its handler may
+//! keep it longer, until the objects of the stream are removed.
 
 use std::{
     convert::Infallible,
@@ -20,7 +20,7 @@ use tower::{Layer, Service};
 
 use crate::{
     api::{
-        budget::{Budgets, Caller, Class, Place},
+        budget::{Budgets, Caller, Class, Permit},
         method::Effect,
     },
     app::{HELD, Held},
@@ -33,7 +33,7 @@ use super::{
     method_of,
 };
 
-/// Bounds the calls of a service.
+/// Limits the calls of a service.
 #[derive(Clone, Debug)]
 pub(in crate::api) struct AdmitLayer(pub(in crate::api) Arc<Budgets>);
 
@@ -48,7 +48,7 @@ impl<S> Layer<S> for AdmitLayer {
     }
 }
 
-/// A service with a bound on its calls.
+/// A service with a limit on its calls.
 #[derive(Clone, Debug)]
 pub(in crate::api) struct Admit<S> {
     inner: S,
@@ -61,7 +61,7 @@ where
 {
     type Response = Response;
     type Error = Infallible;
-    type Future = Passing<Placed<S::Future>>;
+    type Future = Passing<Permitted<S::Future>>;
 
     fn poll_ready(&mut self, context: &mut Context<'_>) -> Poll<Result<(), Infallible>> {
         self.inner.poll_ready(context)
@@ -69,72 +69,72 @@ where
 
     fn call(&mut self, mut request: Request<B>) -> Self::Future {
         let Some(class) = method_of(&request).and_then(|method| Class::of(method)) else {
-            return Passing::through(Placed::new(self.inner.call(request), Hold::Nothing));
+            return Passing::through(Permitted::new(self.inner.call(request), Hold::Nothing));
         };
         let caller = request.extensions().get::<Arc<Caller>>();
         let reads = method_of(&request).is_some_and(|method| method.effect == Effect::Read);
         let hold = match (self.budgets.admit(class, caller), class) {
             (Err(refusal), _) => return Passing::refused(refusal),
-            (Ok(place), Class::Call) if !reads => Hold::UntilDone(Arc::new(place)),
-            (Ok(place), Class::Call | Class::Wait) => Hold::UntilAnswered(place),
-            (Ok(place), Class::Stream | Class::Probe) => {
-                let place = Arc::new(place);
-                request.extensions_mut().insert(Arc::clone(&place));
-                Hold::ToTheEnd(place)
+            (Ok(permit), Class::Call) if !reads => Hold::UntilDone(Arc::new(permit)),
+            (Ok(permit), Class::Call | Class::Wait) => Hold::UntilAnswered(permit),
+            (Ok(permit), Class::Stream | Class::Probe) => {
+                let permit = Arc::new(permit);
+                request.extensions_mut().insert(Arc::clone(&permit));
+                Hold::ToTheEnd(permit)
             }
         };
-        Passing::through(Placed::new(self.inner.call(request), hold))
+        Passing::through(Permitted::new(self.inner.call(request), hold))
     }
 }
 
-/// For how long a call keeps its place.
+/// How long a call keeps its permit.
 #[derive(Debug)]
 enum Hold {
-    /// It has none.
+    /// It has no permit.
     Nothing,
-    /// Until its answer begins.
-    UntilAnswered(Place),
-    /// Until its answer begins and what it has begun has ended.
-    UntilDone(Arc<Place>),
-    /// Until its answer has ended.
-    ToTheEnd(Arc<Place>),
+    /// Until its response begins.
+    UntilAnswered(Permit),
+    /// Until its response has begun and all work that it has started has ended.
+    UntilDone(Arc<Permit>),
+    /// Until its response has ended.
+    ToTheEnd(Arc<Permit>),
 }
 
 pin_project! {
-    /// A call with its place among those under way.
+    /// A call and its permit.
     #[derive(Debug)]
-    pub(in crate::api) struct Placed<F> {
+    pub(in crate::api) struct Permitted<F> {
         #[pin]
         future: F,
         hold: Hold,
     }
 }
 
-impl<F> Placed<F> {
+impl<F> Permitted<F> {
     const fn new(future: F, hold: Hold) -> Self {
         Self { future, hold }
     }
 }
 
-impl<F: Future<Output = Result<Response, Infallible>>> Future for Placed<F> {
+impl<F: Future<Output = Result<Response, Infallible>>> Future for Permitted<F> {
     type Output = F::Output;
 
     fn poll(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<F::Output> {
         let this = self.project();
         let polled = match this.hold {
-            Hold::UntilDone(place) => {
-                let held: Held = Arc::clone(place) as Held;
+            Hold::UntilDone(permit) => {
+                let held: Held = Arc::clone(permit) as Held;
                 HELD.sync_scope(held, || this.future.poll(context))
             }
             _ => this.future.poll(context),
         };
         let Ok(response) = ready!(polled);
         Poll::Ready(Ok(match std::mem::replace(this.hold, Hold::Nothing) {
-            Hold::ToTheEnd(place) if !response.body().is_end_stream() => {
-                response.map(|body| tonic::body::Body::new(Watched::new(body, Kept(place))))
+            Hold::ToTheEnd(permit) if !response.body().is_end_stream() => {
+                response.map(|body| tonic::body::Body::new(Watched::new(body, Kept(permit))))
             }
-            Hold::UntilAnswered(place) => {
-                drop(place);
+            Hold::UntilAnswered(permit) => {
+                drop(permit);
                 response
             }
             Hold::ToTheEnd(_) | Hold::UntilDone(_) | Hold::Nothing => response,
@@ -142,9 +142,9 @@ impl<F: Future<Output = Result<Response, Infallible>>> Future for Placed<F> {
     }
 }
 
-/// Keeps the place of a stream whose answer is under way.
+/// Keeps the permit of a stream until its response has ended.
 #[derive(Debug)]
-struct Kept(#[expect(dead_code, reason = "held, and dropped with the body")] Arc<Place>);
+struct Kept(#[expect(dead_code, reason = "held, and dropped with the body")] Arc<Permit>);
 
 impl<B: Body> Watch<B> for Kept {
     fn poll(&mut self, body: Pin<&mut B>, context: &mut Context<'_>) -> Polled<B> {

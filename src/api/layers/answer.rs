@@ -1,4 +1,4 @@
-//! A future that does something with the answer when it comes.
+//! A future that handles a response when it is ready.
 
 use std::{
     convert::Infallible,
@@ -8,17 +8,17 @@ use std::{
 
 use pin_project_lite::pin_project;
 
-/// What a layer does with the output of the future inside.
+/// What a layer does with the output of the inner future.
 pub trait OnAnswer<T> {
-    /// The answer of the layer.
+    /// The layer's output.
     type Response;
 
-    /// Makes the layer's answer.
+    /// Makes the layer's output.
     fn answer(self, output: T) -> Self::Response;
 }
 
 pin_project! {
-    /// The future `F`, then `O` on its output.
+    /// The future `F`, followed by `O` with its output.
     #[derive(Debug)]
     pub struct Answered<F, O> {
         #[pin]
@@ -48,7 +48,7 @@ where
         let output = ready!(this.future.poll(context));
         match this.on.take() {
             Some(on) => Poll::Ready(Ok(on.answer(output))),
-            // Polled after it was done, which the contract of futures rules out.
+            // Polled after completion, which the contract of futures forbids.
             None => Poll::Pending,
         }
     }

@@ -1,6 +1,6 @@
-//! The log of who did what: mutations, secrets that were handed out, denials, in records of
-//! target `audit`. What was done also stands in the metadata, written by the use cases; what
-//! was refused is here alone.
+//! The audit log: lines of target `audit` for mutations, for secrets that were handed out, and
+//! for refusals. The use cases also record mutations and secrets in the metadata. Refusals are
+//! only in this log.
 
 use std::{
     convert::Infallible,
@@ -28,7 +28,7 @@ use super::{
     code_in, method_of,
 };
 
-/// Writes the calls of a service down.
+/// Logs the calls of a service.
 #[derive(Clone, Copy, Debug)]
 pub struct AuditLayer;
 
@@ -40,7 +40,7 @@ impl<S> Layer<S> for AuditLayer {
     }
 }
 
-/// A service whose calls are written down.
+/// A service whose calls are logged.
 #[derive(Clone, Debug)]
 pub struct Audit<S>(S);
 
@@ -62,7 +62,7 @@ where
     }
 }
 
-/// What will be written when the call ends, if it is to be written.
+/// The line to write when the call ends; none if it is not logged.
 #[derive(Debug)]
 pub struct Entry(Option<Record>);
 
@@ -75,18 +75,18 @@ struct Record {
     written: bool,
 }
 
-/// The name of the resource that a call is about, as soon as it is known.
+/// Name of the resource of a call. It is set as soon as it is known.
 #[derive(Clone, Debug, Default)]
 struct Resource(Arc<OnceLock<String>>);
 
-/// Names the resource of a call for its record, if it gets one.
+/// Sets the name of a call's resource for its log line.
 pub(in crate::api) fn resource(extensions: &Extensions, name: &str) {
     if let Some(Resource(slot)) = extensions.get() {
         slot.get_or_init(|| cut(name).to_owned());
     }
 }
 
-/// Most bytes of a resource's name in the log. No name that can be read is longer.
+/// Most bytes of a resource's name in the log. A valid name is shorter.
 const MOST: usize = 300;
 
 fn cut(name: &str) -> &str {
@@ -112,7 +112,7 @@ impl Record {
 
     fn write(&mut self, result: &'static str) {
         self.written = true;
-        // Nothing has come of it, so that not every line is needed when there are many.
+        // The call has had no effect, so some lines may be left out if there are many.
         let failed = !matches!(result, "OK" | "ABANDONED");
         if failed && !flood::admits("call was made", result) {
             return;
@@ -136,7 +136,7 @@ impl Record {
 }
 
 impl Drop for Record {
-    /// The caller went away, but what it asked for may go on.
+    /// The caller has gone away, but the work of the call may continue.
     fn drop(&mut self) {
         if !self.written {
             self.write("ABANDONED");
@@ -157,8 +157,8 @@ impl OnAnswer<Result<Response, Infallible>> for Entry {
     }
 }
 
-/// Writes down that a call was not let in, and for which resource, if that is known. Of many
-/// in a second some are left out and counted.
+/// Logs that a call was refused, with its resource if that is known. If there are many in a
+/// second, some are left out and counted.
 pub(in crate::api) fn denied(
     extensions: &Extensions,
     principal: &Principal,

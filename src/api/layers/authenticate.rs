@@ -1,4 +1,4 @@
-//! Who calls: puts the [`Principal`] into the request's extensions.
+//! Authentication: puts the [`Principal`] into the request's extensions.
 
 use std::sync::Arc;
 
@@ -12,11 +12,10 @@ use crate::{
 
 use super::{audit, gate::Check, method_of};
 
-/// Finds the principal of each call and refuses unknown ones, except for public
-/// methods.
+/// Finds the principal of each call. Refuses unknown ones, except for public methods.
 #[derive(Clone, Debug)]
 pub struct Authenticate {
-    /// Who is let in.
+    /// The policy, which knows the principals.
     pub policy: Policy,
 }
 

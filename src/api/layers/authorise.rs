@@ -1,8 +1,9 @@
-//! Whether the caller may anywhere: the method's permission, and nothing without one. The
-//! handler asks whether it may on the resource of the request ([`admit`](crate::api::admit)).
+//! Authorisation: refuses callers that have the method's permission nowhere. A method without a
+//! permission is refused for everybody. The handler then checks the permission on the request's
+//! resource ([`admit`](crate::api::admit)).
 //!
-//! A method that the descriptors do not know is answered here and never reaches a
-//! service, so that nothing is served by accident.
+//! Methods that the descriptors do not contain are refused here. So no service can be reached by
+//! accident.
 
 use http::Request;
 
@@ -17,7 +18,7 @@ use super::{Call, audit, gate::Check, method_of};
 /// Checks the permission of each call.
 #[derive(Clone, Debug)]
 pub struct Authorise {
-    /// Who may do what.
+    /// The policy, which knows the bindings.
     pub policy: Policy,
 }
 
@@ -103,7 +104,7 @@ mod tests {
             let error = ask(access, Principal::Howdah).unwrap_err();
             assert_eq!(error.reason(), reason);
         }
-        // Nobody may call what carries no permission.
+        // Nobody may call a method without a permission.
         let error = ask(Some(Access::Closed), Principal::Anonymous).unwrap_err();
         assert_eq!(error.reason(), Reason::MethodClosed);
     }

@@ -1,4 +1,4 @@
-//! A body that a layer watches.
+//! A body with a layer's code around each poll.
 
 use std::{
     pin::Pin,
@@ -8,22 +8,22 @@ use std::{
 use http_body::{Body, Frame, SizeHint};
 use pin_project_lite::pin_project;
 
-/// Outcome of polling a body.
+/// Result of polling a body.
 pub(super) type Polled<B> = Poll<Option<Result<Frame<<B as Body>::Data>, <B as Body>::Error>>>;
 
-/// What a layer does around each poll of a body.
+/// What a layer does at each poll of a body.
 pub trait Watch<B: Body> {
-    /// Polls the body and may change what comes out.
+    /// Polls the body, and may change the result.
     fn poll(&mut self, body: Pin<&mut B>, context: &mut Context<'_>) -> Polled<B>;
 
-    /// Whether nothing more comes out.
+    /// Whether the body has ended.
     fn is_end_stream(&self, body: &B) -> bool {
         body.is_end_stream()
     }
 }
 
 pin_project! {
-    /// The body `B` under the eyes of `W`.
+    /// The body `B`, watched by `W`.
     #[derive(Debug)]
     pub struct Watched<B, W> {
         #[pin]

@@ -1,8 +1,8 @@
-//! Compressed requests, which are decompressed before they are served, up to a bound.
+//! Decompresses requests before they are served, up to a limit.
 //!
-//! A few kilobytes can hold gigabytes. tonic bounds the message too, but neither the window
-//! of zstd, up to 128 MiB of memory that the sender chooses, nor does it say what is wrong
-//! in Howdah's terms; so it never sees a compressed message.
+//! A few kilobytes can expand to gigabytes. tonic limits the message too, but not the window of
+//! zstd, up to 128 MiB of memory that the sender chooses, and its errors lack Howdah's reasons.
+//! So tonic never gets a compressed message.
 
 use std::io::Read;
 
@@ -17,23 +17,23 @@ use crate::{
 
 use super::Response;
 
-/// Names the encoding of a request's messages.
+/// Header with the encoding of a request's messages.
 const ENCODING: &str = "grpc-encoding";
 
-/// Names the encodings that an answer may have.
+/// Header with the encodings that a response may have.
 const ACCEPT_ENCODING: &str = "grpc-accept-encoding";
 
-/// Encodings that are understood.
+/// Supported encodings.
 const UNDERSTOOD: HeaderValue = HeaderValue::from_static("gzip,zstd,identity");
 
-/// Bytes in front of a message: whether it is compressed, and its length.
+/// Bytes before a message: whether it is compressed, and its length.
 const HEAD: usize = 5;
 
-/// Largest window of zstd, as a power of two: the memory that decompression takes, which
-/// the sender chooses. That of the highest usual level.
+/// Largest window of zstd, as a power of two. It determines the memory for decompression, and
+/// the sender chooses it. This is the window of the highest usual level.
 const ZSTD_WINDOW: u32 = 23;
 
-/// How the messages of a request may be compressed.
+/// Encoding of a request's messages.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Encoding {
     Identity,
@@ -42,7 +42,8 @@ pub(super) enum Encoding {
 }
 
 impl Encoding {
-    /// Takes the encoding from a request's headers: behind this layer there is none.
+    /// Removes the encoding from a request's headers, because inner layers see decompressed
+    /// messages.
     ///
     /// # Errors
     /// UNIMPLEMENTED.
@@ -63,8 +64,8 @@ impl Encoding {
         Ok(encoding)
     }
 
-    /// The request with its message decompressed, of at most `most` bytes. What is no
-    /// compressed message stays as it is.
+    /// Decompresses the message of a request, to at most `most` bytes. Anything else than one
+    /// compressed message is returned unchanged.
     ///
     /// # Errors
     /// MESSAGE_TOO_LARGE, MESSAGE_UNDECODABLE.
@@ -77,7 +78,7 @@ impl Encoding {
             return Ok(request);
         };
         let plain = match self {
-            // The flag says compressed and no header says how, which others refuse.
+            // The flag says "compressed" but there is no encoding. Another layer refuses that.
             Self::Identity => return Ok(request),
             Self::Gzip => bounded(flate2::read::GzDecoder::new(message), most),
             Self::Zstd => {
@@ -118,7 +119,7 @@ fn too_large() -> Error {
     Error::new(Reason::MessageTooLarge, message)
 }
 
-/// The answer to a request that is refused, with the encodings that it could have.
+/// The response to a refused request, with the supported encodings.
 pub(super) fn refused(refusal: Error) -> Response {
     let is_encoding = refusal.reason() == Reason::Unimplemented;
     let mut response: Response = Status::from(refusal).into_http();
@@ -128,9 +129,9 @@ pub(super) fn refused(refusal: Error) -> Response {
     response
 }
 
-/// Lets those answers be compressed that can be large: lists and changes. For the others
-/// it would cost more than it saves; and an answer with a secret is never compressed, since
-/// its length would reveal something about it.
+/// Allows compression for large responses: lists and changes. For others it would cost more than
+/// it saves. A response with a secret is never compressed, because its length would reveal
+/// something about the secret.
 pub(super) fn choose_answers(method: Option<&Method>, headers: &mut HeaderMap) {
     let large = method.is_some_and(|method| {
         let lists = method.name.rsplit('/').next();

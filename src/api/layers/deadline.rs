@@ -1,8 +1,9 @@
-//! Deadlines of calls: the caller's `grpc-timeout`, at most our own cap.
+//! Deadlines of calls: the caller's `grpc-timeout`, limited by our own cap.
 //!
-//! A stream has one until its answer begins, so that a caller that sends no request
-//! does not hold a place for ever; then it ends by itself or with its connection. What
-//! a mutation began goes on after its call ended, since it runs on a task of its own.
+//! The deadline of a stream ends when its response begins, so that a caller that sends no
+//! request does not occupy resources for ever. Later the stream ends by itself or with its
+//! connection. A mutation continues after its call has ended, because it runs in a task of its
+//! own.
 
 use std::{
     convert::Infallible,
@@ -21,14 +22,14 @@ use crate::domain::{Error, Reason};
 
 use super::{Response, method_of};
 
-/// Longest times that calls may take until their answer begins.
+/// Longest times until the responses of calls begin.
 #[derive(Clone, Copy, Debug)]
 pub struct Caps {
-    /// Of methods that answer at once.
+    /// For methods that respond at once.
     pub usual: Duration,
-    /// Of methods that wait by design: `WaitOperation`.
+    /// For methods that wait by design: WaitOperation.
     pub waiting: Duration,
-    /// Until the request has arrived as a whole.
+    /// Until the request has arrived completely.
     pub request: Duration,
 }
 
@@ -97,8 +98,8 @@ impl<S> Deadline<S> {
     }
 }
 
-/// The header `grpc-timeout`: at most eight digits and a unit, by the gRPC protocol.
-/// None if there is none or it is no such thing.
+/// Parses the header `grpc-timeout`: at most eight digits and a unit (gRPC over HTTP/2). None if
+/// it is missing or malformed.
 fn requested(headers: &HeaderMap) -> Option<Duration> {
     let text = headers.get("grpc-timeout")?.to_str().ok()?;
     let (digits, unit) = text.split_at_checked(text.len().checked_sub(1)?)?;
@@ -118,7 +119,7 @@ fn requested(headers: &HeaderMap) -> Option<Duration> {
 }
 
 pin_project! {
-    /// A call with its deadline, if it has one.
+    /// A call and its deadline, if it has one.
     #[derive(Debug)]
     pub struct Limited<F> {
         #[pin]

@@ -1,9 +1,9 @@
-//! Gives an `ErrorInfo` to every status that has none.
+//! Adds an `ErrorInfo` to every status that has none.
 //!
-//! Howdah's own statuses have one. What lacks it was made by tonic or by the health
-//! and reflection services: bytes that are no message, a message that is too large, a
-//! method that does not exist. Bad bytes are the caller's fault: INVALID_ARGUMENT, not
-//! the INTERNAL and OUT_OF_RANGE that tonic has for them.
+//! Howdah's own statuses have one. The others come from tonic and from the health and reflection
+//! services: for bytes that are not a message, for a message that is too large, for an unknown
+//! method. Malformed bytes are the caller's fault, so their code becomes INVALID_ARGUMENT
+//! instead of tonic's INTERNAL and OUT_OF_RANGE.
 
 use std::{
     convert::Infallible,
@@ -24,7 +24,7 @@ use super::{
     code_in,
 };
 
-/// How tonic and prost begin their messages about requests that cannot be read.
+/// Beginnings of tonic's and prost's messages about requests that cannot be decoded.
 const UNDECODABLE: [&str; 4] = [
     "failed to decode Protobuf message",
     "protocol error: received message",
@@ -45,7 +45,7 @@ impl<S> Layer<S> for DetailsLayer {
     }
 }
 
-/// A service whose statuses are complete.
+/// A service with complete statuses.
 #[derive(Clone, Debug)]
 pub struct Details<S>(S);
 
@@ -103,7 +103,7 @@ fn complete(headers: &mut HeaderMap) {
         return;
     };
     let full = Status::from(error_of(&bare));
-    // Fails only for metadata that is no header, and this status has none.
+    // Fails only for metadata that is not a valid header, and this status has no metadata.
     let _ = full.add_header(headers);
 }
 

@@ -1,11 +1,11 @@
-//! Ends streams and waits with their connection, and public streams at the drain.
+//! Ends streams and waits together with their connection, and public streams at the drain.
 //!
-//! When a connection had to end (GOAWAY) and its grace is over, its streams and waits end with
-//! CONNECTION_ENDING, so that clients know that they can go on by another connection.
+//! When the grace after GOAWAY is over, the streams and waits of a connection end with
+//! CONNECTION_ENDING, so that clients know that they can continue on another connection.
 //!
-//! At the drain the streams of health and reflection, whose services do not know of it, end
-//! with SHUTTING_DOWN after the messages that are ready. Otherwise the shutdown would wait for
-//! clients that only listen. Howdah's own streams end by themselves, after their last batch.
+//! At the drain, streams of health and reflection end with SHUTTING_DOWN after the messages that
+//! are ready. Their services do not know of the drain, and without this the shutdown would wait
+//! for clients that only listen. Howdah's own streams end by themselves, after their last batch.
 
 use std::{
     convert::Infallible,
@@ -34,7 +34,7 @@ use super::{
     method_of,
 };
 
-/// Why a call ends.
+/// Reason why a call ends.
 #[derive(Clone, Copy, Debug)]
 enum Why {
     Drain,
@@ -52,7 +52,7 @@ impl Why {
 
 type Ending = Pin<Box<dyn Future<Output = Why> + Send>>;
 
-/// Waits for the drain, if it ends the call, or for the end of the connection.
+/// Waits for the drain, if it ends this call, or for the end of the connection.
 fn ending(draining: Option<CancellationToken>, caller: Option<Arc<Caller>>) -> Ending {
     Box::pin(async move {
         let drained = async {
@@ -75,8 +75,8 @@ fn ending(draining: Option<CancellationToken>, caller: Option<Arc<Caller>>) -> E
     })
 }
 
-/// Ends streams and waits of a service with their connection, and its public streams when
-/// the token is cancelled.
+/// Ends streams and waits of a service with their connection, and public streams when the token
+/// is cancelled.
 #[derive(Clone, Debug)]
 pub struct EndLayer(pub CancellationToken);
 
@@ -131,8 +131,8 @@ where
     }
 }
 
-/// Ends the stream of the caller's messages: a handler that waits for the next message would
-/// keep its connection open.
+/// Ends the stream of the caller's messages. Otherwise a handler that waits for the next message
+/// would keep its connection open.
 pub struct Asked(Option<Ending>);
 
 impl<B: Body> Watch<B> for Asked {
@@ -146,7 +146,7 @@ impl<B: Body> Watch<B> for Asked {
 }
 
 pin_project! {
-    /// A call, and the event that ends it before its answer begins.
+    /// A call, and the event that ends it before its response begins.
     pub struct Ends<F> {
         #[pin]
         future: F,
@@ -183,11 +183,11 @@ impl<F: Future<Output = Result<Response, Infallible>>> Future for Ends<F> {
     }
 }
 
-/// Passes messages on, and ends with the status when the event has come.
+/// Passes messages on, and ends with the status after the event.
 struct Told {
-    /// None once it has come.
+    /// None after the event.
     ending: Option<Ending>,
-    /// The event that has come, until its status is sent.
+    /// The event, until its status was sent.
     why: Option<Why>,
     drains: bool,
 }
@@ -201,7 +201,7 @@ impl<B: Body> Watch<B> for Told {
         }
         let next = match self.why {
             None if self.ending.is_none() => return Poll::Ready(None),
-            // Each frame holds whole messages. A subscription may always have a next one.
+            // A frame holds complete messages. A subscription may always have another one ready.
             Some(_) if !self.drains => Poll::Pending,
             _ => body.poll_frame(context),
         };

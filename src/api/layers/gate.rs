@@ -1,4 +1,4 @@
-//! A layer that lets a request in or answers it at once.
+//! A layer that admits a request, or responds at once.
 
 use std::{
     convert::Infallible,
@@ -15,16 +15,16 @@ use crate::domain::{Error, Result};
 
 use super::Response;
 
-/// The decision of a gate.
+/// Decides whether to admit requests.
 pub trait Check: Clone {
-    /// Lets the request in, maybe with more in its extensions.
+    /// Admits the request, and may add extensions to it.
     ///
     /// # Errors
-    /// Why it is not let in.
+    /// The reason of the refusal.
     fn check<B>(&self, request: &mut Request<B>) -> Result<()>;
 }
 
-/// Puts a [`Check`] in front of a service.
+/// Puts a [`Check`] before a service.
 #[derive(Clone, Debug)]
 pub struct GateLayer<C>(pub C);
 
@@ -68,7 +68,7 @@ where
 }
 
 pin_project! {
-    /// The answer of the service behind, or a refusal.
+    /// The response of the inner service, or a refusal.
     #[derive(Debug)]
     pub struct Passing<F> {
         #[pin]
@@ -105,7 +105,7 @@ impl<F: Future<Output = Result<Response, Infallible>>> Future for Passing<F> {
         match (this.future.as_pin_mut(), this.refusal.take()) {
             (Some(future), _) => future.poll(context),
             (None, Some(response)) => Poll::Ready(Ok(response)),
-            // Polled after it was done, which the contract of futures rules out.
+            // Polled after completion, which the contract of futures forbids.
             (None, None) => Poll::Pending,
         }
     }

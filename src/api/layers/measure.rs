@@ -1,7 +1,7 @@
-//! Metrics and access log: every call counts once, with the code that it ended with.
+//! Metrics and access log: every call is counted once, with its final code.
 //!
-//! A call whose future or body is dropped before its end counts as CANCELLED: the
-//! client went away, or its connection was cut off.
+//! A call whose future or body is dropped before its end counts as CANCELLED: the client has
+//! gone away, or its connection was closed.
 
 use std::{
     convert::Infallible,
@@ -49,7 +49,7 @@ struct Instruments {
 }
 
 impl Instruments {
-    /// Adds to the streams under way, if the method is one of streams.
+    /// Adds `change` to the open streams, if the method is a stream.
     fn count_stream(&self, method: Option<&Method>, change: i64) {
         if let Some(method) = method.filter(|method| method.streaming) {
             let service = method.name.split('/').next().unwrap_or_default();
@@ -60,7 +60,7 @@ impl Instruments {
 }
 
 impl MeasureLayer {
-    /// With instruments of this meter.
+    /// Creates the instruments with this meter.
     #[must_use]
     pub fn new(meter: &Meter) -> Self {
         let duration = meter
@@ -126,7 +126,7 @@ where
     }
 }
 
-/// A call under way; what is not finished when it is dropped was cancelled.
+/// A running call. If it is dropped before it has finished, it was cancelled.
 #[derive(Debug)]
 pub struct Guard {
     instruments: Arc<Instruments>,
@@ -158,7 +158,7 @@ impl Guard {
         self.instruments.active.add(-1, &[]);
         self.instruments.count_stream(self.method.as_deref(), -1);
         self.record(seconds, code, name);
-        // Of exported spans; lines of the log have it in the event.
+        // Only exported spans need this; log lines have it in the event.
         self.span.record(names::RPC_RESPONSE_STATUS_CODE, name);
         if is_server_fault(code) {
             spans::fail(&self.span, name);
@@ -186,8 +186,8 @@ impl Guard {
         self.instruments.duration.record(seconds, attributes);
     }
 
-    /// Reads that went well are logged at DEBUG: there are many of them. Of calls that
-    /// failed not every line is written when there are many.
+    /// Successful reads are logged at DEBUG, because there are many. If many calls fail, not
+    /// every one gets a line.
     fn log(&self, seconds: f64, code: &'static str) {
         let quiet = code == "OK"
             && self
@@ -203,7 +203,7 @@ impl Guard {
     }
 }
 
-/// Codes that are errors of the server, by the semantic conventions.
+/// Codes that count as errors of the server (OpenTelemetry semantic conventions).
 const fn is_server_fault(code: Code) -> bool {
     matches!(
         code,

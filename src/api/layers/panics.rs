@@ -1,7 +1,7 @@
-//! A handler that panics answers INTERNAL, and the connection lives on.
+//! Turns the panic of a handler into INTERNAL; the connection stays open.
 //!
-//! The process' hook logs and counts it (`telemetry::panics`); the caller learns nothing of
-//! its message.
+//! The hook of the process logs and counts the panic (`telemetry::panics`). The caller does not
+//! get its message.
 
 use std::{
     any::Any,

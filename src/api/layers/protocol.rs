@@ -1,7 +1,7 @@
-//! Only gRPC passes: a POST with gRPC's content type, and headers of a bounded size.
+//! Admits only gRPC: a POST with gRPC's content type and with headers of a limited size.
 //!
-//! A browser sends requests with the user's client certificate for any page that asks it
-//! to. None of those has this content type, unless the server has allowed it first.
+//! A browser sends requests with the user's client certificate for any page. A page cannot set
+//! this content type unless the server has allowed it before.
 
 use std::{
     convert::Infallible,
@@ -16,13 +16,13 @@ use crate::domain::{Error, Reason};
 
 use super::{Response, gate::Passing};
 
-/// Most bytes of a call's headers. HTTP/2 lets four times as many in, because it answers
-/// what is above with a bare 431, which says nothing to a client of gRPC.
+/// Most bytes of a call's headers. HTTP/2 accepts four times as many, because it responds to
+/// larger headers with a bare 431, which a gRPC client cannot interpret.
 const MAX_HEADERS: usize = 16 * 1024;
 
 const CONTENT_TYPE: &str = "application/grpc";
 
-/// Refuses what is not gRPC.
+/// Refuses everything else than gRPC.
 #[derive(Clone, Copy, Debug)]
 pub struct ProtocolLayer;
 
@@ -34,7 +34,7 @@ impl<S> Layer<S> for ProtocolLayer {
     }
 }
 
-/// A service for gRPC alone.
+/// A service for gRPC only.
 #[derive(Clone, Debug)]
 pub struct Protocol<S>(S);
 
@@ -58,7 +58,7 @@ where
     }
 }
 
-/// The answer to a request that is not gRPC, for clients of HTTP and of gRPC.
+/// The response to a request that is not gRPC. HTTP clients and gRPC clients can both read it.
 fn refusal(method: &Method, headers: &HeaderMap) -> Option<Response> {
     let refuse = |code, message| {
         let error = Error::new(Reason::HttpRequestInvalid, message);
@@ -80,8 +80,8 @@ fn refusal(method: &Method, headers: &HeaderMap) -> Option<Response> {
     Some(refuse(StatusCode::UNSUPPORTED_MEDIA_TYPE, message))
 }
 
-/// The answer to a call with too many headers, by their size as HPACK counts them (RFC
-/// 7541, section 4.1).
+/// The response to a call whose headers are too large, by their size in HPACK (RFC 7541, section
+/// 4.1).
 fn oversized<B>(request: &Request<B>) -> Option<Response> {
     const ENTRY: usize = 32;
     const PSEUDO: usize = 4 * ENTRY + ":method:path:scheme:authority".len() + "POSThttps".len();
@@ -100,7 +100,7 @@ fn oversized<B>(request: &Request<B>) -> Option<Response> {
     Some(Status::from(error).into_http())
 }
 
-/// Whether it is `application/grpc`, of protobuf if it says of what.
+/// Whether the value is `application/grpc`, without a format or with protobuf.
 fn is_grpc(value: &HeaderValue) -> bool {
     let Ok(text) = value.to_str() else {
         return false;

@@ -1,4 +1,4 @@
-//! How often a caller may call.
+//! Limits the rate of calls per caller.
 
 use std::{
     num::NonZeroU32,
@@ -27,11 +27,11 @@ use super::{gate::Check, method_of};
 
 type Limiter = RateLimiter<Key, DefaultKeyedStateStore<Key>, DefaultClock>;
 
-/// After so many calls, callers that have been quiet are forgotten.
+/// Number of calls after which idle callers are forgotten.
 const SWEEP: u64 = 65_536;
 
-/// A bound on the rate of calls of each caller: a principal, or an address where it is
-/// anonymous. Public methods and the addresses of proxies do not count.
+/// A limit on the calls per second of each caller: a principal, or an address for anonymous
+/// callers. Public methods and the addresses of proxies are not counted.
 #[derive(Clone, Debug)]
 pub struct Rate {
     limiter: Option<Arc<Limiter>>,
@@ -39,8 +39,8 @@ pub struct Rate {
 }
 
 impl Rate {
-    /// Lets `per_second` calls per second pass, and `burst` at once after a pause.
-    /// No bound if `per_second` is 0; `burst` is at least `per_second`.
+    /// Admits `per_second` calls per second, and `burst` at once after a pause. 0 means no
+    /// limit. `burst` is at least `per_second`.
     #[must_use]
     pub fn new(per_second: u32, burst: u32) -> Self {
         let limiter = NonZeroU32::new(per_second).map(|rate| {

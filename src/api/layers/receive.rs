@@ -1,13 +1,13 @@
-//! Requests arrive as a whole before they are served.
+//! Receives requests completely before they are served.
 //!
-//! Until then a call holds no place among those under way, only bytes: a bounded number
-//! for the process, for its caller and for its connection, and for a bounded time. Most
-//! requests are one frame, which is passed on as it came and counted nowhere.
+//! Until then a call holds no permit, only bytes, which are limited for the process, the caller
+//! and the connection, and in time. Most requests are one frame, which is passed on as it is and
+//! not counted.
 //!
-//! A compressed message is [decompressed](super::compressed), up to the same bound.
+//! A compressed message is [decompressed](super::compressed), up to the same limit.
 //!
-//! Where the caller sends a stream, its handler reads as it likes; what may lie unread,
-//! the stream's window, counts while the call lasts.
+//! If the caller sends a stream, its handler reads at its own speed. The bytes that may lie
+//! unread, the stream's window, are counted while the call lasts.
 
 use std::{
     convert::Infallible,
@@ -39,19 +39,19 @@ use super::{
     method_of,
 };
 
-/// Bytes in front of a message: whether it is compressed, and its length.
+/// Bytes before a message: whether it is compressed, and its length.
 const HEAD: usize = 5;
 
 /// Receives the requests of a service.
 #[derive(Clone, Debug)]
 pub(in crate::api) struct ReceiveLayer {
-    /// Where unfinished requests are counted.
+    /// Counts the bytes of incomplete requests.
     pub(in crate::api) budgets: Arc<Budgets>,
-    /// What is received, and for how long.
+    /// Limits of one request.
     pub(in crate::api) bounds: Bounds,
 }
 
-/// Bounds of one request.
+/// Limits of one request.
 #[derive(Clone, Copy, Debug)]
 pub(in crate::api) struct Bounds {
     /// Longest time from its headers to its end.
@@ -73,7 +73,7 @@ impl<S> Layer<S> for ReceiveLayer {
     }
 }
 
-/// A service that gets its requests as a whole.
+/// A service that gets complete requests.
 #[derive(Clone, Debug)]
 pub(in crate::api) struct Receive<S> {
     inner: S,
@@ -117,7 +117,7 @@ where
             Err(refusal) => return Receiving::refused(refusal),
         };
         let (parts, body) = request.into_parts();
-        // The one that is ready goes with the call.
+        // The call takes the service that is ready; its clone stays here.
         let next = self.inner.clone();
         let service = std::mem::replace(&mut self.inner, next);
         Receiving::Arriving {
@@ -136,7 +136,7 @@ where
 }
 
 pin_project! {
-    /// A call whose request is on its way, and then its answer.
+    /// A call whose request is arriving, and then its response.
     #[project = Stage]
     pub(in crate::api) enum Receiving<S, F, B> {
         Arriving {
@@ -144,7 +144,7 @@ pin_project! {
             #[pin]
             body: B,
             message: Message,
-            // Set when the request does not arrive at once.
+            // The timer; set when the request does not arrive at once.
             #[pin]
             late: Option<Sleep>,
         },
@@ -177,7 +177,7 @@ where
         loop {
             let next = match self.as_mut().project() {
                 Stage::Answering { answer } => return answer.poll(context),
-                // Polled after it was done, which the contract of futures rules out.
+                // Polled after completion, which the contract of futures forbids.
                 Stage::Refused { response } => {
                     return response
                         .take()
@@ -201,7 +201,7 @@ where
     }
 }
 
-/// The client has broken the request off, or its connection is gone.
+/// The error for a request that the client has aborted, or whose connection was lost.
 fn broken_off(error: BoxError) -> Error {
     let message = "the client has broken the request off";
     let error = error.to_string();
@@ -209,15 +209,15 @@ fn broken_off(error: BoxError) -> Error {
     Error::new(Reason::OperationCancelled, message)
 }
 
-/// What has arrived of a request.
+/// The part of a request that has arrived.
 #[derive(Debug)]
 pub(in crate::api) struct Message {
     bounds: Bounds,
     encoding: Encoding,
     /// The first frame, as it came.
     first: Bytes,
-    /// All frames, once there is a second one. Copied, since a small frame may keep a
-    /// large part of the read buffer.
+    /// All frames, if there are several. They are copied, because a small frame may keep a large
+    /// part of the read buffer alive.
     whole: BytesMut,
     unfinished: Unfinished,
 }
@@ -235,7 +235,7 @@ impl Message {
     {
         while !body.is_end_stream() {
             match body.as_mut().poll_frame(context) {
-                // Trailers of a request mean nothing in gRPC.
+                // gRPC gives no meaning to the trailers of a request.
                 Poll::Ready(Some(Ok(frame))) => match frame.into_data() {
                     Ok(data) => self.push(data)?,
                     Err(_) => break,
@@ -274,7 +274,7 @@ impl Message {
         self.check(length, &self.whole)
     }
 
-    /// Refuses a message that is too large as soon as that is known.
+    /// Refuses a message that is too large as soon as its length is known.
     fn check(&self, length: usize, bytes: &[u8]) -> Result<(), Error> {
         let declared = match bytes {
             [_, a, b, c, d, ..] => u32::from_be_bytes([*a, *b, *c, *d]) as usize,
@@ -306,9 +306,8 @@ impl Message {
     }
 }
 
-/// Refuses a request that is not one message, as the table of gRPC's codes says
-/// (`doc/statuscodes.md`, request cardinality violation). One that is cut off is left to
-/// the decoder.
+/// Refuses a request that is not exactly one message (gRPC's `doc/statuscodes.md`, request
+/// cardinality violation). A truncated message is left to the decoder.
 fn check_count(request: &[u8]) -> Result<(), Error> {
     let message = match request {
         [] => "the request has no message",
@@ -323,13 +322,13 @@ fn check_count(request: &[u8]) -> Result<(), Error> {
 }
 
 pin_project! {
-    /// A request that has arrived, or one whose caller sends a stream.
+    /// A request that has arrived, or whose caller sends a stream.
     #[derive(Debug)]
     pub(in crate::api) struct Received<B> {
         bytes: Bytes,
         #[pin]
         rest: Option<B>,
-        // The bytes count until they are decoded.
+        // Counts the bytes until they are decoded.
         unfinished: Unfinished,
     }
 }

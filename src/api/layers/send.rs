@@ -1,13 +1,12 @@
-//! Answers on their way out: what waits for the client to read it is bounded.
+//! Limits responses that wait for the client to read them.
 //!
-//! HTTP/2 keeps an answer until the client's window lets it go. The bytes of the answers
-//! that wait are counted for the process, the caller and the connection, and an answer
-//! above a bound is replaced by an error. How long one may wait is bounded by
-//! [`unread`](crate::api::unread).
+//! HTTP/2 keeps a response until the client's window admits it. The bytes of waiting responses
+//! are counted for the process, the caller and the connection. A response above a limit is
+//! replaced by an error. [`unread`](crate::api::unread) limits how long one may wait.
 //!
-//! An answer goes in pieces, so that one which is read slowly is seen to be read. Its last
-//! byte goes by itself: what is before it has left when that byte is asked for. Without this
-//! the call would have ended while its answer still waits.
+//! A response is sent in pieces, so that slow reading can be told from no reading. Its last byte
+//! is a piece of its own: when HTTP/2 asks for it, everything before it has left. Otherwise the
+//! call would end while its response still waits.
 
 use std::{
     convert::Infallible,
@@ -40,13 +39,13 @@ use super::{
     method_of,
 };
 
-/// Answers up to this are not counted: their headers take as much.
+/// Responses up to this size are not counted, because their headers are as large.
 const SMALL: usize = 1024;
 
-/// Most bytes of a piece. A client has the write timeout for each.
+/// Most bytes of a piece. A client must read each piece within the write timeout.
 const PIECE: usize = 32 * 1024;
 
-/// Bounds the answers of a service.
+/// Limits the responses of a service.
 #[derive(Clone, Debug)]
 pub(in crate::api) struct SendLayer(pub(in crate::api) Arc<Budgets>);
 
@@ -61,7 +60,7 @@ impl<S> Layer<S> for SendLayer {
     }
 }
 
-/// A service whose answers are bounded.
+/// A service whose responses are limited.
 #[derive(Clone, Debug)]
 pub(in crate::api) struct Send<S> {
     inner: S,
@@ -98,15 +97,15 @@ where
     }
 }
 
-/// An answer on its way.
+/// A response that is being sent.
 #[derive(Debug)]
 pub(in crate::api) struct Sending {
     unread: Unfinished,
-    /// Whether there are many messages. They are read one by one, and the number of
-    /// streams is bounded.
+    /// Whether it has many messages. They are read one by one, and the number of streams is
+    /// limited.
     streams: bool,
     reader: Reader,
-    /// What was not asked for yet.
+    /// The part that was not sent yet.
     rest: Bytes,
     refused: bool,
 }
@@ -121,7 +120,7 @@ impl<R: Body<Data = Bytes>> OnAnswer<Result<http::Response<R>, Infallible>> for 
 }
 
 impl Sending {
-    /// Counts an answer, and answers its first piece.
+    /// Counts a response, and returns its first piece.
     fn data(&mut self, data: Bytes) -> Result<Bytes, Error> {
         if self.streams || data.len() <= SMALL {
             return Ok(data);
@@ -131,7 +130,7 @@ impl Sending {
         Ok(self.piece())
     }
 
-    /// The next piece; the last one is a byte.
+    /// The next piece. The last piece is one byte.
     fn piece(&mut self) -> Bytes {
         let before_last = self.rest.len().saturating_sub(1);
         self.rest.split_to(before_last.clamp(1, PIECE))

@@ -1,4 +1,4 @@
-//! Trace context by W3C `traceparent`, and the span of the call.
+//! Trace context (W3C `traceparent`), and the span of the call.
 
 use std::{
     convert::Infallible,
@@ -39,7 +39,7 @@ pub struct TraceLayer {
 }
 
 impl TraceLayer {
-    /// For the methods of this table.
+    /// Knows the methods of this table.
     #[must_use]
     pub const fn new(methods: Arc<Methods>) -> Self {
         Self { methods }
@@ -90,7 +90,7 @@ where
     }
 }
 
-/// The span around an answer's body.
+/// The span around a response's body.
 #[derive(Debug)]
 pub struct Spanned(Span);
 
@@ -110,7 +110,7 @@ impl<B: Body> Watch<B> for Spanned {
     }
 }
 
-/// The span is of level ERROR, so that no log filter takes the trace id from a line.
+/// Opens the span. It has level ERROR, so that no log filter removes the trace id from a line.
 fn open(method: &Method, headers: &HeaderMap) -> (Span, TraceId) {
     let remote = remote_context(headers);
     let remote_id = remote
@@ -144,7 +144,7 @@ fn open(method: &Method, headers: &HeaderMap) -> (Span, TraceId) {
     (span, trace)
 }
 
-/// The caller's context, if it sent a valid one.
+/// The caller's context; none if it is missing or invalid.
 fn remote_context(headers: &HeaderMap) -> Option<opentelemetry::Context> {
     headers.get("traceparent")?;
     let context = TraceContextPropagator::new().extract(&Headers(headers));

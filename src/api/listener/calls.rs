@@ -1,4 +1,4 @@
-//! The calls of a connection: their tasks, and whose they are.
+//! The tasks of a connection's calls, and their caller.
 
 use std::{
     sync::Arc,
@@ -15,11 +15,11 @@ use crate::api::{
     unread::{Patience, attended},
 };
 
-/// What metrics call the bound on the time that an answer stays unread.
+/// Name of the limit on the time that a response stays unread, in metrics.
 const UNREAD_TIME: &str = "unread_time";
 
-/// Runs the tasks of calls where a shutdown sees them. They end with their connection:
-/// hyper drops a call whose stream is gone. One whose answer is not read is given up.
+/// Spawns the tasks of calls so that shutdown can wait for them. hyper drops a call whose stream
+/// has ended, so calls end with their connection. A call whose response is not read is aborted.
 #[derive(Clone, Debug)]
 pub(super) struct Tracked {
     pub(super) tasks: TaskTracker,
@@ -41,7 +41,7 @@ where
     }
 }
 
-/// A service whose requests name their caller.
+/// A service that adds the caller to each request.
 #[derive(Clone, Debug)]
 pub(super) struct FromCaller<S> {
     pub(super) inner: S,

@@ -1,10 +1,9 @@
-//! Fewer writes for the frames of one answer.
+//! Combines the frames of a response into fewer writes.
 //!
-//! The headers, the message and the trailers of a unary answer are made by the call's
-//! task and written by the connection's task, often on another core: the first frame
-//! would go out by itself, and each write costs both ends more than the frames do. A
-//! flush therefore yields once before it writes, so that frames that are about to be
-//! ready go with the first.
+//! The task of a call makes the headers, the message and the trailers of a unary response. The
+//! task of the connection writes them, often on another core, so the first frame would be
+//! written alone. Each write costs both ends more than its frames do. So a flush yields once
+//! before it writes, and frames that are almost ready are written together with the first one.
 
 use std::{
     io,
@@ -17,7 +16,7 @@ use tokio::io::AsyncWrite;
 
 use crate::accept::delegate_read;
 
-/// Most bytes that wait for a flush. What is larger is written through.
+/// Most bytes that wait for a flush. Larger writes are passed through.
 const CAPACITY: usize = 8 * 1024;
 
 /// A stream whose small writes wait for the flush.
@@ -25,7 +24,7 @@ const CAPACITY: usize = 8 * 1024;
 pub(super) struct Coalesced<S> {
     stream: S,
     waiting: BytesMut,
-    /// Whether the flush under way has yielded already.
+    /// Whether the present flush has yielded already.
     yielded: bool,
 }
 
@@ -38,7 +37,7 @@ impl<S: AsyncWrite + Unpin> Coalesced<S> {
         }
     }
 
-    /// Writes what waits.
+    /// Writes the waiting bytes.
     fn poll_drain(&mut self, context: &mut Context<'_>) -> Poll<io::Result<()>> {
         while !self.waiting.is_empty() {
             let written = Pin::new(&mut self.stream).poll_write(context, &self.waiting);
@@ -120,7 +119,7 @@ mod tests {
         stream.flush().await.unwrap();
         assert!(stream.waiting.is_empty());
         stream.write_all(b"three").await.unwrap();
-        // Written through, and never before what waits.
+        // Passed through, but never before the bytes that wait.
         stream.write_all(&[7; CAPACITY + 1]).await.unwrap();
         assert!(stream.waiting.is_empty());
         stream.write_all(b"end").await.unwrap();

@@ -1,4 +1,4 @@
-//! A connection of the API: its place, its handshakes, and who is at its other side.
+//! A connection of the API: its admission, its handshakes and its client.
 
 use std::{io, net::IpAddr, sync::Arc};
 
@@ -8,7 +8,7 @@ use tokio_util::task::TaskTracker;
 
 use crate::{
     accept::{
-        Accepted, Certificates, Conversation, Doors, Full, Place, Plain, Prefaced, Seat, Seats,
+        Accepted, Certificates, Conversation, Doors, Entry, Full, Plain, Prefaced, Seat, Seats,
         Stream, Tasks, Verified, is_within, network,
     },
     api::budget::{Accounts, Caller, Refusals, Scope},
@@ -18,13 +18,13 @@ use crate::{
 
 use super::{HttpService, Settings, calls::FromCaller, life::Life};
 
-/// What every HTTP/2 client says first (RFC 9113, section 3.4).
+/// The preface of every HTTP/2 client (RFC 9113, section 3.4).
 const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
 
-/// What metrics call the bound on connections.
+/// Name of the limit on connections, in metrics.
 const CONNECTIONS: &str = "connections";
 
-/// What every connection is served with.
+/// What all connections share.
 #[derive(Clone, Debug)]
 pub(super) struct Edge<S> {
     pub(super) settings: Arc<Settings>,
@@ -41,11 +41,11 @@ pub(super) struct Edge<S> {
 impl<S: HttpService> Conversation for Edge<S> {
     const LISTENER: &'static str = "api";
 
-    type Place = (Place, Option<Seat>);
+    type Seat = (Entry, Option<Seat>);
 
-    fn place(&self, address: &peer::Address) -> Option<Self::Place> {
+    fn seat(&self, address: &peer::PeerAddress) -> Option<Self::Seat> {
         let full = match self.doors.enter(address) {
-            Ok(place) => return Some((place, self.seat(address))),
+            Ok(entry) => return Some((entry, self.greeting_seat(address))),
             Err(full) => full,
         };
         match full {
@@ -63,7 +63,7 @@ impl<S: HttpService> Conversation for Edge<S> {
         None
     }
 
-    async fn run(self, accepted: Accepted, (_place, seat): Self::Place, tasks: Tasks) {
+    async fn run(self, accepted: Accepted, (_entry, seat): Self::Seat, tasks: Tasks) {
         let _open = Open::new(&self.open);
         let address = accepted.address;
         let greet = self.greet_seated(accepted.stream, seat);
@@ -101,10 +101,10 @@ impl<S: HttpService> Conversation for Edge<S> {
 impl<S: Sync> Edge<S> {
     /// A seat for the handshakes of a client. Those of proxies have no bound of their own, nor
     /// has a Unix socket, which one user can use.
-    fn seat(&self, address: &peer::Address) -> Option<Seat> {
+    fn greeting_seat(&self, address: &peer::PeerAddress) -> Option<Seat> {
         let address = match address {
-            peer::Address::Tcp(address) => address.ip().to_canonical(),
-            peer::Address::Unix { .. } => return None,
+            peer::PeerAddress::Tcp(address) => address.ip().to_canonical(),
+            peer::PeerAddress::Unix { .. } => return None,
         };
         let proxy = is_within(address, &self.settings.proxies);
         (!proxy).then(|| self.greeting.take(seated_as(address)))
@@ -129,7 +129,7 @@ impl<S: Sync> Edge<S> {
         }
     }
 
-    /// TLS if configured, then the HTTP/2 preface.
+    /// Performs the TLS handshake if TLS is configured, and reads the HTTP/2 preface.
     async fn greet(&self, stream: Plain) -> io::Result<(Prefaced, Option<Verified>)> {
         let bound = self.settings.handshake_timeout;
         let (stream, verified) = match &self.certificates {
@@ -148,7 +148,7 @@ fn seated_as(address: IpAddr) -> IpAddr {
 
 /// A client whose certificate is refused may not learn why: its library may show no more
 /// than that the connection has ended.
-fn log_failed_handshake(peer: &peer::Address, error: &io::Error) {
+fn log_failed_handshake(peer: &peer::PeerAddress, error: &io::Error) {
     let inner = error.get_ref().and_then(|inner| inner.downcast_ref());
     let refused = matches!(
         inner,
@@ -161,7 +161,7 @@ fn log_failed_handshake(peer: &peer::Address, error: &io::Error) {
     }
 }
 
-/// Counts a connection as open while it lives.
+/// Counts a connection as open until it is dropped.
 struct Open(UpDownCounter<i64>);
 
 impl Open {

@@ -27,7 +27,7 @@ use super::{
     coalesce::Coalesced,
 };
 
-/// What a connection lives with, and what ends it.
+/// What a connection needs while it is open, and what ends it.
 pub(super) struct Life {
     pub(super) settings: Arc<Settings>,
     pub(super) tasks: Tasks,
@@ -80,7 +80,7 @@ impl Life {
         }
     }
 
-    /// Lets no call begin for a client whose certificate is not accepted any more.
+    /// Refuses new calls of a client whose certificate is not accepted any more.
     fn close(&mut self, error: &rustls::Error) {
         self.verified = None;
         self.caller.ending.close();
@@ -116,8 +116,8 @@ impl Life {
     }
 }
 
-/// Waits at the drain until a connection has had no calls for a while. The end that
-/// HTTP/2 knows waits for the client to answer, which an idle one may never do.
+/// During the drain, waits until a connection has had no calls for a while. The graceful end of
+/// HTTP/2 waits for a reply of the client, which an idle one may never send.
 async fn left_alone(calls: &TaskTracker, drain: &CancellationToken, farewell: Duration) {
     drain.cancelled().await;
     calls.close();
@@ -130,7 +130,7 @@ async fn left_alone(calls: &TaskTracker, drain: &CancellationToken, farewell: Du
     }
 }
 
-/// Waits until the certificate is not accepted any more; for ever without one.
+/// Waits until the certificate is not accepted any more; for ever if there is none.
 async fn refused(verified: &mut Option<Verified>) -> rustls::Error {
     match verified {
         Some(verified) => verified.refused().await,
@@ -138,7 +138,7 @@ async fn refused(verified: &mut Option<Verified>) -> rustls::Error {
     }
 }
 
-/// The end of this grace that begins now, or an earlier one.
+/// The earlier of `end` and the end of a grace that begins now.
 fn sooner(end: Option<Instant>, grace: Option<Duration>) -> Option<Instant> {
     let fresh = grace.map(|grace| Instant::now() + grace);
     match (end, fresh) {
@@ -147,7 +147,7 @@ fn sooner(end: Option<Instant>, grace: Option<Duration>) -> Option<Instant> {
     }
 }
 
-/// Sleeps until then, or for ever.
+/// Sleeps until that time; for ever if there is none.
 async fn until(then: Option<Instant>) {
     match then {
         Some(then) => sleep_until(then).await,
@@ -155,7 +155,7 @@ async fn until(then: Option<Instant>) {
     }
 }
 
-/// Up to a tenth longer, so that connections of one moment do not end in one moment.
+/// Adds up to a tenth, so that connections that begin together do not end together.
 fn jittered(age: Duration) -> Duration {
     let random = RandomIdGenerator::default().new_trace_id();
     let [first, ..] = TraceId::to_bytes(random);

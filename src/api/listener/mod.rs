@@ -1,7 +1,7 @@
-//! The API's listener: HTTP/2 by the [accept loop](crate::accept).
+//! The listener of the API: HTTP/2 on the [accept loop](crate::accept).
 //!
-//! Everything is bounded before anybody is known: connections, handshakes, headers,
-//! streams, windows, the age of a connection and the end of the process.
+//! Everything is limited before the caller is known: connections, handshakes, headers, streams,
+//! windows, the age of a connection and the time of a shutdown.
 
 mod calls;
 mod coalesce;
@@ -22,16 +22,16 @@ use crate::{
     telemetry::names,
 };
 
-pub use crate::accept::{Address, ClientAuth, Tls};
+pub use crate::accept::{BindAddress, ClientAuth, Tls};
 pub use service::HttpService;
 pub use settings::{STREAM_WINDOW, Settings};
 
 use connection::Edge;
 
-/// The only protocol that is spoken, by its name in ALPN.
+/// The only protocol that is accepted, by its ALPN name.
 const ALPN: &[u8] = b"h2";
 
-/// A bound socket that is not served yet.
+/// A bound listener that does not serve yet.
 #[derive(Debug)]
 pub struct Listener {
     socket: Socket,
@@ -46,7 +46,7 @@ impl Listener {
     ///
     /// # Errors
     /// CONFIG_INVALID when the address cannot be bound or TLS cannot be set up.
-    pub async fn bind(address: &Address, settings: Settings, meter: &Meter) -> Result<Self> {
+    pub async fn bind(address: &BindAddress, settings: Settings, meter: &Meter) -> Result<Self> {
         let certificates = match &settings.tls {
             Some(files) => {
                 let loaded = Certificates::load(files.clone(), ALPN).await?;
@@ -69,15 +69,15 @@ impl Listener {
         })
     }
 
-    /// Where it listens, with the port that was picked for port 0.
+    /// The address that it listens on. Port 0 is replaced by the port that was chosen.
     #[must_use]
-    pub fn local_addr(&self) -> &Address {
+    pub fn local_addr(&self) -> &BindAddress {
         self.socket.address()
     }
 
-    /// Serves until `drain` is cancelled. Then it stops accepting, tells every client
-    /// to go (GOAWAY), waits for calls under way at most `settings.drain_timeout` and
-    /// cuts off the rest. Dropping the future cuts off all connections.
+    /// Serves until `drain` is cancelled. Then it stops accepting, sends GOAWAY to every client,
+    /// waits for running calls for at most `settings.drain_timeout`, and aborts the rest.
+    /// Dropping the future aborts all connections.
     pub async fn run<S: HttpService>(self, service: S, drain: CancellationToken) {
         let settings = Arc::new(self.settings);
         let certificates = self.certificates.clone();

@@ -1,4 +1,4 @@
-//! What can be set about the listener, with the physics of each knob.
+//! Settings of the listener, with what each of them costs.
 
 use std::time::Duration;
 
@@ -6,69 +6,68 @@ use ipnet::IpNet;
 
 use crate::accept::Tls;
 
-/// Bytes that a client may send on one call before they are read. Bounds the memory of a
-/// call and, by the round-trip time, its speed: at 50 ms, 5 MB/s.
+/// Bytes that a client may send on one call before they are read. It limits the memory of a call
+/// and, with the round-trip time, its speed: at 50 ms, 5 MB/s.
 pub const STREAM_WINDOW: u32 = 256 * 1024;
 
-/// Bounds and timing of connections.
+/// Limits and times of connections.
 #[derive(Clone, Debug)]
 pub struct Settings {
-    /// TLS, or plain text.
+    /// TLS; none for plain text.
     pub tls: Option<Tls>,
-    /// Connections at once. Each costs a file descriptor and some 50 KiB when idle;
-    /// one over the bound is closed at once.
+    /// Most connections at once. An idle one costs a file descriptor and about 50 KiB. One above
+    /// the limit is closed at once.
     pub max_connections: usize,
-    /// Connections at once from one address, or from one /64 network of IPv6. One over
-    /// the bound is closed at once.
+    /// Most connections at once from one IPv4 address or one IPv6 /64. One above the limit is
+    /// closed at once.
     pub max_connections_per_address: usize,
-    /// Networks of proxies, from which many callers come by one address: their addresses
-    /// have no bounds of their own.
+    /// Networks of proxies. Many callers share the address of a proxy, so these addresses have
+    /// no limits of their own.
     pub proxies: Vec<IpNet>,
-    /// Longest time for the TLS handshake and the HTTP/2 preface, each. Until then a
-    /// connection holds a place and nobody is known.
+    /// Longest time for the TLS handshake, and for the HTTP/2 preface. Until then a connection
+    /// counts as open, and its caller is unknown.
     pub handshake_timeout: Duration,
-    /// After this time, plus up to a tenth, a connection is told to go, so that
-    /// clients spread over replicas that came later. None: never.
+    /// Age at which a connection gets GOAWAY, plus up to a tenth. So clients move to replicas
+    /// that were started later. None: no limit.
     pub max_age: Option<Duration>,
-    /// How long calls of a connection that was told to go may still last. None:
-    /// as long as they like.
+    /// How long the calls of a connection may continue after GOAWAY. None: without a limit.
     pub age_grace: Option<Duration>,
-    /// How long calls may still last on a connection whose client certificate has expired
-    /// or is not accepted any more.
+    /// How long calls may continue on a connection whose client certificate has expired or is
+    /// not accepted any more.
     pub certificate_grace: Duration,
-    /// How long a client may leave an answer unread, and the socket full; then the call is
-    /// reset, or the connection closed.
+    /// How long a client may leave a response or the socket unread. After that the call is reset
+    /// or the connection closed.
     pub write_timeout: Duration,
-    /// How long a client may leave a message of a stream unread; then the stream is reset.
+    /// How long a client may leave a message of a stream unread. After that the stream is reset.
     pub stream_write_timeout: Duration,
-    /// A connection is pinged this often, so that a dead peer is found and proxies do
-    /// not take it for idle.
+    /// How often a connection is pinged. It detects dead peers, and keeps proxies from closing
+    /// the connection as idle.
     pub keepalive_interval: Duration,
-    /// A ping that is not answered in this time ends the connection.
+    /// Longest wait for the reply to a ping. After that the connection is closed.
     pub keepalive_timeout: Duration,
-    /// Bytes that a client may send on all calls of a connection before they are read;
-    /// on one call [`STREAM_WINDOW`].
+    /// Bytes that a client may send on all calls of a connection before they are read. The limit
+    /// of one call is [`STREAM_WINDOW`].
     pub connection_window: u32,
-    /// Calls at once on one connection.
+    /// Most calls at once on one connection.
     pub max_concurrent_streams: u32,
-    /// Size of a call's headers in bytes, as HPACK counts them, above which HTTP/2 answers
-    /// 431. The protocol layer refuses a quarter of it already, with a status of gRPC.
+    /// Most bytes of a call's headers, by their size in HPACK. HTTP/2 responds with 431 above
+    /// this. The protocol layer refuses headers above a quarter of it, with a gRPC status.
     pub max_header_list_size: u32,
-    /// Bytes of one call's answer that may wait for the socket, beyond what was counted
+    /// Bytes of one call's response that may wait for the socket, in addition to those counted
     /// as unread.
     pub max_send_buffer: usize,
-    /// Calls that a client may send and cancel before they are looked at; above, the
-    /// connection ends with ENHANCE_YOUR_CALM. A proxy that loses many clients cancels
-    /// all of their calls at once.
+    /// Calls that a client may send and cancel before they are handled. Above this the
+    /// connection ends with ENHANCE_YOUR_CALM. A proxy that loses many clients cancels all their
+    /// calls at once.
     pub max_pending_resets: usize,
-    /// Calls of one connection, over its whole life, that break the rules of HTTP/2.
+    /// Calls of one connection, over its whole life, that may violate HTTP/2.
     pub max_local_resets: usize,
-    /// How long a connection without calls has at a shutdown to answer that it goes, and
-    /// one whose calls were ended to take their answers.
+    /// How long, at a shutdown, an idle connection has time to reply to the GOAWAY, and a
+    /// connection whose calls were ended has time to read their responses.
     pub farewell: Duration,
-    /// How long a shutdown waits for calls under way.
+    /// How long a shutdown waits for running calls.
     pub drain_timeout: Duration,
-    /// How often the TLS files are looked at.
+    /// How often the TLS files are checked for changes.
     pub reload_interval: Duration,
 }
 

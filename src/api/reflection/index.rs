@@ -1,4 +1,4 @@
-//! What is described, by the names that clients ask for.
+//! Index of all descriptors, by the names that clients ask for.
 
 use std::collections::{BTreeMap, HashMap};
 
@@ -8,14 +8,14 @@ use tonic::Code;
 
 use crate::{api::method, domain::Result};
 
-/// What a client may ask.
+/// A question of a client.
 #[derive(Clone, Copy, Debug)]
 pub(super) enum Question<'a> {
     /// A file by its name.
     File(&'a str),
     /// The file that defines a symbol.
     Symbol(&'a str),
-    /// The file that defines an extension, by the message that it extends and its number.
+    /// The file that defines an extension, by the extended message and the number.
     Extension(&'a str, i32),
     /// The numbers of all extensions of a message.
     ExtensionsOf(&'a str),
@@ -23,7 +23,7 @@ pub(super) enum Question<'a> {
     Services,
 }
 
-/// What is answered. The stream goes on, whatever it is.
+/// An answer. An error does not end the stream.
 #[derive(Debug)]
 pub(super) enum Answer<'a> {
     File(&'a Bytes),
@@ -33,13 +33,13 @@ pub(super) enum Answer<'a> {
     Error(Code, &'static str),
 }
 
-/// Every file that is served, as a descriptor with all options, and what is in it.
+/// All files with their options, and their contents by name.
 #[derive(Debug)]
 pub(super) struct Index {
     files: HashMap<String, Bytes>,
-    /// Name of the file of each symbol.
+    /// File of each symbol.
     symbols: HashMap<String, String>,
-    /// Of each message: its extensions by number, and the names of their files.
+    /// Extensions of each message: their numbers and files.
     extensions: HashMap<String, BTreeMap<u32, String>>,
     services: Vec<String>,
 }
@@ -124,7 +124,7 @@ impl Index {
     }
 }
 
-/// The names of a message and of all that is in it.
+/// Names of a message and of everything in it.
 fn of_message(message: &MessageDescriptor, names: &mut Vec<String>) {
     names.push(message.full_name().to_owned());
     names.extend(message.fields().map(|it| it.full_name().to_owned()));
@@ -139,7 +139,7 @@ fn of_message(message: &MessageDescriptor, names: &mut Vec<String>) {
     }
 }
 
-/// The names of an enum and of its values, which stand beside it by protobuf's rules.
+/// Names of an enum and of its values. By protobuf's rules the values are siblings of the enum.
 fn of_enum(kind: &EnumDescriptor, names: &mut Vec<String>) {
     names.push(kind.full_name().to_owned());
     names.extend(kind.values().map(|it| it.full_name().to_owned()));

@@ -1,7 +1,7 @@
-//! Server reflection, v1 and v1alpha: grpcurl and its like need no proto files.
+//! Server reflection, v1 and v1alpha, so that grpcurl and similar programs need no proto files.
 //!
-//! The service of tonic knows no extensions, of which Howdah has its own, and ends the
-//! stream at the first symbol that it does not find.
+//! tonic's service cannot find extensions, such as Howdah's own, and ends the stream at the
+//! first unknown symbol.
 
 mod index;
 
@@ -32,7 +32,7 @@ pub fn add_to(routes: Routes) -> Result<Routes> {
 #[derive(Clone, Debug)]
 struct Service(Arc<Index>);
 
-/// The messages of the versions differ in their package alone.
+/// The messages of both versions differ only in their package.
 macro_rules! serve {
     ($version:ident) => {
         #[async_trait]

@@ -1,4 +1,4 @@
-//! When this process looks for operations to work on.
+//! When the dispatcher of this process asks the metadata for work again.
 
 use std::{
     sync::{
@@ -10,25 +10,28 @@ use std::{
 
 use tokio::sync::Notify;
 
-/// When the dispatcher, while it sleeps, looks again. Operations that wait for something
-/// outside are looked at often. The end of such a look adds the time of the next one here:
-/// the dispatcher would have to ask the metadata for it otherwise, after every look.
+/// The time of the dispatcher's next query. Operations that wait for something outside are
+/// looked at often, for example every 2 s. The worker that ends such a look adds the time of the
+/// next one here; otherwise the dispatcher would have to ask the metadata after every look.
 #[derive(Debug, Default)]
 pub(crate) struct Agenda {
-    /// The earliest time that was added since [`Agenda::clear`].
+    /// The earliest time added since the last [`Agenda::clear`].
     next: Mutex<Option<Instant>>,
-    /// Whether operations may have been left out that are due as soon as a worker is free.
+    /// Whether the last query may have left out operations that are due as soon as a worker of
+    /// this process is free.
     full: AtomicBool,
+    /// Wakes [`Agenda::reached`] when `next` has moved to an earlier time.
     changed: Notify,
 }
 
 impl Agenda {
-    /// Has the dispatcher look now.
+    /// Makes the dispatcher ask the metadata now.
     pub(crate) fn look_now(&self) {
         self.add(Instant::now());
     }
 
-    /// Has it look at that time at the latest.
+    /// Makes the dispatcher ask at `time` at the latest; now if operations may have been left
+    /// out.
     pub(super) fn add(&self, time: Instant) {
         let time = match self.full.load(Ordering::SeqCst) {
             true => Instant::now(),
@@ -41,19 +44,20 @@ impl Agenda {
         }
     }
 
-    /// Forgets what was added: the metadata is asked now, and knows it. What is added until
-    /// [`Agenda::set_full`] is due at once, since the answer may not have seen it.
+    /// Forgets the added times before a query of the metadata, which knows them too. A time that
+    /// is added until [`Agenda::set_full`] counts as now, because the query may have run before
+    /// the change that the time belongs to.
     pub(super) fn clear(&self) {
         self.full.store(true, Ordering::SeqCst);
         *self.next() = None;
     }
 
-    /// Says what the metadata answered: whether operations were left out.
+    /// Stores whether the query has left out operations.
     pub(super) fn set_full(&self, full: bool) {
         self.full.store(full, Ordering::SeqCst);
     }
 
-    /// Ready at `time`, or at the earliest time that was added if that comes first.
+    /// Returns at `time`, or at the earliest added time if that comes first.
     pub(super) async fn reached(&self, time: Instant) {
         loop {
             let next = self.next().map_or(time, |next| next.min(time));

@@ -1,4 +1,4 @@
-//! What a step knows: its claim, and the records of what it works on.
+//! What a step can use: its claim, and the records of the resource that it works on.
 
 use serde::de::DeserializeOwned;
 
@@ -13,42 +13,42 @@ use crate::{
     store::lease::Claim,
 };
 
-/// The surroundings of a step.
+/// The arguments of a step.
 pub(crate) struct Context {
-    /// What steps work with.
+    /// The store, the providers and the other components that steps use.
     pub(crate) engine: StepEngine,
-    /// The operation that it is a step of.
+    /// The claim on the operation that the step belongs to.
     pub(crate) claim: Claim,
 }
 
 impl Context {
-    /// The step that it is at.
+    /// The step that runs now; none if this release does not know the plan.
     pub(super) fn step(&self) -> Option<&'static Step> {
         plans::find(&self.claim.kind, self.claim.plan_version)?.step(self.claim.position)
     }
 
-    /// What the operation was accepted with.
+    /// The parameters that were stored when the operation was accepted.
     pub(crate) fn parameters<T: DeserializeOwned>(&self) -> Result<T> {
         serde_json::from_value(self.claim.parameters.clone())
             .map_err(|error| Error::internal("parameters of an operation").with_source(error))
     }
 
-    /// The instance that the operation is about, as it is now.
+    /// The present record of the operation's instance: its parent, otherwise its target.
     pub(crate) async fn instance(&self) -> Result<Instance> {
         let uid = self.claim.parent_uid.unwrap_or(self.claim.target_uid);
         let found = self.engine.store.instance_by_uid(uid).await?;
         found.ok_or_else(|| Error::internal(format!("instance {uid} of an operation is gone")))
     }
 
-    /// The database that the operation is about, as it is now.
+    /// The present record of the database that is the operation's target.
     pub(crate) async fn database(&self) -> Result<Database> {
         let uid = self.claim.target_uid;
         let found = self.engine.store.database_by_uid(uid).await?;
         found.ok_or_else(|| Error::internal(format!("database {uid} of an operation is gone")))
     }
 
-    /// The server that the operation works on: the one that it names as its target, or else
-    /// the active one.
+    /// The server that the operation works on: the server that is its target, otherwise the
+    /// active server of the instance.
     pub(super) fn server_of<'a>(&self, instance: &'a Instance) -> Result<&'a Server> {
         match instance.server(self.claim.target_uid) {
             Some(named) => Ok(named),
@@ -56,7 +56,7 @@ impl Context {
         }
     }
 
-    /// The server that the operation works on, as its provider takes it.
+    /// The server that the operation works on, in the form that its provider takes.
     pub(crate) async fn server(&self) -> Result<ServerSpec> {
         let instance = self.instance().await?;
         let server = self.server_of(&instance)?;
@@ -67,7 +67,7 @@ impl Context {
             .await
     }
 
-    /// All servers of the instance, as their providers take them.
+    /// All servers of the instance, in the form that their providers take.
     pub(crate) async fn servers(&self) -> Result<Vec<ServerSpec>> {
         let instance = self.instance().await?;
         let mut servers = Vec::with_capacity(instance.servers.len());

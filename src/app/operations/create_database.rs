@@ -1,11 +1,10 @@
-//! Creates a database with its owner role, and closes it to PUBLIC.
+//! Creates a database and its owner role, and revokes the privileges of PUBLIC on it.
 //!
-//! What was made is marked, so that a retry knows its own objects: the role by a
-//! comment with its uid, set in the transaction that creates it; the database by its
-//! owner.
+//! A retry must recognise its own objects. So the role gets a comment with its uid, in the
+//! transaction that creates it, and the database is recognised by its owner.
 
 use super::{
-    super::admin::{Session, execute, fetch, role_identity},
+    super::admin::{Session, execute, fetch, role_password_label},
     context::Context,
     delete_database::drop_in_time,
     plan::{self, End, Plan, Step, commit, nothing},
@@ -65,11 +64,11 @@ pub(crate) const PLAN: Plan = Plan {
         },
     ],
     outcome: |tx, uid| Box::pin(outcome(tx, uid)),
-    // Everything was taken back: the id is free again.
+    // The undo has removed everything, so the id can be used again.
     abandon: |tx, claim, _| Box::pin(tx.remove_database(claim.target_uid)),
 };
 
-/// A connection that waits for what a former try still does.
+/// A connection that waits until an earlier attempt no longer works on the database.
 pub(super) async fn connect(context: &Context) -> Result<Session> {
     let instance = context.instance().await?;
     context
@@ -79,12 +78,12 @@ pub(super) async fn connect(context: &Context) -> Result<Session> {
         .await
 }
 
-/// The comment that marks a role as ours.
+/// The comment that marks a role as created by Howdah.
 pub(super) fn mark(role: &OwnerRole) -> String {
     format!("howdah role {}", role.uid)
 }
 
-/// Whether the role is there, and ours.
+/// Whether the role carries our mark; none if there is no such role.
 pub(super) async fn owns_role(client: &Session, role: &OwnerRole) -> Result<Option<bool>> {
     let comment: Option<Option<String>> = fetch(
         client,
@@ -95,7 +94,7 @@ pub(super) async fn owns_role(client: &Session, role: &OwnerRole) -> Result<Opti
     Ok(comment.map(|comment| comment.as_deref() == Some(mark(role).as_str())))
 }
 
-/// Whether the database is there, and ours.
+/// Whether the database belongs to our role; none if there is no such database.
 pub(super) async fn owns_database(
     client: &Session,
     database: &Database,
@@ -127,10 +126,10 @@ async fn create_role(context: &Context) -> Result<End> {
     }
     let password = engine
         .keyring
-        .open(&role.password, &role_identity(role.uid))?;
+        .open(&role.password, &role_password_label(role.uid))?;
     let mut salt = [0; 16];
     engine.random.fill(&mut salt)?;
-    // Only the verifier reaches the server, and with it the server's log.
+    // The server, and so its log, never sees the password itself.
     let verifier = scram::verifier(&password, &salt, scram::ITERATIONS);
     let name = quote_identifier(&role.postgresql_name);
     execute(
@@ -204,7 +203,8 @@ fn statement(database: &Database) -> String {
     ) {
         ("icu", false) => sql.push_str(&format!(" locale_provider icu icu_locale {locale}")),
         ("icu", true) => sql.push_str(" locale_provider icu icu_locale 'und'"),
-        // What the C library sees must fit the encoding too: for `C` it is the same.
+        // The C library's locale must fit the encoding too; `locale` sets both, and `C` fits every
+        // one.
         ("builtin", _) => match builtin_locale(database) {
             "C" => sql.push_str(" locale_provider builtin locale 'C'"),
             locale => {
@@ -216,12 +216,13 @@ fn statement(database: &Database) -> String {
         (_, true) => sql.push_str(" locale_provider libc"),
         (_, false) => sql.push_str(&format!(" locale_provider libc locale {locale}")),
     }
-    // template1 fits only the encoding and locale that the instance was made with.
+    // template1 has a fixed encoding and locale, which may differ from the requested ones.
     sql.push_str(" template template0");
     sql
 }
 
-/// The one that was asked for; else the one that knows Unicode, where the encoding fits.
+/// The requested locale. Without one, the locale that knows Unicode if the encoding is UTF-8,
+/// otherwise `C`.
 fn builtin_locale(database: &Database) -> &str {
     let encoding = database.encoding.to_ascii_uppercase();
     match (database.locale.as_str(), encoding.as_str()) {
@@ -267,7 +268,7 @@ async fn restrict(context: &Context) -> Result<End> {
 async fn outcome(tx: &mut Tx, uid: Uuid) -> Result<Outcome> {
     let found = tx.lock_database_by_uid(uid).await?;
     let mut found = found.ok_or_else(|| Error::internal(format!("database {uid} is gone")))?;
-    // The operation ends with the commit that this picture is taken in.
+    // The record is read before the commit that ends the operation, so the field is still set.
     found.reconciling = false;
     Ok(Outcome::Database(Box::new(found)))
 }

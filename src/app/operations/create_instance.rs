@@ -1,4 +1,4 @@
-//! Creates an instance with its server.
+//! Creates an instance with its first server.
 
 use super::{
     instance_steps as steps,
@@ -23,6 +23,6 @@ pub(crate) const PLAN: Plan = Plan {
         failpoints: &[],
     }],
     outcome: |tx, uid| Box::pin(steps::instance(tx, uid)),
-    // Everything was taken back: the id is free again.
+    // The undo has removed everything, so the id can be used again.
     abandon: |tx, claim, _| Box::pin(tx.remove_instance(claim.target_uid)),
 };

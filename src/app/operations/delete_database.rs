@@ -1,4 +1,4 @@
-//! Drops a database and the role that was made for it.
+//! Drops a database and its owner role.
 
 mod elsewhere;
 mod usage;
@@ -26,14 +26,14 @@ use crate::{
     store::{Tx, lease::Claim},
 };
 
-/// Longest run of a drop. It waits for every session of the server, also for one that is
-/// only logging in; it is tried again later, and its worker is free meanwhile.
+/// Longest run of DROP DATABASE. It waits for all sessions of the server, even for one that is
+/// still logging in. A drop that times out is retried later, and occupies no worker until then.
 const DROP_LIMIT: &str = "set statement_timeout = '30s'";
 
-/// What the operation is accepted with.
+/// Parameters of the operation.
 #[derive(Clone, Copy, Debug, Serialize, Deserialize)]
 pub(crate) struct DeleteDatabaseParameters {
-    /// End the sessions and slots that use it.
+    /// Whether to end the sessions and slots that use the database.
     pub(crate) force: bool,
 }
 
@@ -68,16 +68,17 @@ pub(crate) const PLAN: Plan = Plan {
     abandon: |tx, claim, why| Box::pin(abandon(tx, claim, why)),
 };
 
-/// A deletion that was refused, or never came to its drop, leaves the database as it was.
-/// Past the first step it is gone, and a drop that was broken off may have left a half of
-/// it: it can be deleted again.
+/// Sets the state of a database that was not deleted. It is READY if the deletion was refused or
+/// never sent DROP DATABASE. Otherwise it is FAILED: the database is gone, or an interrupted
+/// drop has left a part of it. A FAILED database can be deleted again.
 async fn abandon(tx: &mut Tx, claim: &Claim, why: &Failure) -> Result<()> {
     let whole = claim.position == 0 && (was_refused(why) || !drop_was_sent(tx, claim).await?);
     let state = if whole { State::Ready } else { State::Failed };
     tx.set_database_state(claim.target_uid, state).await
 }
 
-/// Records that DROP DATABASE is about to be sent, for [`drop_was_sent`].
+/// Records that DROP DATABASE is about to be sent, for [`drop_was_sent`]. Committed before the
+/// statement, because a crash may follow at any time.
 async fn record_drop_sent(context: &Context) -> Result<()> {
     let claim = &context.claim;
     let mut tx = context.engine.store.begin().await?;
@@ -92,14 +93,14 @@ async fn record_drop_sent(context: &Context) -> Result<()> {
     tx.commit().await
 }
 
-/// Whether any try has sent DROP DATABASE: its stage has a percentage then.
+/// Whether any attempt has sent DROP DATABASE. [`record_drop_sent`] sets the stage's percentage.
 async fn drop_was_sent(tx: &mut Tx, claim: &Claim) -> Result<bool> {
     let operation = tx.operation(claim.id).await?;
     let stage = operation.stages.first();
     Ok(stage.is_none_or(|stage| stage.progress_percent > 0))
 }
 
-/// Whether the last try was refused before it began to drop anything.
+/// Whether the last attempt was refused before it dropped anything.
 fn was_refused(why: &Failure) -> bool {
     let refusals = [
         Reason::DatabaseInUse,
@@ -123,7 +124,7 @@ async fn drop_database(context: &Context) -> Result<End> {
         Some(true) => {}
     }
     let elsewhere = Elsewhere::of(&client, &role.postgresql_name, name).await?;
-    // Before anything is dropped: past this the role must be able to go.
+    // All checks come before the first change. From here on the role must be droppable too.
     usage::refuse(&client, &database, parameters.force).await?;
     elsewhere.refuse(&database, parameters.force)?;
     if parameters.force {
@@ -136,16 +137,18 @@ async fn drop_database(context: &Context) -> Result<End> {
     Ok(nothing())
 }
 
-/// Drops a database within [`DROP_LIMIT`], the sessions that use it too with `force`.
+/// Drops a database within [`DROP_LIMIT`]; `force` also ends the sessions that use it.
 pub(super) async fn drop_in_time(client: &Session, database: &Database, force: bool) -> Result<()> {
-    // For the session: DROP DATABASE takes no transaction, so `set local` would do nothing.
+    // Set for the session: DROP DATABASE cannot run in a transaction, so `set local` has no
+    // effect.
     execute(client, DROP_LIMIT).await?;
     let force = if force { " with (force)" } else { "" };
     let name = quote_identifier(database.postgresql_name.as_str());
     execute(client, &format!("drop database {name}{force}")).await
 }
 
-/// What Howdah made has become somebody else's: it stays, and so does the record.
+/// The error for an object that is no longer recognised as Howdah's. The object and the record
+/// are kept.
 fn lost(what: &str, database: &Database) -> Error {
     let message = format!("the {what} is not recognisable as the one that was made here");
     Error::new(Reason::OwnershipLost, message).with_resource(database.name.to_string())
@@ -162,7 +165,7 @@ async fn drop_role(context: &Context) -> Result<End> {
         Some(true) => {
             let parameters: DeleteDatabaseParameters = context.parameters()?;
             let database = context.database().await?;
-            // What came after the database was looked at.
+            // The role may have got objects since the first check.
             let elsewhere = Elsewhere::of(&client, name, database.postgresql_name.as_str()).await?;
             elsewhere.refuse(&database, parameters.force)?;
             if parameters.force {

@@ -1,4 +1,4 @@
-//! Deletes an instance: stops its server and keeps the data until the purge.
+//! Deletes an instance: stops its servers, and keeps their data until the purge.
 
 use serde::{Deserialize, Serialize};
 
@@ -8,10 +8,10 @@ use super::{
 };
 use crate::domain::{operation::GivesWay, provider::GoalKind};
 
-/// What the operation is accepted with.
+/// Parameters of the operation.
 #[derive(Clone, Copy, Debug, Serialize, Deserialize)]
 pub(crate) struct DeleteInstanceParameters {
-    /// For how long the data is kept, in seconds.
+    /// How long the data is kept, in seconds.
     pub(crate) keep_seconds: f64,
 }
 

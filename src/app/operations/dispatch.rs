@@ -1,4 +1,4 @@
-//! The dispatcher: it claims operations that are due and gives each to a worker.
+//! The dispatcher: claims due operations and hands each to a worker.
 
 use std::{
     sync::Arc,
@@ -33,23 +33,23 @@ use crate::{
     },
 };
 
-/// Operations that take long, for each worker, which can be under way beside the workers.
+/// How many long operations may run beside the workers, per worker: see `make_room` in `engine`.
 pub(crate) const LONG_FOR_EACH: usize = 4;
 
-/// Pause after a claim that failed: the metadata is away.
+/// Pause after a failed claim. The metadata is probably unavailable.
 const OUTAGE_PAUSE: Duration = Duration::from_millis(500);
 
-/// Shortest sleep, against a busy loop by clock differences.
+/// Shortest sleep. It prevents a busy loop if the clocks of process and database differ.
 const MIN_SLEEP: Duration = Duration::from_millis(20);
 
-/// What workers and their steps work with. Cheap to clone.
+/// What workers and their steps use. Cheap to clone.
 #[derive(Clone)]
 pub(crate) struct StepEngine {
     pub(in crate::app) store: Store,
     pub(in crate::app) keyring: Keyring,
     pub(in crate::app) random: Arc<dyn Random>,
     pub(in crate::app) clock: Arc<dyn Clock>,
-    /// Identity of this process's workers.
+    /// Unique id of the workers of this process; part of each claim.
     pub(in crate::app) worker: Uuid,
     pub(in crate::app) hosts: Hosts,
     pub(in crate::app) servers: Servers,
@@ -59,19 +59,20 @@ pub(crate) struct StepEngine {
     pub(in crate::app) notifier: Notifier,
     pub(in crate::app) tasks: Tasks,
     pub(in crate::app) settings: Arc<Settings>,
-    /// Claims that this process works on.
+    /// The claims that this process works on.
     pub(in crate::app) held: Arc<Held>,
-    /// Places beside the workers, of operations that take long.
+    /// Permits of long operations, which run beside the workers.
     pub(in crate::app) long_operations: Arc<Semaphore>,
 }
 
 impl StepEngine {
-    /// Claims operations as long as the process serves.
+    /// Claims operations until the process stops. A permit is acquired before each claim, so the
+    /// process never holds a claim that no worker can execute.
     pub(in crate::app) async fn dispatch(self) {
         let plans: Vec<String> = plans::ALL.iter().map(|plan| plan.key()).collect();
         let workers = self.settings.workers;
         let permits = Arc::new(Semaphore::new(workers));
-        // A server that hangs holds half of the workers at most.
+        // A server that hangs can occupy half of the workers at most.
         let of_one_instance = i64::try_from(workers.div_ceil(2)).unwrap_or(i64::MAX);
         while let Some(permit) = self.permit(&permits).await {
             let capability = Capability {
@@ -104,9 +105,11 @@ impl StepEngine {
         }
     }
 
-    /// Claims an operation. The answer includes until when the claim is valid.
+    /// Claims one operation. Returns the claim and the time until which it is certainly valid.
     async fn claim(&self, capability: &Capability<'_>) -> Result<Option<(Claim, Instant)>> {
         give_back_unknown(self).await?;
+        // Taken before the query: the database's clock starts the lease later, so this process
+        // never believes in its lease for longer than the database does.
         let until = Instant::now() + self.settings.lease;
         let claim = self.store.claim_operation(capability).await?;
         if claim.is_some() && failpoint::loses("operations.claim.answer") {
@@ -124,7 +127,8 @@ impl StepEngine {
         }
     }
 
-    /// Sleeps until an operation is due or the scan interval is over.
+    /// Sleeps until an operation is due, at most for the scan interval. A failed query counts as
+    /// "some were left out", so that the next free worker looks again.
     async fn idle(&self, capability: &Capability<'_>) {
         let longest = self.settings.scan_interval;
         let agenda = self.notifier.agenda();

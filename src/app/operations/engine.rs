@@ -1,4 +1,8 @@
-//! Workers: they claim operations and carry out their steps.
+//! The step engine: a worker executes the steps of an operation that it has claimed.
+//!
+//! Each step is an effect and then one commit. The effect may run twice, because a crash between
+//! the two leaves no trace in the metadata. The commit checks the claim's token, so of two
+//! workers that believe in the same operation only the one with the newest claim can write.
 
 use std::{
     convert::Infallible,
@@ -33,26 +37,26 @@ use crate::{
     telemetry::{census::count_ended, spans},
 };
 
-/// First and longest pause before a step is tried again while the metadata is away.
+/// First and longest pause before a step is retried while the metadata is unavailable.
 const OUTAGE_PAUSE: Duration = Duration::from_millis(500);
 const LONGEST_OUTAGE_PAUSE: Duration = Duration::from_secs(4);
 
-/// Pause before an operation is looked at again whose resource this release cannot read.
+/// Pause of an operation whose resource this release cannot read.
 const UNREADABLE_PAUSE: Duration = Duration::from_secs(30);
 
-/// Seconds for which the other operations on a server's databases rest when it does not
-/// answer one of them.
+/// Seconds for which the operations on an instance's other databases rest after the server did
+/// not answer one of them.
 const SILENT_PAUSE: f64 = 30.0;
 
-/// Waits without a pause that may follow each other, and the pause after them.
+/// How many waits without a pause may follow each other, and the pause after them.
 const INSTANT_WAITS: u32 = 10;
 const PACE: Duration = Duration::from_millis(200);
 
-/// How long an operation keeps a worker to itself.
+/// How long an operation may keep its worker before it goes on beside the workers.
 const LONG: Duration = Duration::from_secs(2);
 
-/// The span of a worker's time with an operation, linked to that of the call that began it.
-/// Of level ERROR, so that no log filter takes it.
+/// Opens the span of a worker's time with an operation, with a link to the span of the call that
+/// started the operation. It has level ERROR so that no log filter drops it.
 fn open(claim: &Claim) -> Span {
     let span = tracing::error_span!(
         parent: None,
@@ -68,7 +72,11 @@ fn open(claim: &Claim) -> Span {
     span
 }
 
-/// Carries an operation as far as it goes, as long as the lease holds.
+/// Executes an operation as far as possible while the lease is valid.
+///
+/// The branches of `select!` are ordered: the lease and the drain come before the steps, and are
+/// polled each time before the steps are. So a worker whose lease has expired does not continue
+/// the steps. Its unfinished effect is left as after a crash.
 pub(super) async fn work(
     engine: StepEngine,
     claim: Claim,
@@ -78,7 +86,8 @@ pub(super) async fn work(
     let span = open(&claim);
     let lease = Lease::new(until);
     let keeper = keep(engine.clone(), claim.id, claim.token, lease.clone());
-    // Also ended by a panic: the lease runs out then, and the step is retried.
+    // The guard also aborts the renewal when this worker panics. Then the lease expires, and
+    // another worker retries the step.
     let _keeper = AbortOnDropHandle::new(engine.tasks.spawn(keeper));
     let (id, token) = (claim.id, claim.token);
     let steps = tracing::Instrument::instrument(carry_out(&engine, claim, &lease), span);
@@ -110,37 +119,38 @@ pub(super) async fn work(
     }
 }
 
-/// Keeps the permit of an operation, and gives it to others when the operation takes long,
-/// as one does whose server or program hangs: the process would work on nothing else. A
-/// bounded number of them can be under way beside the workers.
+/// Holds the worker's permit, and releases it when the operation takes long. Otherwise a few
+/// operations with a server or a program that hangs would stop all work of the process. The
+/// number of such long operations is bounded: at the bound the operation keeps its permit and
+/// waits here.
 async fn make_room(engine: &StepEngine, permit: OwnedSemaphorePermit) -> Infallible {
     tokio::time::sleep(LONG).await;
     let Ok(_beside) = Arc::clone(&engine.long_operations).acquire_owned().await else {
         return pending().await;
     };
     drop(permit);
-    // Something may be due for the worker that is free now.
+    // The permit is free: another operation may be due.
     engine.notifier.look_now();
     pending().await
 }
 
 /// How a worker left an operation.
 enum Left {
-    /// It waits for something outside, and is looked at again then. Nothing else has become
-    /// due by it.
+    /// It waits for something outside until that time. No other operation has become due.
     Waiting(Instant),
-    /// In any other way: what waited for it may be due.
+    /// In another way. Operations that waited for this one may be due now.
     Anyhow,
 }
 
-/// What comes after a try of a step.
+/// What to do after an attempt at a step.
 enum Next {
-    /// Go on with the operation as it is now.
+    /// Continue with this state of the operation.
     Go(Box<Claim>),
-    /// Leave it: it is done, or due later.
+    /// Stop: the operation has ended, or is due later.
     Leave(Left),
 }
 
+/// Runs attempts until the operation has ended or must wait. A panic counts as a failed attempt.
 async fn carry_out(engine: &StepEngine, claim: Claim, lease: &Lease) -> Left {
     let Some(plan) = plans::find(&claim.kind, claim.plan_version) else {
         tracing::error!(kind = claim.kind, "claimed an operation of an unknown kind");
@@ -150,7 +160,8 @@ async fn carry_out(engine: &StepEngine, claim: Claim, lease: &Lease) -> Left {
         engine: engine.clone(),
         claim,
     };
-    // Tries in a row that have failed here.
+    // Attempts in a row that have failed in this worker, for the pause while the metadata is
+    // away.
     let mut failures = 0;
     loop {
         let attempt = async {
@@ -174,7 +185,7 @@ async fn carry_out(engine: &StepEngine, claim: Claim, lease: &Lease) -> Left {
     }
 }
 
-/// Does the step that is next.
+/// Runs the effect of the next step, and commits its result.
 async fn advance(context: &Context, plan: &'static Plan, lease: &Lease) -> Result<Next> {
     let claim = &context.claim;
     if plan.cancellable() && claim.cancel_requested {
@@ -183,13 +194,15 @@ async fn advance(context: &Context, plan: &'static Plan, lease: &Lease) -> Resul
     let current = plan
         .step(claim.position)
         .ok_or_else(|| Error::internal(format!("{} has no step {}", claim.kind, claim.position)))?;
+    // Shows the stage as RUNNING, and learns of a cancellation. Looks after a wait skip this.
     if claim.waited.is_zero() && mark_running(context).await? && plan.cancellable() {
         return cancel(context, plan).await;
     }
     kill_point(plan, current, "before_effect");
     let acted = tokio::select! {
         biased;
-        // What it has begun outside goes on, as after a crash, and is taken back after it.
+        // A cancellation drops the effect like a crash would. What it has started outside may
+        // continue; the undo comes after it, because it needs the same locks.
         () = lease.cancel_requested.cancelled(), if plan.cancellable() => {
             return cancel(context, plan).await;
         }
@@ -203,6 +216,8 @@ async fn advance(context: &Context, plan: &'static Plan, lease: &Lease) -> Resul
         }
     };
     kill_point(plan, current, "before_commit");
+    // From here on all writes are in one transaction: the step's own, its stage, and the move to
+    // the next step or the end of the operation.
     let mut tx = checked(context, plan).await?;
     work(&mut tx).await?;
     tx.set_stage(claim.id, claim.position, StageState::Succeeded)
@@ -223,7 +238,7 @@ async fn advance(context: &Context, plan: &'static Plan, lease: &Lease) -> Resul
         tracing::info!(target = claim.target, "operation succeeded");
         count_ended(&claim.kind, State::Succeeded.as_str());
         context.engine.notifier.announce(claim.id);
-        // After the commit: before, the server would not seem meant to run.
+        // Only after the commit: before it the metadata does not say that the server shall run.
         if claim.parent_uid.is_none() {
             context.engine.supervisor.look_after_all(claim.target_uid);
         }
@@ -240,19 +255,21 @@ async fn advance(context: &Context, plan: &'static Plan, lease: &Lease) -> Resul
     })))
 }
 
-/// Has the steps taken back, as was asked for.
+/// Starts the undo because a user has asked for the cancellation.
 async fn cancel(context: &Context, plan: &'static Plan) -> Result<Next> {
     let message = "cancelled by request";
     let why = failure(&Error::new(Reason::OperationCancelled, message));
     turn_round(context, plan, &why).await
 }
 
-/// A transaction for the end of a step, in which no other caller can end the operation. All who
-/// lock several operations of an instance do so in the order of their ids.
+/// Begins the transaction at the end of a step, and checks the token, which locks the operation.
+/// The commit of an operation on an instance may end or wake the operations on its children, so
+/// they are locked first. Everyone who locks several operations of an instance does so in the
+/// order of their ids, which rules out deadlocks.
 async fn checked(context: &Context, plan: &Plan) -> Result<Tx> {
     let claim = &context.claim;
     let mut tx = context.engine.store.begin().await?;
-    // What has a way back is a creation: it has no children.
+    // A plan that can be undone creates its resource, which has no children yet.
     if claim.parent_uid.is_none() && !plan.cancellable() {
         tx.lock_family_of(claim.target_uid).await?;
     }
@@ -260,11 +277,12 @@ async fn checked(context: &Context, plan: &Plan) -> Result<Tx> {
     Ok(tx)
 }
 
-/// Whether the step has waited longer than [`LONGEST_WAIT`]: it is not tried again then.
+/// Whether the step has waited longer than [`LONGEST_WAIT`]. It is not retried then.
 fn has_waited_enough(claim: &Claim) -> bool {
     claim.waited > LONGEST_WAIT
 }
 
+/// Ends a wait that has lasted too long, with an error that says what was waited for.
 fn refuse_endless(claim: &Claim, wait: &Wait) -> Result<()> {
     if !has_waited_enough(claim) {
         return Ok(());
@@ -274,7 +292,7 @@ fn refuse_endless(claim: &Claim, wait: &Wait) -> Result<()> {
     Err(Error::new(Reason::ServerUnavailable, message))
 }
 
-/// Commits what a look has found, and leaves the operation until the next one.
+/// Commits what a look has found out, and plans the next look.
 async fn wait_outside(
     context: &Context,
     plan: &Plan,
@@ -294,12 +312,13 @@ async fn wait_outside(
     Ok(next)
 }
 
-/// Leaves an operation whose next look is due after that pause.
+/// Leaves an operation whose next look is due after `pause`.
 fn later(pause: Duration) -> Next {
     Next::Leave(Left::Waiting(Instant::now() + pause))
 }
 
-/// A wait without a pause, unless there were too many in a row.
+/// Adds a pause to a wait without one, if too many of those came in a row. A provider that
+/// always answers "at once" cannot keep a worker busy.
 fn paced(claim: &Claim, wait: Wait) -> Wait {
     match wait.at_most.is_zero() && claim.instant_waits >= INSTANT_WAITS {
         true => Wait {
@@ -310,7 +329,7 @@ fn paced(claim: &Claim, wait: Wait) -> Wait {
     }
 }
 
-/// Commits what a look has found. The next one follows at once where the wait has no pause.
+/// Commits what a look has found out. If the wait has no pause, the next look follows at once.
 async fn commit_wait(context: &Context, work: Option<Commit>, wait: &Wait) -> Result<Next> {
     let claim = &context.claim;
     let mut tx = context.engine.store.begin().await?;
@@ -333,7 +352,7 @@ async fn commit_wait(context: &Context, work: Option<Commit>, wait: &Wait) -> Re
     Ok(next)
 }
 
-/// Shows that the step has begun. Answers whether the operation is to be cancelled.
+/// Marks the stage as RUNNING. Returns whether the operation shall be cancelled.
 async fn mark_running(context: &Context) -> Result<bool> {
     let claim = &context.claim;
     let mut tx = context.engine.store.begin().await?;
@@ -344,7 +363,8 @@ async fn mark_running(context: &Context) -> Result<bool> {
     Ok(cancel_requested)
 }
 
-/// Takes the step back that is next, and ends the operation after the first one.
+/// Undoes the step at the present position, and commits that. Ends the operation when all steps
+/// are undone.
 async fn take_back(context: &Context, plan: &'static Plan) -> Result<Next> {
     let claim = &context.claim;
     let Some(current) = plan.step(claim.position) else {
@@ -376,7 +396,7 @@ async fn take_back(context: &Context, plan: &'static Plan) -> Result<Next> {
     })))
 }
 
-/// Ends an operation whose steps are all taken back.
+/// Ends an operation whose steps are all undone.
 async fn end(context: &Context, plan: &'static Plan) -> Result<Next> {
     let claim = &context.claim;
     let unknown = || failure(&Error::internal("undone without a failure"));
@@ -391,6 +411,7 @@ async fn end(context: &Context, plan: &'static Plan) -> Result<Next> {
     Ok(Next::Leave(Left::Anyhow))
 }
 
+/// Ends an operation without success.
 async fn conclude(
     context: &Context,
     plan: &'static Plan,
@@ -399,7 +420,7 @@ async fn conclude(
 ) -> Result<()> {
     let claim = &context.claim;
     let mut tx = checked(context, plan).await?;
-    // Before `set_stage`, which clears the progress that `abandon` may read.
+    // Must come before `set_stage`, which resets the progress that `abandon` may read.
     (plan.abandon)(&mut tx, claim, why).await?;
     if claim.state != State::Undoing {
         tx.set_stage(claim.id, claim.position, StageState::Failed)
@@ -420,8 +441,8 @@ async fn conclude(
     Ok(())
 }
 
-/// After a failure for good: takes the steps back, or ends at once where the plan
-/// has no way back.
+/// Reacts to a failure that retries cannot help: starts the undo, or ends the operation if its
+/// plan has no undo.
 async fn turn_round(context: &Context, plan: &'static Plan, why: &Failure) -> Result<Next> {
     let claim = &context.claim;
     if !plan.cancellable() {
@@ -447,7 +468,7 @@ async fn turn_round(context: &Context, plan: &'static Plan, why: &Failure) -> Re
     })))
 }
 
-/// Decides what comes after a failed try, one of so many in a row.
+/// Decides what follows a failed attempt, the `failures`-th in a row in this worker.
 async fn failed(
     context: &Context,
     plan: &'static Plan,
@@ -456,7 +477,7 @@ async fn failed(
 ) -> Next {
     let claim = &context.claim;
     if error.reason() == Reason::RecordUnreadable {
-        // No fault of the step; a process that knows the resource's record goes on.
+        // The step is not at fault. A process that can read the record will continue.
         return release(context, UNREADABLE_PAUSE, None).await;
     }
     tracing::warn!(
@@ -467,7 +488,7 @@ async fn failed(
         "a step failed"
     );
     if error.reason() == Reason::ResourceBusy && error.resource().is_none() {
-        // The token is not the newest any more.
+        // Another worker has claimed the operation: it decides now.
         let_go(&context.engine, claim.id, claim.token).await;
         return Next::Leave(Left::Anyhow);
     }
@@ -489,7 +510,7 @@ async fn failed(
             rest_siblings(context, &error).await;
             put_off(context, delay, &error).await
         }
-        // What was begun must not be left half taken back.
+        // An undo is retried without a limit: giving up would leave the effects half undone.
         Verdict::GiveUp if undoing => {
             rest_siblings(context, &error).await;
             put_off(context, delay(claim.attempt), &error).await
@@ -504,7 +525,8 @@ async fn failed(
     }
 }
 
-/// After an error of a server that did not answer, puts off what else waits for it.
+/// After an error of a server that did not answer, delays the other operations that need it.
+/// Each of their looks would occupy a worker for seconds.
 async fn rest_siblings(context: &Context, error: &Error) {
     let Some(instance) = context.claim.parent_uid.filter(|_| error.is_unanswered()) else {
         return;
@@ -516,11 +538,12 @@ async fn rest_siblings(context: &Context, error: &Error) {
     }
 }
 
-/// Gives the operation back, to be tried again after `delay`.
+/// Gives the claim back, and plans a retry after `delay`.
 async fn put_off(context: &Context, delay: Duration, error: &Error) -> Next {
     release(context, delay, Some(&failure(error))).await
 }
 
+/// Gives the claim back. If that fails, the dispatcher repeats it: see `held`.
 async fn release(context: &Context, delay: Duration, why: Option<&Failure>) -> Next {
     let claim = &context.claim;
     let (store, seconds) = (&context.engine.store, delay.as_secs_f64());
@@ -532,7 +555,8 @@ async fn release(context: &Context, delay: Duration, why: Option<&Failure>) -> N
     Next::Leave(Left::Anyhow)
 }
 
-/// Says that nothing more is done for a claim that was lost or given up.
+/// Tells the metadata that this worker has stopped, although its claim was already lost or
+/// ended. Until then, or until the lease expires, nothing else begins on the instance.
 async fn let_go(engine: &StepEngine, id: uuid::Uuid, token: i64) {
     if engine.store.let_go(id, token).await.is_err() {
         engine.held.note_failure();
@@ -546,7 +570,7 @@ fn failure(error: &Error) -> Failure {
     }
 }
 
-/// A point next to a commit at which a test can kill the process.
+/// A failpoint next to a commit, at which a test can kill the process.
 fn kill_point(plan: &Plan, step: &Step, place: &str) {
     if cfg!(feature = "failpoints") {
         failpoint::hit(&format!("{}.{}.{place}", plan.kind, step.name));

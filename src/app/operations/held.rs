@@ -1,4 +1,4 @@
-//! The claims that this process works on, and those that it does not know of.
+//! The claims of this process, and how it gives back claims that it does not know.
 
 use std::{
     collections::HashSet,
@@ -11,36 +11,36 @@ use uuid::Uuid;
 use super::dispatch::StepEngine;
 use crate::{domain::Result, store::lease::Claim};
 
-/// A claim: the operation and its fencing token.
+/// A claim: operation and fencing token.
 type Key = (Uuid, i64);
 
-/// The claims of this process. The metadata can have more on record: when a connection
-/// breaks, a claim may be committed whose answer never arrives, or a claim that is given
-/// back stays. No worker would execute these operations until their leases run out.
+/// The claims that this process works on. The metadata can have more on record for this process:
+/// a broken connection may lose the answer of a committed claim, or may keep a claim from being
+/// given back. No worker would execute those operations until their leases expire.
 #[derive(Debug, Default)]
 pub(crate) struct Held(Mutex<Inner>);
 
 #[derive(Debug, Default)]
 struct Inner {
     claims: HashSet<Key>,
-    /// When a statement that claims or gives back has failed the last time.
+    /// Time of the last failed statement that claims an operation or gives it back.
     failed: Option<Instant>,
 }
 
-/// Counts a claim among those of this process until it is dropped.
+/// Registers a claim until it is dropped.
 pub(super) struct Holding {
     held: Arc<Held>,
     key: Key,
 }
 
 impl Held {
-    /// Says that a statement that claims or gives back has failed: it may have been
-    /// committed all the same, or still be.
+    /// Notes that a statement that claims or gives back has failed. The database may have
+    /// committed it nevertheless, or may still do so.
     pub(super) fn note_failure(&self) {
         self.inner().failed = Some(Instant::now());
     }
 
-    /// The claims of this process, if a statement has failed within `time`.
+    /// The claims of this process, if such a statement has failed within the last `time`.
     fn after_failure(&self, time: Duration) -> Option<Vec<Key>> {
         let inner = self.inner();
         let failed = inner.failed?;
@@ -52,8 +52,8 @@ impl Held {
     }
 }
 
-/// Counts a claim among those of this process. Called by the dispatcher before its next
-/// [`give_back_unknown`].
+/// Registers a claim. The dispatcher does so before its next [`give_back_unknown`], which would
+/// otherwise take the new claim for an unknown one.
 pub(super) fn hold(held: &Arc<Held>, claim: &Claim) -> Holding {
     let key = (claim.id, claim.token);
     held.inner().claims.insert(key);
@@ -69,9 +69,8 @@ impl Drop for Holding {
     }
 }
 
-/// After a failure, gives back the claims that are on record for this process and that it
-/// does not know of. Repeated for the time of a lease: a statement that has failed here can
-/// be committed later.
+/// Gives back the claims that are on record for this process but unknown to it. Runs before each
+/// claim for one lease after a failure, because the database can commit a failed statement late.
 pub(super) async fn give_back_unknown(engine: &StepEngine) -> Result<()> {
     let Some(known) = engine.held.after_failure(engine.settings.lease) else {
         return Ok(());

@@ -23,14 +23,14 @@ use crate::{
     store::{Tx, lease::Claim},
 };
 
-/// How long the server of a deleted instance may take to stop in order: its data is kept.
+/// Time for a fast shutdown of a deleted instance's server, whose data is kept.
 const PATIENCE: Duration = Duration::from_secs(60);
 
-/// How long a server may take to stop in order whose data is deleted too.
+/// Time for a fast shutdown of a server whose data is deleted too.
 const LITTLE_PATIENCE: Duration = Duration::from_secs(10);
 
-/// Has the active server run, with the settings on record; the instance is READY then. The
-/// supervisor starts the other ones.
+/// Starts the active server with the parameters on record, and makes the instance READY. The
+/// supervisor starts the other servers.
 pub(super) async fn run(context: &Context) -> Result<End> {
     let server = context.server().await?;
     let uid = server.uid;
@@ -38,11 +38,11 @@ pub(super) async fn run(context: &Context) -> Result<End> {
     pursued.and_then(ready(context, uid, None)).await
 }
 
-/// The first start of a server, on another port if its own was taken meanwhile.
+/// Starts a new server. If another process has taken its port in the meantime, it gets another.
 pub(super) async fn run_first(context: &Context) -> Result<End> {
     let server = context.server().await?;
     if server.system_identifier.is_none() {
-        // Cached where this process accepted the creation.
+        // Fast if this process has accepted the creation: the parameters are in its cache.
         let provider = context.engine.servers.provider_of(&server.provider)?;
         provider
             .check_parameters(server.version, &server.parameters)
@@ -61,15 +61,16 @@ pub(super) async fn run_first(context: &Context) -> Result<End> {
     }
 }
 
-/// What a recovery is asked for with.
+/// Parameters of a recovery.
 #[derive(Debug, Serialize, Deserialize)]
 pub(in crate::app) struct RecoverParameters {
-    /// Whether the server's process has ended; else it came up after its start was given up.
+    /// Whether the server's process has ended. Otherwise the server came up after the instance
+    /// was marked FAILED.
     pub(in crate::app) ended: bool,
 }
 
-/// Has a server run again after it died. It may run already: a try that was cut off started
-/// it, or it came up by itself. Only the active one changes the state of the instance.
+/// Starts a server again after its end. The server may be up already: an earlier attempt has
+/// started it, or it came up by itself. Only the active server changes the instance's state.
 pub(super) async fn recover(context: &Context) -> Result<End> {
     let server = context.server().await?;
     let uid = server.uid;
@@ -80,7 +81,7 @@ pub(super) async fn recover(context: &Context) -> Result<End> {
     }
 }
 
-/// The end of the active server stays visible as a condition.
+/// Makes the instance READY. If the active server had ended, a condition keeps showing that.
 async fn recovered(context: &Context, server: Uuid) -> Result<End> {
     let recovery: RecoverParameters = context.parameters()?;
     let happened = || Condition {
@@ -93,7 +94,7 @@ async fn recovered(context: &Context, server: Uuid) -> Result<End> {
     ready(context, server, recovery.ended.then(happened)).await
 }
 
-/// The server that the operation names takes connections again.
+/// Records that the server of the operation, not the active one, accepts connections again.
 async fn up_again(context: &Context) -> Result<End> {
     let instance = context.instance().await?;
     let server = context.server_of(&instance)?;
@@ -111,12 +112,14 @@ async fn up_again(context: &Context) -> Result<End> {
     }))
 }
 
-/// What a server runs: its programs may have been exchanged for a newer minor.
+/// Version of the running server. Its programs may have been replaced by a newer minor version.
 fn version_of(client: &Client) -> Option<Version> {
     let version = client.server_version().split(' ').next();
     version.and_then(|version| version.parse().ok())
 }
 
+/// Makes the instance READY, and wakes the operations on its databases, which may wait for the
+/// server.
 async fn ready(context: &Context, server: Uuid, happened: Option<Condition>) -> Result<End> {
     let uid = context.claim.target_uid;
     let instance = context.instance().await?;
@@ -138,14 +141,14 @@ async fn ready(context: &Context, server: Uuid, happened: Option<Condition>) -> 
     }))
 }
 
-/// Stops the servers.
+/// Stops the servers, before another step.
 pub(super) async fn stop(context: &Context) -> Result<End> {
     let servers = context.servers().await?;
     let pursued = pursue_anew(context, servers, Goal::Stopped).await?;
     pursued.and_then(done()).await
 }
 
-/// Stops servers whose data goes too.
+/// Stops servers whose data will be deleted.
 pub(super) async fn stop_at_any_cost(context: &Context) -> Result<End> {
     let patience = LITTLE_PATIENCE;
     let servers = context.servers().await?;
@@ -153,7 +156,7 @@ pub(super) async fn stop_at_any_cost(context: &Context) -> Result<End> {
     pursued.and_then(done()).await
 }
 
-/// Stops the servers of an instance that is deleted; their data is kept for a while.
+/// Stops the servers of an instance that is being deleted. Their data is kept for a while.
 pub(super) async fn stop_and_keep(context: &Context) -> Result<End> {
     let patience = PATIENCE;
     let servers = context.servers().await?;
@@ -176,7 +179,7 @@ async fn deleted(context: &Context) -> Result<End> {
     }))
 }
 
-/// Stops the servers for good: the instance is STOPPED then.
+/// Stops the servers, and makes the instance STOPPED.
 pub(super) async fn stop_and_stay(context: &Context) -> Result<End> {
     let servers = context.servers().await?;
     let pursued = pursue_anew(context, servers, Goal::Stopped).await?;
@@ -196,7 +199,7 @@ async fn stopped(context: &Context) -> Result<End> {
     }))
 }
 
-/// Removes the servers of a creation that failed; no client has used them.
+/// Removes the servers of a failed creation, with their data: no client has used them.
 pub(super) async fn discard(context: &Context) -> Result<End> {
     let servers = context.servers().await?;
     let pursued = pursue(context, servers, Goal::Gone(Disposal::Delete)).await?;
@@ -208,15 +211,15 @@ async fn done() -> Result<End> {
     Ok(nothing())
 }
 
-/// Forgets the instance; its id and ports are free.
+/// Removes the records of the instance, which frees its id and its ports.
 pub(super) async fn forget(context: &Context) -> Result<End> {
     let uid = context.claim.target_uid;
     std::future::ready(()).await;
     Ok(commit(move |tx| Box::pin(tx.remove_instance(uid))))
 }
 
-/// Takes the servers away, and forgets the instance. The data of an ephemeral one is never
-/// kept.
+/// Removes the servers, then the records of the instance. The data of an ephemeral server is
+/// never kept.
 pub(super) async fn remove(context: &Context, disposal: Disposal) -> Result<End> {
     let goal = match context.instance().await?.ephemeral {
         true => Goal::Gone(Disposal::Delete),
@@ -226,16 +229,16 @@ pub(super) async fn remove(context: &Context, disposal: Disposal) -> Result<End>
     pursued.and_then(forget(context)).await
 }
 
-/// The instance as it is in the last commit, which has changed its row: a turn at the
-/// instance cannot be waited for any more, since others wait for the row in their turn.
+/// Reads the instance in the last commit of an operation. The commit has locked the row already.
+/// So this must not queue for a turn at the instance: others hold a turn and wait for the row.
 pub(super) async fn instance(tx: &mut Tx, uid: Uuid) -> Result<Outcome> {
     let mut found = picture(tx, uid).await?;
-    // The operation ends with the commit that this picture is taken in.
+    // The record is read before the commit that ends the operation, so the field is still set.
     found.reconciling = false;
     Ok(Outcome::Instance(Box::new(found)))
 }
 
-/// As [`instance`], of an operation that may have a server of the instance as its target.
+/// Like [`instance`], for an operation whose target may be a server of the instance.
 pub(super) async fn instance_of(tx: &mut Tx, uid: Uuid) -> Result<Outcome> {
     match tx.owner_of_server(uid).await? {
         Some(owner) => Ok(Outcome::Instance(Box::new(picture(tx, owner).await?))),
@@ -248,7 +251,8 @@ async fn picture(tx: &mut Tx, uid: Uuid) -> Result<Instance> {
     found.ok_or_else(|| Error::internal(format!("instance {uid} is gone")))
 }
 
-/// Records why a server was not recovered.
+/// Records why a server was not recovered: for the active server as FAILED, for another server
+/// as a condition.
 pub(super) async fn mark_not_recovered(tx: &mut Tx, claim: &Claim, why: &Failure) -> Result<()> {
     let Some(parent) = claim.parent_uid else {
         return mark_failed(tx, claim, why).await;
@@ -259,21 +263,21 @@ pub(super) async fn mark_not_recovered(tx: &mut Tx, claim: &Claim, why: &Failure
     let Some(server) = instance.server(claim.target_uid) else {
         return Ok(());
     };
-    // Its time is replaced by the database's.
+    // The store replaces this time by the database's.
     let time = instance.update_time;
     let condition = server.available(Status::False, &why.reason, &why.message, time);
     tx.set_instance_condition(parent, &condition).await
 }
 
-/// Marks an instance FAILED. What is to become of its servers stays as it was: one that is
-/// to run is tried again after a pause by the supervisor, any other is left alone.
+/// Marks an instance FAILED. The goals of its servers stay: the supervisor retries a server that
+/// shall run after a pause, and leaves any other server alone.
 pub(super) async fn mark_failed(tx: &mut Tx, claim: &Claim, why: &Failure) -> Result<()> {
     mark(tx, claim, why, Status::False).await
 }
 
-/// Marks an instance FAILED that was to be stopped. Whether its server takes connections
-/// is not known: the supervisor looks, and the instance is STOPPED when the server has
-/// ended.
+/// Marks an instance FAILED because its server did not stop. It is unknown whether the server
+/// accepts connections. The supervisor watches it, and makes the instance STOPPED when the
+/// server has ended.
 pub(super) async fn mark_not_stopped(tx: &mut Tx, claim: &Claim, why: &Failure) -> Result<()> {
     mark(tx, claim, why, Status::Unknown).await
 }
@@ -283,14 +287,14 @@ async fn mark(tx: &mut Tx, claim: &Claim, why: &Failure, available: Status) -> R
     let Some(instance) = tx.lock_instance_by_uid(uid).await? else {
         return Ok(());
     };
-    // Its time is replaced by the database's.
+    // The store replaces this time by the database's.
     let time = instance.update_time;
     let available = Condition::available(available, &why.reason, &why.message, time);
     tx.set_instance_state(uid, State::Failed).await?;
     tx.set_instance_condition(uid, &available).await
 }
 
-/// Reasons of a start that fails while the server is up, or may still come up.
+/// Errors of a start after which the server may be up, or may still come up.
 const PERHAPS_UP: [Reason; 4] = [
     Reason::ServerUnavailable,
     Reason::LockTimeout,
@@ -298,8 +302,9 @@ const PERHAPS_UP: [Reason; 4] = [
     Reason::PostgresqlRefused,
 ];
 
-/// Marks an instance FAILED that was to be started. A server that may be up is still to
-/// run, so that the supervisor makes the instance READY; any other is left alone.
+/// Marks an instance FAILED because its server did not start. If the server may be up its goal
+/// stays "running", and the supervisor can make the instance READY. Otherwise the goal becomes
+/// "stopped", and the server is left alone.
 pub(super) async fn mark_not_started(tx: &mut Tx, claim: &Claim, why: &Failure) -> Result<()> {
     let perhaps_up = PERHAPS_UP
         .iter()
@@ -311,8 +316,8 @@ pub(super) async fn mark_not_started(tx: &mut Tx, claim: &Claim, why: &Failure) 
     }
 }
 
-/// Marks an instance FAILED that was to be stopped and started. A server that did not stop
-/// is still to run: it may be up, or end later.
+/// Marks an instance FAILED because its restart failed. If the stop failed the goal stays
+/// "running": the server may be up, or may end later and then be started again.
 pub(super) async fn mark_not_restarted(tx: &mut Tx, claim: &Claim, why: &Failure) -> Result<()> {
     match claim.position {
         0 => mark_failed(tx, claim, why).await,

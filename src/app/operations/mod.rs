@@ -1,10 +1,10 @@
 //! The step engine, and the long operations that it runs.
 //!
-//! A worker claims an operation by a lease with a growing token. It carries out one
-//! step after the other: first the effect, which may run twice, then one commit that
-//! checks the token, writes what the step found and moves the operation on. A step
-//! that fails is tried again or, if that is of no use, the steps are taken back in
-//! reverse order.
+//! A worker claims an operation: it gets a lease and a token that only grows. It executes the
+//! steps in order. Each step has an effect, which may run twice, and then one commit. The commit
+//! checks the token, stores the result of the effect and moves the operation to the next step. A
+//! failed step is retried. If retries do not help, the finished steps are undone in reverse
+//! order.
 
 mod agenda;
 mod context;

@@ -1,4 +1,4 @@
-//! What a long operation is made of.
+//! The plan of a long operation: its steps, and what happens at its end.
 
 use std::time::Duration;
 
@@ -15,88 +15,89 @@ use crate::{
     store::{Tx, lease::Claim},
 };
 
-/// Tries of a step, as a rule. With the pauses between them this is about four minutes.
+/// Default number of attempts at a step. With the pauses this takes about four minutes.
 pub(crate) const TRIES: i32 = 15;
 
-/// What a step writes in the transaction that makes it done.
+/// The writes of a step, in the transaction that marks the step as done.
 pub(crate) type Commit = Box<dyn for<'a> FnOnce(&'a mut Tx) -> BoxFuture<'a, Result<()>> + Send>;
 
-/// How a try of a step ended that did not fail.
+/// Result of an attempt that did not fail.
 pub(crate) enum End {
-    /// It is done with that commit, which happens once.
+    /// The step is done. The commit runs exactly once.
     Done(Commit),
-    /// It waits for something outside. What became known commits, if anything did, and the
-    /// worker is free.
+    /// The step waits for something outside. The commit, if any, stores what has become known.
+    /// Then the worker is released.
     Later(Option<Commit>, Wait),
 }
 
-/// The work of a step: an effect outside the metadata, which may run twice.
+/// The effect of a step outside the metadata. It may run twice.
 pub(crate) type Act = for<'a> fn(&'a Context) -> BoxFuture<'a, Result<End>>;
 
-/// Longest that a step waits for something outside, from its first look on. Undoing waits
-/// without an end.
+/// Longest time that a step waits for something outside, from its first look. An undo waits
+/// without a limit.
 pub(crate) const LONGEST_WAIT: Duration = Duration::from_secs(3600);
 
 /// A kind of long operation.
 pub(crate) struct Plan {
-    /// Name of the kind, as in `instance.create`.
+    /// Name of the kind, such as `instance.create`.
     pub(crate) kind: &'static str,
-    /// Raised when steps change; a worker claims only versions that it knows.
+    /// Version of the steps. Raise it when they change: workers claim only versions that they
+    /// know.
     pub(crate) version: i32,
-    /// What it does, as clients see it.
+    /// The verb that clients see.
     pub(crate) verb: &'static str,
-    /// Whether it waits for what works on the children of its resource: nothing new is
-    /// accepted for them meanwhile.
+    /// Whether the operation waits until no other operation works on the children of its
+    /// resource. New operations on the children are refused meanwhile.
     pub(crate) after_children: bool,
-    /// When another wish for its resource takes its place.
+    /// Whether another request for the same resource can replace it.
     pub(crate) gives_way: GivesWay,
-    /// Tries of a step before it is given up.
+    /// Attempts at a step before the operation gives up.
     pub(crate) tries: i32,
-    /// Its steps, in order.
+    /// The steps, in order.
     pub(crate) steps: &'static [Step],
-    /// What it answers: a picture of the resource, taken in the last commit.
+    /// Reads the operation's response, a resource, in its last transaction.
     pub(crate) outcome: for<'a> fn(&'a mut Tx, Uuid) -> BoxFuture<'a, Result<Outcome>>,
-    /// What is written when it ends without success.
+    /// Writes the end without success, in the last transaction.
     pub(crate) abandon: for<'a> fn(&'a mut Tx, &'a Claim, &'a Failure) -> BoxFuture<'a, Result<()>>,
 }
 
 /// A step of a plan.
 pub(crate) struct Step {
-    /// Name, unique in the plan.
+    /// Name, unique in the plan. It is part of the names of failpoints.
     pub(crate) name: &'static str,
-    /// One phrase for people.
+    /// Title that clients see.
     pub(crate) title: &'static str,
-    /// Does it.
+    /// The effect.
     pub(crate) act: Act,
-    /// Takes it back, also when it was done in part or not at all.
+    /// Takes the effect back. The effect may have happened completely, in part or not at all.
     pub(crate) undo: Option<Act>,
-    /// The goal that `act` has the provider pursue, if its effect is on the server itself.
-    /// The crash table knows by it which points and waits of a provider the step passes.
+    /// The goal that `act` pursues with a provider; none if it does not. The crash tests use it to
+    /// know which failpoints and waits of the provider the step passes.
     pub(crate) goal: Option<GoalKind>,
-    /// The same of `undo`.
+    /// The goal that `undo` pursues with a provider.
     pub(crate) undo_goal: Option<GoalKind>,
-    /// Points in the middle of its own SQL at which a test can kill the process.
+    /// Failpoints in the middle of the step's own SQL, at which a test can kill the process.
     pub(crate) failpoints: &'static [&'static str],
 }
 
 impl Plan {
-    /// Kind and version, as workers claim by.
+    /// Kind and version in one text; claims filter by it.
     pub(crate) fn key(&self) -> String {
         format!("{}@{}", self.kind, self.version)
     }
 
-    /// The step at that position.
+    /// The step at a position; none after the last step.
     pub(crate) fn step(&self, position: i32) -> Option<&'static Step> {
         self.steps.get(usize::try_from(position).ok()?)
     }
 
-    /// Whether every step can be taken back.
+    /// Whether every step has an undo. Only then can the operation be cancelled.
     pub(crate) fn cancellable(&self) -> bool {
         self.steps.iter().all(|step| step.undo.is_some())
     }
 }
 
-/// The end of a step that is done when `work` is written.
+/// The end of a step that is done when `work` is committed.
 pub(crate) fn commit<F>(work: F) -> End
 where
     F: for<'a> FnOnce(&'a mut Tx) -> BoxFuture<'a, Result<()>> + Send + 'static,
@@ -104,7 +105,7 @@ where
     End::Done(Box::new(work))
 }
 
-/// The end of a step that has nothing to write but that it is done.
+/// The end of a step that has nothing of its own to write.
 pub(crate) fn nothing() -> End {
     commit(|_| Box::pin(std::future::ready(Ok(()))))
 }

@@ -20,7 +20,7 @@ pub(crate) static ABANDON_INSTANCE: Plan = purge_instance::ABANDON_PLAN;
 pub(crate) static CREATE_DATABASE: Plan = create_database::PLAN;
 pub(crate) static DELETE_DATABASE: Plan = delete_database::PLAN;
 
-/// All of them.
+/// All plans that this release can execute.
 pub(super) static ALL: [&Plan; 12] = [
     &CREATE_INSTANCE,
     &START_INSTANCE,
@@ -36,8 +36,8 @@ pub(super) static ALL: [&Plan; 12] = [
     &DELETE_DATABASE,
 ];
 
-/// The plan of a kind and version. The former version of a plan stays here for one
-/// release: operations that are under way find their steps.
+/// Finds the plan of a kind and version. When a plan changes, its former version must stay here
+/// for one release, so that operations accepted by the former release can finish.
 pub(super) fn find(kind: &str, version: i32) -> Option<&'static Plan> {
     among(&ALL, kind, version)
 }
@@ -47,30 +47,29 @@ fn among(plans: &[&'static Plan], kind: &str, version: i32) -> Option<&'static P
     plans.find(|plan| plan.kind == kind && plan.version == version)
 }
 
-/// The points of a plan at which a test can kill the process.
+/// The failpoints of a plan, at which a test can kill the process.
 #[derive(Clone, Debug)]
 pub struct PlanPoints {
     /// Kind of the operation.
     pub kind: &'static str,
-    /// Points on the way forward: around each effect, wait and commit, and within each
-    /// effect.
+    /// Failpoints on the way forward: in the effects, and around each effect, wait and commit.
     pub forward: Vec<String>,
-    /// Points on the way back; empty when there is none.
+    /// Failpoints while steps are undone; empty if the plan cannot be undone.
     pub backward: Vec<String>,
-    /// Whether it can be cancelled.
+    /// Whether the operation can be cancelled.
     pub cancellable: bool,
 }
 
 impl PlanPoints {
-    /// All points, each with whether it is on the way back.
+    /// All failpoints, each with whether it belongs to the undo.
     pub fn all(&self) -> impl Iterator<Item = (bool, &String)> {
         let forward = self.forward.iter().map(|point| (false, point));
         forward.chain(self.backward.iter().map(|point| (true, point)))
     }
 }
 
-/// Every point of every plan, with the servers of a provider, so that a crash test can leave
-/// none out.
+/// The failpoints of all plans with the servers of one provider. The crash tests use this list,
+/// so a new plan cannot be left out.
 #[must_use]
 pub fn points(provider: &Failpoints) -> Vec<PlanPoints> {
     ALL.iter().map(|plan| points_of(plan, provider)).collect()
@@ -98,7 +97,8 @@ fn points_of(plan: &Plan, provider: &Failpoints) -> PlanPoints {
     }
 }
 
-/// Points of a plan, each once: two of its steps may pass the same point of a provider.
+/// Collects the failpoints of a plan without duplicates. Two steps may pass the same failpoint
+/// of a provider.
 struct Points {
     kind: &'static str,
     points: Vec<String>,
@@ -120,13 +120,14 @@ impl Points {
         }
     }
 
-    /// Adds the engine's points at these places of a step.
+    /// Adds the engine's failpoints at these moments of a step.
     fn around(&mut self, step: &Step, places: &[&str]) {
         for place in places {
             self.add(&[&format!("{}.{}.{place}", self.kind, step.name)]);
         }
     }
 
+    /// Adds the failpoints that a provider passes on the way to the step's goal.
     fn pursue(&mut self, step: &Step, passed: Option<Passed>) {
         let Some(passed) = passed else { return };
         if passed.waits {

@@ -1,5 +1,5 @@
-//! Lets an instance go for good: its data and its records. Data is deleted at once where
-//! somebody asked for that, and goes to the trash where its time has come.
+//! Removes an instance for ever, with its data and records. If a user asked for it the data is
+//! deleted at once; when the retention has passed the data goes to the trash.
 
 use serde::{Deserialize, Serialize};
 
@@ -17,17 +17,17 @@ use crate::{
     store::{Tx, lease::Claim},
 };
 
-/// Seconds until a purge is tried again that has failed.
+/// Seconds before a failed purge is tried again.
 const PURGE_PAUSE: f64 = 3600.0;
 
-/// What `instance.purge` is accepted with.
+/// Parameters of `instance.purge`.
 #[derive(Clone, Copy, Debug, Serialize, Deserialize)]
 pub(crate) struct PurgeInstanceParameters {
-    /// Whether a user asked for it.
+    /// Whether a user asked for the purge.
     pub(crate) requested: bool,
 }
 
-/// For an instance that is not deleted yet: `DeleteInstance` with `purge`.
+/// For an instance that is not deleted yet: DeleteInstance with `purge`.
 pub(crate) const REMOVE_PLAN: Plan = Plan {
     kind: "instance.remove",
     version: 1,
@@ -59,15 +59,15 @@ pub(crate) const REMOVE_PLAN: Plan = Plan {
     abandon: |tx, claim, _| Box::pin(keep_purging(tx, claim)),
 };
 
-/// Marks an instance DELETED whose server could not be stopped, or whose data is partly
-/// removed: the purge is tried again later.
+/// Marks an instance DELETED after its removal has failed. Its server may still run, or its data
+/// may be removed in part. The purge is tried again later.
 async fn keep_purging(tx: &mut Tx, claim: &Claim) -> Result<()> {
     let uid = claim.target_uid;
     tx.mark_instance_deleted(uid, PURGE_PAUSE).await?;
     tx.delay_purge(uid, PURGE_PAUSE, true).await
 }
 
-/// For a deleted instance: its time has come, or somebody asked for it.
+/// For a deleted instance, when its retention has passed or a user asks for the purge.
 pub(crate) const PURGE_PLAN: Plan = Plan {
     kind: "instance.purge",
     version: 1,
@@ -85,11 +85,11 @@ pub(crate) const PURGE_PLAN: Plan = Plan {
         failpoints: &[],
     }],
     outcome: |_, _| Box::pin(std::future::ready(Ok(Outcome::Empty))),
-    // Tried again later, and not at every look.
+    // Without the delay, housekeeping would start another purge in its next round.
     abandon: |tx, claim, _| Box::pin(delay(tx, claim)),
 };
 
-/// For an instance whose host is gone: only the records are left to remove.
+/// For an instance whose host is gone: only its records can be removed.
 pub(crate) const ABANDON_PLAN: Plan = Plan {
     kind: "instance.abandon",
     version: 1,
@@ -110,7 +110,8 @@ pub(crate) const ABANDON_PLAN: Plan = Plan {
     abandon: |_, _, _| Box::pin(std::future::ready(Ok(()))),
 };
 
-/// What a user has asked for is done when it can be done, and as it was asked for.
+/// Plans the next purge. It keeps whether a user asked, because that decides if the data is
+/// deleted at once.
 async fn delay(tx: &mut Tx, claim: &Claim) -> Result<()> {
     let parameters = serde_json::from_value(claim.parameters.clone());
     let requested = parameters.is_ok_and(|read: PurgeInstanceParameters| read.requested);

@@ -1,4 +1,4 @@
-//! How a step brings servers of an instance to a goal.
+//! Brings servers of an instance to a goal, for a step.
 
 use uuid::Uuid;
 
@@ -14,16 +14,16 @@ use crate::{
     store::Tx,
 };
 
-/// How far servers are on their way to a goal.
+/// Result of one look at the servers.
 pub(super) struct Pursued {
-    /// What became known of each.
+    /// What the look has found out about each server.
     learnt: Vec<(Uuid, Learnt)>,
-    /// What is waited for, while one is not there yet.
+    /// What to wait for; none if all servers have reached the goal.
     wait: Option<Wait>,
 }
 
-/// As [`pursue`], by the wish of a user: how often a server was recovered before does not
-/// matter any more.
+/// Like [`pursue`], for a goal that a user asked for. The history of recoveries is forgotten:
+/// the next recovery of these servers starts without a pause.
 pub(super) async fn pursue_anew(
     context: &Context,
     servers: Vec<ServerSpec>,
@@ -35,8 +35,8 @@ pub(super) async fn pursue_anew(
     pursue(context, servers, goal).await
 }
 
-/// Brings servers to a goal, look by look, at the same time: one that takes long holds up
-/// no other. The looks at all of them end before one that has failed counts.
+/// Looks at all servers concurrently, so that a slow one delays no other. An error is returned
+/// only after all looks have ended, so that no look is aborted in the middle of an effect.
 pub(super) async fn pursue(
     context: &Context,
     servers: Vec<ServerSpec>,
@@ -54,7 +54,7 @@ pub(super) async fn pursue(
         if advance.learnt != Learnt::default() {
             pursued.learnt.push((server.uid, advance.learnt));
         }
-        // The shortest pause, after which all are looked at.
+        // The shortest pause wins. After it all servers are looked at again.
         if let Next::Later(wait) = advance.next
             && pursued
                 .wait
@@ -73,7 +73,7 @@ async fn look(context: &Context, server: &ServerSpec, goal: Goal) -> Result<Adva
         server.placement.map(|place| place.host),
     );
     if host.is_some_and(|host| host != here) {
-        // Its data is not here, which must not be taken for data that is gone.
+        // The data directory is not on this machine. Without this check it would look deleted.
         let message = "a server of the instance is on another host";
         return Err(Error::new(Reason::HostElsewhere, message));
     }
@@ -86,8 +86,8 @@ async fn look(context: &Context, server: &ServerSpec, goal: Goal) -> Result<Adva
 }
 
 impl Pursued {
-    /// The end of the step: it waits, or has the end `then` after its servers have reached
-    /// their goal. What became known commits in any case.
+    /// The end of the step. It waits, or has the end `then` if the servers have reached the goal.
+    /// What has become known is committed in both cases.
     pub(super) async fn and_then(self, then: impl Future<Output = Result<End>>) -> Result<End> {
         let learnt = self.learnt;
         if let Some(wait) = self.wait {
@@ -109,6 +109,7 @@ impl Pursued {
     }
 }
 
+/// Stores what has become known of servers.
 async fn learn(tx: &mut Tx, learnt: Vec<(Uuid, Learnt)>) -> Result<()> {
     for (server, learnt) in learnt {
         tx.learn(server, &learnt).await?;
@@ -116,8 +117,8 @@ async fn learn(tx: &mut Tx, learnt: Vec<(Uuid, Learnt)>) -> Result<()> {
     Ok(())
 }
 
-/// Refuses a goal that the step does not name in its plan: the crash table would have no
-/// rows for it.
+/// Refuses a goal that the step's plan does not name. The crash tests are generated from the
+/// plans, and would not cover it.
 fn refuse_unnamed(context: &Context, goal: &Goal) -> Result<()> {
     let named = context.step().and_then(|step| match context.claim.state {
         operation::State::Undoing => step.undo_goal,

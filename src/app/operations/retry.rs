@@ -1,24 +1,25 @@
-//! When a step that failed is tried again.
+//! Decides whether and when a failed step is retried.
 
 use std::time::Duration;
 
 use crate::domain::{Error, Reason};
 
-/// Longest delay between two tries.
+/// Longest delay between two attempts.
 const MAX_DELAY: Duration = Duration::from_secs(30);
 
-/// What to do after a failed try.
+/// What to do after a failed attempt.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Verdict {
-    /// Try again here, soon: the metadata is away and nothing can be written.
+    /// Retry soon without giving the claim back: the metadata is unavailable, so nothing can be
+    /// written.
     Wait,
-    /// Try again after the delay.
+    /// Retry after the delay.
     Retry(Duration),
-    /// Give up.
+    /// Do not retry.
     GiveUp,
 }
 
-/// What to do after the try number `attempt` (from 1) of `tries` failed with `error`.
+/// Decides after the attempt number `attempt` (from 1) of `tries` has failed with `error`.
 pub(super) fn verdict(error: &Error, attempt: i32, tries: i32) -> Verdict {
     match error.reason() {
         Reason::MetadataUnavailable => Verdict::Wait,
@@ -27,10 +28,10 @@ pub(super) fn verdict(error: &Error, attempt: i32, tries: i32) -> Verdict {
     }
 }
 
-/// Most tries of a step that panics: a defect seldom passes with time.
+/// Most attempts at a step that panics. A bug rarely disappears with time.
 const TRIES_WITH_PANICS: i32 = 5;
 
-/// What to do after the try number `attempt` (from 1) of `tries` has panicked.
+/// Decides after the attempt number `attempt` (from 1) of `tries` has panicked.
 pub(super) fn after_panic(attempt: i32, tries: i32) -> Verdict {
     match attempt < tries.min(TRIES_WITH_PANICS) {
         true => Verdict::Retry(delay(attempt)),
@@ -38,13 +39,13 @@ pub(super) fn after_panic(attempt: i32, tries: i32) -> Verdict {
     }
 }
 
-/// Whether a later try may succeed. Also with a full disk, which is not retryable for callers,
-/// who should know at once: an operation can wait for room.
+/// Whether a later attempt may succeed. A full disk counts too: callers get that error at once
+/// as not retryable, but an operation can wait until there is space.
 fn may_pass(error: &Error) -> bool {
     error.retryable() || error.reason() == Reason::DiskFull
 }
 
-/// Delay before the try after number `attempt`: doubled each time, from 100 ms.
+/// Delay after the attempt number `attempt`: 100 ms, doubled each time, up to [`MAX_DELAY`].
 pub(super) fn delay(attempt: i32) -> Duration {
     let doublings = u32::try_from(attempt.clamp(1, 12) - 1).unwrap_or_default();
     Duration::from_millis(100 << doublings).min(MAX_DELAY)

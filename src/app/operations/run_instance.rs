@@ -1,4 +1,4 @@
-//! Starts, stops and restarts an instance's servers, and recovers each of them.
+//! Starts, stops and restarts the servers of an instance, and recovers single servers.
 
 use super::{
     instance_steps as steps,
@@ -65,16 +65,16 @@ pub(crate) const RESTART_PLAN: Plan = Plan {
     abandon: |tx, claim, why| Box::pin(steps::mark_not_restarted(tx, claim, why)),
 };
 
-/// Enqueued by the supervisor when a server's process has ended by itself. The target of
-/// the operation is the instance if the server is the active one, and else the server, as a
-/// child of the instance: it excludes no operation on the instance, and none excludes it.
+/// The supervisor enqueues this when a server has ended by itself. For the active server the
+/// target is the instance. For another server the target is that server, as a child of the
+/// instance, so its recovery and the operations on the instance do not exclude each other.
 pub(crate) const RECOVER_PLAN: Plan = Plan {
     kind: "instance.recover",
     version: 1,
     verb: "recover",
     after_children: false,
     gives_way: GivesWay::Always,
-    // The supervisor asks for it again, with growing pauses.
+    // The supervisor enqueues another recovery later, with growing pauses.
     tries: 3,
     steps: &[Step {
         name: "start",

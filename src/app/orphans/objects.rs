@@ -1,5 +1,5 @@
-//! What Howdah has made on the servers of instances and no record knows any more: roles,
-//! databases, publications and slots that are younger than metadata that was restored.
+//! Finds objects on servers that Howdah has created and no record knows: roles, databases,
+//! publications and slots that were created after the backup of metadata that was restored.
 
 mod drop;
 
@@ -27,7 +27,7 @@ use crate::{
     telemetry::orphans::record,
 };
 
-/// How often servers are searched: it takes a connection to each database.
+/// Pause between two searches, which need a connection to each database.
 const INTERVAL: Duration = Duration::from_secs(300);
 
 /// Longest search of one server.
@@ -39,10 +39,10 @@ const CONDITION: &str = "UnknownObjects";
 /// Most objects that the condition names.
 const NAMED: usize = 10;
 
-/// Names of the kinds, as the metric has them.
+/// The kinds of objects, as the metric names them.
 const KINDS: [&str; 4] = ["role", "database", "publication", "slot"];
 
-/// What all databases of a server share. The owner's mark makes a database Howdah's.
+/// Objects that all databases of a server share. A database is Howdah's if its owner has a mark.
 const SHARED: &str = "with ours as (select oid, rolname::text as name,
         substring(shobj_description(oid, 'pg_authid') from '^howdah role ([0-9a-f-]{36})$') as mark
         from pg_roles)
@@ -53,7 +53,7 @@ const SHARED: &str = "with ours as (select oid, rolname::text as name,
         substring(slot_name::text from '^howdah_tmp_([0-9a-f]{32})$')
         from pg_replication_slots where slot_name ~ '^howdah_tmp_[0-9a-f]{32}$'";
 
-/// What each database has for itself.
+/// Objects of a single database.
 const OWN: &str = "select 'publication', pubname::text || ' in ' || current_database(),
         substring(pubname::text from '^howdah_tmp_([0-9a-f]{32})')
     from pg_publication where pubname ~ '^howdah_tmp_[0-9a-f]{32}(_insert)?$'";
@@ -61,7 +61,7 @@ const OWN: &str = "select 'publication', pubname::text || ' in ' || current_data
 const DATABASES: &str = "select datname::text from pg_database where datallowconn
     and not datistemplate and datname <> 'postgres'";
 
-/// An object on a server that bears a mark of Howdah's.
+/// An object on a server with a mark of Howdah.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 struct Marked {
     kind: String,
@@ -69,7 +69,7 @@ struct Marked {
     mark: Uuid,
 }
 
-/// What no record knows on the server of each instance.
+/// Objects without a record, by the instance's unique id.
 type Found = BTreeMap<Uuid, BTreeSet<Marked>>;
 
 impl Marked {
@@ -95,7 +95,7 @@ pub(in crate::app) struct Objects {
 }
 
 impl Objects {
-    /// Searches the servers of this host, as long as the process serves.
+    /// Searches the servers of this host until the process stops.
     pub(in crate::app) async fn run(self) {
         let mut found = Found::new();
         loop {
@@ -107,11 +107,10 @@ impl Objects {
         }
     }
 
-    /// Searches each server. For one that cannot be searched, what was found there last
-    /// stays.
+    /// Searches each server. If a search fails, the last result for that server is kept.
     async fn search_servers(&self, found: &mut Found) -> Result<()> {
         let mut instances = self.store.instances_to_watch(self.host).await?;
-        // Records of roles and databases are about the active server.
+        // Roles and databases are recorded for the active server only.
         instances.retain(|instance| {
             let active = instance.active();
             active.is_ok_and(|active| {
@@ -123,7 +122,7 @@ impl Objects {
         for instance in instances {
             let search = Box::pin(self.unknown_objects(&instance));
             let searched = tokio::time::timeout(LIMIT, search).await;
-            // A server that is down or does not answer is the supervisor's business.
+            // The supervisor reports a server that is down or does not answer.
             match searched.unwrap_or_else(|_| Err(unanswered())) {
                 Ok(unknown) => {
                     self.record_unknown(&instance, &unknown).await?;
@@ -142,9 +141,9 @@ impl Objects {
         Ok(())
     }
 
-    /// What bears a mark on an instance's server and is not on record. An object is recorded
-    /// before it is made and until it is dropped. So one that exists before and after the
-    /// records were read, and is not among them, has none.
+    /// The marked objects on an instance's server that have no record. An object is recorded
+    /// before it is created and until it is dropped. So an object that exists both before and
+    /// after the records were read, and is not among them, has none.
     async fn unknown_objects(&self, instance: &Instance) -> Result<BTreeSet<Marked>> {
         let mut unknown = self.marked_objects(instance).await?;
         let server = instance.active()?.uid;
@@ -162,7 +161,7 @@ impl Objects {
         let mut found = read(&client, SHARED).await?;
         for row in rows(&client, DATABASES).await? {
             let name: String = row.get(0);
-            // It may have been dropped since.
+            // The database may have been dropped in the meantime.
             match self.servers.short_connection(instance, &name).await {
                 Ok(client) => found.extend(read(&client, OWN).await?),
                 Err(error) if error.reason() == Reason::PostgresqlRefused => {}
@@ -172,7 +171,8 @@ impl Objects {
         Ok(found)
     }
 
-    /// Records the condition, where there is something to say or to take back.
+    /// Records the condition if there are such objects, or if an older condition must be
+    /// cleared.
     async fn record_unknown(&self, instance: &Instance, unknown: &BTreeSet<Marked>) -> Result<()> {
         let known = instance.conditions.iter().any(|it| it.kind == CONDITION);
         if unknown.is_empty() && !known {

@@ -1,4 +1,4 @@
-//! Servers that did not stop when they were to, and end later.
+//! Waits for servers that did not stop in time but may end later.
 
 use super::{INSPECTION, Supervisor, terms::Term};
 use crate::domain::{
@@ -8,8 +8,9 @@ use crate::domain::{
 };
 
 impl Supervisor {
-    /// Looks at a server whose stop has failed: its instance is STOPPED when it has ended
-    /// after all. Returns when there is nothing to see, or it is time for another look.
+    /// Inspects the servers of an instance whose stop has failed. When all have ended the
+    /// instance becomes STOPPED. Returns when there is nothing to wait for, or when it is time
+    /// to look again.
     pub(super) async fn see_the_end(&self, instance: &Instance, term: &Term) -> Result<()> {
         if !may_end(instance) {
             return Ok(());
@@ -20,7 +21,7 @@ impl Supervisor {
             let presence = match provider.inspect(&server).await {
                 Ok(Presence::Stopped | Presence::Missing) => continue,
                 Ok(presence) => presence,
-                // It may be frozen, and its process there.
+                // The server may be frozen: its process still exists.
                 Err(_) => Presence::Running,
             };
             return tokio::select! {
@@ -31,6 +32,7 @@ impl Supervisor {
         self.record_end(instance, term).await
     }
 
+    /// Makes the instance STOPPED, unless it has changed or another process supervises it now.
     async fn record_end(&self, instance: &Instance, term: &Term) -> Result<()> {
         let mut tx = self.store.begin().await?;
         let Some(now) = tx.lock_instance_by_uid(instance.uid).await? else {
@@ -53,8 +55,7 @@ impl Supervisor {
     }
 }
 
-/// Whether a stop has failed and it is not known what has become of the server: see
-/// `mark_not_stopped`.
+/// Whether a stop has failed and the state of the server is unknown: see `mark_not_stopped`.
 pub(super) fn may_end(instance: &Instance) -> bool {
     let to_stop = instance
         .active()

@@ -1,5 +1,5 @@
-//! How soon a server that has ended is started again: at once, but with growing pauses
-//! when it does not stay up.
+//! Decides how soon a server that has ended is started again: at once the first time, then with
+//! growing pauses until it stays up.
 
 use std::{
     collections::HashMap,
@@ -8,51 +8,51 @@ use std::{
 
 use uuid::Uuid;
 
-/// A server that was up for longer is started again at once.
+/// A server that was up for longer than this is started again at once.
 const STAYED_UP: Duration = Duration::from_secs(60);
 
-/// First pause, doubled each time, and the longest.
+/// First pause, which doubles each time, and longest pause.
 const FIRST: Duration = Duration::from_secs(1);
 const LONGEST: Duration = Duration::from_secs(300);
 
-/// The recoveries of each server.
+/// The recent recoveries of each server.
 #[derive(Debug, Default)]
 pub(super) struct Paces(HashMap<Uuid, Pace>);
 
 #[derive(Debug)]
 struct Pace {
-    /// Recoveries in a row.
+    /// Recoveries in a row, without a time up of more than [`STAYED_UP`] between them.
     number: u32,
-    /// When the server was seen up after the last one.
+    /// When the server was first seen up after the last recovery.
     up: Option<Instant>,
-    /// When it was seen down again; the pause begins then.
+    /// When it was seen down again. The pause begins at that time.
     down: Option<Instant>,
 }
 
 /// What to do with a server that is down.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Pause {
-    /// Start it.
+    /// Start it now.
     Over,
-    /// A pause begins.
+    /// Wait: a pause of this length begins.
     Begins(Duration),
-    /// It goes on.
+    /// Wait: the pause has already begun.
     GoesOn,
 }
 
 impl Paces {
-    /// A server is up.
+    /// Notes that a server is up.
     pub(super) fn up(&mut self, uid: Uuid, now: Instant) {
         if let Some(pace) = self.0.get_mut(&uid) {
             match pace.down.take() {
-                // It came up by itself, or was down only while it was being started.
+                // It came up by itself, or was down only during its start: the time up begins now.
                 Some(_) => pace.up = Some(now),
                 None => _ = pace.up.get_or_insert(now),
             }
         }
     }
 
-    /// A server is down, or did not come up.
+    /// Notes that a server is down or did not come up, and decides whether to start it.
     pub(super) fn down(&mut self, uid: Uuid, now: Instant) -> Pause {
         let Some(pace) = self.0.get_mut(&uid) else {
             return Pause::Over;
@@ -73,7 +73,7 @@ impl Paces {
         }
     }
 
-    /// A recovery begins.
+    /// Notes that a recovery begins.
     pub(super) fn recovers(&mut self, uid: Uuid) {
         let pace = self.0.entry(uid).or_insert(Pace {
             number: 0,
@@ -84,7 +84,7 @@ impl Paces {
         (pace.up, pace.down) = (None, None);
     }
 
-    /// A server is not meant to run any more.
+    /// Forgets a server that shall not run any more.
     pub(super) fn forget(&mut self, uid: Uuid) {
         self.0.remove(&uid);
     }
@@ -96,7 +96,7 @@ mod tests {
 
     const SECOND: Duration = Duration::from_secs(1);
 
-    /// The pause after each recovery of a server that is up for a while each time.
+    /// The pauses between recoveries of a server that is up for `up_for` each time.
     fn pauses(up_for: Option<Duration>) -> Vec<u64> {
         let (mut paces, uid) = (Paces::default(), Uuid::from_u128(1));
         let mut now = Instant::now();
@@ -109,7 +109,7 @@ mod tests {
                 now += time;
                 paces.up(uid, now);
             } else {
-                // However long the tries have taken.
+                // The duration of the attempts does not matter.
                 now += 100 * SECOND;
             }
             match paces.down(uid, now) {
@@ -135,7 +135,7 @@ mod tests {
         assert_eq!(pauses(Some(STAYED_UP + SECOND)), [0; 0]);
     }
 
-    /// A look during a recovery finds the server down; its end comes days later.
+    /// A look during the recovery finds the server down; the server ends days later.
     #[test]
     fn what_is_seen_during_a_recovery_is_forgotten_when_the_server_is_up() {
         let (mut paces, uid, now) = (Paces::default(), Uuid::nil(), Instant::now());
@@ -146,7 +146,7 @@ mod tests {
         assert_eq!(paces.down(uid, ends), Pause::Over);
         paces.recovers(uid);
         assert_eq!(paces.down(uid, ends), Pause::Begins(FIRST), "the first one");
-        // The time that it was down is not counted as time up.
+        // The time down is not counted as time up.
         paces.up(uid, ends);
         assert_eq!(paces.down(uid, ends), Pause::Begins(FIRST));
         let later = ends + 2 * STAYED_UP;

@@ -1,7 +1,9 @@
-//! Who supervises: of the processes that reach a place, one at a time.
+//! Supervision leases: of the processes that can supervise a scope, one does.
 //!
-//! A place is a host, or any for the servers of providers without hosts. The one that has
-//! the lease of a place watches its servers. The others stand by and try to take the lease.
+//! A scope is a host, or the servers of all providers without hosts. The process with the lease
+//! of a scope watches its servers. The others stand by, and try to take the lease. Two checks
+//! guard it: the database refuses writes with an old token, and [`Term::over`] stops a process
+//! whose lease may have expired before it has an effect outside the metadata.
 
 use std::{
     collections::HashMap,
@@ -18,12 +20,13 @@ use crate::{
     store::{Store, leases::Held},
 };
 
-/// The lease that this process has on a place.
+/// The lease of this process on a scope.
 #[derive(Clone, Debug)]
 pub(super) struct Term {
+    /// Resource and fencing token, for [`holds_lease`](crate::store::Tx::holds_lease).
     pub(super) held: Held,
     lost: CancellationToken,
-    /// Until when it holds for sure, by this process's clock.
+    /// Until when the lease is certainly valid, by this process's monotonic clock.
     until: Arc<Mutex<Instant>>,
 }
 
@@ -45,9 +48,9 @@ impl Term {
             || Instant::now() >= *self.until.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Ready when the lease is lost or may have run out. The clock is looked at each time it is
-    /// polled: before each move of the work that it stands in front of, so that a process
-    /// that was frozen does not go on.
+    /// Ready when the lease is lost or may have expired. It reads the clock whenever it is
+    /// polled. `select!` with `biased` polls it before the work, so after a freeze the process
+    /// does not continue the work.
     pub(super) async fn over(&self) {
         let expired = std::future::poll_fn(|_| match self.is_over() {
             true => Poll::Ready(()),
@@ -61,45 +64,47 @@ impl Term {
     }
 }
 
-/// The leases on places that this process has.
+/// The leases on scopes that this process holds.
 #[derive(Debug, Default)]
 pub(in crate::app) struct Terms(Mutex<HashMap<Uuid, Term>>);
 
 impl Terms {
-    /// The lease on the place of a server, while this process has it.
+    /// The lease on the scope of a server; none if this process does not hold it.
     pub(super) fn of(&self, server: &Server) -> Option<Term> {
-        let term = self.all().get(&place(server)).cloned();
+        let term = self.all().get(&scope(server)).cloned();
         term.filter(|term| !term.is_over())
     }
 
-    /// Takes or renews the lease of a place. Answers whether it was taken.
+    /// Takes or renews the lease of a scope. Returns `true` if it was taken, not renewed.
     pub(super) async fn keep(
         &self,
         store: &Store,
         worker: Uuid,
-        place: Uuid,
+        scope: Uuid,
         length: Duration,
     ) -> Result<bool> {
+        // Measured before the query, so that this process never believes in its lease for longer
+        // than the database does.
         let (asked, seconds) = (Instant::now(), length.as_secs_f64());
-        let present = self.all().get(&place).cloned();
+        let present = self.all().get(&scope).cloned();
         if let Some(term) = present {
             if !store.renew_leases(&[term.held], seconds).await?.is_empty() {
                 term.extend(asked + length);
                 return Ok(false);
             }
-            tracing::warn!(%place, "another process supervises the servers");
-            self.all().remove(&place);
+            tracing::warn!(%scope, "another process supervises the servers");
+            self.all().remove(&scope);
             term.lost.cancel();
         }
-        let Some(held) = store.take_lease(place, worker, seconds).await? else {
+        let Some(held) = store.take_lease(scope, worker, seconds).await? else {
             return Ok(false);
         };
-        tracing::info!(%place, token = held.token, "this process supervises the servers");
-        self.all().insert(place, Term::new(held, asked + length));
+        tracing::info!(%scope, token = held.token, "this process supervises the servers");
+        self.all().insert(scope, Term::new(held, asked + length));
         Ok(true)
     }
 
-    /// Gives all leases back.
+    /// Gives all leases back, so that another process can take them at once.
     pub(super) async fn give_back(&self, store: &Store) -> Result<()> {
         let terms = std::mem::take(&mut *self.all());
         for term in terms.values() {
@@ -114,7 +119,7 @@ impl Terms {
     }
 }
 
-/// What the lease of a server's supervision is on.
-fn place(server: &Server) -> Uuid {
+/// The scope of a server: its host, or the nil UUID for a server without a host.
+fn scope(server: &Server) -> Uuid {
     server.host().unwrap_or(Uuid::nil())
 }

@@ -1,4 +1,4 @@
-//! The files of the data directory: there, readable, and files.
+//! Checks the files of the data directory.
 
 use std::{
     fs::{self, File},
@@ -30,7 +30,7 @@ const FILES: [&str; 8] = [
     "admin-endpoint",
 ];
 
-/// What a start would refuse, and a key that others can read.
+/// Reports what a start would refuse, and a key file that other users can read.
 pub(super) fn check(config: &Config) -> Vec<Finding> {
     let directory = &config.data_dir;
     let damages = damages(&config.local.root);
@@ -50,7 +50,7 @@ pub(super) fn check(config: &Config) -> Vec<Finding> {
     findings
 }
 
-/// Whether the metadata and the key are there together.
+/// Checks that the metadata has its key.
 fn embedded(config: &Config) -> Result<(), Error> {
     refuse_lost(&config.data_dir)?;
     match trace(&config.data_dir)? {
@@ -71,7 +71,7 @@ fn refusal(error: &Error) -> Finding {
     }
 }
 
-/// What is wrong with a file, if it is there.
+/// Reports what is wrong with a file; none if it is missing or fine.
 fn file(path: &Path) -> Option<Finding> {
     let shown = path.display();
     let found = match fs::metadata(path) {

@@ -1,4 +1,4 @@
-//! Which keys the stored secrets are sealed with: whether a rotation is finished.
+//! Checks the keys that secrets are sealed with, and whether a rotation is complete.
 
 use sqlx::PgConnection;
 
@@ -10,7 +10,7 @@ use crate::{
 
 pub(super) const CHECK: &str = "secret keys";
 
-/// Compares the keys that the metadata need with those that are given.
+/// Compares the keys that the metadata needs with the configured keys.
 pub(super) async fn check(config: &Config, metadata: &mut PgConnection) -> Finding {
     let compared = match keys::present(config) {
         Ok(given) => key_uses(metadata).await.map(|uses| compare(&uses, &given)),
@@ -25,7 +25,7 @@ fn compare(uses: &[KeyUse], given: &Keyring) -> Finding {
     let Some((newest, former)) = uses.split_first() else {
         return Finding::ok(CHECK, "no process has served with this metadata database");
     };
-    // The next start, or a process that serves, forgets the others.
+    // The next start, or a process that serves, deletes the records of the others.
     let needed: Vec<&KeyUse> = former
         .iter()
         .filter(|key| key.values > 0 || !key.idle)

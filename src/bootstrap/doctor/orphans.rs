@@ -1,4 +1,4 @@
-//! Servers on this host that no record knows.
+//! Checks for servers on this host that no record knows.
 
 use std::collections::BTreeSet;
 
@@ -14,9 +14,9 @@ use crate::{
 
 const CHECK: &str = "servers on record";
 
-/// What a search came to.
+/// Result of the search.
 enum Search {
-    /// There is no server that a record could lack for.
+    /// There are no servers on this host.
     NoServers,
     /// The metadata cannot be read.
     NoRecords,
@@ -24,7 +24,7 @@ enum Search {
     Orphans(Vec<Present>),
 }
 
-/// Names each server that no record knows, where the metadata can be reached.
+/// Reports each server that no record knows, if the metadata can be reached.
 pub(super) async fn check(config: &Config) -> Vec<Finding> {
     match tokio::time::timeout(LIMIT, Box::pin(orphans(config))).await {
         Ok(Ok(Search::NoServers)) => vec![Finding::ok(CHECK, "there is no server on this host")],
@@ -33,7 +33,7 @@ pub(super) async fn check(config: &Config) -> Vec<Finding> {
         }
         Ok(Ok(Search::Orphans(orphans))) => orphans.into_iter().map(describe).collect(),
         Ok(Ok(Search::NoRecords)) => vec![down(CHECK, config)],
-        // Another check reports metadata that cannot be reached.
+        // Another check reports that the metadata cannot be reached.
         Err(_) => vec![silent(CHECK)],
         Ok(Err(error)) if error.reason() == Reason::MetadataUnavailable => vec![silent(CHECK)],
         Ok(Err(error)) if error.reason() == Reason::LocalRootMismatch => {
@@ -67,7 +67,7 @@ async fn orphans(config: &Config) -> Result<Search> {
         return Ok(Search::NoRecords);
     };
     trash.owner().verify(records.metadata)?;
-    // One that was removed between the two looks has lost its record with its data.
+    // A server that is removed between the two listings loses its record and its data.
     let mut orphans = trash.present().await?;
     orphans.retain(|server| before.contains(&server.uid) && !records.servers.contains(&server.uid));
     Ok(Search::Orphans(orphans))

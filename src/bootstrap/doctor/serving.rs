@@ -1,4 +1,4 @@
-//! The process that serves from the data directory, while it does.
+//! Finds the process that serves from a data directory.
 
 use std::{
     fs::{File, TryLockError},
@@ -7,7 +7,7 @@ use std::{
 
 use crate::bootstrap::{ADMIN_ENDPOINT, ENDPOINT, data_dir};
 
-/// Where the process that serves from a data directory listens.
+/// Endpoints of the process that serves from a data directory.
 #[derive(Debug)]
 pub struct Listening {
     /// Address of the API; empty until the start is complete.
@@ -16,16 +16,16 @@ pub struct Listening {
     pub admin: String,
 }
 
-/// Where the process that serves from this data directory listens; none if no process serves.
+/// The endpoints of the process that serves from this data directory; none if no process does.
 ///
-/// The lock is tried for this. Only ask when an address is taken: a start that met the lock
-/// at this moment would be refused, and with that address it is refused anyway.
+/// This tries the lock for a moment, and a start at that moment would be refused. So call it
+/// only when an address is in use: then a start would be refused anyway.
 #[must_use]
 pub fn listening(data_dir: &Path) -> Option<Listening> {
     let lock = File::open(data_dir.join(data_dir::LOCK)).ok()?;
     match lock.try_lock_shared() {
         Err(TryLockError::WouldBlock) => {}
-        // What the files say is of a process that was killed.
+        // The files are left over from a killed process.
         Ok(()) | Err(TryLockError::Error(_)) => return None,
     }
     let address = |name| {

@@ -1,4 +1,4 @@
-//! The clock: certificates and the times of resources go by it.
+//! Checks the clock, which decides about certificates and about the times of resources.
 
 use std::{env, fs};
 
@@ -11,7 +11,7 @@ pub(super) fn check(surroundings: &Surroundings) -> Finding {
     judge(surroundings.now, made.ok().map(DateTime::<Utc>::from))
 }
 
-/// A clock that is behind the program's own file cannot be right.
+/// Compares the clock with the time of the program's file: an earlier clock must be wrong.
 fn judge(now: DateTime<Utc>, program_made: Option<DateTime<Utc>>) -> Finding {
     let shown = now.to_rfc3339_opts(SecondsFormat::Secs, true);
     let behind = program_made.is_some_and(|made| now + TimeDelta::days(1) < made);

@@ -1,4 +1,4 @@
-//! Files that the settings name: certificates and keys.
+//! Checks files that the configuration names: certificates and keys.
 
 use std::{fs, os::unix::fs::MetadataExt, path::Path};
 
@@ -7,7 +7,7 @@ use x509_parser::parse_x509_certificate;
 
 use crate::config::{Config, Finding, Surroundings};
 
-/// Seconds before the end of a certificate at which it is worth a warning.
+/// Seconds before the expiry of a certificate at which it causes a warning.
 const SOON: i64 = 14 * 86_400;
 
 pub(super) fn check(config: &Config, surroundings: &Surroundings) -> Vec<Finding> {
@@ -33,7 +33,7 @@ pub(super) fn check(config: &Config, surroundings: &Surroundings) -> Vec<Finding
     findings
 }
 
-/// Readable, certificates, and valid for some time.
+/// Checks that a file is readable, contains certificates, and does not expire soon.
 fn certificates(check: &str, path: &Path, now: i64) -> Finding {
     let shown = path.display();
     let read: Result<Vec<_>, _> =
@@ -67,7 +67,7 @@ fn certificates(check: &str, path: &Path, now: i64) -> Finding {
     }
 }
 
-/// When a certificate ends, in seconds since 1970.
+/// Expiry of a certificate, in seconds since 1970.
 fn end(der: &CertificateDer<'_>) -> Option<i64> {
     let (_, certificate) = parse_x509_certificate(der).ok()?;
     Some(certificate.validity().not_after.timestamp())
@@ -76,7 +76,7 @@ fn end(der: &CertificateDer<'_>) -> Option<i64> {
 fn key(path: &Path) -> Finding {
     match PrivateKeyDer::from_pem_file(path) {
         Ok(_) => private("TLS key", path),
-        // The error names what is wrong with the form, never the content.
+        // The error describes the format only, never the contents.
         Err(error) => Finding::fail(
             "TLS key",
             format!("{} holds no private key: {error}", path.display()),
@@ -85,7 +85,7 @@ fn key(path: &Path) -> Finding {
     }
 }
 
-/// Whether others can read a file that they should not.
+/// Warns if other users can read a private file.
 fn private(check: &str, path: &Path) -> Finding {
     let shown = path.display();
     match fs::metadata(path) {

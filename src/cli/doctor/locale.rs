@@ -1,11 +1,11 @@
-//! The locale that a new server takes over from its environment.
+//! Checks the locale of the environment, which a new server takes over.
 
 use std::process::Command;
 
 use crate::config::{Finding, Surroundings};
 
-/// Says whether the environment's locale is installed: `initdb` fails on another.
-/// None where the machine cannot list its locales.
+/// Checks that the environment's locale is installed, because `initdb` fails otherwise. None if
+/// the machine cannot list its locales.
 pub(super) fn check(surroundings: &Surroundings) -> Option<Finding> {
     let wanted = ["LC_ALL", "LC_CTYPE", "LANG"]
         .iter()
@@ -34,12 +34,12 @@ fn judge(wanted: &str, installed: &str) -> Finding {
     )
 }
 
-/// `de_DE` of `de_DE.UTF-8`.
+/// The language of a locale: `de_DE` for `de_DE.UTF-8`.
 fn language(locale: &str) -> &str {
     locale.split(['.', '@']).next().unwrap_or(locale)
 }
 
-/// Locales are listed as `de_DE.utf8` and set as `de_DE.UTF-8`.
+/// Normalises a locale: systems list `de_DE.utf8` and users set `de_DE.UTF-8`.
 fn same(locale: &str) -> String {
     locale.to_lowercase().replace('-', "")
 }

@@ -1,4 +1,4 @@
-//! `howdah doctor`: what this machine lacks, and what to type to get it.
+//! `howdah doctor`: reports what this machine lacks, and what to type to correct it.
 
 mod clock;
 mod files;
@@ -21,8 +21,8 @@ use crate::{
     config::{self, Config, Finding, ServeArguments, Surroundings, finding::Status},
 };
 
-/// Checks everything and prints it. The exit is [`Exit::Failed`] when something is in
-/// the way of serving.
+/// Runs all checks and prints the findings. Exits with [`Exit::Failed`] if a finding prevents
+/// serving.
 pub(super) async fn run(arguments: &ServeArguments, output: Output) -> Result<Exit, Failure> {
     let surroundings = Surroundings::of_process();
     let findings = match config::load(arguments, &surroundings) {

@@ -1,4 +1,4 @@
-//! Addresses and ports: free to listen on.
+//! Checks that addresses and ports are free to listen on.
 
 use std::{
     io::ErrorKind,
@@ -11,7 +11,7 @@ use crate::{
     config::{Config, Finding, ListenAddress},
 };
 
-/// Free ports below which the range is nearly used up.
+/// Number of free ports below which the range is almost used up.
 const FEW: usize = 20;
 
 pub(super) fn check(config: &Config) -> Vec<Finding> {
@@ -32,8 +32,8 @@ pub(super) fn check(config: &Config) -> Vec<Finding> {
     findings
 }
 
-/// Whether an address is free, or held by the process that serves from the data directory:
-/// `ours` says where that listens, if it is there.
+/// Checks that an address is free, or in use by the process that serves from the data directory.
+/// `ours` returns the endpoint of that process.
 fn address<const PORT: u16>(
     check: &str,
     flag: &str,
@@ -81,7 +81,7 @@ fn taken_address(check: &str, flag: &str, address: &str, ours: Option<String>) -
     }
 }
 
-/// How many ports of the range are free on one address.
+/// Counts the free ports of the range on one address.
 fn ports(config: &Config, ip: IpAddr) -> Finding {
     let (check, range) = ("ports", config.local.ports);
     let all = range.first()..=range.last();
@@ -127,7 +127,8 @@ mod tests {
 
     #[test]
     fn a_range_without_a_free_port_is_noticed() {
-        // A port below those of outgoing connections, which the range allows.
+        // A port below those of outgoing connections, which the range of local servers may
+        // contain.
         let taken = (20_000..30_000).find_map(|port| TcpListener::bind(("127.0.0.1", port)).ok());
         let listener = taken.unwrap();
         let port = listener.local_addr().unwrap().port();

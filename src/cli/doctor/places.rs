@@ -1,4 +1,4 @@
-//! Directories: writable, passable, with room.
+//! Checks directories: they must be writable and passable, and need free space.
 
 use std::{
     fs,
@@ -12,7 +12,7 @@ use rustix::fs::{Access, access, statvfs};
 
 use crate::config::{Config, Finding};
 
-/// Free bytes below which a first server with its log hardly fits.
+/// Free bytes below which there is hardly space for one server and its log.
 const LITTLE_ROOM: u64 = 1 << 30;
 
 pub(super) fn check(config: &Config) -> Vec<Finding> {
@@ -26,7 +26,7 @@ pub(super) fn check(config: &Config) -> Vec<Finding> {
     findings
 }
 
-/// The nearest directory above that exists, or the path itself.
+/// The nearest existing parent directory, or the path itself.
 pub(super) fn nearest(path: &Path) -> PathBuf {
     let existing = path.ancestors().find(|ancestor| ancestor.exists());
     existing.unwrap_or_else(|| Path::new("/")).to_owned()
@@ -49,8 +49,8 @@ fn writable(check: &str, path: &Path) -> Finding {
     }
 }
 
-/// What to do about a directory that cannot be written. The owner of one that is there is
-/// no mistake as a rule: servers would not find their data readable after a change.
+/// The remedy for a directory that cannot be written. Changing the owner of an existing
+/// directory is rarely right: servers could not read their data any more.
 fn way_out(path: &Path, exists: bool) -> String {
     let shown = path.display();
     let elsewhere = "set another place (docs/configuration.md)";
@@ -65,7 +65,7 @@ fn way_out(path: &Path, exists: bool) -> String {
     }
 }
 
-/// The name of a user, or its id where /etc/passwd does not know it.
+/// Name of a user, or the user id if `/etc/passwd` does not contain it.
 fn user(uid: u32) -> String {
     let accounts = fs::read_to_string("/etc/passwd").unwrap_or_default();
     let name = accounts.lines().find_map(|line| {
@@ -92,7 +92,7 @@ fn room(root: &Path) -> Finding {
     }
 }
 
-/// Whether a process serves from the data directory: it has left its address there.
+/// Whether a process serves from the data directory, judged by its endpoint file.
 fn in_use(data_dir: &Path) -> Option<Finding> {
     let text = fs::read_to_string(data_dir.join("endpoint")).ok()?;
     let address = text.trim();
@@ -110,7 +110,7 @@ fn in_use(data_dir: &Path) -> Option<Finding> {
     ))
 }
 
-/// The directories on the way to `path` that others than their owner cannot pass.
+/// The parent directories of `path` that only their owners can pass through.
 pub(super) fn closed(path: &Path) -> Vec<PathBuf> {
     let existing = path.ancestors().filter(|ancestor| ancestor.exists());
     let closed = existing.filter(|ancestor| {
@@ -162,7 +162,7 @@ mod tests {
     #[test]
     fn a_process_that_serves_is_noticed() {
         let directory = tempfile::tempdir().unwrap();
-        // No other test listens there.
+        // No other test listens on this address.
         let listener = TcpListener::bind("127.0.0.77:0").unwrap();
         let endpoint = directory.path().join("endpoint");
         fs::write(&endpoint, listener.local_addr().unwrap().to_string()).unwrap();

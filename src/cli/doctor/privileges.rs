@@ -1,4 +1,4 @@
-//! Who Howdah is, and who its servers shall be.
+//! Checks the user of Howdah, and the user that its servers shall run as.
 
 use std::{fs, process::Command};
 
@@ -39,7 +39,7 @@ fn run_as(config: &Config) -> Finding {
     )
 }
 
-/// Whether there is a user of that name, in /etc/passwd or a directory service.
+/// Whether a user exists, in `/etc/passwd` or in a directory service.
 fn exists(user: &str) -> bool {
     let passwd = fs::read_to_string("/etc/passwd").unwrap_or_default();
     let local = passwd

@@ -1,5 +1,5 @@
-//! Messages as protobuf JSON (the mapping of the protobuf documentation): names in
-//! lowerCamelCase, 64-bit numbers as strings, fields with their default left out.
+//! Messages as JSON, by protobuf's JSON mapping: names in lowerCamelCase, 64-bit numbers as
+//! strings, fields with default values omitted.
 
 use std::sync::LazyLock;
 
@@ -19,7 +19,7 @@ use crate::{
 static POOL: LazyLock<Result<DescriptorPool, DescriptorError>> =
     LazyLock::new(|| DescriptorPool::decode(DESCRIPTORS));
 
-/// A message of the type with that full name, over several lines.
+/// Formats a message of the type with that full name, on several lines.
 pub(in crate::cli) fn render<M: Message>(
     full_name: &str,
     message: &M,
@@ -28,13 +28,13 @@ pub(in crate::cli) fn render<M: Message>(
     of_bytes(full_name, &message.encode_to_vec(), output)
 }
 
-/// A packed message by itself, without the type that it says.
+/// Formats a packed message without the name of its type.
 pub(in crate::cli) fn render_any(any: &Any, output: Output) -> Result<String, Failure> {
     let full_name = any.type_url.rsplit('/').next().unwrap_or_default();
     of_bytes(full_name, &any.value, output)
 }
 
-/// The resource name in a message of the type with that full name, if it has one.
+/// The field `name` of a message; none if it has no such field.
 pub(in crate::cli) fn name_of<M: Message>(
     full_name: &str,
     message: &M,

@@ -1,4 +1,4 @@
-//! What is printed on stdout: tables for people, JSON for scripts.
+//! Output on standard output: tables for people, JSON and YAML for programs.
 
 pub(super) mod json;
 mod sheet;
@@ -11,7 +11,7 @@ use super::{
     exit::{Exit, Failure},
 };
 
-/// A value for programs: as YAML where that was asked for, else as JSON over several lines.
+/// Formats a value for programs: as YAML if requested, otherwise as JSON on several lines.
 pub(super) fn data(value: &Value, output: Output) -> Result<String, Failure> {
     let text = match output {
         Output::Yaml => serde_saphyr::to_string(value).map_err(|error| error.to_string()),
@@ -21,8 +21,8 @@ pub(super) fn data(value: &Value, output: Output) -> Result<String, Failure> {
     Ok(text.trim_end().to_owned())
 }
 
-/// Text for a terminal: control characters, which could move the cursor or start an
-/// escape sequence, are written as escapes.
+/// Makes text safe for a terminal: control characters, which could move the cursor or start an
+/// escape sequence, are escaped.
 pub(super) fn clean(text: &str) -> String {
     let mut cleaned = String::with_capacity(text.len());
     for character in text.chars() {

@@ -8,7 +8,7 @@ use rustix::termios::{isatty, tcgetwinsize};
 use super::clean;
 use crate::domain::clock::{Clock as _, SystemClock};
 
-/// A table with a header, or names with values.
+/// A table with a header, or a list of names and values.
 pub(in crate::cli) struct Sheet(Table);
 
 impl Sheet {
@@ -25,7 +25,7 @@ impl Sheet {
         Self(spaced(table))
     }
 
-    /// One thing: a name and a value a line. Empty values are left out.
+    /// One resource, with a name and a value per line. Empty values are left out.
     pub(in crate::cli) fn fields(fields: impl IntoIterator<Item = (String, String)>) -> Self {
         let mut table = plain();
         for (name, value) in fields {
@@ -48,7 +48,7 @@ impl fmt::Display for Sheet {
     }
 }
 
-/// As wide as it has to be, and no wider than the terminal that it is shown at.
+/// A table that is as wide as needed, and at most as wide as the terminal.
 fn plain() -> Table {
     let mut table = Table::new();
     table.load_style(presets::NOTHING);
@@ -59,18 +59,18 @@ fn plain() -> Table {
     table
 }
 
-/// Columns of the terminal at stdout; none for a file or a pipe, whose reader wants a row a
-/// line.
+/// Width of the terminal at standard output, in columns. None for a file or a pipe, whose reader
+/// wants one row per line.
 fn columns() -> Option<u16> {
     let stdout = io::stdout();
     let size = isatty(&stdout)
         .then(|| tcgetwinsize(&stdout).ok())
         .flatten();
-    // A terminal that does not know its size says 0.
+    // A terminal that does not know its size reports 0.
     size.map(|size| size.ws_col).filter(|columns| *columns > 0)
 }
 
-/// The table flush left, with two spaces between columns.
+/// Aligns the table left, with two spaces between columns.
 fn spaced(mut table: Table) -> Table {
     let last = table.column_count().saturating_sub(1);
     for (number, column) in table.column_iter_mut().enumerate() {
@@ -87,18 +87,18 @@ fn shown(cell: &str) -> String {
     }
 }
 
-/// A time in UTC to the second, empty for none.
+/// A time in UTC with seconds; empty if there is none.
 pub(in crate::cli) fn time(time: Option<&prost_types::Timestamp>) -> String {
     let whole = time.map(|time| prost_types::Timestamp { nanos: 0, ..*time });
     whole.map(|time| time.to_string()).unwrap_or_default()
 }
 
-/// How long ago a time was, in its greatest unit: `45s`, `12m`, `7h`, `3d`. Empty for none.
+/// Age of a time in its largest unit: `45s`, `12m`, `7h`, `3d`. Empty if there is none.
 pub(in crate::cli) fn age(time: Option<&prost_types::Timestamp>) -> String {
     let Some(then) = time.and_then(|time| SystemTime::try_from(*time).ok()) else {
         return String::new();
     };
-    // A time in the future comes from a clock that goes ahead of this one.
+    // A time in the future comes from a clock that is ahead of this one.
     let seconds = SystemTime::from(SystemClock.now()).duration_since(then);
     let seconds = seconds.unwrap_or_default().as_secs();
     match seconds {
@@ -109,7 +109,7 @@ pub(in crate::cli) fn age(time: Option<&prost_types::Timestamp>) -> String {
     }
 }
 
-/// `yes`, or nothing.
+/// `yes`, or an empty text.
 pub(in crate::cli) fn yes(holds: bool) -> String {
     if holds { "yes".into() } else { String::new() }
 }

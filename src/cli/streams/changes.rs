@@ -1,5 +1,5 @@
-//! Changes as JSON records with column names: the form of `--output json`, and what
-//! the lines for people are made from.
+//! Changes as JSON records with column names. They are the output for programs, and the source
+//! of the lines for people.
 
 use std::collections::HashMap;
 
@@ -48,6 +48,18 @@ impl Tables {
                 "endLsn": lsn(commit.end_lsn),
                 "commitTime": time(commit.commit_time.as_ref()),
             }),
+            Event::Marker(marker) => json!({
+                "event": "marker",
+                "kind": marker.kind().as_str_name(),
+                "table": format!("{}.{}", identifier(&marker.namespace), identifier(&marker.table)),
+                "partitions": marker.partitions,
+                "afterLsn": lsn(marker.after_lsn),
+                "beforeLsn": lsn(marker.before_lsn),
+                "incompleteXids": marker.incomplete_xids,
+                "detail": marker.detail,
+            }),
+            // They are asked for by nobody here.
+            Event::Fragment(_) => return None,
         };
         if let (Some((xid, commit_lsn)), Some(record)) = (&self.transaction, record.as_object_mut())
             && !matches!(event, Event::Schema(_))
@@ -103,8 +115,8 @@ impl Tables {
     }
 }
 
-/// Values by column name, and the columns that the update did not touch. Columns that
-/// the replica identity does not give are left out.
+/// Values by column name, and the columns that the update has not changed. Columns outside of
+/// the replica identity are left out.
 fn columns<'a>(schema: &'a Schema, row: &Row) -> (Map<String, Json>, Vec<&'a str>) {
     let mut values = Map::new();
     let mut unchanged = Vec::new();
@@ -132,7 +144,7 @@ fn plain(value: &value::Value) -> Json {
     }
 }
 
-/// Bytes as PostgreSQL writes bytea.
+/// Bytes in PostgreSQL's hex format of bytea.
 fn hex(bytes: &[u8]) -> String {
     bytes.iter().fold(String::from("\\x"), |mut text, byte| {
         text.push_str(&format!("{byte:02x}"));
@@ -148,7 +160,7 @@ fn table(schema: &Schema) -> String {
     )
 }
 
-/// A name as in SQL, quoted where it must be.
+/// A name in SQL, quoted if necessary.
 fn identifier(name: &str) -> String {
     let inner = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit() || c == '_';
     let bare = name.chars().all(inner) && !name.starts_with(|c: char| c.is_ascii_digit());
@@ -159,7 +171,7 @@ fn identifier(name: &str) -> String {
     }
 }
 
-/// An LSN as PostgreSQL writes it.
+/// An LSN in PostgreSQL's format.
 fn lsn(lsn: u64) -> String {
     format!("{:X}/{:X}", lsn >> 32, lsn & 0xFFFF_FFFF)
 }

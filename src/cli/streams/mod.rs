@@ -62,20 +62,19 @@ pub(super) async fn run(session: Session, command: Command) -> Result<(), Failur
     let mut printer = Printer::new(&session, &subscribe);
     while let Some(batch) = stream.message().await.map_err(crate::client::Error::from)? {
         printer.greet(&session, &batch);
-        for change in &batch.changes {
-            if let Some(event) = &change.event
-                && printer.print(event, change.ordinal)?
-            {
+        let mut ordinals = Ordinals::of(&batch);
+        for event in batch.changes.iter().filter_map(|it| it.event.as_ref()) {
+            if printer.print(event, ordinals.next(event))? {
                 return Ok(());
             }
         }
-        // One write for a batch: a line that is cut in two helps nobody.
+        // One write per batch, so that lines are not cut.
         printer.flush()?;
     }
     Ok(())
 }
 
-/// The instance and the database's name in PostgreSQL, of one argument or two.
+/// The instance, and the database's name in PostgreSQL, from one argument or two.
 async fn source(session: &Session, subscribe: &Subscribe) -> Result<(String, String), Failure> {
     let text = &subscribe.instance;
     if let Some(database) = &subscribe.database {
@@ -94,7 +93,7 @@ async fn source(session: &Session, subscribe: &Subscribe) -> Result<(String, Str
     Ok((instance, database.postgresql_name))
 }
 
-/// The parts of `text` between the commas that stand outside double quotes.
+/// Splits `text` at commas outside of double quotes.
 fn split(text: &str) -> Vec<String> {
     let mut quoted = false;
     let parts = text.split(|character| {
@@ -103,6 +102,40 @@ fn split(text: &str) -> Vec<String> {
     });
     let parts = parts.map(|part| part.trim().to_owned());
     parts.filter(|part| !part.is_empty()).collect()
+}
+
+/// Numbers the events of a batch in their transactions.
+struct Ordinals {
+    next: u64,
+}
+
+impl Ordinals {
+    fn of(batch: &ChangeBatch) -> Self {
+        Self {
+            next: batch.first_ordinal,
+        }
+    }
+
+    /// The ordinal of the next event of the batch; 0 for one without.
+    fn next(&mut self, event: &Event) -> u64 {
+        let counts = match event {
+            Event::Begin(_) => {
+                self.next = 1;
+                false
+            }
+            Event::Row(_) | Event::Truncate(_) => true,
+            Event::Message(message) => message.transactional,
+            Event::Fragment(fragment) => fragment.last,
+            Event::Schema(_) | Event::Commit(_) | Event::Marker(_) => false,
+        };
+        match counts {
+            true => {
+                self.next += 1;
+                self.next - 1
+            }
+            false => 0,
+        }
+    }
 }
 
 /// Prints events and counts them.
@@ -129,7 +162,7 @@ impl Printer {
         }
     }
 
-    /// Says what the slot waits for, and when it is made.
+    /// Reports what the slot waits for, and then that the subscription has begun.
     fn greet(&mut self, session: &Session, batch: &ChangeBatch) {
         if self.greeted {
             return;
@@ -139,14 +172,14 @@ impl Printer {
             session.hint("subscribed: changes that are committed from now on are printed");
             return;
         };
-        // The younger ones of a busy server come and go.
+        // Only the oldest transaction counts. On a busy server younger ones come and go.
         if self.oldest.as_ref() != Some(oldest) {
             self.oldest = Some(oldest.clone());
             session.hint(&text::waiting(oldest, batch.waiting_for.len()));
         }
     }
 
-    /// Prints an event; true when it was the last one wanted.
+    /// Prints an event. Returns `true` if it was the last one requested.
     fn print(&mut self, event: &Event, ordinal: u64) -> Result<bool, Failure> {
         let record = self.tables.read(event, ordinal);
         if !self.transactions && matches!(event, Event::Begin(_) | Event::Commit(_)) {

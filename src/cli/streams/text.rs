@@ -1,10 +1,10 @@
-//! Change records as lines for people.
+//! Change records as lines of text for people.
 
 use serde_json::{Map, Value};
 
 use crate::{cli::output::clean, pb::v1::change_batch::WaitingFor};
 
-/// One line, without control characters.
+/// One line without control characters.
 pub(super) fn line(record: &Value) -> String {
     let text = |name: &str| record.get(name).and_then(Value::as_str).unwrap_or_default();
     let event = text("event");
@@ -34,7 +34,7 @@ pub(super) fn line(record: &Value) -> String {
     clean(line.trim_end())
 }
 
-/// What has to end before changes are seen: how many transactions, and the oldest.
+/// Describes what must end before changes are seen: the number of transactions, and the oldest.
 pub(super) fn waiting(oldest: &WaitingFor, count: usize) -> String {
     let plural = if count == 1 { "" } else { "s" };
     let mut line = format!(
@@ -84,7 +84,7 @@ fn columns(values: &Map<String, Value>) -> String {
     values.iter().map(column).collect::<Vec<_>>().join(" ")
 }
 
-/// A value bare where that is clear, else between single quotes as in SQL.
+/// A value without quotes if that is unambiguous, otherwise in single quotes as in SQL.
 fn literal(text: &str) -> String {
     let clear = |c: char| c.is_ascii_alphanumeric() || "_-+.:".contains(c);
     if !text.is_empty() && text != "null" && text.chars().all(clear) {

@@ -1,8 +1,8 @@
 //! From bytes to messages.
 
 use super::message::{
-    Abort, Begin, Column, Commit, Delete, Identity, Insert, LogicalMessage, Message, Old, Origin,
-    PrepareKind, Prepared, Relation, RolledBack, Truncate, Type, Update,
+    Abort, Begin, Column, Commit, Delete, Insert, LogicalMessage, Message, Old, Origin,
+    PrepareKind, Prepared, Relation, ReplicaIdentity, RolledBack, Truncate, Type, Update,
 };
 use super::tuple::Tuple;
 use crate::pg::Lsn;
@@ -191,10 +191,10 @@ fn rolled_back<'a>(cursor: &mut Cursor<'a>) -> Result<RolledBack<'a>, Malformed>
 fn relation<'a>(xid: Option<u32>, cursor: &mut Cursor<'a>) -> Result<Relation<'a>, Malformed> {
     let (oid, schema, name) = (cursor.u32()?, cursor.str()?, cursor.str()?);
     let identity = match cursor.u8()? {
-        b'd' => Identity::Default,
-        b'n' => Identity::Nothing,
-        b'f' => Identity::Full,
-        b'i' => Identity::Index,
+        b'd' => ReplicaIdentity::Default,
+        b'n' => ReplicaIdentity::Nothing,
+        b'f' => ReplicaIdentity::Full,
+        b'i' => ReplicaIdentity::Index,
         _ => return Err(Malformed("unknown replica identity")),
     };
     let count = cursor.count()?;

@@ -87,7 +87,7 @@ pub struct Origin<'a> {
 
 /// A relation's replica identity (`pg_class.relreplident`).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Identity {
+pub enum ReplicaIdentity {
     /// The primary key, if any.
     Default,
     /// Nothing.
@@ -110,7 +110,7 @@ pub struct Relation<'a> {
     /// The name.
     pub name: &'a str,
     /// What old rows hold.
-    pub identity: Identity,
+    pub identity: ReplicaIdentity,
     pub(super) count: u16,
     pub(super) columns: &'a [u8],
 }

@@ -11,7 +11,7 @@ mod tests;
 
 pub use decode::Decoder;
 pub use message::{
-    Abort, Begin, Column, Commit, Delete, Identity, Insert, LogicalMessage, Message, Old, Origin,
-    PrepareKind, Prepared, Relation, RolledBack, Truncate, Type, Update,
+    Abort, Begin, Column, Commit, Delete, Insert, LogicalMessage, Message, Old, Origin,
+    PrepareKind, Prepared, Relation, ReplicaIdentity, RolledBack, Truncate, Type, Update,
 };
 pub use tuple::{Tuple, Value, Values};

@@ -137,7 +137,7 @@ proptest! {
         match decoder(xid).decode(&o.0).unwrap() {
             Message::Relation(r) => {
                 prop_assert_eq!((r.xid, r.oid, r.schema, r.name), (xid, oid, &*schema, &*table));
-                prop_assert_eq!(r.identity, Identity::Full);
+                prop_assert_eq!(r.identity, ReplicaIdentity::Full);
                 prop_assert_eq!(r.len(), columns.len());
                 let read: Vec<_> = r.columns()
                     .map(|c| (c.key, c.name.to_owned(), c.type_oid, c.type_modifier)).collect();

@@ -54,7 +54,7 @@ pub enum Origins {
 pub struct StartOptions {
     /// The slot.
     pub slot: String,
-    /// Where to start. A place below the slot's confirmed place is silently replaced by that
+    /// Where to start. A position below the slot's confirmed position is silently replaced by that
     /// one by the server.
     pub start: Lsn,
     /// pgoutput's protocol, 1 to 4.

@@ -37,12 +37,12 @@ impl Default for Options {
 
 /// The answer to IDENTIFY_SYSTEM.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct SystemIdentity {
+pub struct SystemInfo {
     /// The cluster's identifier.
     pub system_id: u64,
     /// The timeline that it writes.
     pub timeline: u32,
-    /// The place up to which its log is flushed.
+    /// The position up to which its log is flushed.
     pub flush_lsn: Lsn,
     /// The database that this connection is for.
     pub database: Option<String>,
@@ -143,10 +143,10 @@ impl Connection {
     }
 
     /// Which cluster this is, and how far its log goes.
-    pub async fn identify_system(&mut self) -> Result<SystemIdentity, Error> {
+    pub async fn identify_system(&mut self) -> Result<SystemInfo, Error> {
         let row = self.row("IDENTIFY_SYSTEM").await?;
         let mut values = row.into_iter();
-        Ok(SystemIdentity {
+        Ok(SystemInfo {
             system_id: parse(values.next())?,
             timeline: parse(values.next())?,
             flush_lsn: parse(values.next())?,

@@ -18,7 +18,7 @@ use super::feedback::Feedback;
 use super::stream::Progress;
 use crate::pg::{Login, Lsn, Target, wire};
 
-/// Shortest time between two messages that raise the flush place: the server may write the slot
+/// Shortest time between two messages that raise the flush position: the server may write the slot
 /// to disk for each of them. Acknowledgements within this time share a message.
 const FLUSH_EVERY: Duration = Duration::from_millis(100);
 

@@ -2,8 +2,8 @@
 //!
 //! A walsender that is being shut down waits until the client has flushed everything; or has
 //! written everything, if the last message says 0 for flush. If each message repeated the flush
-//! place, the server's shutdown would wait for the subscriber's acknowledgement. So a message
-//! has the flush place only when it has risen, and 0 otherwise.
+//! position, the server's shutdown would wait for the subscriber's acknowledgement. So a message
+//! has the flush position only when it has risen, and 0 otherwise.
 
 use std::time::Duration;
 
@@ -50,7 +50,7 @@ impl Feedback {
         self.confirmed
     }
 
-    /// Whether the next message would raise the slot's confirmed place. The server does not
+    /// Whether the next message would raise the slot's confirmed position. The server does not
     /// check it, so it never exceeds what was received.
     pub(super) fn rises(&self) -> bool {
         self.acknowledged.min(self.received) > self.confirmed

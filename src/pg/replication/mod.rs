@@ -14,6 +14,6 @@ mod segment;
 mod stream;
 
 pub use command::{Origins, SlotOptions, Snapshot, StartOptions, Streaming};
-pub use connection::{Canceller, Connection, CreatedSlot, Options, SystemIdentity};
+pub use connection::{Canceller, Connection, CreatedSlot, Options, SystemInfo};
 pub use segment::{Data, Item, Items, Segment};
 pub use stream::{Acknowledger, Limits, ReplicationStream};

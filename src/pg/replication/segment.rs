@@ -35,7 +35,7 @@ pub enum Item<'a> {
 /// XLogData.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Data<'a> {
-    /// The place of its record in the log: the start of a change, the end of a commit.
+    /// The position of its record in the log: the start of a change, the end of a commit.
     pub lsn: Lsn,
     /// When it was sent.
     pub sent: i64,

@@ -65,12 +65,12 @@ pub struct ReplicationStream {
 pub struct Acknowledger(Arc<watch::Sender<Lsn>>);
 
 impl Acknowledger {
-    /// Acknowledges everything up to `lsn`: the server may remove it. A lower place than before
-    /// changes nothing. A place that was not received yet takes effect when it is.
+    /// Acknowledges everything up to `lsn`: the server may remove it. A lower position than before
+    /// changes nothing. A position that was not received yet takes effect when it is.
     pub fn acknowledge(&self, lsn: Lsn) {
-        self.0.send_if_modified(|place| {
-            let rises = lsn > *place;
-            *place = lsn.max(*place);
+        self.0.send_if_modified(|position| {
+            let rises = lsn > *position;
+            *position = lsn.max(*position);
             rises
         });
     }
@@ -86,7 +86,7 @@ impl ReplicationStream {
         limits: Limits,
     ) -> Self {
         let (out, segments) = mpsc::unbounded_channel();
-        let (places, acknowledged) = watch::channel(Lsn::ZERO);
+        let (positions, acknowledged) = watch::channel(Lsn::ZERO);
         let progress = Arc::new(Progress::default());
         let stop = CancellationToken::new();
         let duties = Duties::new(
@@ -99,7 +99,7 @@ impl ReplicationStream {
         );
         let mut reader = JoinSet::new();
         reader.spawn(Reader::new(stream, buffer, duties, limits, out).run());
-        let acknowledger = Acknowledger(Arc::new(places));
+        let acknowledger = Acknowledger(Arc::new(positions));
         ReplicationStream {
             segments,
             acknowledger,
@@ -124,12 +124,12 @@ impl ReplicationStream {
         self.acknowledger.acknowledge(lsn);
     }
 
-    /// The place up to which the server's log was received.
+    /// The position up to which the server's log was received.
     pub fn received(&self) -> Lsn {
         Lsn::new(self.progress.received.load(Ordering::Relaxed))
     }
 
-    /// The last flush place that was sent to the server.
+    /// The last flush position that was sent to the server.
     pub fn confirmed(&self) -> Lsn {
         Lsn::new(self.progress.confirmed.load(Ordering::Relaxed))
     }

@@ -11,7 +11,7 @@ impl From<Malformed> for crate::pg::Error {
     }
 }
 
-/// A place in a message, in network byte order. Each read moves it on.
+/// A position in a message, in network byte order. Each read moves it on.
 #[derive(Clone, Copy, Debug)]
 pub struct Cursor<'a>(&'a [u8]);
 

@@ -1,4 +1,5 @@
-//! How a local server is brought to a goal, look by look.
+//! Brings a local server to a goal. Each call does a bounded part of the work ("a look") and
+//! returns; the step engine calls again until the goal is reached.
 
 use std::time::Duration;
 
@@ -22,27 +23,31 @@ use crate::{
     failpoint,
 };
 
-/// A server whose data goes to the trash is stopped before, in order.
+/// Time for a fast shutdown of a server whose data goes to the trash, before it is killed.
 const NO_PATIENCE: Duration = Duration::from_secs(10);
 
-/// Longest first look at a server that stops, and the longest of later ones. Between two
-/// looks no worker is held.
+/// Longest wait for a server to stop in the first look, and in each later look. The worker is
+/// released between two looks.
 const FIRST_LOOK: Duration = Duration::from_secs(10);
 const LOOK: Duration = Duration::from_secs(1);
 
 /// How long `pg_ctl` waits for a server that it starts.
 const START: Duration = Duration::from_secs(10);
 
-/// Longest look at a server whose process works and that takes no connections yet. Nearly
-/// every server starts within that; one that recovers from a crash takes long.
+/// How long a look waits for a server whose process runs but that does not accept connections
+/// yet. Nearly every server is ready within that time; crash recovery takes longer.
 const STARTING: Duration = Duration::from_millis(1500);
 
-/// How often it is looked meanwhile whether its process works.
+/// How often the look checks, after that time, whether the process runs and is not ready.
 const STARTING_LOOK: Duration = Duration::from_millis(100);
+/// How long the operation rests before the next look.
 const PAUSE: Duration = Duration::from_secs(2);
 
 impl Local {
-    /// Makes the server if it was never there, and starts it.
+    /// Creates the server if it never existed, and starts it.
+    ///
+    /// The address and the system identifier are returned first, in a look that starts nothing:
+    /// they must be in the metadata before the server runs.
     pub(super) async fn towards_running(
         &self,
         server: &ServerSpec,
@@ -52,7 +57,8 @@ impl Local {
         if !runs {
             self.choose_sockets(server.uid).await?;
         }
-        // What its settings in force are shows at the next start.
+        // A changed listen address, socket directory or TLS setting takes effect at the next
+        // start, so the address is computed only for a server that is down.
         let address = (!runs).then(|| self.clients_address(server));
         let moved = address.is_some() && address != server.address;
         if server.system_identifier.is_none() || moved {
@@ -78,7 +84,8 @@ impl Local {
         };
         match reached {
             Ok(true) => Ok(Advance::done()),
-            // It has ended meanwhile: it is configured before it is started again.
+            // The server has ended in the meantime. The next look configures it before it starts
+            // it again.
             Ok(false) => Ok(Advance::later(Wait {
                 at_most: Duration::ZERO,
                 percent: 50,
@@ -104,11 +111,11 @@ impl Local {
         }
     }
 
-    /// Whether a start that did not come to its end goes on.
+    /// Whether a start is still in progress although the attempt ended with `error`.
     async fn is_starting(&self, server: &ServerSpec, error: &Error) -> bool {
         let cluster = self.found(server);
         let goes_on = match cluster.look().await {
-            // One that is ready and cannot be reached waits for nothing.
+            // A ready server that cannot be reached would stay unreachable: waiting does not help.
             Ok(Found::Running(file)) => !file.ready || cluster.way() != Way::None,
             Ok(_) | Err(_) => false,
         };
@@ -124,15 +131,16 @@ impl Local {
         self.start_within(server, self.settings.start_timeout).await
     }
 
-    /// Nothing is changed, and no lock is taken: the `pg_ctl` that starts the server holds it.
+    /// Waits for a running server to accept connections. Takes no lock, because it changes
+    /// nothing and because the `pg_ctl` that starts the server holds the lock.
     async fn attach_within(&self, server: &ServerSpec, limit: Duration) -> Result<bool> {
         self.check(server)?;
         let cluster = self.found(server);
         Box::pin(cluster.attach(Instant::now() + limit)).await
     }
 
-    /// Starts the server and waits until it takes connections. A start that lasts, such as
-    /// one that recovers from a crash, goes on without this call, under its `pg_ctl`.
+    /// Starts the server and waits until it accepts connections. A slow start, such as crash
+    /// recovery, continues under its `pg_ctl` after this call has returned.
     async fn begin_start(&self, server: &ServerSpec) -> Result<bool> {
         let limit = START.min(self.settings.start_timeout);
         tokio::select! {
@@ -144,7 +152,7 @@ impl Local {
         }
     }
 
-    /// Returns when the server's process works, and it has been not ready for long enough.
+    /// Returns when the server's process runs but is still not ready after [`STARTING`].
     async fn until_it_lasts(&self, server: &ServerSpec) {
         let cluster = self.found(server);
         tokio::time::sleep(STARTING).await;
@@ -161,7 +169,7 @@ impl Local {
         Box::pin(cluster.start(limit, Some(&lock))).await
     }
 
-    /// Stops the server in order ("fast"), or finds that it is stopped.
+    /// Stops the server with a fast shutdown. Does nothing if it is stopped already.
     ///
     /// # Errors
     /// SERVER_NOT_STOPPED when it does not stop in time.
@@ -173,7 +181,7 @@ impl Local {
         self.found(server).stop(self.settings.stop_timeout).await
     }
 
-    /// Stops the server in order.
+    /// Stops the server with a fast shutdown, look by look.
     pub(super) async fn towards_stopped(
         &self,
         server: &ServerSpec,
@@ -183,7 +191,7 @@ impl Local {
             .await
     }
 
-    /// Stops the server in order, and by force when its patience is over.
+    /// Stops the server with a fast shutdown, and kills it when `patience` has passed.
     pub(super) async fn towards_stopped_at_any_cost(
         &self,
         server: &ServerSpec,
@@ -229,7 +237,7 @@ impl Local {
         }
     }
 
-    /// Makes the data directory, if it is not there, and answers its system identifier.
+    /// Creates the data directory if it is missing, and returns its system identifier.
     ///
     /// # Errors
     /// SERVER_MISMATCH, DISK_FULL, DATA_DIR_UNWRITABLE, VERSION_NOT_INSTALLED.
@@ -244,7 +252,7 @@ impl Local {
             (Some(_), Some(_)) => Err(self
                 .found(server)
                 .mismatch("its system identifier is another one")),
-            // It was there once: an empty one must not take its place.
+            // The data existed once. A new, empty data directory must not replace it.
             (None, Some(_)) => Err(self.found(server).mismatch("its data directory is gone")),
             (None, None) if server.ephemeral => {
                 let template = self.template(&engine).await?;
@@ -262,7 +270,7 @@ impl Local {
         }
     }
 
-    /// Writes the settings that Howdah owns. They take effect at the next start.
+    /// Writes the parameters that Howdah controls. They take effect at the next start.
     ///
     /// # Errors
     /// SERVER_MISMATCH, PARAMETER_INVALID, CONFIG_INVALID, DISK_FULL.
@@ -307,13 +315,13 @@ impl Local {
         .await
     }
 
-    /// Takes the data away, or finds that it is gone.
+    /// Removes the server's data. Does nothing if the data is gone already.
     ///
     /// # Errors
     /// SERVER_NOT_STOPPED, SERVER_UNAVAILABLE when it cannot be killed; DATA_DIR_UNWRITABLE.
     pub async fn remove(&self, server: &ServerSpec, disposal: Disposal) -> Result<()> {
         let lock = self.lock_server(server.uid).await?;
-        // Someone may have started it again since it was stopped.
+        // Another process may have started the server again since it was stopped.
         self.found(server).stop_at_any_cost(NO_PATIENCE).await?;
         self.make_directory(TRASH)?;
         let root = self.settings.root.clone();
@@ -331,8 +339,8 @@ impl Local {
     }
 }
 
-/// Longest look at a server that runs: at first it may be about to be ready, and later one
-/// connection is tried.
+/// How long one look waits for a running server to accept connections. The first look gives it
+/// time to become ready; later looks try one connection only.
 fn attempt(since: Duration) -> Duration {
     match since.is_zero() {
         true => STARTING,
@@ -340,6 +348,7 @@ fn attempt(since: Duration) -> Duration {
     }
 }
 
+/// How long one look waits for a server to stop.
 fn look(since: Duration) -> Duration {
     match since.is_zero() {
         true => FIRST_LOOK,

@@ -1,5 +1,5 @@
-//! PostgreSQL's programs: another user, a clean environment, bounded in time and
-//! output.
+//! Runs PostgreSQL's programs: as another user, with a clean environment, and with bounds on
+//! time and output.
 
 use std::{
     env, io,
@@ -15,11 +15,11 @@ use tokio::{
 
 use super::user::RunAs;
 
-/// Most that is kept of what a program writes, where nothing else is said.
+/// Default bound on the output that is kept of a program, in bytes.
 pub(crate) const OUTPUT: usize = 64 * 1024;
 
-/// What the programs see of our environment. Not the `PG*` variables, which would
-/// change what they do, nor anything that may be a secret.
+/// Environment variables that the programs inherit. `PG*` variables are not among them, because
+/// they would change what the programs do; nor are variables that may hold a secret.
 const KEPT: &[&str] = &["PATH", "TMPDIR", "TZ", "LD_LIBRARY_PATH"];
 
 /// A program that has ended.
@@ -33,7 +33,8 @@ pub(crate) struct Finished {
     pub(crate) errors: String,
 }
 
-/// A program that is to run as `user`, in English, without input.
+/// Builds the command of a program that runs as `user`, prints English messages and has no
+/// input.
 pub(crate) fn command(program: &Path, user: RunAs) -> Command {
     let mut command = Command::new(program);
     command.env_clear();
@@ -44,7 +45,7 @@ pub(crate) fn command(program: &Path, user: RunAs) -> Command {
     }
     command
         .env("LC_ALL", "C")
-        // Ours may be closed to that user.
+        // The working directory of Howdah may be closed to that user.
         .current_dir("/")
         .stdin(Stdio::null())
         .stdout(Stdio::piped())
@@ -56,8 +57,8 @@ pub(crate) fn command(program: &Path, user: RunAs) -> Command {
     command
 }
 
-/// Runs a program to its end. It is killed when that takes longer than `limit`, or
-/// when the future is dropped.
+/// Runs a program to its end. The program is killed after `limit`, or when the future is
+/// dropped.
 pub(crate) async fn run(
     command: &mut Command,
     limit: Duration,
@@ -66,8 +67,7 @@ pub(crate) async fn run(
     finish(&mut command.kill_on_drop(true).spawn()?, limit, most).await
 }
 
-/// Waits for a program that was started. It is killed when that takes longer than
-/// `limit`.
+/// Waits for a program that was started already. The program is killed after `limit`.
 pub(crate) async fn finish(
     child: &mut Child,
     limit: Duration,

@@ -1,4 +1,4 @@
-//! The settings file that Howdah owns, and which settings users may not take.
+//! Writes the configuration file that Howdah owns, and decides which parameters users may set.
 
 use std::{
     collections::BTreeMap,
@@ -15,12 +15,13 @@ use crate::domain::{Error, Reason, Result, version::Version};
 /// Name of the file, in the data directory.
 pub(crate) const FILE: &str = "howdah.conf";
 
-/// What `postgresql.conf` ends with.
+/// Lines that are appended to `postgresql.conf`. PostgreSQL uses the last value of a parameter,
+/// so the included file wins.
 pub(crate) const INCLUDE: &str = "\n# The settings that Howdah keeps, and those of the \
                                   instance.\ninclude 'howdah.conf'\n";
 
-/// Settings that Howdah keeps: it relies on them, or who could set them could run
-/// programs as the user of every server, or read its files.
+/// Parameters that users may not set. Howdah relies on their values, or a user who sets them
+/// could run programs or read files as the operating system user of all servers.
 const RESERVED: &[&str] = &[
     "archive_cleanup_command",
     "archive_command",
@@ -75,12 +76,13 @@ const RESERVED: &[&str] = &[
     "wal_level",
 ];
 
-/// Settings of procedural languages whose value is code that runs at the start of each session
-/// or of the server, as the user of every server.
+/// Parameters of procedural languages whose value is code. That code runs at the start of each
+/// session or of the server, as the operating system user of all servers.
 const CODE: &[&str] = &["plperl.", "pltcl.", "plpython.", "plv8."];
 
-/// Parts of names of settings that hold a path, a command or a library. All of them that
-/// PostgreSQL 14 to 18 have are kept or harmless; a later one is refused until it is known.
+/// Endings of parameter names whose value is a path, a command or a library. All such parameters
+/// of PostgreSQL 14 to 18 are listed as reserved or harmless; parameters that a later version
+/// adds are refused until somebody has checked them.
 const DANGEROUS: &[&str] = &[
     "_path",
     "_command",
@@ -91,17 +93,17 @@ const DANGEROUS: &[&str] = &[
     "_directory",
 ];
 
-/// Those with such a name that users may set.
+/// Parameters with such an ending that users may set.
 const HARMLESS: &[&str] = &["search_path"];
 
-/// Lists of libraries that a server loads and runs.
+/// Lists of libraries that the server loads and executes.
 const PRELOADED: &[&str] = &[
     "local_preload_libraries",
     "session_preload_libraries",
     "shared_preload_libraries",
 ];
 
-/// Seven files, one a weekday, each begun anew.
+/// Logging: seven files, one for each weekday, each truncated when its weekday comes again.
 const LOG: &[(&str, &str)] = &[
     ("logging_collector", "on"),
     ("log_destination", "stderr"),
@@ -115,28 +117,29 @@ const LOG: &[(&str, &str)] = &[
     ("unix_socket_permissions", "0700"),
 ];
 
-/// Defaults that a user's parameters override. DROP DATABASE waits for sessions that are
-/// still authenticating: up to 60 s with PostgreSQL's own default.
+/// Defaults that a user's parameters override. `authentication_timeout` is shorter than
+/// PostgreSQL's 60 s because DROP DATABASE waits for sessions that are still authenticating.
 const DEFAULTS: &[(&str, &str)] = &[("authentication_timeout", "20s")];
 
-/// Enough for Howdah and its users, and a bound on what a forgotten slot holds.
+/// Replication limits that are high enough for Howdah and its users.
 const REPLICATION: &[(&str, &str)] = &[
     ("wal_level", "logical"),
     ("max_replication_slots", "16"),
     ("max_wal_senders", "16"),
 ];
 
-/// First major version with `max_slot_wal_keep_size`.
+/// First major version with `max_slot_wal_keep_size`, the parameter and its value. It bounds the
+/// WAL that a forgotten slot holds back.
 const SLOT_BOUND: (u16, &str, &str) = (13, "max_slot_wal_keep_size", "8GB");
 
-/// For ephemeral servers, whose data may be lost.
+/// Parameters of ephemeral servers. A crash may lose their data.
 const CARELESS: &[(&str, &str)] = &[
     ("fsync", "off"),
     ("full_page_writes", "off"),
     ("synchronous_commit", "off"),
 ];
 
-/// Names in the data directory.
+/// Files in the data directory: certificate, private key and host-based authentication rules.
 pub(crate) const CERTIFICATE: &str = "howdah.crt";
 pub(crate) const KEY: &str = "howdah.key";
 pub(crate) const ACCESS: &str = "howdah_hba.conf";
@@ -147,7 +150,7 @@ const TLS: &[(&str, &str)] = &[
     ("ssl_key_file", KEY),
 ];
 
-/// Who may come from this machine: as `initdb` writes it.
+/// Rules for clients on this machine, as `initdb` writes them.
 const NEAR: &str = "\
 # Written by Howdah before each start: changes are lost.
 local all all scram-sha-256
@@ -158,7 +161,7 @@ host replication all 127.0.0.1/32 scram-sha-256
 host replication all ::1/128 scram-sha-256
 ";
 
-/// Whether others than clients of the usual loopback addresses are to be let in.
+/// Whether the server listens on an address other than `127.0.0.1` and `::1`.
 pub(crate) fn is_wide(listen_addresses: &[IpAddr]) -> bool {
     let near = [
         IpAddr::from(Ipv4Addr::LOCALHOST),
@@ -167,14 +170,14 @@ pub(crate) fn is_wide(listen_addresses: &[IpAddr]) -> bool {
     listen_addresses.iter().any(|at| !near.contains(at))
 }
 
-/// The rules of a server that lets others in: all but a superuser, where there is TLS
-/// over TLS alone.
+/// Rules of a server that other machines can reach. `howdah_admin`, a superuser, is refused from
+/// other machines; everyone else must use TLS if the server has a certificate.
 pub(crate) fn access(tls: bool) -> String {
     let kind = if tls { "hostssl" } else { "host" };
     format!("{NEAR}host all {ADMIN} all reject\n{kind} all all all scram-sha-256\n")
 }
 
-/// For the metadata: small, and reached through its socket alone.
+/// Parameters of the embedded metadata server: small, and reachable through its socket only.
 const EMBEDDED: &[(&str, &str)] = &[
     ("listen_addresses", ""),
     ("shared_buffers", "32MB"),
@@ -184,29 +187,29 @@ const EMBEDDED: &[(&str, &str)] = &[
     ("max_wal_size", "256MB"),
 ];
 
-/// What a server's settings are made from.
+/// The values that a server's configuration file is made from.
 #[derive(Debug)]
 pub(crate) struct Contents<'a> {
-    /// Version that it runs.
+    /// Version of PostgreSQL that the server runs.
     pub(crate) version: Version,
-    /// Directory that holds its data and logs.
+    /// Directory that holds the server's data and logs.
     pub(crate) home: &'a Path,
-    /// Directory of its Unix socket.
+    /// Directory of the server's Unix socket.
     pub(crate) socket_directory: &'a Path,
-    /// Port.
+    /// TCP port; also part of the socket's name.
     pub(crate) port: u16,
-    /// Whether it may lose its data in a crash.
+    /// Whether a crash may lose the server's data.
     pub(crate) ephemeral: bool,
-    /// Addresses that it listens on.
+    /// Addresses that the server listens on.
     pub(crate) listen_addresses: &'a [IpAddr],
-    /// Whether it speaks TLS.
+    /// Whether the server offers TLS.
     pub(crate) tls: bool,
-    /// Settings of the user.
+    /// Parameters that the user has set.
     pub(crate) parameters: &'a BTreeMap<String, String>,
 }
 
 impl Contents<'_> {
-    /// The file of a user's server.
+    /// The configuration file of a user's server.
     ///
     /// # Errors
     /// PARAMETER_INVALID, PARAMETER_RESERVED.
@@ -222,7 +225,7 @@ impl Contents<'_> {
             lines(&mut text, TLS);
         }
         if is_wide(self.listen_addresses) {
-            // Relative, it would be looked for in the directory of the start.
+            // The server would resolve a relative path against the working directory of its start.
             let rules = self.home.join(DATA).join(ACCESS);
             line(&mut text, "hba_file", &rules.to_string_lossy());
         }
@@ -242,7 +245,7 @@ impl Contents<'_> {
         Ok(text)
     }
 
-    /// The file of the embedded metadata server.
+    /// The configuration file of the embedded metadata server.
     pub(crate) fn embedded(&self) -> String {
         let mut text = self.head();
         lines(&mut text, EMBEDDED);
@@ -264,10 +267,10 @@ impl Contents<'_> {
     }
 }
 
-/// Most bytes of a certificate with its chain, or of a key.
+/// Most bytes that are read of a certificate with its chain, or of a key.
 const PEM_MOST: u64 = 256 * 1024;
 
-/// The contents of a file that the settings name.
+/// Reads a file that the configuration names, at most [`PEM_MOST`] bytes.
 ///
 /// # Errors
 /// CONFIG_INVALID when it cannot be read.
@@ -281,7 +284,7 @@ pub(crate) fn read(path: &Path) -> Result<Vec<u8>> {
     Ok(contents)
 }
 
-/// Puts a file in its place, if it is not there with those contents.
+/// Writes a file into the data directory, unless it has these contents already.
 pub(crate) fn write(
     data: &Directory,
     name: &str,
@@ -295,7 +298,7 @@ pub(crate) fn write(
     data.replace(name, contents, 0o600, owner, before_rename)
 }
 
-/// Refuses a setting whose name is no name, or that Howdah keeps.
+/// Refuses a malformed parameter name and a reserved parameter.
 ///
 /// # Errors
 /// PARAMETER_INVALID, PARAMETER_RESERVED.
@@ -318,7 +321,7 @@ pub(crate) fn check_name(name: &str) -> Result<()> {
     Ok(())
 }
 
-/// Whether a setting, in lower case, is not for users.
+/// Whether a parameter, given in lower case, is reserved for Howdah.
 fn is_kept(name: &str) -> bool {
     let ends = |parts: &[&str]| parts.iter().any(|part| name.ends_with(part));
     let known = HARMLESS.contains(&name) || PRELOADED.contains(&name);
@@ -327,7 +330,7 @@ fn is_kept(name: &str) -> bool {
         || (ends(DANGEROUS) && !known)
 }
 
-/// Refuses a value that no file can hold.
+/// Refuses a value that is too long, has control characters, or names a library by its path.
 ///
 /// # Errors
 /// PARAMETER_INVALID.
@@ -348,13 +351,13 @@ pub(crate) fn check_text(name: &str, value: &str) -> Result<()> {
     Ok(())
 }
 
-/// Whether a library can only be one that came with the installation.
+/// Whether a library is named without a path, so that it must come from the installation.
 fn is_bare(library: &str) -> bool {
     let mut characters = library.trim().trim_matches('"').chars();
     characters.all(|c| c.is_ascii_alphanumeric() || c == '_' || c == '-')
 }
 
-/// A setting that is wrong; `why` goes on after its name.
+/// The error for an invalid parameter; `why` continues the sentence after the name.
 pub(crate) fn invalid(name: &str, why: &str) -> Error {
     let message = format!("the setting `{name}` {why}");
     Error::new(Reason::ParameterInvalid, message).with_field(field(name))
@@ -371,11 +374,11 @@ fn lines(text: &mut String, settings: &[(&str, &str)]) {
 }
 
 fn line(text: &mut String, name: &str, value: &str) {
-    // Writing to a string does not fail.
+    // Writing to a string cannot fail.
     let _ = writeln!(text, "{name} = '{}'", escaped(value));
 }
 
-/// As between single quotes in `postgresql.conf` (guc-file.l).
+/// Escapes a value for single quotes in `postgresql.conf` (PostgreSQL's `guc-file.l`).
 fn escaped(value: &str) -> String {
     value
         .replace('\\', "\\\\")
@@ -403,7 +406,7 @@ mod tests {
         }
     }
 
-    /// What could run a program as the servers' user, or read its files, in any version.
+    /// Parameters of any version that could run a program, or read a file, as the servers' user.
     #[test]
     fn paths_commands_libraries_and_code_are_kept() {
         for kept in [
@@ -453,7 +456,7 @@ mod tests {
         assert!(!text.contains("\nfsync"));
     }
 
-    /// The last value of a name counts.
+    /// PostgreSQL uses the last value of a parameter.
     #[test]
     fn a_users_value_comes_after_the_default() {
         let none = BTreeMap::new();

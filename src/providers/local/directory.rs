@@ -1,8 +1,8 @@
-//! Work inside one directory by its handle.
+//! File operations inside one directory, through its handle.
 //!
-//! Howdah may be root while the files belong to the user that servers run as, whom a
-//! superuser of a server can act as. So nothing below the root directory is reached
-//! through a symbolic link, and what is made is made anew.
+//! Howdah may run as root, while the files belong to the user that servers run as. A superuser
+//! of a server can act as that user, and could plant a symbolic link. So nothing below the root
+//! directory is opened through a symbolic link, and new files are created exclusively.
 
 use std::{
     ffi::{CStr, CString},
@@ -23,13 +23,13 @@ use crate::domain::{Error, Result};
 /// Mode of the directories of servers.
 pub(crate) const PRIVATE: u32 = 0o700;
 
-/// Most that is read of a file.
+/// Most bytes that are read of a file.
 const MOST: u64 = 1024 * 1024;
 
 /// Unit of `st_blocks` (stat(2)).
 const BLOCK: u64 = 512;
 
-/// Directories of a server lie no deeper than this.
+/// Deepest nesting that [`Directory::usage`] descends into.
 const DEPTH: u32 = 32;
 
 /// An open directory.
@@ -40,7 +40,7 @@ pub(crate) struct Directory {
 }
 
 impl Directory {
-    /// Opens a directory that only Howdah's own user can exchange.
+    /// Opens a directory that only Howdah's own user can replace.
     pub(crate) fn open(path: &Path) -> Result<Self> {
         let flags = OFlags::DIRECTORY | OFlags::RDONLY | OFlags::CLOEXEC;
         let handle = rustix::fs::open(path, flags, Mode::empty());
@@ -50,8 +50,8 @@ impl Directory {
         })
     }
 
-    /// Opens a directory that others may exchange, in one that only Howdah's own user
-    /// can exchange, if it is there.
+    /// Opens a directory that other users may replace, inside a parent that only Howdah's own
+    /// user can replace. None if it is missing.
     pub(crate) fn below(path: &Path) -> Result<Option<Self>> {
         let unnamed = || Error::internal("a directory has no place");
         let parent = path.parent().ok_or_else(unnamed)?;
@@ -59,12 +59,12 @@ impl Directory {
         Self::open(parent)?.child(name.ok_or_else(unnamed)?)
     }
 
-    /// Its path.
+    /// Path of the directory, for messages.
     pub(crate) fn path(&self) -> &Path {
         &self.path
     }
 
-    /// A directory in this one, if it is there.
+    /// Opens a subdirectory; none if it is missing.
     pub(crate) fn child(&self, name: &str) -> Result<Option<Self>> {
         let flags = OFlags::DIRECTORY | OFlags::RDONLY | OFlags::CLOEXEC | OFlags::NOFOLLOW;
         match rustix::fs::openat(&self.handle, name, flags, Mode::empty()) {
@@ -73,19 +73,19 @@ impl Directory {
                 path: self.path.join(name),
             })),
             Err(Errno::NOENT) => Ok(None),
-            // A file or a link.
+            // A file or a symbolic link has this name.
             Err(Errno::NOTDIR) => Err(failure::in_the_way(&self.path.join(name))),
             Err(error) => Err(self.failed(name, error)),
         }
     }
 
-    /// As [`Directory::child`] of a child.
+    /// Opens a subdirectory of a subdirectory; none if either is missing.
     pub(crate) fn grandchild(&self, name: &str, next: &str) -> Result<Option<Self>> {
         self.child(name)?
             .map_or(Ok(None), |child| child.child(next))
     }
 
-    /// A directory in this one, made if it is not there, with that mode and owner.
+    /// Creates a subdirectory if it is missing, and sets its mode and owner.
     pub(crate) fn make(&self, name: &str, mode: u32, owner: RunAs) -> Result<Self> {
         match rustix::fs::mkdirat(&self.handle, name, Mode::from_raw_mode(mode)) {
             Ok(()) | Err(Errno::EXIST) => {}
@@ -94,13 +94,14 @@ impl Directory {
         let made = self.child(name)?;
         let made = made.ok_or_else(|| self.failed(name, Errno::NOENT))?;
         own(&made.handle, owner).map_err(|error| self.failed(name, error))?;
-        // Whatever the umask left.
+        // `mkdirat` has applied the umask to the mode.
         rustix::fs::fchmod(&made.handle, Mode::from_raw_mode(mode))
             .map_err(|error| self.failed(name, error))?;
         Ok(made)
     }
 
-    /// Opens a file in it, if it is there.
+    /// Opens a file for reading; none if it is missing. `NONBLOCK` keeps a FIFO from blocking
+    /// the open.
     pub(crate) fn file(&self, name: &str) -> Result<Option<File>> {
         let flags = OFlags::RDONLY | OFlags::CLOEXEC | OFlags::NOFOLLOW | OFlags::NONBLOCK;
         match rustix::fs::openat(&self.handle, name, flags, Mode::empty()) {
@@ -110,7 +111,7 @@ impl Directory {
         }
     }
 
-    /// The first mebibyte of a file in it, if it is there.
+    /// The first mebibyte of a file; none if it is missing.
     pub(crate) fn read(&self, name: &str) -> Result<Option<Vec<u8>>> {
         let Some(file) = self.file(name)? else {
             return Ok(None);
@@ -122,7 +123,7 @@ impl Directory {
         Ok(Some(bytes))
     }
 
-    /// Writes a file that was not there, on the disk when it returns.
+    /// Creates a file that must not exist yet, and syncs it.
     pub(crate) fn create(&self, name: &str, bytes: &[u8], mode: u32, owner: RunAs) -> Result<()> {
         let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL | OFlags::CLOEXEC;
         let mut file = rustix::fs::openat(&self.handle, name, flags, Mode::from_raw_mode(mode))
@@ -138,8 +139,8 @@ impl Directory {
         written.map_err(|error| failure::file(error, &self.path.join(name)))
     }
 
-    /// Puts a file with those contents in the place of the one of that name: whole,
-    /// on the disk, or not at all.
+    /// Replaces a file: writes and syncs another one, then renames it. After a crash the file
+    /// has the old or the new contents.
     pub(crate) fn replace(
         &self,
         name: &str,
@@ -157,7 +158,7 @@ impl Directory {
         self.sync()
     }
 
-    /// Adds to the end of a file that is there, on the disk when it returns.
+    /// Appends to an existing file, and syncs it.
     pub(crate) fn append(&self, name: &str, bytes: &[u8]) -> Result<()> {
         let flags = OFlags::WRONLY | OFlags::APPEND | OFlags::CLOEXEC | OFlags::NOFOLLOW;
         let mut file = rustix::fs::openat(&self.handle, name, flags, Mode::empty())
@@ -167,7 +168,7 @@ impl Directory {
         written.map_err(|error| failure::file(error, &self.path.join(name)))
     }
 
-    /// Removes a file, if it is there.
+    /// Removes a file; succeeds if it is missing.
     pub(crate) fn unlink(&self, name: &str) -> Result<()> {
         match rustix::fs::unlinkat(&self.handle, name, AtFlags::empty()) {
             Ok(()) | Err(Errno::NOENT) => Ok(()),
@@ -175,13 +176,13 @@ impl Directory {
         }
     }
 
-    /// Moves an entry; never onto another one.
+    /// Moves an entry. Fails if the new name exists.
     pub(crate) fn rename(&self, name: &str, to: &Self, new: &str) -> Result<()> {
         rustix::fs::renameat_with(&self.handle, name, &to.handle, new, RenameFlags::NOREPLACE)
             .map_err(|error| self.failed(name, error))
     }
 
-    /// As [`Directory::rename`]; `false` if there is no such entry.
+    /// Like [`Directory::rename`]; returns `false` if there is no such entry.
     pub(crate) fn rename_present(&self, name: &str, to: &Self, new: &str) -> Result<bool> {
         let flags = RenameFlags::NOREPLACE;
         match rustix::fs::renameat_with(&self.handle, name, &to.handle, new, flags) {
@@ -191,8 +192,8 @@ impl Directory {
         }
     }
 
-    /// Removes a directory and all that is in it, if it is there. What a program
-    /// that is about to end still writes there is removed too.
+    /// Removes a directory with its contents; succeeds if it is missing. Retries for half a
+    /// second, because a program that is about to end may still create files in it.
     pub(crate) fn remove_tree(&self, name: &str) -> Result<()> {
         let path = self.path.join(name);
         for attempt in 0.. {
@@ -207,14 +208,14 @@ impl Directory {
         Ok(())
     }
 
-    /// Bytes that an entry and all that is in it take on the disk. What goes away
-    /// meanwhile counts as nothing.
+    /// Bytes that an entry and its contents take on the disk. Files that disappear meanwhile
+    /// count as zero.
     pub(crate) fn usage(&self, name: &str) -> Result<u64> {
         let text = CString::new(name).map_err(|_| self.failed(name, Errno::INVAL))?;
         usage(self.handle.as_fd(), &text, DEPTH).map_err(|error| self.failed(name, error))
     }
 
-    /// Names of its entries, those that are text.
+    /// Names of the entries, without names that are not UTF-8.
     pub(crate) fn names(&self) -> Result<Vec<String>> {
         let failed = |error| failure::file(error, &self.path);
         let mut names = Vec::new();
@@ -224,7 +225,7 @@ impl Directory {
         Ok(names)
     }
 
-    /// Makes its entries last.
+    /// Syncs the directory, so that created and renamed entries survive a crash.
     pub(crate) fn sync(&self) -> Result<()> {
         rustix::fs::fsync(&self.handle).map_err(|error| failure::file(error.into(), &self.path))
     }
@@ -234,7 +235,7 @@ impl Directory {
     }
 }
 
-/// Bytes that an entry takes on the disk, down to `depth` directories below.
+/// Bytes that an entry takes on the disk, at most `depth` levels of directories below it.
 fn usage(parent: BorrowedFd<'_>, name: &CStr, depth: u32) -> rustix::io::Result<u64> {
     let facts = match rustix::fs::statat(parent, name, AtFlags::SYMLINK_NOFOLLOW) {
         Err(Errno::NOENT) => return Ok(0),
@@ -261,7 +262,7 @@ fn usage(parent: BorrowedFd<'_>, name: &CStr, depth: u32) -> rustix::io::Result<
     Ok(bytes)
 }
 
-/// Gives a file to its owner.
+/// Gives a file to `owner`.
 fn own(handle: impl std::os::fd::AsFd, owner: RunAs) -> rustix::io::Result<()> {
     let RunAs::Other { uid, gid } = owner else {
         return Ok(());
@@ -269,8 +270,8 @@ fn own(handle: impl std::os::fd::AsFd, owner: RunAs) -> rustix::io::Result<()> {
     rustix::fs::fchown(handle, Some(Uid::from_raw(uid)), Some(Gid::from_raw(gid)))
 }
 
-/// Does file work off the runtime's threads. It goes on when the future is dropped,
-/// so whatever guards it must be moved in.
+/// Runs blocking file work outside the runtime's threads. The work continues when the future is
+/// dropped, so a lock that guards it must be moved into the closure.
 pub(crate) async fn blocking<T: Send + 'static>(
     work: impl FnOnce() -> Result<T> + Send + 'static,
 ) -> Result<T> {

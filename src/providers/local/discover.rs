@@ -1,4 +1,4 @@
-//! The PostgreSQL installations of this machine.
+//! Finds the PostgreSQL installations of this machine.
 
 use std::{
     collections::{BTreeMap, HashMap},
@@ -28,11 +28,11 @@ use crate::domain::{
 /// Longest time that a program may take to print its version.
 const LIMIT: Duration = Duration::from_secs(10);
 
-/// How long a program that has taken longer is not asked again.
+/// How long a program that hung is not asked again.
 const REST: Duration = Duration::from_secs(60);
 
-/// Where installations usually lie: a directory whose entries begin with the second
-/// part and have their programs in `bin`.
+/// Usual directories of installations: a parent directory, and the prefix of the installation
+/// directories in it. The programs lie in `bin` below each of them.
 const USUAL: &[(&str, &str)] = &[
     ("/usr/lib/postgresql", ""),
     ("/usr", "pgsql-"),
@@ -42,9 +42,10 @@ const USUAL: &[(&str, &str)] = &[
     ("/usr/local", "pgsql"),
 ];
 
-/// What programs have said, and what was read of them, as long as their files stay the
-/// same. A program that failed is asked again: it may have lacked a process. One that hung
-/// would cost each call its time: it rests, and is asked again beside the calls.
+/// Cache of what programs printed and of what was read from them. An answer is valid while the
+/// program's file stays the same. A program that failed is asked again at the next call, because
+/// the machine may have been short of processes. A program that hung would delay each call by
+/// [`LIMIT`], so it is asked again only after [`REST`], in the background.
 #[derive(Debug, Default)]
 struct Known {
     said: HashMap<Question, (Stamp, String)>,
@@ -52,23 +53,24 @@ struct Known {
     linked: HashMap<PathBuf, (Stamp, Features)>,
 }
 
-/// Arguments that a program is asked with.
+/// Arguments of such a call, for example `--version`.
 type Arguments = &'static [&'static str];
 
-/// A program and what it is asked with.
+/// A program and the arguments that it is run with.
 type Question = (PathBuf, Arguments);
 
-/// How a program answered.
+/// Result of running a program.
 enum Answer {
     Said(String),
     Failed,
     Hung,
 }
 
-/// What is remembered of a program.
+/// What the cache says about a question.
 enum Memory {
+    /// The program has answered with this text.
     Said(String),
-    /// It hung; `rested` when it is time to ask it again.
+    /// The program hung. `rested` is set for the one caller that shall ask it again.
     Hung {
         rested: bool,
     },
@@ -76,8 +78,8 @@ enum Memory {
 }
 
 impl Known {
-    /// What is remembered of a question to a file. Of several callers one hears that the
-    /// program has rested.
+    /// Looks a question up. When a program has rested long enough, exactly one caller gets
+    /// `rested`: the call restarts the rest.
     fn recall(&mut self, question: &Question, stamp: Stamp) -> Memory {
         if let Some((then, text)) = self.said.get(question)
             && *then == stamp
@@ -96,7 +98,7 @@ impl Known {
         }
     }
 
-    /// Keeps an answer, and answers what was said.
+    /// Stores an answer, and returns its text.
     fn keep(&mut self, question: Question, stamp: Stamp, answer: Answer) -> Option<String> {
         self.hung.remove(&question);
         match answer {
@@ -113,40 +115,40 @@ impl Known {
     }
 }
 
-/// Tells a file from what it was before. The time of its last change is that of this
-/// machine: a package brings the time of its contents along.
+/// Detects that a file has changed. It holds the time of the inode's last change (ctime), which
+/// this machine sets. The time of the last write (mtime) would come from the package.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 struct Stamp {
     inode: u64,
     changed: (i64, i64),
 }
 
-/// A client program that was found.
+/// A client program on this machine.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct ClientProgram {
-    /// What it says of itself.
+    /// Version that the program prints.
     pub(crate) version: Version,
-    /// Its path.
+    /// Path of the program.
     pub(crate) program: PathBuf,
 }
 
-/// Looks for installations and remembers what they are.
+/// Finds installations and caches their properties.
 #[derive(Debug)]
 pub(crate) struct Discovery {
     configured: Vec<PathBuf>,
     system: bool,
     run_as: RunAs,
     known: Arc<Mutex<Known>>,
-    // Questions beside the calls; aborted when dropped.
+    // Calls in the background; aborted when dropped.
     asking: Mutex<JoinSet<()>>,
 }
 
-/// The installations on this machine, newest first; makes nothing. `configured`
-/// directories are looked at before the usual places, these only with `system`, and programs must be in reach of
-/// the user `run_as`.
+/// The installations on this machine, newest first. Changes nothing on the machine. `configured`
+/// directories come before the usual directories, which are searched only if `system` is set. The
+/// programs must be executable for the user `run_as`.
 ///
 /// # Errors
-/// CONFIG_INVALID when there is no such user.
+/// CONFIG_INVALID when the user does not exist.
 pub async fn installations(
     configured: Vec<PathBuf>,
     system: bool,
@@ -158,7 +160,7 @@ pub async fn installations(
 }
 
 impl Discovery {
-    /// Looks in `configured`, then in the usual places if `system` says so.
+    /// Searches `configured`, then the usual directories if `system` is set.
     pub(crate) fn new(configured: Vec<PathBuf>, system: bool, run_as: RunAs) -> Self {
         Self {
             configured,
@@ -169,8 +171,7 @@ impl Discovery {
         }
     }
 
-    /// The installations at hand, newest first; of the same version, the one that was
-    /// configured first.
+    /// The installations, newest first. Among equal versions the configured order decides.
     pub(crate) async fn engines(&self) -> Result<Vec<Engine>> {
         let directories = self.directories().await;
         let found = join_all(directories.iter().map(|place| self.engine(place))).await;
@@ -179,8 +180,8 @@ impl Discovery {
         Ok(engines)
     }
 
-    /// The client programs of that name, such as `pg_dump`, oldest first. They may lie
-    /// where there is no server: distributions pack them apart.
+    /// The client programs of that name, such as `pg_dump`, oldest first. They may lie in a
+    /// directory without a server: distributions have separate packages for them.
     pub(crate) async fn clients(&self, name: &str) -> Vec<ClientProgram> {
         let directories = self.directories().await;
         let found = directories.iter().map(|place| place.join(name));
@@ -196,7 +197,7 @@ impl Discovery {
         Some(ClientProgram { version, program })
     }
 
-    /// Where programs are looked for, each directory once.
+    /// The directories to search, without duplicates.
     async fn directories(&self) -> Vec<PathBuf> {
         let mut places = self.places();
         if self.system {
@@ -213,7 +214,7 @@ impl Discovery {
         seen
     }
 
-    /// What lies in a directory of programs.
+    /// The installation in a directory of programs; none if `postgres` there prints no version.
     pub(crate) async fn engine(&self, directory: &Path) -> Option<Engine> {
         let postgres = directory.join("postgres");
         let version = version(&self.said(&postgres, &["--version"]).await?)?;
@@ -241,8 +242,8 @@ impl Discovery {
         read.await.ok()
     }
 
-    /// From the options of its build, or else, where those were not recorded, from the
-    /// names of the libraries that it is linked with.
+    /// Reads features from the recorded options of the build. If no options were recorded, from
+    /// the names of the libraries that the program is linked with.
     async fn features(&self, options: &str, postgres: PathBuf) -> Features {
         if let Some(features) = Features::of_build(options) {
             return features;
@@ -263,7 +264,7 @@ impl Discovery {
         features
     }
 
-    /// What a program says about itself, if it does.
+    /// Output of a program for these arguments, cached; none if it failed or hung.
     async fn said(&self, program: &Path, arguments: Arguments) -> Option<String> {
         let stamp = Stamp::of(program)?;
         let question = (program.to_owned(), arguments);
@@ -283,7 +284,7 @@ impl Discovery {
         }
     }
 
-    /// Asks a program without a caller that waits; the answer is for the next one.
+    /// Runs a program in the background. Later callers get the answer from the cache.
     fn ask_beside(&self, question: Question, stamp: Stamp) {
         let (known, run_as) = (Arc::clone(&self.known), self.run_as);
         let mut asking = self.asking.lock().unwrap_or_else(PoisonError::into_inner);
@@ -302,7 +303,7 @@ impl Discovery {
             .collect()
     }
 
-    /// The directory that the `pg_config` on PATH prints.
+    /// The directory that the first `pg_config` on PATH prints.
     async fn on_path(&self) -> Option<PathBuf> {
         let path = env::var_os("PATH")?;
         let program = env::split_paths(&path)
@@ -341,7 +342,7 @@ impl Stamp {
     }
 }
 
-/// Asks a program about itself.
+/// Runs a program, at most for [`LIMIT`].
 async fn ask(program: &Path, arguments: Arguments, run_as: RunAs) -> Answer {
     let mut asked = command(program, run_as);
     let done = command::run(asked.args(arguments), LIMIT, command::OUTPUT).await;
@@ -368,7 +369,7 @@ pub(crate) fn version(text: &str) -> Option<Version> {
     number(rest)
 }
 
-/// Reads the version that a text begins with: `15.18 (Debian ...)`.
+/// Reads the version at the beginning of a text: `15.18 (Debian ...)`.
 pub(crate) fn number(text: &str) -> Option<Version> {
     let word = text.split_whitespace().next()?;
     let digits = |text: &str| {
@@ -378,12 +379,12 @@ pub(crate) fn number(text: &str) -> Option<Version> {
     let minor = word.split_once('.').and_then(|(_, minor)| digits(minor));
     Some(Version {
         major: digits(word).filter(|major| *major >= 10)?,
-        // Betas have none.
+        // Betas have no minor version.
         minor: minor.unwrap_or(0),
     })
 }
 
-/// What a server was built with.
+/// Optional features of a PostgreSQL build.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 struct Features {
     tls: bool,
@@ -391,7 +392,7 @@ struct Features {
 }
 
 impl Features {
-    /// From the options of a build, if they were recorded.
+    /// Reads the options of a build; none if they were not recorded.
     fn of_build(options: &str) -> Option<Self> {
         options.contains("--").then(|| Self {
             tls: options.contains("--with-openssl") || options.contains("--with-ssl"),
@@ -400,7 +401,7 @@ impl Features {
         })
     }
 
-    /// From the names of the libraries that `postgres` is linked with.
+    /// Searches the program for names of the libraries that it is linked with.
     fn linked(postgres: &Path) -> Result<Self> {
         let program = fs::read(postgres).map_err(|error| failure::file(error, postgres))?;
         Ok(Self {
@@ -414,7 +415,7 @@ fn holds(bytes: &[u8], needle: &[u8]) -> bool {
     bytes.windows(needle.len()).any(|window| window == needle)
 }
 
-/// Names of the control files in the installation's share directory.
+/// Names of the extensions: the control files in the installation's share directory.
 fn extensions(directory: &Path, share: &str, version: Version) -> Vec<String> {
     let prefix = directory.parent().unwrap_or(directory);
     let major = version.major;
@@ -488,8 +489,8 @@ mod tests {
         fs::set_permissions(&file, fs::Permissions::from_mode(0o755)).unwrap();
     }
 
-    /// A look that has found what `wanted` says. A script cannot be run while a process
-    /// that was forked meanwhile has it open.
+    /// Retries until `wanted` holds. Executing a script fails while another process, forked
+    /// meanwhile, has it open for writing.
     async fn found(
         discovery: &Discovery,
         place: &Path,
@@ -517,7 +518,7 @@ mod tests {
             &format!("cd {}; {hang}; {says}", path.display()),
         );
         let asked = || fs::read_to_string(path.join("asked")).unwrap_or_default();
-        // It cannot be run at first, if another process has it open.
+        // The first runs may fail, if another process has the script open for writing.
         while asked().is_empty() {
             assert_eq!(discovery.engine(path).await, None);
         }
@@ -540,7 +541,7 @@ mod tests {
         let place = tempfile::tempdir().unwrap();
         let path = place.path();
         let discovery = Discovery::new(Vec::new(), false, RunAs::Ourselves);
-        // Each fails as long as the file is missing that it needs.
+        // Each script fails until the file that it prints exists.
         let fails = |needs: &str| format!("cd {} && cat {needs} || exit 1", path.display());
         let asked = "echo asked >> asked";
         script(path, "postgres", &format!("{}; {asked}", fails("version")));
@@ -553,7 +554,7 @@ mod tests {
         let config = format!("{}\n'--with-openssl'\n", share.display());
         fs::write(path.join("config"), config).unwrap();
         found(&discovery, path, |engine| engine.tls).await;
-        // What lies beside the programs is looked at each time.
+        // Files beside the programs are not cached.
         assert!(!engine.usable() && engine.extensions.is_empty());
         fs::create_dir_all(share.join("extension")).unwrap();
         fs::write(share.join("extension/hstore.control"), "").unwrap();
@@ -565,7 +566,7 @@ mod tests {
         assert_eq!(engine.extensions, ["hstore"]);
         let asked = fs::read_to_string(path.join("asked")).unwrap();
         assert_eq!(asked, "asked\n");
-        // Another file in the place of the program is asked.
+        // A new file in the place of the program is asked again.
         fs::write(path.join("version"), "postgres (PostgreSQL) 17.3\n").unwrap();
         fs::remove_file(path.join("postgres")).unwrap();
         script(path, "postgres", &fails("version"));

@@ -1,8 +1,9 @@
-//! The PostgreSQL that keeps Howdah's own metadata, when no other one is named.
+//! The embedded PostgreSQL server for Howdah's metadata. It is used when no `database_url` is
+//! configured.
 //!
-//! It lies in the data directory: `metadata` is the server's home,
-//! `metadata.password` its password, `metadata.engine` the programs that it was
-//! started with last. It outlives a crash of Howdah and is adopted.
+//! It lives in the data directory: `metadata` is the server's home, `metadata.password` its
+//! password, `metadata.engine` the programs of its last start. The server survives a crash of
+//! Howdah, and the next process adopts it.
 
 mod archive;
 mod engine;
@@ -42,75 +43,78 @@ use crate::{
 pub use archive::Archive;
 pub use exchange::{FORMER, RESTORED};
 
-/// Database of the metadata.
+/// Name of the metadata database.
 pub const DATABASE: &str = "howdah";
 
-/// Part of the socket's name; nothing listens on it.
+/// Port in the socket's name; nothing listens on it by TCP.
 const PORT: u16 = 5432;
 
 pub(super) const HOME: &str = "metadata";
 const LOCK_FILE: &str = "metadata.lock";
 
-/// File in the data directory as long as a restore makes metadata where there was none.
-/// What is there until then is empty, and must not be served.
+/// Marker file in the data directory. It exists while a restore fills a new metadata server,
+/// whose database is empty until then and must not be served.
 pub const RESTORING: &str = "metadata.restoring";
 
-/// Longest wait for what a former process began.
+/// Longest wait for the lock, which programs of a killed process may still hold.
 const LOCK: Duration = Duration::from_secs(120);
 
-/// Longest wait for it to start or stop.
+/// Longest wait for the server to start or to stop.
 const LIMIT: Duration = Duration::from_secs(60);
 
-/// How often it is looked whether the directory of its socket can be made again.
+/// How often to check whether the directory of the socket can be created again.
 const DIRECTORY_LOOK: Duration = Duration::from_secs(2);
 
-/// Longest wait for it to stop: with the drain of calls the end of the process must fit
-/// into what an orchestrator gives. It goes on stopping, and the next start finds it.
+/// Longest wait for the server to stop at the end of the process. Together with the drain of
+/// calls it must fit into the time that an orchestrator gives. A server that takes longer goes
+/// on stopping, and the next start waits for it.
 const STOP_LIMIT: Duration = Duration::from_secs(15);
 
-/// Where the metadata server lies and what it runs with.
+/// Where the metadata server lives, and what it runs with.
 #[derive(Clone, Debug)]
 pub struct Options {
-    /// Howdah's data directory; made if it is not there.
+    /// Howdah's data directory; created if it is missing.
     pub data_dir: PathBuf,
-    /// Where its socket lies; short. See [`super::default_run_directory`].
+    /// Directory of its Unix socket. The path must be short. See
+    /// [`super::default_run_directory`].
     pub run_directory: PathBuf,
-    /// Directories with PostgreSQL's programs, looked at before the usual ones.
+    /// Directories with PostgreSQL's programs. They come before the usual directories.
     pub engine_directories: Vec<PathBuf>,
-    /// Whether the usual ones are looked at.
+    /// Whether the usual directories are searched.
     pub system_engines: bool,
-    /// User that it runs as; none: `postgres` if this process is root's, else its own.
+    /// User that the server runs as. None means `postgres` if this process runs as root,
+    /// otherwise the user of this process.
     pub run_as: Option<String>,
-    /// What to do where there is none.
+    /// What to do if the data directory has no metadata server.
     pub absent: Absent,
 }
 
-/// What to do where a data directory has no metadata server.
+/// What to do if a data directory has no metadata server.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Absent {
-    /// Make it, unless there are signs that there was one.
+    /// Create it, unless files show that one existed before.
     MakeFirst,
-    /// Make it.
+    /// Create it in any case.
     Make,
-    /// Refuse: METADATA_NOT_FOUND.
+    /// Return METADATA_NOT_FOUND.
     Refuse,
 }
 
-/// What a data directory shows of a metadata server.
+/// What the files of a data directory say about a metadata server.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Trace {
-    /// Nothing: there was none yet.
+    /// No metadata server was ever created.
     None,
-    /// It was there, and its data is gone.
+    /// A metadata server existed, and its data is gone or incomplete.
     Lost,
-    /// Its data.
+    /// The data is there.
     Present,
 }
 
-/// What a data directory shows of a metadata server, without a change to it.
+/// Examines a data directory for a metadata server, without changing it.
 ///
 /// # Errors
-/// DATA_DIR_UNWRITABLE when it cannot be looked into.
+/// DATA_DIR_UNWRITABLE when it cannot be read.
 pub fn trace(data_dir: &Path) -> Result<Trace> {
     if !data_dir.exists() {
         return Ok(Trace::None);
@@ -122,18 +126,18 @@ pub fn trace(data_dir: &Path) -> Result<Trace> {
     if directory.grandchild(HOME, DATA)?.is_some() {
         return Ok(Trace::Present);
     }
-    // Written after the data has its name.
+    // The marker is written after the data directory got its final name.
     Ok(match directory.file(engine::MARKER)? {
         Some(_) => Trace::Lost,
         None => Trace::None,
     })
 }
 
-/// Refuses a data directory whose metadata was lost: a start with empty metadata would
-/// hide that.
+/// Refuses a data directory whose metadata was lost. A start would create empty metadata and
+/// hide the loss.
 ///
 /// # Errors
-/// DATA_DIR_DAMAGED, with the way out.
+/// DATA_DIR_DAMAGED; the message says how to continue.
 pub fn refuse_lost(data_dir: &Path) -> Result<()> {
     if trace(data_dir)? != Trace::Lost {
         return Ok(());
@@ -163,7 +167,7 @@ pub fn refuse_lost(data_dir: &Path) -> Result<()> {
 /// Refuses a data directory without metadata.
 ///
 /// # Errors
-/// METADATA_NOT_FOUND; DATA_DIR_DAMAGED if it was there once.
+/// METADATA_NOT_FOUND; DATA_DIR_DAMAGED if the metadata existed once.
 pub fn refuse_absent(data_dir: &Path) -> Result<()> {
     refuse_lost(data_dir)?;
     if trace(data_dir)? == Trace::Present {
@@ -174,7 +178,7 @@ pub fn refuse_absent(data_dir: &Path) -> Result<()> {
 }
 
 impl Options {
-    /// The defaults, for everything under `data_dir`.
+    /// The defaults, with everything below `data_dir`.
     #[must_use]
     pub fn new(data_dir: PathBuf) -> Self {
         Self {
@@ -192,25 +196,25 @@ impl Options {
     }
 }
 
-/// How to reach the metadata.
+/// How to connect to the metadata server.
 #[derive(Clone, Debug)]
 pub struct Access {
     /// Directory of the Unix socket.
     pub socket_directory: PathBuf,
-    /// Port, part of the socket's name.
+    /// Port in the socket's name.
     pub port: u16,
-    /// Role; a superuser.
+    /// Role, a superuser.
     pub user: String,
-    /// Its password.
+    /// Password of the role.
     pub password: SecretString,
-    /// Database.
+    /// Name of the database.
     pub database: String,
 }
 
 /// The running metadata server. Dropping it leaves the server running.
 #[derive(Debug)]
 pub struct Embedded {
-    /// Exchanged at a restart, when the socket's directory is another one then.
+    /// Replaced at a restart, because the directory of the socket may change.
     cluster: RwLock<Arc<Cluster>>,
     place: PathBuf,
     run_directory: PathBuf,
@@ -220,8 +224,8 @@ pub struct Embedded {
 }
 
 impl Embedded {
-    /// Makes, starts or adopts the metadata server, and its database. A password that
-    /// was lost is made anew.
+    /// Creates, starts or adopts the metadata server, and creates its database. A lost password
+    /// is replaced by a new one.
     ///
     /// # Errors
     /// POSTGRESQL_NOT_FOUND, METADATA_ENGINE_MISSING, METADATA_NOT_FOUND,
@@ -247,6 +251,7 @@ impl Embedded {
         let plan = plan(&place, &programs, run_as, lock);
         if !present {
             plan.initdb(password.get()).await?;
+            // After the data directory has its final name: [`trace`] relies on this order.
             engine::remember(&directory, &programs)?;
         }
         let mut cluster = cluster(&options, &place, &programs, run_as, password.get());
@@ -254,7 +259,7 @@ impl Embedded {
             password::replace(&cluster, &plan, &directory, made).await?;
         }
         if is_without_socket(&cluster).await? {
-            // Before it is stopped: it may not come back otherwise.
+            // Before the stop: if no directory can be made, the server would not come up again.
             sockets::choose(&options.run_directory, HOME, run_as)?;
             stop_without_socket(&cluster).await?;
         }
@@ -268,7 +273,8 @@ impl Embedded {
             Ok(started) => started,
             Err(error) => {
                 let error = password::explain(&cluster, &place, error).await;
-                // It may be up and refuse us: what was started for nothing is stopped.
+                // The server may be up and refuse our connection. If this call started it, it is
+                // stopped.
                 if !ran && let Err(left) = cluster.stop(STOP_LIMIT).await {
                     tracing::warn!(error = %left, "the metadata server runs on");
                 }
@@ -289,8 +295,8 @@ impl Embedded {
         })
     }
 
-    /// The metadata server that another process runs; none if it does not run. Nothing
-    /// is made or started.
+    /// Connects to the metadata server that another process runs; none if it does not run.
+    /// Creates and starts nothing.
     ///
     /// # Errors
     /// As [`Embedded::open`].
@@ -322,7 +328,7 @@ impl Embedded {
         }))
     }
 
-    /// How to reach it, as of its last start.
+    /// How to connect to the server since its last start.
     #[must_use]
     pub fn access(&self) -> Access {
         let cluster = self.cluster();
@@ -340,15 +346,15 @@ impl Embedded {
         Arc::clone(&cluster.unwrap_or_else(PoisonError::into_inner))
     }
 
-    /// Whether it was started now or ran before.
+    /// Whether this process started the server or found it running.
     #[must_use]
     pub fn started(&self) -> Started {
         self.started
     }
 
-    /// Returns when its process has ended, or its socket is gone, and a directory for its
-    /// socket can be made: a server that runs is left alone until then, for it could not
-    /// be reached after a restart either.
+    /// Returns when the server has ended or has lost its socket, and a directory for the socket
+    /// can be made. Without such a directory a restart would not help, so a running server is
+    /// left alone.
     ///
     /// # Errors
     /// When the process cannot be watched; CONFIG_INVALID, DISK_FULL.
@@ -373,8 +379,8 @@ impl Embedded {
         Ok(())
     }
 
-    /// Starts it again after it has ended or its socket was lost. Its socket may lie in
-    /// another directory from then on: see [`Embedded::access`].
+    /// Starts the server again after it has ended or lost its socket. The socket may then be in
+    /// another directory: see [`Embedded::access`].
     ///
     /// # Errors
     /// As [`Embedded::open`].
@@ -385,7 +391,7 @@ impl Embedded {
         if runs && !lost {
             return Box::pin(cluster.start(LIMIT, None)).await;
         }
-        // Before it is stopped: it may not come back otherwise.
+        // Before the stop: if no directory can be made, the server would not come up again.
         let chosen = self.choose_sockets().await?;
         stop_without_socket(&cluster).await?;
         let cluster = Arc::new(Cluster {
@@ -397,14 +403,14 @@ impl Embedded {
         Box::pin(cluster.start(LIMIT, None)).await
     }
 
-    /// Chooses the directory of the socket for the next start, and makes it. Not while it
-    /// runs and its socket is there.
+    /// Chooses and makes the directory of the socket for the next start. Must not be called
+    /// while the server runs and has its socket.
     async fn choose_sockets(&self) -> Result<PathBuf> {
         let (run_directory, run_as) = (self.run_directory.clone(), self.cluster().run_as);
         blocking(move || sockets::choose(&run_directory, HOME, run_as)).await
     }
 
-    /// Stops it ("fast"), or finds that it is stopped.
+    /// Stops the server with a fast shutdown. Does nothing if it is stopped already.
     ///
     /// # Errors
     /// SERVER_NOT_STOPPED when it does not stop in time.
@@ -413,8 +419,8 @@ impl Embedded {
     }
 }
 
-/// Stops a metadata server whose socket was removed, its only way in: the start that comes
-/// next makes the socket anew.
+/// Stops a metadata server that has lost its socket, the only way to reach it. The next start
+/// makes a new socket.
 async fn stop_without_socket(cluster: &Cluster) -> Result<()> {
     if !is_without_socket(cluster).await? {
         return Ok(());
@@ -423,9 +429,9 @@ async fn stop_without_socket(cluster: &Cluster) -> Result<()> {
     cluster.stop(LIMIT).await
 }
 
-/// Whether it runs and its socket is gone.
+/// Whether the server runs and has no socket.
 async fn is_without_socket(cluster: &Cluster) -> Result<bool> {
-    // Before it is ready, the socket may still be to come.
+    // A server that is not ready yet may still create its socket.
     let found = cluster.look().await?;
     Ok(matches!(found, Found::Running(file) if file.ready) && !cluster.has_socket())
 }
@@ -457,7 +463,7 @@ fn plan(place: &Path, programs: &Programs, run_as: RunAs, lock: Lock) -> Plan {
         programs: programs.directory.clone(),
         parent: place.to_owned(),
         name: HOME.to_owned(),
-        // Nothing else is swept away: an operator may put copies beside it.
+        // Only this exact name is removed: an operator may keep copies beside the directory.
         leftovers: unfinished.clone(),
         unfinished,
         run_as,
@@ -467,7 +473,8 @@ fn plan(place: &Path, programs: &Programs, run_as: RunAs, lock: Lock) -> Plan {
     }
 }
 
-/// The data directory, passable for the user that the server runs as.
+/// Creates the data directory so that the server's user can pass through it, and checks the
+/// paths.
 fn place(options: &Options, run_as: RunAs) -> Result<PathBuf> {
     let mode = match run_as {
         RunAs::Ourselves => PRIVATE,

@@ -7,7 +7,7 @@ use rustix::io::Errno;
 use super::words;
 use crate::domain::{Error, Reason};
 
-/// An error of the file system at `path`.
+/// The error for a failed file operation at `path`.
 pub(crate) fn file(error: io::Error, path: &Path) -> Error {
     let shown = path.display();
     let (reason, message) = match error.kind() {
@@ -34,7 +34,7 @@ pub(crate) fn file(error: io::Error, path: &Path) -> Error {
     Error::new(reason, message).with_source(error)
 }
 
-/// Something else than a directory at `path`, where one is wanted.
+/// The error for something at `path` that is not a directory, where a directory is needed.
 pub(crate) fn in_the_way(path: &Path) -> Error {
     let message = format!(
         "something else than a directory is in the place of {}: move it away, and put the \
@@ -44,17 +44,17 @@ pub(crate) fn in_the_way(path: &Path) -> Error {
     Error::new(Reason::DataDirDamaged, message)
 }
 
-/// A directory, a symbolic link or a socket where a file is wanted, and the like.
+/// Whether a directory, a symbolic link, a socket or the like is in the place of a file.
 fn is_in_the_way(error: &io::Error) -> bool {
     error.kind() == io::ErrorKind::IsADirectory || is(error, Errno::LOOP) || is(error, Errno::NXIO)
 }
 
-/// Bytes of free space without which no server starts: its lock file, its pid file and its
-/// first lines of log.
+/// Free bytes that a start needs at least: for the lock file, the pid file and the first lines
+/// of the log.
 const SPACE_TO_START: u64 = 64 * 1024;
 
-/// What another process may give back in a moment: handles, processes, memory, or the
-/// file of a program that is being written.
+/// Shortages that may pass without help: file handles, processes, memory, or a program file that
+/// is still open for writing.
 const SHORT: [Errno; 5] = [
     Errno::MFILE,
     Errno::NFILE,
@@ -71,12 +71,12 @@ fn is(error: &io::Error, errno: Errno) -> bool {
     error.raw_os_error() == Some(errno.raw_os_error())
 }
 
-/// That this machine is short of something for the moment.
+/// The error for a temporary shortage on this machine. It can be retried.
 fn shortage(error: io::Error, what: String) -> Error {
     Error::new(Reason::ServerUnavailable, format!("{what}: {error}")).with_source(error)
 }
 
-/// A process that cannot be watched.
+/// The error for a process that cannot be watched.
 pub(crate) fn watch(error: io::Error) -> Error {
     let what = "cannot watch a process";
     match is_shortage(&error) {
@@ -85,7 +85,7 @@ pub(crate) fn watch(error: io::Error) -> Error {
     }
 }
 
-/// A program that could not be run or was killed for taking too long.
+/// The error for a program that could not be run, or was killed after its time limit.
 pub(crate) fn program(error: io::Error, program: &Path) -> Error {
     let shown = program.display();
     match error.kind() {
@@ -107,10 +107,10 @@ pub(crate) fn program(error: io::Error, program: &Path) -> Error {
     }
 }
 
-/// A program that ended badly: `what` could not be done, `output` says why.
+/// The error for a program that failed while doing `what`. The reason is found in its `output`.
 pub(crate) fn output(what: &str, path: &Path, output: &str) -> Error {
     let short = SHORT.map(|errno| io::Error::from(errno).to_string());
-    // What the system says, without the number that Rust adds.
+    // The system's text for each shortage. Rust appends the error number, programs do not.
     let words = |text: &String| text.split(" (os error").next().unwrap_or(text).to_owned();
     match short.iter().map(words).find(|words| output.contains(words)) {
         Some(words) => {
@@ -123,7 +123,7 @@ pub(crate) fn output(what: &str, path: &Path, output: &str) -> Error {
 
 fn failed(what: &str, path: &Path, output: &str) -> Error {
     let shown = path.display();
-    // What a program had to say may itself have found no space.
+    // A full disk may also have cut off the program's message, so free space is checked too.
     let (reason, message) = if output.contains("No space left on device") || is_full(path) {
         return full(path).with_context(output.trim());
     } else if is_denied(path, output) {
@@ -155,7 +155,7 @@ pub(crate) fn full(path: &Path) -> Error {
     Error::new(Reason::DiskFull, message)
 }
 
-/// Whether the file system there has no space left to speak of.
+/// Whether the file system of `path` has too little space left for a start.
 pub(crate) fn is_full(path: &Path) -> bool {
     let place = path.ancestors().find(|place| place.exists());
     let found = place.and_then(|place| rustix::fs::statvfs(place).ok());
@@ -165,8 +165,8 @@ pub(crate) fn is_full(path: &Path) -> bool {
     })
 }
 
-/// The error for a server that did not come up, from what it wrote to its logs and the
-/// `parameters` of its user.
+/// The error for a server that did not start. The reason is found in its new log lines and in
+/// the `parameters` that its user has set.
 pub(crate) fn start(
     port: u16,
     path: &Path,
@@ -177,12 +177,13 @@ pub(crate) fn start(
         let message = format!("port {port} is in use by another process");
         return Error::new(Reason::PortTaken, message).with_context(log.trim());
     }
-    // A shortage that one of its sessions met is not why it did not start.
+    // Shortages are not searched for here: a line about one may come from a session, and would
+    // not be the reason why the start failed.
     let error = failed("starting the server", path, log);
     because(error, words::last(log, parameters), log)
 }
 
-/// Adds what PostgreSQL said, where nothing else is known.
+/// Adds PostgreSQL's own words to an error that has no more precise reason.
 fn because(error: Error, words: Option<String>, output: &str) -> Error {
     match (error.reason(), words) {
         (Reason::ServerStartFailed, Some(words)) => {

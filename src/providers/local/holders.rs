@@ -1,4 +1,4 @@
-//! Which processes hold a lock file, by what Linux shows of them (proc(5)).
+//! Finds the processes that hold a lock file, from `/proc` (proc(5)).
 
 use std::{
     fs,
@@ -8,23 +8,23 @@ use std::{
 
 use rustix::process::{Pid, PidfdFlags, Signal, pidfd_open, pidfd_send_signal};
 
-use super::identity::parent;
+use super::processes::parent;
 
 const PROCESSES: &str = "/proc";
 
-/// A process that holds a lock file: it shares the open file that the lock belongs to.
+/// A process that holds a lock file: it has inherited the open file that the lock belongs to.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Holder {
-    /// Its id.
+    /// Process id.
     pub(super) pid: i32,
-    /// Its program's name.
+    /// Name of the program.
     name: String,
-    /// Whether it was stopped by a signal, as SIGSTOP does.
+    /// Whether the process was stopped by a signal, such as SIGSTOP.
     stopped: bool,
 }
 
-/// The processes that hold the lock file, as far as this one may see them. It is not among
-/// them itself.
+/// The processes that hold the lock file, without this process. Processes that this one may not
+/// inspect are missing.
 pub(super) fn of(lock: &Path) -> Vec<Holder> {
     let Ok(facts) = fs::metadata(lock) else {
         return Vec::new();
@@ -42,8 +42,8 @@ pub(super) fn of(lock: &Path) -> Vec<Holder> {
         .collect()
 }
 
-/// Whether one of the process's files is that one, and locked: who waits for the lock has
-/// the file open, too.
+/// Whether the process has that file open and holds the lock on it. A process that waits for the
+/// lock has the file open too, but its `fdinfo` shows no lock.
 fn holds(pid: i32, file: (u64, u64)) -> bool {
     let files = fs::read_dir(of_process(pid, "fd")).into_iter().flatten();
     files.flatten().any(|entry| {
@@ -69,12 +69,12 @@ fn name(pid: i32) -> String {
 
 fn is_stopped(pid: i32) -> bool {
     let stat = fs::read_to_string(of_process(pid, "stat")).unwrap_or_default();
-    // Its name, in parentheses, may hold anything.
+    // The program's name is in parentheses, and may itself contain any character.
     let state = stat.rsplit_once(") ").map(|(_, facts)| facts);
     state.is_some_and(|state| state.starts_with('T'))
 }
 
-/// Who holds the lock of a server, as something that is waited for.
+/// Describes the holder of a server's lock, for the text of what an operation waits for.
 pub(super) fn waited_for(lock: &Path) -> String {
     match of(lock).as_slice() {
         [] => "another process that works on the server".to_owned(),
@@ -85,7 +85,7 @@ pub(super) fn waited_for(lock: &Path) -> String {
     }
 }
 
-/// That the lock of a server was waited for in vain, and what can be done about it.
+/// The message for a lock that was not granted in time, with the remedy.
 pub(super) fn in_vain(lock: &Path) -> String {
     let remedy = match of(lock).as_slice() {
         [Holder { pid, stopped, .. }, ..] if *stopped => {
@@ -97,9 +97,9 @@ pub(super) fn in_vain(lock: &Path) -> String {
     format!("waited in vain for {}{remedy}", waited_for(lock))
 }
 
-/// Ends what holds the lock of a server on the directory `data` and can never let it go: a
-/// shell that was to become the server, hangs on the way, for example on a dead mount, and
-/// has lost its `pg_ctl`. Answers whether there was one.
+/// Kills a hung start that holds the lock of the server on `data`. Such a start is the shell
+/// that was to become the server. It hangs, for example on a dead mount, and its `pg_ctl` is
+/// gone, so it would hold the lock for ever. Returns whether a process was killed.
 pub(super) fn end_hung_starts(lock: &Path, data: &Path) -> bool {
     let hung = of(lock)
         .into_iter()
@@ -108,7 +108,7 @@ pub(super) fn end_hung_starts(lock: &Path, data: &Path) -> bool {
     for Holder { pid, .. } in hung {
         let process = Pid::from_raw(pid);
         let handle = process.and_then(|pid| pidfd_open(pid, PidfdFlags::empty()).ok());
-        // The pid may have been reused before the handle was there.
+        // Checked again, because the pid may have been reused before the handle existed.
         if let Some(handle) = handle.filter(|_| is_hung_start(pid, data)) {
             tracing::warn!(pid, data = %data.display(), "a start that hangs is ended");
             ended |= pidfd_send_signal(handle, Signal::KILL).is_ok();
@@ -117,9 +117,9 @@ pub(super) fn end_hung_starts(lock: &Path, data: &Path) -> bool {
     ended
 }
 
-/// Whether a process is the shell that `pg_ctl` has begin a server on `data` (its
-/// `start_postmaster` runs `/bin/sh -c 'exec "postgres" -D "data" ...'`), without a `pg_ctl`
-/// as its parent.
+/// Whether a process is the shell in which `pg_ctl` starts a server on `data`, and `pg_ctl` is
+/// no longer its parent. `start_postmaster` of `pg_ctl` runs
+/// `/bin/sh -c 'exec "postgres" -D "data" ...'`.
 fn is_hung_start(pid: i32, data: &Path) -> bool {
     let command = fs::read(of_process(pid, "cmdline")).unwrap_or_default();
     let mut arguments = command.split(|byte| *byte == 0);
@@ -146,7 +146,7 @@ mod tests {
     const LONG: Duration = Duration::from_secs(20);
     const SHORT: Duration = Duration::from_millis(60);
 
-    /// What `pg_ctl` runs, with a FIFO that nobody reads in the place of the log.
+    /// Runs the same shell command as `pg_ctl`, with a FIFO that has no reader as the log.
     fn hangs(lock: &Lock, place: &Path) -> Child {
         let fifo = place.join("startup.log");
         let made = Command::new("mkfifo").arg(&fifo).status().unwrap();
@@ -186,7 +186,7 @@ mod tests {
         let path = place.path().join("lock");
         assert_eq!(of(&path), []);
         let lock = Lock::acquire(path.clone(), SHORT).await.unwrap();
-        // It holds the lock, and another one has the same file open.
+        // The first child holds the lock; the second one only has the file open.
         let mut child = Command::new("sleep")
             .arg("60")
             .stdin(lock.stdin().unwrap())

@@ -1,4 +1,4 @@
-//! The identity of this host: one per root directory, for ever.
+//! The id of this host. Each root directory has one, which never changes.
 
 use uuid::Uuid;
 
@@ -13,8 +13,8 @@ const FILE: &str = "host-id";
 /// Directory of the servers' homes.
 pub(super) const SERVERS: &str = "servers";
 
-/// The identity of the host whose root is `root`, made by the first that asks.
-pub(super) fn identity(root: &Directory) -> Result<Uuid> {
+/// The id of the host with this root directory. The first process that asks creates it.
+pub(super) fn id(root: &Directory) -> Result<Uuid> {
     if let Some(present) = read(root)? {
         return Ok(present);
     }
@@ -23,7 +23,7 @@ pub(super) fn identity(root: &Directory) -> Result<Uuid> {
     read(root)?.ok_or_else(|| Error::internal("the host id is gone"))
 }
 
-/// What [`identity`] would refuse; nothing is made.
+/// Returns the error that [`id`] would return, without creating an id.
 pub(super) fn examine(root: &Directory) -> Result<()> {
     match read(root)? {
         Some(_) => Ok(()),
@@ -31,7 +31,8 @@ pub(super) fn examine(root: &Directory) -> Result<()> {
     }
 }
 
-/// Refuses to make servers those of a host that does not own them.
+/// Refuses to create a new id beside existing servers: they belong to the host whose id was
+/// lost.
 fn refuse_lost(root: &Directory) -> Result<()> {
     let servers = root.child(SERVERS)?.map(|servers| servers.names());
     if servers.transpose()?.is_none_or(|names| names.is_empty()) {
@@ -72,7 +73,7 @@ mod tests {
     fn all_who_ask_at_once_get_the_same() {
         let place = tempfile::tempdir().unwrap();
         let all: Vec<Uuid> = std::thread::scope(|scope| {
-            let ask = || identity(&Directory::open(place.path()).unwrap()).unwrap();
+            let ask = || id(&Directory::open(place.path()).unwrap()).unwrap();
             let asking: Vec<_> = (0..8).map(|_| scope.spawn(ask)).collect();
             asking.into_iter().map(|one| one.join().unwrap()).collect()
         });
@@ -86,11 +87,11 @@ mod tests {
         let place = tempfile::tempdir().unwrap();
         fs::create_dir_all(place.path().join("servers")).unwrap();
         let root = Directory::open(place.path()).unwrap();
-        identity(&root).unwrap();
+        id(&root).unwrap();
         fs::create_dir(place.path().join("servers/one")).unwrap();
-        identity(&root).unwrap();
+        id(&root).unwrap();
         fs::remove_file(place.path().join(FILE)).unwrap();
-        let error = identity(&root).unwrap_err();
+        let error = id(&root).unwrap_err();
         assert_eq!(error.reason(), Reason::DataDirDamaged);
         assert!(error.message().contains(FILE));
         assert_eq!(root.names().unwrap(), ["servers"]);
@@ -100,7 +101,7 @@ mod tests {
     fn something_else_in_its_place_is_named() {
         let place = tempfile::tempdir().unwrap();
         let root = Directory::open(place.path()).unwrap();
-        let refused = || identity(&root).unwrap_err().reason();
+        let refused = || id(&root).unwrap_err().reason();
         fs::create_dir(place.path().join(FILE)).unwrap();
         assert_eq!(refused(), Reason::DataDirDamaged);
         fs::remove_dir(place.path().join(FILE)).unwrap();
@@ -112,7 +113,7 @@ mod tests {
     fn a_damaged_one_is_named() {
         let place = tempfile::tempdir().unwrap();
         fs::write(place.path().join(FILE), "").unwrap();
-        let error = identity(&Directory::open(place.path()).unwrap()).unwrap_err();
+        let error = id(&Directory::open(place.path()).unwrap()).unwrap_err();
         assert_eq!(error.reason(), Reason::DataDirDamaged);
         assert!(error.message().contains(FILE));
     }

@@ -1,4 +1,4 @@
-//! New data directories: made beside their place, then moved there whole.
+//! Creates data directories under a temporary name, and renames them when they are complete.
 
 use std::{
     io::Read,
@@ -24,41 +24,41 @@ use crate::{
     failpoint,
 };
 
-/// Longest that initdb takes.
+/// Longest run of initdb.
 const LIMIT: Duration = Duration::from_secs(300);
 
-/// File that hands the password to initdb.
+/// Name of the temporary file that passes the password to initdb.
 const PASSWORD: &str = "password";
 
-/// A home to be made at `{parent}/{name}`, under its lock.
+/// A server's home that is to be created at `{parent}/{name}`, and the lock that protects it.
 #[derive(Clone, Debug)]
 pub(crate) struct Plan {
-    /// Directory with the programs.
+    /// Directory of PostgreSQL's programs.
     pub(crate) programs: PathBuf,
-    /// Where it is to lie.
+    /// Directory that the home is created in.
     pub(crate) parent: PathBuf,
-    /// Its name there.
+    /// Final name of the home.
     pub(crate) name: String,
-    /// Its name until it is whole.
+    /// Name of the home until it is complete.
     pub(crate) unfinished: String,
-    /// How the names of what former tries may have left begin. Such directories are
-    /// removed, so nothing that somebody put beside it may be named so.
+    /// Prefix of the names of directories that earlier attempts may have left. All directories
+    /// with this prefix are removed, so nothing else may have such a name.
     pub(crate) leftovers: String,
-    /// Who owns it.
+    /// User that owns the files.
     pub(crate) run_as: RunAs,
-    /// Whether it must outlive a crash of the machine.
+    /// Whether the files must survive a crash of the machine.
     pub(crate) durable: bool,
-    /// Where a test can kill this process.
+    /// Failpoints at which a test can kill this process.
     pub(crate) points: &'static Points,
-    /// The held lock.
+    /// The lock on the home, already acquired.
     pub(crate) lock: Lock,
 }
 
 impl Plan {
-    /// The system identifier of what lies there already.
+    /// System identifier of an existing home; none if there is no home.
     ///
     /// # Errors
-    /// SERVER_MISMATCH when it is of another major version.
+    /// SERVER_MISMATCH when the data is of another major version.
     pub(crate) async fn present(&self, major: u16) -> Result<Option<u64>> {
         let plan = self.clone();
         blocking(move || {
@@ -67,19 +67,19 @@ impl Plan {
                 return Ok(None);
             };
             check_major(&data, major)?;
-            // A crash may have come between the rename and this.
+            // A crash may have happened between the rename and the sync of the directory.
             parent.sync()?;
             identifier(&data).map(Some)
         })
         .await
     }
 
-    /// Makes it with initdb and answers its system identifier.
+    /// Creates the home with initdb, and returns its system identifier.
     pub(crate) async fn initdb(&self, password: &SecretString) -> Result<u64> {
         let (plan, password) = (self.clone(), password.clone());
         blocking(move || plan.prepare(Some(&password))).await?;
         if let Err(error) = self.run_initdb().await {
-            // Not least because of the password.
+            // Nothing may stay behind, above all not the file with the password.
             let (parent, leftovers) = (self.parent.clone(), self.leftovers.clone());
             blocking(move || sweep(&Directory::open(&parent)?, &leftovers)).await?;
             return Err(error);
@@ -93,12 +93,12 @@ impl Plan {
         .await
     }
 
-    /// The home while it is unfinished.
+    /// Path of the unfinished home.
     pub(crate) fn path(&self) -> PathBuf {
         self.parent.join(&self.unfinished)
     }
 
-    /// Removes what former tries left and makes the empty home.
+    /// Removes what earlier attempts have left, and creates the empty unfinished home.
     pub(crate) fn prepare(&self, password: Option<&SecretString>) -> Result<()> {
         let parent = Directory::open(&self.parent)?;
         sweep(&parent, &self.leftovers)?;
@@ -127,7 +127,8 @@ impl Plan {
         if !self.durable {
             initdb.arg("--no-sync");
         }
-        // Not killed when this future is dropped: it holds the lock until it ends.
+        // Not killed when this future is dropped. initdb has the lock as its standard input, so a
+        // new attempt waits until it has ended.
         let started = initdb.spawn();
         failpoint::hit(self.points.spawned);
         let failed = |error| failure::program(error, &program);
@@ -141,14 +142,15 @@ impl Plan {
         Err(failure::output("initdb", &home, &text))
     }
 
-    /// Adds what initdb does not make.
+    /// Adds what initdb does not create.
     fn complete(&self) -> Result<()> {
         let parent = Directory::open(&self.parent)?;
         let missing = || Error::internal("the unfinished data directory is gone");
         let home = parent.child(&self.unfinished)?.ok_or_else(missing)?;
         home.unlink(PASSWORD)?;
         let data = home.child(DATA)?.ok_or_else(missing)?;
-        // Every start is configured before; an empty file is for single-user mode.
+        // The file is written again before each start. Single-user mode needs an empty one until
+        // then, because `postgresql.conf` includes it.
         data.create(configure::FILE, b"", 0o600, self.run_as)?;
         data.append("postgresql.conf", configure::INCLUDE.as_bytes())?;
         if self.durable {
@@ -158,7 +160,7 @@ impl Plan {
         Ok(())
     }
 
-    /// Gives the home its name, and answers the system identifier.
+    /// Gives the home its final name, and returns the system identifier.
     pub(crate) fn publish(&self) -> Result<u64> {
         let parent = Directory::open(&self.parent)?;
         let data = parent.grandchild(&self.unfinished, DATA)?;
@@ -171,10 +173,10 @@ impl Plan {
     }
 }
 
-/// Removes the directories that unfinished tries left: their names begin with `leftovers`.
+/// Removes the directories of unfinished attempts, whose names begin with `leftovers`.
 pub(crate) fn sweep(parent: &Directory, leftovers: &str) -> Result<()> {
     for left in parent.names()? {
-        // Files beside it may be named so too.
+        // A file with such a name is left alone.
         if left.starts_with(leftovers) && parent.path().join(&left).is_dir() {
             parent.remove_tree(&left)?;
         }
@@ -182,8 +184,8 @@ pub(crate) fn sweep(parent: &Directory, leftovers: &str) -> Result<()> {
     Ok(())
 }
 
-/// The system identifier: the first field of `global/pg_control`, in the byte order
-/// of the machine (PostgreSQL's `src/include/catalog/pg_control.h`).
+/// Reads the system identifier: the first field of `global/pg_control`, in the byte order of the
+/// machine (PostgreSQL's `src/include/catalog/pg_control.h`).
 pub(crate) fn identifier(data: &Directory) -> Result<u64> {
     let broken = || {
         let message = "what is found is not the server on record: it has no control file";
@@ -197,7 +199,7 @@ pub(crate) fn identifier(data: &Directory) -> Result<u64> {
     Ok(u64::from_ne_bytes(bytes))
 }
 
-/// The major version of a data directory, if it says one.
+/// Major version of a data directory; none if `PG_VERSION` is missing or malformed.
 pub(crate) fn major(data: &Directory) -> Result<Option<u16>> {
     let bytes = data.read("PG_VERSION")?.unwrap_or_default();
     Ok(String::from_utf8_lossy(&bytes).trim().parse().ok())
@@ -211,7 +213,7 @@ fn check_major(data: &Directory, wanted: u16) -> Result<()> {
     Err(Error::new(Reason::ServerMismatch, message).with_context(data.path().display().to_string()))
 }
 
-/// UTF-8 that sorts by code point, where the C library has it.
+/// A UTF-8 locale that sorts by code point if the C library has it, otherwise plain C.
 fn locale() -> &'static str {
     let known = ["/usr/lib/locale/C.utf8", "/usr/lib/locale/C.UTF-8"];
     if known.iter().any(|path| Path::new(path).exists()) {

@@ -1,4 +1,4 @@
-//! The configuration parameters that an installation has, with their rules.
+//! The parameters of an installation, with their types and ranges, for checks before a start.
 
 use std::{
     collections::HashMap,
@@ -25,34 +25,34 @@ use crate::domain::{
     random::{Random, SystemSource},
 };
 
-/// Most that the settings of an installation take as text.
+/// Most bytes of the list of parameters.
 const MOST: usize = 4 * 1024 * 1024;
 
-/// All of it in one line, for that is what a standalone backend prints well.
+/// Returns one value on one line, which is easy to find in the output of a standalone backend.
 const QUERY: &str = "select jsonb_agg(jsonb_build_object('name', name, 'unit', unit, \
      'kind', vartype, 'least', min_val, 'most', max_val, 'choices', enumvals, \
      'context', context)) as settings from pg_settings;\n";
 
-/// A configuration parameter, as described by `pg_settings`.
+/// A parameter, as `pg_settings` describes it.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub(crate) struct Parameter {
     /// Its name.
     pub(crate) name: String,
-    /// Unit of its number, such as `8kB` or `ms`.
+    /// Unit of its numbers, such as `8kB` or `ms`.
     pub(crate) unit: Option<String>,
     /// `bool`, `enum`, `integer`, `real` or `string`.
     pub(crate) kind: String,
-    /// Least number, in its unit.
+    /// Smallest number, in its unit.
     pub(crate) least: Option<String>,
     /// Largest number, in its unit.
     pub(crate) most: Option<String>,
-    /// Values of an `enum`.
+    /// Allowed values of an `enum`.
     pub(crate) choices: Option<Vec<String>>,
-    /// When it can be set; `internal` is never.
+    /// When it can be set; `internal` means never.
     pub(crate) context: String,
 }
 
-/// The parameters of one installation.
+/// The parameters of one installation, by name in lower case.
 #[derive(Debug)]
 pub(crate) struct Parameters(HashMap<String, Parameter>);
 
@@ -65,13 +65,13 @@ impl Parameters {
         Some(Self(named.collect())).filter(|parameters| !parameters.0.is_empty())
     }
 
-    /// Refuses what the server would not start with.
+    /// Refuses a value that the server would not start with.
     ///
     /// # Errors
     /// PARAMETER_INVALID.
     pub(crate) fn check(&self, name: &str, given: &str) -> Result<()> {
         let Some(setting) = self.0.get(&name.to_ascii_lowercase()) else {
-            // Settings of extensions are known when the extension is loaded.
+            // Parameters of extensions are known only after the extension was loaded.
             return if name.contains('.') {
                 Ok(())
             } else {
@@ -85,18 +85,18 @@ impl Parameters {
     }
 }
 
-/// The parameters of the installations, as far as they were read.
+/// Cache of the parameters of installations, by the file that stores them.
 #[derive(Debug, Default)]
 pub(crate) struct KnownParameters(Mutex<HashMap<PathBuf, Arc<Parameters>>>);
 
 impl KnownParameters {
-    /// The file that keeps the parameters of an installation.
+    /// The file that stores the parameters of an installation.
     pub(crate) fn file(root: &Path, engine: &Engine) -> PathBuf {
         let name = format!("{}-{}.json", engine.version, template::mark(engine));
         root.join("parameters").join(name)
     }
 
-    /// The parameters in a file, if it was read before.
+    /// The parameters stored in a file; none if they were not read yet.
     pub(crate) fn known(&self, file: &Path) -> Result<Option<Arc<Parameters>>> {
         if let Some(known) = self.lock().get(file) {
             return Ok(Some(Arc::clone(known)));
@@ -108,7 +108,8 @@ impl KnownParameters {
         Ok(Parameters::parse(&bytes).map(|parameters| self.keep(file, parameters)))
     }
 
-    /// Asks a copy of the installation's template, and keeps the answer in the file.
+    /// Reads the parameters with a copy of the installation's template, and stores them in the
+    /// file.
     pub(crate) async fn read(
         &self,
         engine: &Engine,
@@ -149,7 +150,7 @@ fn parts(file: &Path) -> Result<(Directory, &str)> {
     Ok((Directory::open(parent)?, name.unwrap_or_default()))
 }
 
-/// The settings as JSON, from a throw-away server.
+/// Reads the parameters as JSON, from a standalone backend on a temporary data directory.
 async fn ask(
     engine: &Engine,
     template: &Path,
@@ -157,7 +158,7 @@ async fn ask(
     run_as: RunAs,
     lock: Lock,
 ) -> Result<String> {
-    // Not the beginning of the file's name: what begins with it is swept away.
+    // Must not be a prefix of the stored file's name: entries with the prefix are removed.
     let name = format!("reading-{}", template::name(engine));
     let plan = Plan {
         programs: engine.directory.clone(),
@@ -181,7 +182,7 @@ async fn ask(
         .ok_or_else(|| Error::internal("a standalone backend did not answer"))
 }
 
-/// The value in what a standalone backend prints of a row with one column:
+/// Finds the value in what a standalone backend prints for a row with one column:
 /// `<tab> 1: settings = "value"<tab>(typeid = ...)`.
 fn answer(output: &str) -> Option<&str> {
     let (_, rest) = output.split_once("1: settings = \"")?;

@@ -1,4 +1,7 @@
-//! Lock files: one effect at a time on a server, across processes.
+//! Lock files: across processes, at most one effect at a time works on a server.
+//!
+//! A lock is a `flock` on a file. The kernel releases it when the last copy of the open file is
+//! closed, so a crashed process leaves no lock behind, and a child process can hold it on.
 
 use std::{
     fs::{self, File, OpenOptions},
@@ -16,11 +19,11 @@ use tokio::time::Instant;
 use super::{directory::blocking, failure, holders};
 use crate::domain::{Error, Reason, Result};
 
-/// How often a lock that another one holds is tried.
+/// How often to try a lock that another process holds.
 const PAUSE: Duration = Duration::from_millis(20);
 
-/// A held lock. It is free when the last copy is dropped and every program that was
-/// given one has ended.
+/// A held lock. It is released when the last copy is dropped and all programs that inherited it
+/// have ended.
 #[derive(Clone, Debug)]
 pub(crate) struct Lock {
     file: Arc<File>,
@@ -28,10 +31,11 @@ pub(crate) struct Lock {
 }
 
 impl Lock {
-    /// Waits for the lock.
+    /// Waits until the lock is granted.
     ///
     /// # Errors
-    /// LOCK_TIMEOUT when another process holds it for longer than `limit`; it names that one.
+    /// LOCK_TIMEOUT when another process holds the lock for longer than `limit`. The message
+    /// names that process.
     pub(crate) async fn acquire(path: PathBuf, limit: Duration) -> Result<Self> {
         let deadline = Instant::now() + limit;
         loop {
@@ -48,20 +52,21 @@ impl Lock {
         }
     }
 
-    /// A copy as the standard input of a program, which then holds the lock too, also
-    /// after a crash of this process.
+    /// A copy of the lock as the standard input of a program. The program then holds the lock
+    /// too, even after a crash of this process, so nobody works beside it.
     pub(crate) fn stdin(&self) -> Result<Stdio> {
         let copy = self.file.try_clone();
         copy.map(Stdio::from)
             .map_err(|error| failure::file(error, &self.path))
     }
 
-    /// Where the file lies.
+    /// Path of the lock file.
     pub(crate) fn path(&self) -> &Path {
         &self.path
     }
 
-    /// Removes the file; who waits for it makes a new one.
+    /// Removes the lock file. A process that waits for the lock notices that and creates a new
+    /// file.
     pub(crate) fn remove(&self) -> Result<()> {
         match fs::remove_file(&self.path) {
             Err(error) if error.kind() != io::ErrorKind::NotFound => {
@@ -83,11 +88,12 @@ fn open(path: &Path) -> io::Result<File> {
         .open(path)
 }
 
-/// The locked file, unless another one holds the lock or has just removed the file.
+/// Opens and locks the file. None if another process holds the lock, or has removed or replaced
+/// the file between the open and the lock: a lock on a removed file excludes nobody.
 fn attempt(path: &Path) -> io::Result<Option<File>> {
     let file = match open(path) {
         Err(error) if error.kind() == io::ErrorKind::NotFound => {
-            // Somebody has removed the directory.
+            // Another process has removed the directory.
             let parent = path.parent().unwrap_or(path);
             fs::DirBuilder::new()
                 .mode(0o700)

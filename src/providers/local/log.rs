@@ -1,4 +1,4 @@
-//! What a server wrote to its logs since a certain moment.
+//! Reads what a server has written to its logs since a given moment.
 
 use std::{
     collections::HashMap,
@@ -11,28 +11,28 @@ use std::{
 use super::directory::Directory;
 use crate::domain::Result;
 
-/// Most that is read of one log.
+/// Most bytes that are read of one log file.
 const MOST: u64 = 16 * 1024;
 
-/// File of what the server writes before its log collector runs.
+/// File for the messages before the server's log collector runs.
 pub(crate) const STARTUP: &str = "startup.log";
 
-/// Directory of the rotated logs.
+/// Directory of the log collector's files.
 pub(crate) const DIRECTORY: &str = "log";
 
-/// Most files of the log that are read. A server has seven; others may be put beside them.
+/// Most log files that are read. A server has seven; a user may put more into the directory.
 const FILES: usize = 16;
 
-/// A moment in the logs.
+/// The lengths of the log files at one moment.
 #[derive(Debug)]
 pub(crate) struct Mark {
     home: PathBuf,
-    /// Inode and length of each file.
+    /// Inode and length by file name.
     lengths: HashMap<String, (u64, u64)>,
 }
 
 impl Mark {
-    /// The present end of the logs of the server at `home`.
+    /// Records the present ends of the logs of the server at `home`.
     pub(crate) fn here(home: &Path) -> Self {
         let lengths = files(home).into_iter().filter_map(|(name, file)| {
             let facts = file.metadata().ok()?;
@@ -44,8 +44,8 @@ impl Mark {
         }
     }
 
-    /// The end of what was written since. For the log only: statements of users may
-    /// stand in it.
+    /// What was written since, at most [`MOST`] bytes of each file. Show it in Howdah's log
+    /// only: it may contain statements of users.
     pub(crate) fn since(&self) -> String {
         let mut text = String::new();
         for (name, file) in files(&self.home) {
@@ -56,8 +56,8 @@ impl Mark {
     }
 }
 
-/// The files of the log, each below the home by handles: the server's user may put links, or
-/// any number of files, in their place.
+/// Opens the log files through the handle of the home. The server's user may have put symbolic
+/// links, or any number of files, in their place.
 fn files(home: &Path) -> Vec<(String, File)> {
     let Ok(Some(home)) = Directory::below(home) else {
         return Vec::new();
@@ -74,7 +74,7 @@ fn files(home: &Path) -> Vec<(String, File)> {
     files
 }
 
-/// The names of the rotated files, the first ones in their order if there are too many.
+/// Names of the log collector's files in alphabetical order, at most [`FILES`].
 pub(crate) fn rotated(directory: &Directory) -> Result<Vec<String>> {
     let mut names = directory.names()?;
     names.retain(|name| name.starts_with("postgresql-"));
@@ -83,7 +83,8 @@ pub(crate) fn rotated(directory: &Directory) -> Result<Vec<String>> {
     Ok(names)
 }
 
-/// What a log holds after its first `from` bytes, if it is still that file.
+/// Reads a log after its first `from` bytes; from its beginning if the file was replaced or
+/// truncated.
 fn read(mut file: File, inode: u64, from: u64) -> Option<String> {
     let facts = file.metadata().ok().filter(std::fs::Metadata::is_file)?;
     let same = facts.ino() == inode && facts.len() >= from;
@@ -117,7 +118,7 @@ mod tests {
         assert_eq!(mark.since(), "start\nnew\n");
     }
 
-    /// The user of the server may replace the directory, while Howdah may be root.
+    /// The server's user may replace the directory by a link, while Howdah may run as root.
     #[test]
     fn no_link_is_followed_and_files_are_bounded() {
         let root = tempfile::tempdir().unwrap();

@@ -1,8 +1,8 @@
-//! Real `postgres` processes on this machine.
+//! The provider of real `postgres` processes on this machine.
 //!
-//! Every effect on a server happens under its lock file and is idempotent. Whatever a try
-//! leaves behind, the next one finds: files get their final name by a rename, and whether a
-//! server runs is read from `postmaster.pid` and the process that it names.
+//! Every effect on a server happens under its lock file and is idempotent. A new attempt can
+//! tell how far the last one came: files get their final name by a rename, and whether a server
+//! runs is found from `postmaster.pid` and the process that it names.
 
 pub mod embedded;
 pub mod reaper;
@@ -17,7 +17,6 @@ mod discover;
 mod failure;
 mod holders;
 mod host;
-mod identity;
 mod initialize;
 mod known_parameters;
 mod lock;
@@ -25,6 +24,7 @@ mod log;
 mod once;
 mod orphans;
 mod owner;
+mod processes;
 mod read_log;
 mod server;
 mod settings;
@@ -52,7 +52,7 @@ pub const NAME: &str = "local";
 pub use crate::domain::provider::ADMIN;
 use crate::domain::provider::{GoalKind, Passed};
 
-/// Points in the middle of the effects at which a test can kill the process.
+/// Failpoints in the middle of effects, at which a test can kill the process.
 pub const FAILPOINTS: &[&str] = &[
     SERVER.spawned,
     SERVER.after_initdb,
@@ -70,8 +70,8 @@ pub const FAILPOINTS: &[&str] = &[
     TEMPLATE.after_rename,
 ];
 
-/// Points on the way to a goal, of a durable server. An ephemeral one is cloned instead of
-/// initialised.
+/// Failpoints on the way to a goal, for a durable server. An ephemeral server passes others,
+/// because it is cloned from a template.
 #[must_use]
 pub const fn towards(goal: GoalKind) -> Passed {
     let points: &[&str] = match goal {
@@ -96,12 +96,12 @@ pub const fn towards(goal: GoalKind) -> Passed {
     };
     Passed {
         points,
-        // Its system identifier is on record before it is started.
+        // Its system identifier is committed in a separate look before it is started.
         waits: matches!(goal, GoalKind::Made),
     }
 }
 
-/// The same points in the life of the embedded metadata server.
+/// The failpoints of the embedded metadata server.
 pub const EMBEDDED_FAILPOINTS: &[&str] = &[
     EMBEDDED.spawned,
     EMBEDDED.after_initdb,
@@ -113,7 +113,7 @@ pub const EMBEDDED_FAILPOINTS: &[&str] = &[
     "embedded.password.after_write",
 ];
 
-/// Names of the points in effects that several kinds of server go through.
+/// Names of the failpoints in effects that servers, templates and the metadata server share.
 #[derive(Debug)]
 struct Points {
     spawned: &'static str,

@@ -1,4 +1,4 @@
-//! Which servers have data on this host, whether a record knows them or not.
+//! Lists the servers that have data on this host, even if no record knows them.
 
 use std::{collections::BTreeSet, path::Path};
 
@@ -7,13 +7,13 @@ use uuid::Uuid;
 use super::{
     control::DATA,
     directory::Directory,
-    identity::{self, PidFile, Process},
+    processes::{self, PidFile, Process},
 };
 use crate::domain::Result;
 
 pub use crate::domain::provider::Present;
 
-/// The servers with a directory below the root, also those whose making was broken off.
+/// The servers with a directory below the root, including unfinished ones.
 pub(super) fn present(root: &Path) -> Result<Vec<Present>> {
     let Some(servers) = Directory::open(root)?.child("servers")? else {
         return Ok(Vec::new());
@@ -27,8 +27,8 @@ pub(super) fn present(root: &Path) -> Result<Vec<Present>> {
     Ok(uids.into_iter().map(look).collect())
 }
 
-/// Whether the process that a server's `postmaster.pid` names works in its directory. False
-/// where the file cannot be read.
+/// Whether the process that `postmaster.pid` names works in the server's directory. False if the
+/// file cannot be read.
 fn runs(servers: &Directory, name: &str) -> bool {
     let Ok(Some(data)) = servers.grandchild(name, DATA) else {
         return false;
@@ -38,12 +38,12 @@ fn runs(servers: &Directory, name: &str) -> bool {
     };
     let file = PidFile::parse(&String::from_utf8_lossy(&bytes));
     file.is_some_and(|file| {
-        let process = identity::process(file.pid, data.path());
+        let process = processes::of_pid(file.pid, data.path());
         matches!(process, Process::Postmaster | Process::Inside)
     })
 }
 
-/// The server of `{uid}`, or of the unfinished `{uid}.{token}`.
+/// Parses the name of a server's directory, `{uid}`, or of an unfinished one, `{uid}.{token}`.
 fn uid(name: &str) -> Option<Uuid> {
     let uid = name.split('.').next()?;
     Uuid::try_parse(uid)

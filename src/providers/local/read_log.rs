@@ -1,8 +1,8 @@
-//! Reads a server's log from part to part, for users.
+//! Reads parts of a server's log for users.
 //!
-//! The log collector writes a file a weekday and truncates it a week later. What a server says
-//! before its collector runs is in `startup.log`: that is shown while nothing newer is there,
-//! which is when a start fails.
+//! The log collector writes one file per weekday and truncates it a week later. Before the
+//! collector runs, messages go to `startup.log`. That file is shown only while it is newer than
+//! the others, which is the case after a start that failed.
 
 mod files;
 mod lines;
@@ -22,7 +22,7 @@ use crate::domain::{
 /// A part of the log of the server at `home`.
 ///
 /// # Errors
-/// DATA_DIR_UNWRITABLE when it cannot be read.
+/// DATA_DIR_UNWRITABLE when the log cannot be read.
 pub(super) fn read(home: &Path, begin: Begin) -> Result<Part> {
     let Some(home) = Directory::below(home)? else {
         return Ok(Part::default());
@@ -77,8 +77,8 @@ fn bytes(lines: &[String]) -> usize {
     lines.iter().map(|line| line.len() + 1).sum()
 }
 
-/// What was written after a position: the rest of its file, then the files that were begun
-/// later. Where the file was deleted or begun anew, those alone.
+/// What was written after a position. If the file of the position is gone, the newest file is
+/// read from its beginning.
 fn after(logs: &mut [Log], position: Position) -> std::io::Result<Part> {
     let place = logs.iter().position(|log| log.is_of(position));
     let later = || logs.iter().position(|log| log.order >= position.order);
@@ -137,7 +137,7 @@ mod tests {
             self.0.path().join("server")
         }
 
-        /// Adds to a file, which was changed that many seconds after that Monday's noon.
+        /// Appends to a file, and sets its time of change to that many seconds after 1970.
         fn write(&self, name: &str, text: &[u8], seconds: u64) {
             let mut options = File::options();
             let path = self.home().join(name);
@@ -327,7 +327,7 @@ mod tests {
         let rest = place.read(Begin::At(pieces.next));
         assert_eq!(rest.lines[0].len(), 44 * 1024);
         assert_eq!(rest.lines[1], "b");
-        // What began before is left out.
+        // A line whose beginning was not read is left out.
         assert_eq!(place.read(Begin::Last(9)).lines, ["b"]);
     }
 

@@ -1,23 +1,23 @@
-//! Orphans: the first process of a container is handed every process whose parent has
-//! gone, such as a server whose `pg_ctl` has ended, and has to wait for its end.
+//! Reaps orphans. When a process ends, its children are handed to the first process of the
+//! container, which must wait for them. A server is such an orphan: its `pg_ctl` has ended.
 
 use std::{collections::HashSet, fs, time::Duration};
 
 use rustix::process::{Pid, WaitOptions, getpid, waitpid};
 
-/// How often dead children are looked for.
+/// How often to look for dead children.
 const INTERVAL: Duration = Duration::from_secs(5);
 
-/// Waits for orphans as long as it is polled, if this is the first process. Returns at
-/// once otherwise: somebody else has them.
+/// Reaps orphans until the future is dropped, if this is the first process. Otherwise returns at
+/// once: another process reaps them.
 pub async fn run() {
     if getpid().is_init() {
         reap(INTERVAL).await;
     }
 }
 
-/// Waits for dead children that were dead an interval ago, too: for its own children the
-/// runtime waits as soon as they die.
+/// Waits for children that were dead in the previous round already. The runtime waits for its
+/// own children as soon as they die, so those are not taken from it.
 async fn reap(interval: Duration) {
     let mut before = HashSet::new();
     loop {
@@ -30,19 +30,19 @@ async fn reap(interval: Duration) {
 
 fn wait_for<'a>(dead: impl Iterator<Item = &'a Pid>) {
     for pid in dead {
-        // Somebody else was faster: nothing is left to do.
+        // A failure means that the runtime has waited for this child: nothing is left to do.
         let _ = waitpid(Some(*pid), WaitOptions::NOHANG);
     }
 }
 
-/// Children of this process that have ended and whose status was not read yet (zombies).
+/// Children of this process that have ended and that nobody has waited for (zombies).
 fn dead_children() -> HashSet<Pid> {
     let own = getpid().as_raw_nonzero().to_string();
     let entries = fs::read_dir("/proc").into_iter().flatten().flatten();
     let pids = entries.filter_map(|entry| {
         let pid: i32 = entry.file_name().to_str()?.parse().ok()?;
         let stat = fs::read_to_string(entry.path().join("stat")).ok()?;
-        // Its name, in parentheses, may hold anything.
+        // The program's name is in parentheses, and may itself contain any character.
         let (_, facts) = stat.rsplit_once(") ")?;
         let mut facts = facts.split(' ');
         let dead_child = facts.next()? == "Z" && facts.next()? == own;
@@ -55,8 +55,8 @@ fn dead_children() -> HashSet<Pid> {
 mod tests {
     use super::*;
 
-    /// A child that no task waits for, as an orphan: the second look reaps it, and not the
-    /// first, since its own task could still be about to do it.
+    /// A child that no task waits for is like an orphan. The first round must not reap it,
+    /// because its own task could still be about to do that; the second round must.
     #[tokio::test]
     async fn a_child_that_stays_dead_is_waited_for() {
         let mut child = std::process::Command::new("true").spawn().unwrap();

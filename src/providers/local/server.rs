@@ -1,4 +1,4 @@
-//! The local provider.
+//! The local provider: implements the provider port of `domain`.
 
 use std::{
     collections::{BTreeMap, HashSet},
@@ -35,29 +35,31 @@ use super::{
 use crate::domain::{
     Error, Reason, Result,
     engine::Engine,
-    provider::{Address, Advance, Goal, Presence, Present, Provider, ServerSpec, Wait, Waited},
+    provider::{
+        Advance, Goal, Presence, Present, Provider, ServerAddress, ServerSpec, Wait, Waited,
+    },
     server_log::{Begin, Part},
     version::Version,
 };
 
-/// Longest wait for another process that makes what servers are copied from or checked by:
-/// that takes it some seconds.
+/// Longest wait for another process that makes a template or reads parameters. That takes some
+/// seconds.
 const SHARED_LOCK: Duration = Duration::from_secs(10);
 
-/// The same where that was waited for in vain before: the process may be frozen, and a
-/// worker is not to be held up by it each time.
+/// Longest wait for a lock whose last wait has timed out. Its holder may be frozen, and must not
+/// delay a worker at each attempt.
 const LOCK_AGAIN: Duration = Duration::from_millis(200);
 
-/// How long a server that is to be removed is waited for, from look to look, while another
-/// process works on it. That one may be frozen and go on at any time, in the middle of what
-/// it does to the data: nothing is removed under it. After a few more tries the operation
-/// fails, and says which process it is.
+/// How long the removal of a server waits, over all its looks, while another process holds the
+/// server's lock. That process may be frozen, and may resume at any time in the middle of a
+/// change to the data, so nothing is removed beside it. After that time the operation gets
+/// LOCK_TIMEOUT, and fails after a few more attempts with the name of that process.
 const LONGEST_HELD: Duration = Duration::from_secs(120);
 
-/// Pause before another look at a server that another process works on.
+/// Pause before the next look at a server whose lock another process holds.
 const LOCK_PAUSE: Duration = Duration::from_secs(2);
 
-/// Longest wait for a connection to a server that runs.
+/// Longest wait for a connection to a running server.
 const VERIFY: Duration = Duration::from_secs(5);
 
 /// Directories below the root that belong to the user that servers run as.
@@ -71,7 +73,7 @@ const PARAMETERS: &str = "parameters";
 /// The one of lock files, which belongs to Howdah's own user.
 pub(super) const LOCKS: &str = "locks";
 
-/// What a start would refuse below the root directory, if it is there. Nothing is changed.
+/// The errors that a start would find below the root directory, if it exists. Changes nothing.
 #[must_use]
 pub fn damages(root: &Path) -> Vec<Error> {
     if !root.is_dir() {
@@ -96,12 +98,12 @@ pub struct Local {
     discovery: Arc<Discovery>,
     known_parameters: KnownParameters,
     emptying: Arc<Emptying>,
-    /// Locks that were waited for in vain.
+    /// Names of the locks whose last wait timed out: see [`LOCK_AGAIN`].
     held_elsewhere: Mutex<HashSet<String>>,
 }
 
 impl Local {
-    /// Makes the directories and the host's identity where they are missing.
+    /// Creates the directories and the host's id if they are missing.
     ///
     /// # Errors
     /// CONFIG_INVALID, DATA_DIR_UNWRITABLE, DISK_FULL.
@@ -128,7 +130,7 @@ impl Local {
         let configured = settings.engine_directories.clone();
         let discovery = Arc::new(Discovery::new(configured, settings.system_engines, run_as));
         Ok(Self {
-            host: host::identity(&root)?,
+            host: host::id(&root)?,
             known_parameters: KnownParameters::default(),
             emptying: Arc::default(),
             held_elsewhere: Mutex::default(),
@@ -138,7 +140,7 @@ impl Local {
         })
     }
 
-    /// The identity of this host: that of `local.root`.
+    /// The id of this host, which belongs to `local.root`.
     #[must_use]
     pub fn host(&self) -> Uuid {
         self.host
@@ -150,8 +152,8 @@ impl Local {
         Owner::of(self.settings.root.clone())
     }
 
-    /// The installation for a server: of its version, else of the newest minor of the
-    /// same major, on which its data can go on.
+    /// Chooses the installation for a server: its exact version, otherwise the newest minor
+    /// version of the same major version, which can use the same data.
     pub(super) async fn engine(&self, version: Version) -> Result<Engine> {
         let engines = self.discovery.engines().await?;
         let exact = engines
@@ -175,8 +177,8 @@ impl Local {
         )
     }
 
-    /// Chooses and makes the directory of the socket for the next start of a server that
-    /// is down: its address and its configuration name it from then on.
+    /// Chooses and makes the directory of the socket for the next start. Only for a server that
+    /// is down, because its address and its configuration contain the directory.
     pub(super) async fn choose_sockets(&self, server: Uuid) -> Result<()> {
         let (run_directory, run_as) = (self.settings.run_directory.clone(), self.run_as);
         blocking(move || {
@@ -186,12 +188,14 @@ impl Local {
         .await
     }
 
-    /// The lock of a server.
+    /// Acquires the lock of a server.
     pub(super) async fn lock_server(&self, server: Uuid) -> Result<Lock> {
         let longest = self.settings.lock_timeout;
         self.lock(&server.to_string(), longest).await
     }
 
+    /// Acquires a lock below [`LOCKS`]. If that times out, a hung start that holds the lock is
+    /// killed and the lock is tried once more.
     async fn lock(&self, name: &str, longest: Duration) -> Result<Lock> {
         let path = self.lock_path(name);
         let limit = match self.held_elsewhere().contains(name) {
@@ -245,13 +249,13 @@ impl Local {
         blocking(move || Ok(failure::is_full(&data))).await
     }
 
-    /// The server as something to look at; `programs` is only needed to start it.
+    /// The server as a [`Cluster`]. Only a start needs `programs`.
     pub(super) fn cluster(&self, server: &ServerSpec, programs: PathBuf) -> Cluster {
         Cluster {
             programs,
             home: self.servers().join(server.uid.to_string()),
             socket_directory: self.socket_directory(server.uid),
-            // The table `servers` requires a port for local servers.
+            // The table `servers` has a constraint that a local server has a port.
             port: server.placement.map_or(0, |placement| placement.port),
             password: server.admin_password.clone(),
             database: FIRST_DATABASE,
@@ -285,7 +289,7 @@ impl Local {
         }
     }
 
-    /// The template of an installation, made if it is not there.
+    /// The template of an installation; created if it is missing.
     pub(super) async fn template(&self, engine: &Engine) -> Result<PathBuf> {
         let name = template::name(engine);
         let lock = self.lock(&format!("template-{name}"), SHARED_LOCK).await?;
@@ -312,7 +316,7 @@ impl Local {
         Ok(made.path().to_owned())
     }
 
-    /// Sees that what is in the data directory is the server on record.
+    /// Checks that the data directory belongs to the server on record, by its system identifier.
     pub(super) fn check(&self, server: &ServerSpec) -> Result<()> {
         let servers = Directory::open(&self.servers())?;
         let data = servers.grandchild(&server.uid.to_string(), DATA)?;
@@ -334,9 +338,9 @@ impl Local {
         }
     }
 
-    /// Where clients connect to a server that is started with the present settings.
-    pub(super) fn clients_address(&self, server: &ServerSpec) -> Address {
-        Address {
+    /// The address that clients use for a server that is started with the present configuration.
+    pub(super) fn clients_address(&self, server: &ServerSpec) -> ServerAddress {
+        ServerAddress {
             host: self.advertised(),
             port: self.found(server).port,
             socket_directory: Some(self.socket_directory(server.uid)),
@@ -344,7 +348,7 @@ impl Local {
         }
     }
 
-    /// Where clients find the servers, if nobody says otherwise.
+    /// Host name or address that clients get, if `advertise_host` does not name one.
     fn advertised(&self) -> String {
         self.settings.advertise_host.clone().unwrap_or_else(|| {
             let first = self.listen_addresses().into_iter().next();
@@ -363,7 +367,7 @@ fn present(cluster: &Cluster) -> Presence {
     }
 }
 
-/// Whether there is data, and no postmaster works on it.
+/// Whether there is data, but no postmaster works on it.
 fn is_down(found: &Found) -> bool {
     matches!(found, Found::Stopped | Found::Blocked(_) | Found::Lingering)
 }
@@ -415,6 +419,7 @@ impl Provider for Local {
     }
 
     async fn advance(&self, server: &ServerSpec, goal: Goal, waited: Waited) -> Result<Advance> {
+        // A lock that another process holds is no failure: the operation waits without a worker.
         let name = server.uid.to_string();
         let removal = matches!(goal, Goal::Gone(_) | Goal::StoppedAtAnyCost { .. });
         match self.towards(server, goal, waited.pursued).await {
@@ -445,13 +450,13 @@ impl Provider for Local {
             }
             _ => {
                 let verify = Box::pin(cluster.verify(Instant::now() + VERIFY));
-                // A frozen backend does not report the server's end.
+                // A connection to a frozen backend would not notice that the server has ended.
                 let verified = tokio::select! {
                     verified = verify => verified,
                     Ok(()) = cluster.ended() => Err(Error::internal("the server has ended")),
                 };
                 match verified {
-                    // It ended while it was looked at.
+                    // The server has ended during the inspection.
                     Err(_) if is_down(&cluster.look().await?) => Ok(Presence::Stopped),
                     Err(error) if error.reason() != Reason::ServerUnavailable => Err(error),
                     // Sessions that are open can read, others are refused sooner or later.
@@ -472,15 +477,15 @@ impl Provider for Local {
         true
     }
 
-    fn address(&self, server: &ServerSpec) -> Address {
+    fn address(&self, server: &ServerSpec) -> ServerAddress {
         let for_clients = self.clients_address(server);
         match self.found(server).way() {
-            Way::Loopback(address) => Address {
+            Way::Loopback(address) => ServerAddress {
                 host: address.to_string(),
                 socket_directory: None,
                 ..for_clients
             },
-            Way::Elsewhere(directory) => Address {
+            Way::Elsewhere(directory) => ServerAddress {
                 socket_directory: Some(directory),
                 ..for_clients
             },

@@ -26,55 +26,54 @@ use crate::domain::{
 /// Longest path of a Unix socket in bytes (`sun_path` without its NUL, unix(7)).
 const MAX_SOCKET_PATH: usize = 107;
 
-/// What comes after the run directory: a server's directory and its socket.
+/// Path below the run directory: the server's directory and its socket.
 const SOCKET_SUFFIX: usize = "/0123456789abcdef0123456789abcdef/.s.PGSQL.65535".len();
 
-/// Files that servers speak TLS with.
+/// Files for TLS, used by all servers.
 #[derive(Clone, Debug)]
 pub struct TlsFiles {
     /// PEM file of the certificate and its chain.
     pub certificate: PathBuf,
-    /// PEM file of its private key.
+    /// PEM file of the private key.
     pub key: PathBuf,
 }
 
 /// Settings of the local provider.
 #[derive(Clone)]
 pub struct Settings {
-    /// Where everything lies (`local.root`). Processes with the same root are one
-    /// host.
+    /// Directory of everything that the provider keeps (`local.root`). Processes with the same
+    /// root are the same host.
     pub root: PathBuf,
-    /// Where the Unix sockets lie; short. See [`default_run_directory`].
+    /// Directory of the Unix sockets. The path must be short. See [`default_run_directory`].
     pub run_directory: PathBuf,
-    /// Directories with PostgreSQL's programs, looked at before the usual ones.
+    /// Directories with PostgreSQL's programs. They come before the usual directories.
     pub engine_directories: Vec<PathBuf>,
-    /// Whether the usual ones are looked at.
+    /// Whether the usual directories are searched.
     pub system_engines: bool,
-    /// User that servers run as; none: `postgres` if this process is root's, else
-    /// its own user.
+    /// User that servers run as. None means `postgres` if this process runs as root, otherwise
+    /// the user of this process.
     pub run_as: Option<String>,
-    /// Addresses that servers listen on; none: `127.0.0.1`.
+    /// Addresses that servers listen on. Empty means `127.0.0.1`.
     pub listen_addresses: Vec<IpAddr>,
-    /// Host name or address that clients are told; none: the first of
-    /// `listen_addresses`.
+    /// Host name or address that clients connect to. None means the first of `listen_addresses`.
     pub advertise_host: Option<String>,
-    /// What servers speak TLS with; none: they do not.
+    /// Certificate and key of the servers. None means no TLS.
     pub tls: Option<TlsFiles>,
-    /// How long the data of removed servers is kept.
+    /// How long the trash keeps the data of removed servers.
     pub trash_retention: Duration,
-    /// Longest wait for a server to come up, crash recovery included.
+    /// Longest wait for a server to start, including crash recovery.
     pub start_timeout: Duration,
-    /// Longest wait for a server to go down.
+    /// Longest wait for a server to stop.
     pub stop_timeout: Duration,
-    /// Longest wait for another process that works on the same server, before it is waited
-    /// for without a worker.
+    /// How long a worker waits for the lock of a server. After that the operation goes on
+    /// waiting without a worker.
     pub lock_timeout: Duration,
-    /// The present time, for the names in the trash.
+    /// Clock for the names of entries in the trash.
     pub clock: Arc<dyn Clock>,
 }
 
 impl Settings {
-    /// The defaults, for everything under `root`.
+    /// The defaults, with everything below `root`.
     #[must_use]
     pub fn new(root: PathBuf) -> Self {
         Self {
@@ -105,8 +104,8 @@ impl std::fmt::Debug for Settings {
     }
 }
 
-/// A short directory for the sockets of what lies under `root`: in `/run/howdah` as
-/// root, else in the user's runtime directory, else in `/tmp`.
+/// A short directory for the sockets of the servers below `root`. It lies in `/run/howdah` for
+/// root, otherwise in the user's runtime directory if that is short enough, otherwise in `/tmp`.
 #[must_use]
 pub fn default_run_directory(root: &Path) -> PathBuf {
     let root = root.canonicalize().unwrap_or_else(|_| root.to_owned());
@@ -122,12 +121,12 @@ pub fn default_run_directory(root: &Path) -> PathBuf {
     base.join(short(&root))
 }
 
-/// The directory in /tmp for sockets of this user.
+/// The directory in /tmp that holds this user's sockets.
 pub(super) fn temporary_base() -> PathBuf {
     PathBuf::from(format!("/tmp/howdah-{}", geteuid().as_raw()))
 }
 
-/// A short name for a path.
+/// A short name for a path: four bytes of its hash.
 pub(super) fn short(path: &Path) -> String {
     let hash = digest::digest(&digest::SHA256, path.as_os_str().as_encoded_bytes());
     hash.as_ref().iter().take(4).map(hex).collect()
@@ -142,7 +141,7 @@ fn fits(runtime: &Path) -> bool {
     runtime.as_os_str().len() + ours + SOCKET_SUFFIX <= MAX_SOCKET_PATH
 }
 
-/// Refuses a run directory with which the paths of sockets were too long.
+/// Refuses a run directory that would make the paths of sockets too long.
 pub(super) fn check_run_directory(directory: &Path) -> Result<()> {
     if directory.as_os_str().len() + SOCKET_SUFFIX <= MAX_SOCKET_PATH {
         return check_path(directory);
@@ -155,11 +154,11 @@ pub(super) fn check_run_directory(directory: &Path) -> Result<()> {
     Err(Error::new(Reason::ConfigInvalid, message).with_field("local.run_directory"))
 }
 
-/// Makes and opens the run directory: its last part belongs to the user that servers
-/// run as, what is above it to us.
+/// Makes and opens the run directory. Its last part belongs to the user that servers run as, the
+/// directories above to Howdah's user.
 ///
 /// # Errors
-/// CONFIG_INVALID when somebody else made it first.
+/// CONFIG_INVALID when another user owns the directory above.
 pub(super) fn make_run_directory(directory: &Path, run_as: RunAs) -> Result<Directory> {
     let (Some(parent), Some(name)) = (directory.parent(), directory.file_name()) else {
         return Err(Error::internal("the run directory has no place"));
@@ -173,7 +172,7 @@ pub(super) fn make_run_directory(directory: &Path, run_as: RunAs) -> Result<Dire
         .mode(passable)
         .create(parent);
     made.map_err(|error| failure::file(error, parent))?;
-    // In /tmp anybody can be first.
+    // In /tmp any user could have created the directory first.
     if !is_ours(parent) {
         let message = format!(
             "{} is not a directory of root or the user that howdah runs as",
@@ -185,14 +184,14 @@ pub(super) fn make_run_directory(directory: &Path, run_as: RunAs) -> Result<Dire
     parent.make(name.to_str().unwrap_or_default(), PRIVATE, run_as)
 }
 
-/// Whether that is a directory of root or the user that howdah runs as, and no link.
+/// Whether this is a directory, not a link, and belongs to root or to Howdah's user.
 pub(super) fn is_ours(directory: &Path) -> bool {
     fs::symlink_metadata(directory)
         .is_ok_and(|facts| facts.is_dir() && [0, geteuid().as_raw()].contains(&facts.uid()))
 }
 
-/// Refuses paths that are relative, or that `pg_ctl` could not hand to a shell or
-/// `postgresql.conf` could not hold.
+/// Refuses relative paths, and paths with characters that would break the shell command of
+/// `pg_ctl` or the quoting of `postgresql.conf`.
 pub(super) fn check_path(path: &Path) -> Result<()> {
     let text = path.to_str().unwrap_or("\n");
     let unfit = |c: char| c.is_control() || matches!(c, '"' | '$' | '`' | '\\' | '\'' | ',');

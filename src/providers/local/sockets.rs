@@ -1,9 +1,9 @@
-//! Where the Unix sockets of servers lie: below the run directory, or below /tmp where
-//! that cannot be made.
+//! Chooses where the Unix sockets of servers lie: below the run directory, or below /tmp if the
+//! run directory cannot be made.
 //!
-//! A user's runtime directory goes with the last session, and only root can make it again.
-//! The directory of a server below /tmp is there as long as the server is to use it: that
-//! it is there is the record.
+//! A user's runtime directory disappears with the user's last session, and only root can make it
+//! again. There is no other record of the choice: a server whose directory below /tmp exists
+//! uses that directory.
 
 use std::{
     fs,
@@ -14,10 +14,10 @@ use std::{
 use super::{directory::PRIVATE, failure, settings, user::RunAs};
 use crate::domain::{Error, Reason, Result};
 
-/// The directory of the socket of the server `name` as it was chosen last.
+/// The socket directory of the server `name`, as it was last chosen.
 pub(super) fn of(run_directory: &Path, name: &str) -> PathBuf {
     let instead = instead_of(run_directory);
-    // Only what is ours says something: in /tmp anybody can be first.
+    // Any user can create directories in /tmp, so only a directory of ours counts.
     let ours = |path: Option<&Path>| path.is_some_and(settings::is_ours);
     match ours(instead.parent()) && instead.join(name).is_dir() {
         true => instead.join(name),
@@ -25,10 +25,10 @@ pub(super) fn of(run_directory: &Path, name: &str) -> PathBuf {
     }
 }
 
-/// Chooses the directory for the next start of a server that is down, and makes it.
+/// Chooses and makes the socket directory for the next start of a server that is down.
 ///
 /// # Errors
-/// Those of [`make`] for the run directory, when no other directory can be made either.
+/// Errors of [`make`] for the run directory, if the directory below /tmp cannot be made either.
 pub(super) fn choose(run_directory: &Path, name: &str, run_as: RunAs) -> Result<PathBuf> {
     let (first, instead) = (run_directory.join(name), instead_of(run_directory));
     let error = match make(&first, run_as) {
@@ -52,15 +52,15 @@ pub(super) fn choose(run_directory: &Path, name: &str, run_as: RunAs) -> Result<
     Ok(chosen)
 }
 
-/// Makes the directory of a server's socket, and what is above it.
+/// Makes a server's socket directory and its parents.
 ///
 /// # Errors
-/// DATA_DIR_UNWRITABLE, DISK_FULL; CONFIG_INVALID when somebody else made it first.
+/// DATA_DIR_UNWRITABLE, DISK_FULL; CONFIG_INVALID when another user owns the directory above.
 pub(super) fn make(directory: &Path, run_as: RunAs) -> Result<()> {
     open(directory, run_as).map(|_| ())
 }
 
-/// As [`make`], and opens it.
+/// Like [`make`], and opens the directory.
 pub(super) fn open(directory: &Path, run_as: RunAs) -> Result<super::directory::Directory> {
     let unnamed = || Error::internal("a socket directory has no place");
     let parent = directory.parent().ok_or_else(unnamed)?;
@@ -69,7 +69,7 @@ pub(super) fn open(directory: &Path, run_as: RunAs) -> Result<super::directory::
     settings::make_run_directory(parent, run_as)?.make(name, PRIVATE, run_as)
 }
 
-/// Removes the directories of a server's sockets.
+/// Removes both possible socket directories of a server.
 ///
 /// # Errors
 /// DATA_DIR_UNWRITABLE.
@@ -78,12 +78,12 @@ pub(super) fn remove(run_directory: &Path, name: &str) -> Result<()> {
     remove_tree(&run_directory.join(name))
 }
 
-/// The directory below /tmp in the place of a run directory that cannot be made.
+/// The directory below /tmp that replaces a run directory.
 fn instead_of(run_directory: &Path) -> PathBuf {
     settings::temporary_base().join(settings::short(run_directory))
 }
 
-/// Removes the directory of a server below /tmp, if it is ours.
+/// Removes a server's directory below /tmp, if its parent is ours.
 fn forget(instead: &Path, name: &str) -> Result<()> {
     match instead.parent().is_some_and(settings::is_ours) {
         true => remove_tree(&instead.join(name)),
@@ -93,7 +93,7 @@ fn forget(instead: &Path, name: &str) -> Result<()> {
 
 fn remove_tree(path: &Path) -> Result<()> {
     match fs::remove_dir_all(path) {
-        // Nor is it there where a file is in the place of its parent.
+        // If a file is in the place of the parent, the directory does not exist either.
         Err(error) if !matches!(error.kind(), ErrorKind::NotFound | ErrorKind::NotADirectory) => {
             Err(failure::file(error, path))
         }

@@ -1,4 +1,4 @@
-//! Standalone backends: `postgres --single`, on a data directory without a postmaster.
+//! Standalone backends: `postgres --single` on a data directory that has no postmaster.
 
 use std::{path::PathBuf, time::Duration};
 
@@ -19,11 +19,11 @@ use crate::{
     pg::{scram, sql},
 };
 
-/// Longest that one takes, the recovery after a crash included.
+/// Longest run of a standalone backend, including crash recovery.
 const LIMIT: Duration = Duration::from_secs(60);
 
-/// Gives `howdah_admin` another password. No password is needed for that: who may write
-/// the data may do this too. The server sees the verifier alone.
+/// Sets the password of `howdah_admin`. Single-user mode asks for no password: whoever can write
+/// the data files can change it. The server gets only the SCRAM verifier.
 pub(super) async fn set_password(
     plan: &Plan,
     data: PathBuf,
@@ -42,8 +42,8 @@ pub(super) async fn set_password(
     Ok(())
 }
 
-/// Runs one line of SQL in a standalone backend on a data directory without a postmaster. It ends
-/// when its input does, so also when this process is killed.
+/// Runs one line of SQL in a standalone backend. The backend ends with its input, so it also
+/// ends when this process is killed.
 pub(super) async fn run(
     plan: &Plan,
     data: PathBuf,
@@ -55,7 +55,7 @@ pub(super) async fn run(
     let mut backend = command(&program, plan.run_as);
     backend.arg("--single");
     if !plan.durable {
-        // No fsync.
+        // `-F` turns fsync off.
         backend.arg("-F");
     }
     let mut child = backend
@@ -80,7 +80,7 @@ pub(super) async fn run(
     let (fed, done) = tokio::join!(feed, command::finish(&mut child, LIMIT, most));
     let done = done.map_err(failed)?;
     fed.map_err(failed)?;
-    // Its exit status is 0 also after a failed statement.
+    // The exit status is 0 even after a failed statement.
     let refused = ["ERROR:", "FATAL:", "PANIC:"];
     if done.status.success() && !refused.iter().any(|word| done.errors.contains(word)) {
         return Ok(done);

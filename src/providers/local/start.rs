@@ -1,4 +1,4 @@
-//! Starting a server, whatever a former one has left.
+//! Starts a server, whatever state an earlier one has left behind.
 
 use std::{process::Stdio, time::Duration};
 
@@ -9,9 +9,9 @@ use super::{
     control::{Cluster, Found},
     directory::{Directory, blocking},
     failure, holders,
-    identity::{self, PID_FILE},
     lock::Lock,
     log::{Mark, STARTUP},
+    processes::{self, PID_FILE},
     sockets,
 };
 use crate::{
@@ -19,34 +19,38 @@ use crate::{
     failpoint,
 };
 
-/// How often it is looked whether a server is up.
+/// How often to check whether a server is up.
 const PAUSE: Duration = Duration::from_millis(5);
 
-/// How often a start that another process stands in the way of is tried, and how
-/// long: backends of a killed server let go of its shared memory within that.
+/// How often, and for how long, a start is retried while processes of a former server are in the
+/// way. The backends of a killed server release its shared memory within that time.
 const RETRY: Duration = Duration::from_millis(100);
 const RETRIES: Duration = Duration::from_secs(10);
 
-/// How many directories in the place of a file are kept.
+/// How many names `FILE.staleN` are tried for a file that is set aside.
 const STALE_MOST: u32 = 10;
 
-/// Longest that `startup.log` grows, in bytes.
+/// Most bytes of `startup.log`. A longer one is removed before a start.
 const STARTUP_MOST: u64 = 256 * 1024;
 
-/// How much longer than its own limit `pg_ctl` may take.
+/// How much longer than its own timeout `pg_ctl` may run.
 const GRACE: Duration = Duration::from_secs(5);
 
-/// How a try to start ended.
+/// Result of one attempt to start.
 enum Launch {
+    /// The server is up.
     Up,
+    /// The server did not start; the text is what it and `pg_ctl` have written.
     Down(String),
 }
 
 impl Cluster {
-    /// Starts the server, or finds that it runs, and waits until it takes
-    /// connections and has shown that it is the right one. `pg_ctl` keeps the lock
-    /// until the server is up, also after a crash of this process: who comes next
-    /// finds a server, and not one that is just about to appear.
+    /// Starts the server, or finds it running. Waits until it accepts connections and has proved
+    /// that it is the server on record.
+    ///
+    /// `pg_ctl` inherits the lock and holds it until the server is up, even after a crash of
+    /// this process. So the next process that gets the lock finds a running server, and never
+    /// one that is about to appear.
     pub(crate) async fn start(&self, limit: Duration, lock: Option<&Lock>) -> Result<Started> {
         let begin = Instant::now();
         loop {
@@ -91,8 +95,8 @@ impl Cluster {
         }
     }
 
-    /// Waits until a server that runs takes connections and has shown that it is the right
-    /// one. `false` when it has ended instead: it was on its way down.
+    /// Waits until a running server accepts connections and has proved that it is the server on
+    /// record. `false` means that it has ended instead, because it was already shutting down.
     pub(crate) async fn attach(&self, deadline: Instant) -> Result<bool> {
         match self.verify(deadline).await {
             Ok(()) => Ok(true),
@@ -101,7 +105,8 @@ impl Cluster {
         }
     }
 
-    /// Moves a pid file of no use out of the way, or what is in its place.
+    /// Renames a useless `postmaster.pid`, or whatever has that name, so that PostgreSQL can
+    /// start.
     fn set_aside(&self) -> Result<()> {
         let Some(data) = self.open()? else {
             return Ok(());
@@ -115,7 +120,7 @@ impl Cluster {
         data.rename(PID_FILE, &data, &name)
     }
 
-    /// Lets `pg_ctl` start the server and waits until it is up or has failed.
+    /// Runs `pg_ctl start`, and waits until the server is up or has failed.
     async fn launch(&self, limit: Duration, lock: Option<&Lock>) -> Result<Launch> {
         let sockets = self.make_socket_directory()?;
         self.clear_socket(&sockets).await?;
@@ -123,13 +128,14 @@ impl Cluster {
         let mark = Mark::here(&self.home);
         let mut child = self.spawn_start(limit, lock)?;
         failpoint::hit(self.points.start_spawned);
-        // pg_ctl looks ten times a second; reading the pid file ourselves is faster.
+        // `pg_ctl` checks ten times a second. Reading the pid file ourselves notices the start
+        // earlier.
         let ended = tokio::select! {
             ended = command::finish(&mut child, limit + GRACE, command::OUTPUT) => ended,
             () = self.until_ready() => return Ok(Launch::Up),
         };
         if let Some(lock) = lock {
-            // It would keep the lock for ever.
+            // A hung start without a `pg_ctl` would hold the lock for ever.
             let (lock, data) = (lock.path().to_owned(), self.data());
             blocking(move || Ok(holders::end_hung_starts(&lock, &data))).await?;
         }
@@ -149,8 +155,9 @@ impl Cluster {
         )))
     }
 
-    /// `pg_ctl` gives the server a session of its own, and /dev/null in the place of the
-    /// lock: `postmaster.pid` is what keeps a second server out.
+    /// `pg_ctl` runs the server in a new session, with /dev/null as standard input, so the
+    /// server does not inherit the lock. From then on `postmaster.pid` keeps a second server
+    /// out.
     fn spawn_start(&self, limit: Duration, lock: Option<&Lock>) -> Result<Child> {
         let lock = lock.map(Lock::stdin).transpose()?;
         let program = self.programs.join("pg_ctl");
@@ -168,9 +175,9 @@ impl Cluster {
             .map_err(|error| failure::program(error, &program))
     }
 
-    /// Limits the log, to which each start adds a few lines. Anything that is not a regular file
-    /// is moved away: `pg_ctl` would hang when it opens a FIFO without a reader, or a link to a
-    /// dead mount.
+    /// Limits the size of `startup.log`, because each start adds lines. Anything else than a
+    /// regular file is moved away: `pg_ctl` would hang when it opens a FIFO without a reader, or
+    /// a link into a dead mount.
     fn prepare_startup_log(&self) -> Result<()> {
         let path = self.home.join(STARTUP);
         let (Ok(facts), Some(home)) = (std::fs::symlink_metadata(&path), self.open_home()?) else {
@@ -189,7 +196,8 @@ impl Cluster {
 
     async fn until_ready(&self) {
         loop {
-            // Where the file names no process, all of them would be looked at.
+            // Not [`Cluster::look`]: while the pid file is missing, that would inspect every
+            // process of the machine each time.
             if self.is_ready().await.is_ok_and(|ready| ready) {
                 return;
             }
@@ -202,8 +210,8 @@ impl Cluster {
     }
 }
 
-/// A name for something of no use that is in the place of a file. A directory that was set
-/// aside before is kept: a person put it there.
+/// Finds a name for something that is in the place of a file. A file with that name is removed.
+/// A directory with that name is kept, because a person put it there.
 fn free_name(directory: &Directory, file: &str) -> Result<String> {
     let mut names = (0..STALE_MOST).map(|number| format!("{file}.stale{number}"));
     let make_free = |name: &String| directory.unlink(name).is_ok();
@@ -216,19 +224,19 @@ fn free_name(directory: &Directory, file: &str) -> Result<String> {
     })
 }
 
-/// Whether processes of a former server are still there, maybe not for long: one
-/// works in the directory, or something is attached to the shared memory of a
-/// postmaster that is a zombie, or whose pid was reused.
+/// Whether processes of a former server still exist, perhaps for a short time only. Either a
+/// process works in the directory, or a process is attached to the shared memory of a postmaster
+/// that is a zombie or whose pid was reused.
 fn lingers(found: &Found) -> bool {
     match found {
         Found::Lingering => true,
-        Found::Blocked(Some(file)) => file.shared_memory.is_some_and(identity::attached),
+        Found::Blocked(Some(file)) => file.shared_memory.is_some_and(processes::attached),
         Found::Blocked(None) | Found::Missing | Found::Stopped | Found::Running(_) => false,
     }
 }
 
-/// Whether a start failed because of another server on the same data: one that
-/// starts right now, or what a killed one left.
+/// Whether a start failed because of another server on the same data, which is starting now or
+/// was killed and has left processes behind.
 fn in_the_way(log: &str) -> bool {
     log.contains("pre-existing shared memory block") || log.contains("lock file \"postmaster.pid\"")
 }

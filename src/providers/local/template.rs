@@ -1,4 +1,4 @@
-//! Template data directories: ephemeral servers are created as copies of one.
+//! Template data directories. Ephemeral servers are created as copies of a template.
 
 use std::{
     path::{Path, PathBuf},
@@ -28,18 +28,20 @@ use crate::{
     failpoint,
 };
 
-/// Raised when templates are made in another way, so that old ones are left alone.
+/// Part of each template's name. Raise it when templates are made differently, so that templates
+/// of earlier releases are not used.
 const FORM: u32 = 1;
 
-/// Longest that a copy takes.
+/// Longest run of a copy.
 const LIMIT: Duration = Duration::from_secs(60);
 
-/// Name of an installation's template: its version, and a hash of where it lies.
+/// Name of an installation's template: its version and a hash of its directory.
 pub(super) fn name(engine: &Engine) -> String {
     format!("{}-{}", engine.version, mark(engine))
 }
 
-/// A short hash of an installation, since there can be several of one version.
+/// A short hash of an installation's directory, because a version may be installed several
+/// times.
 pub(super) fn mark(engine: &Engine) -> String {
     let text = format!("{FORM} {}", engine.directory.display());
     let hash = digest::digest(&digest::SHA256, text.as_bytes());
@@ -47,7 +49,7 @@ pub(super) fn mark(engine: &Engine) -> String {
     bytes.map(|byte| format!("{byte:02x}")).collect()
 }
 
-/// The template's home, made if it is not there.
+/// The home of the template; created if it is missing.
 pub(super) async fn ensure(
     engine: &Engine,
     templates: PathBuf,
@@ -60,7 +62,7 @@ pub(super) async fn ensure(
     let plan = Plan {
         programs: engine.directory.clone(),
         parent: templates,
-        // Not a prefix of another template's name.
+        // Ends with a dot, so that it is not a prefix of another template's name.
         unfinished: format!("{name}.{}", random.uuid()?.as_simple()),
         leftovers: format!("{name}."),
         name,
@@ -108,8 +110,8 @@ pub(super) fn discard(templates: &Path, name: &str) -> Result<()> {
     Ok(())
 }
 
-/// Makes the planned home as a copy of a template, with a password of its own, and
-/// answers its system identifier, which is the template's.
+/// Creates the planned home as a copy of a template, with its own password. Returns its system
+/// identifier, which is the same as the template's.
 pub(super) async fn clone(plan: &Plan, template: PathBuf, password: &SecretString) -> Result<u64> {
     let preparing = plan.clone();
     blocking(move || preparing.prepare(None)).await?;
@@ -120,7 +122,7 @@ pub(super) async fn clone(plan: &Plan, template: PathBuf, password: &SecretStrin
     blocking(move || publishing.publish()).await
 }
 
-/// Copies a template's data; shares the blocks where the file system can.
+/// Copies the data of a template. File systems with reflinks share the blocks.
 pub(super) async fn copy(plan: &Plan, template: PathBuf) -> Result<()> {
     let mut copying = command("cp".as_ref(), plan.run_as);
     copying

@@ -1,4 +1,4 @@
-//! Data directories that are thrown away with all that runs in them: those of `howdah dev`.
+//! Ends and deletes the servers of `howdah dev`, with all their data.
 
 use std::{path::Path, time::Duration};
 
@@ -10,17 +10,17 @@ use super::{
 };
 use crate::domain::Result;
 
-/// How often a deletion is tried. Programs that were about to end may still write.
+/// How often a deletion is tried. Programs that are about to end may still create files.
 const TRIES: u32 = 20;
 
 /// Pause between two tries.
 const PAUSE: Duration = Duration::from_millis(250);
 
-/// Ends every server below `data_dir`, the embedded metadata too, with `local.root` at its
-/// default place. What the servers hold is lost.
+/// Kills every server below `data_dir`, including the embedded metadata server. `local.root`
+/// must have its default value. The data of the servers is lost.
 ///
 /// # Errors
-/// CONFIG_INVALID for a user that is not there; SERVER_UNAVAILABLE for processes that cannot
+/// CONFIG_INVALID for a user that does not exist; SERVER_UNAVAILABLE for processes that cannot
 /// be killed.
 pub async fn end_servers(data_dir: &Path, run_as: Option<&str>) -> Result<()> {
     let run_as = RunAs::resolve(run_as)?;
@@ -31,7 +31,7 @@ pub async fn end_servers(data_dir: &Path, run_as: Option<&str>) -> Result<()> {
         false => Ok(Vec::new()),
     });
     let homes = names.await?.into_iter().map(|name| servers.join(name));
-    // The metadata last: it outlives the servers in every shutdown.
+    // The metadata server comes last, as in every shutdown.
     for home in homes.chain([data_dir.join(embedded::HOME)]) {
         if home.is_dir() {
             let cluster = Cluster::to_stop(home, data_dir.to_owned(), run_as);
@@ -41,7 +41,7 @@ pub async fn end_servers(data_dir: &Path, run_as: Option<&str>) -> Result<()> {
     Ok(())
 }
 
-/// Deletes a directory in which nothing works any more.
+/// Deletes a directory that no process uses any more.
 ///
 /// # Errors
 /// DATA_DIR_UNWRITABLE.

@@ -1,9 +1,9 @@
-//! Where the data of removed servers is kept for a while.
+//! The trash: keeps the data of removed servers for a while.
 //!
-//! An entry is a directory `{uid}.{seconds}`, named after the time at which it was thrown
-//! away. `{uid}.{seconds}.deleting` is being deleted, and is deleted by whoever finds it.
-//! An entry is renamed so before its first file is deleted: it cannot be restored any
-//! more then, and one that was restored before is not found by that name.
+//! An entry is a directory `{uid}.{seconds}`, named after the time of the removal. Before its
+//! first file is deleted, an entry is renamed to `{uid}.{seconds}.deleting`. From then on it
+//! cannot be restored, and any process that finds it deletes it. An entry that was restored in
+//! the meantime no longer has the old name, so the rename fails and nothing is deleted.
 
 mod commands;
 mod entry;
@@ -27,20 +27,21 @@ use crate::{
     failpoint,
 };
 
-/// Moves a server's directory to the trash, and removes what unfinished tries left.
+/// Moves a server's directory to the trash, and removes what unfinished attempts have left.
 pub(super) fn throw(root: &Path, server: Uuid, now: DateTime<Utc>) -> Result<()> {
     take(root, Name::kept(server, now))
 }
 
-/// Deletes a server's directory, and what the trash holds of that server.
+/// Deletes a server's directory and all entries of that server in the trash.
 pub(super) fn delete(root: &Path, server: Uuid, now: DateTime<Utc>) -> Result<()> {
-    // What a former try has left may have the same name.
+    // An entry that an earlier attempt has left may have the name that is needed below.
     delete_where(root, |name| name.server == server)?;
-    // Renamed first, so that a crash leaves no half directory where servers are.
+    // The rename comes first: a crash must not leave half of a directory among the servers.
     take(root, Name::kept(server, now).deleting())?;
     delete_where(root, |name| name.server == server)
 }
 
+/// Moves a server's directory into the trash under the name `entry`.
 fn take(root: &Path, entry: Name) -> Result<()> {
     let (servers, trash) = (open(root, "servers")?, open(root, "trash")?);
     let name = entry.server.to_string();
@@ -53,21 +54,23 @@ fn take(root: &Path, entry: Name) -> Result<()> {
     servers.sync()
 }
 
-/// Longest that an entry has to stay due before it is deleted. A clock that is wrong
-/// after a boot is set right within that, and what it made due is kept.
+/// Time for which an entry must stay due before it is deleted. A clock that is wrong after a
+/// boot is corrected within that time, and the entries that it made due are kept.
 const PROOF: Duration = Duration::from_secs(60 * 60);
 
-/// Deletes what has been in the trash for its time. The metadata database's clock says when
-/// that is, and may have jumped: an entry goes when the clock has called it due for a while.
+/// Deletes entries whose retention has passed. The time comes from the metadata database's
+/// clock, which may jump. So an entry is deleted only if the clock has called it due for a
+/// while.
 #[derive(Debug, Default)]
 pub(super) struct Emptying {
     due: Mutex<HashMap<Name, Instant>>,
 }
 
 impl Emptying {
-    /// Deletes what was thrown away longer than `retention` before `now` and was due
-    /// already in a call that is [`PROOF`] ago, or `retention` if that is less. An entry
-    /// that cannot be deleted keeps none of the others; the first error is answered.
+    /// Deletes entries that were thrown away longer than `retention` before `now`. They must
+    /// have been due at each call for [`PROOF`], or for `retention` if that is shorter. `at` is
+    /// a monotonic time. If an entry cannot be deleted the others are still deleted; the first
+    /// error is returned.
     pub(super) fn empty(
         &self,
         root: &Path,
@@ -90,8 +93,8 @@ impl Emptying {
         done
     }
 
-    /// Those of the entries that are due which have been so for long enough. What is not
-    /// due any more, or is gone, is forgotten.
+    /// Returns the due entries that have been due for `proof`. Forgets entries that are not due
+    /// any more or are gone.
     fn proven(&self, names: &[Name], at: Instant, proof: Duration) -> Vec<Name> {
         let mut due = self.due.lock().unwrap_or_else(PoisonError::into_inner);
         due.retain(|name, _| names.contains(name));
@@ -107,8 +110,8 @@ impl Emptying {
     }
 }
 
-/// Deletes the entries that `wanted` holds for. One that cannot be deleted keeps none of
-/// the others; the first error is answered.
+/// Deletes the entries that fulfil `wanted`. If an entry cannot be deleted the others are still
+/// deleted; the first error is returned.
 fn delete_where(root: &Path, wanted: impl Fn(&Name) -> bool) -> Result<()> {
     let trash = open(root, "trash")?;
     let mut done = Ok(());
@@ -118,10 +121,10 @@ fn delete_where(root: &Path, wanted: impl Fn(&Name) -> bool) -> Result<()> {
     done
 }
 
-/// Deletes an entry; whether it was still there to be kept or deleted.
+/// Deletes an entry. Returns `false` if it was not there any more.
 fn delete_entry(trash: &Directory, entry: &Name) -> Result<bool> {
     let doomed = entry.deleting();
-    // Another process may have restored it, or is deleting it too.
+    // Another process may have restored the entry, or may be deleting it too.
     if !entry.deleting && !trash.rename_present(&entry.to_string(), trash, &doomed.to_string())? {
         return Ok(false);
     }
@@ -129,7 +132,7 @@ fn delete_entry(trash: &Directory, entry: &Name) -> Result<bool> {
     Ok(true)
 }
 
-/// The entries of the trash. Files with other names are not entries.
+/// The entries of the trash. Files with other names are ignored.
 fn names(trash: &Directory) -> Result<Vec<Name>> {
     let names = trash.names()?;
     Ok(names.iter().filter_map(|name| Name::parse(name)).collect())
@@ -200,7 +203,7 @@ mod tests {
         let (nearly, second) = (PROOF - Duration::from_secs(1), Duration::from_secs(1));
         assert_eq!(empty(due + 9999, Duration::ZERO), 1);
         assert_eq!(empty(due + 9999, nearly), 1);
-        // Set right: what was seen before does not count.
+        // The clock was corrected, so the time that had passed before does not count.
         assert_eq!(empty(200, second), 1);
         assert_eq!(empty(due, second), 1);
         assert_eq!(empty(due, nearly), 1);
@@ -216,7 +219,7 @@ mod tests {
             home(root, thrown);
             throw(root, thrown, at(100)).unwrap();
         }
-        // What a crash has left, in the same second.
+        // A crash has left an entry of the same second.
         let left = Name::kept(server, at(101)).deleting();
         std::fs::create_dir_all(root.join("trash").join(left.to_string())).unwrap();
         home(root, server);
@@ -226,7 +229,7 @@ mod tests {
         assert_eq!(listed(root, "trash"), [format!("{other}.100")]);
     }
 
-    /// A file bears the name of an entry: it is no directory that could be deleted.
+    /// The entry is a file, which cannot be deleted as a directory.
     #[test]
     fn what_cannot_be_deleted_keeps_nothing_else() {
         let place = tempfile::tempdir().unwrap();

@@ -1,4 +1,4 @@
-//! The user that PostgreSQL's programs run as, which must not be root.
+//! The operating system user that PostgreSQL's programs run as. It must not be root.
 
 use std::{fs, path::Path, process::Command};
 
@@ -6,25 +6,25 @@ use rustix::process::geteuid;
 
 use crate::domain::{Error, Reason, Result};
 
-/// User that servers run as where nobody says otherwise.
+/// User that servers run as if none is configured.
 const DEFAULT: &str = "postgres";
 
-/// Who runs the programs and owns their files.
+/// Who runs the programs, and owns their files.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum RunAs {
-    /// The user of this process.
+    /// The user of this process, which is not root.
     Ourselves,
-    /// Another one, for this process is root's.
+    /// Another user, because this process runs as root.
     Other {
-        /// Its user id.
+        /// User id.
         uid: u32,
-        /// Its group id.
+        /// Group id.
         gid: u32,
     },
 }
 
 impl RunAs {
-    /// The user `name`, by default `postgres` if this process is root's.
+    /// Finds the user `name`. Without a name it is `postgres` for root, otherwise this user.
     pub(crate) fn resolve(name: Option<&str>) -> Result<Self> {
         if !geteuid().is_root() {
             return match name.map(lookup).transpose()? {
@@ -40,7 +40,7 @@ impl RunAs {
         }
     }
 
-    /// Its user id.
+    /// User id.
     pub(crate) fn uid(self) -> u32 {
         match self {
             Self::Ourselves => geteuid().as_raw(),
@@ -49,7 +49,7 @@ impl RunAs {
     }
 }
 
-/// User and group id of a name, from `/etc/passwd` or whatever else `id` knows.
+/// User and group id of a name, from `/etc/passwd`, otherwise from the program `id`.
 fn lookup(name: &str) -> Result<(u32, u32)> {
     let accounts = fs::read_to_string(Path::new("/etc/passwd")).unwrap_or_default();
     let found = accounts.lines().find_map(|line| entry(line, name));
@@ -60,7 +60,7 @@ fn lookup(name: &str) -> Result<(u32, u32)> {
     })
 }
 
-/// Reads a line of `/etc/passwd` (passwd(5)) if it is the user's.
+/// Parses a line of `/etc/passwd` (passwd(5)); none if it is another user's line.
 fn entry(line: &str, name: &str) -> Option<(u32, u32)> {
     let mut fields = line.split(':');
     if fields.next()? != name {

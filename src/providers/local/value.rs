@@ -1,4 +1,4 @@
-//! Values of settings, read as the server reads them (PostgreSQL's `guc.c`).
+//! Parses values of parameters as the server does (PostgreSQL's `guc.c`).
 
 use super::known_parameters::Parameter;
 
@@ -21,8 +21,8 @@ const TIME: &[(&str, f64)] = &[
     ("d", 86400e6),
 ];
 
-/// Whether a setting can have that value; if not, the rest of a sentence that begins
-/// with the setting.
+/// Checks a value for a parameter. The error continues a sentence that begins with the name of
+/// the parameter.
 pub(crate) fn check(setting: &Parameter, given: &str) -> Result<(), String> {
     match setting.kind.as_str() {
         "bool" if boolean(given) => Ok(()),
@@ -37,7 +37,7 @@ pub(crate) fn check(setting: &Parameter, given: &str) -> Result<(), String> {
     }
 }
 
-/// Words for yes and no, also shortened while they are unique, and `1` and `0`.
+/// Whether PostgreSQL reads the word as a boolean. It accepts unique prefixes, `1` and `0`.
 fn boolean(given: &str) -> bool {
     let word = given.to_ascii_lowercase();
     let short = |whole: &str, least: usize| word.len() >= least && whole.starts_with(&word);
@@ -53,7 +53,7 @@ fn boolean(given: &str) -> bool {
 
 fn choice(choices: &[String], given: &str) -> Result<(), String> {
     let is = |choice: &String| choice.eq_ignore_ascii_case(given);
-    // Where on and off are choices, their other words are too, unlisted.
+    // An enum with `on` and `off` also accepts the other words for them, which it does not list.
     let switch = choices.iter().any(|choice| choice == "on") && boolean(given);
     if choices.iter().any(is) || switch {
         return Ok(());
@@ -61,7 +61,7 @@ fn choice(choices: &[String], given: &str) -> Result<(), String> {
     Err(format!("must be one of: {}", choices.join(", ")))
 }
 
-/// Reads a number in the setting's unit.
+/// Parses a number and converts it to the parameter's unit.
 fn number(given: &str, unit: Option<&str>) -> Result<f64, String> {
     let malformed = || match unit {
         None => "must be a number without a unit".to_owned(),
@@ -82,7 +82,7 @@ fn number(given: &str, unit: Option<&str>) -> Result<f64, String> {
     Ok(value * factor / base)
 }
 
-/// The size of a setting's unit, which may be a multiple such as `8kB`.
+/// Size of a parameter's unit, which may be a multiple such as `8kB`, and the units of its kind.
 fn base(unit: &str) -> Option<(f64, &'static [(&'static str, f64)])> {
     let digits = unit.find(|c: char| !c.is_ascii_digit())?;
     let (count, name) = unit.split_at(digits);

@@ -1,4 +1,4 @@
-//! Seeing that a server that runs is the one on record.
+//! Checks that a running server is the one on record.
 
 use std::{path::Path, time::Duration};
 
@@ -7,7 +7,7 @@ use tokio::time::Instant;
 use super::{
     ADMIN,
     control::{Cluster, Found},
-    failure, identity,
+    failure, processes,
     way::Way,
 };
 use crate::{
@@ -15,7 +15,7 @@ use crate::{
     pg::{self, Client, Login, Target, Tls},
 };
 
-/// Database that every server has.
+/// Database that every server has from the beginning.
 pub(crate) const FIRST_DATABASE: &str = "postgres";
 
 /// SQLSTATEs: `invalid_catalog_name`, `duplicate_database`, `too_many_connections`,
@@ -25,19 +25,19 @@ const DUPLICATE: &str = "42P04";
 const TOO_MANY: &str = "53300";
 const DISK_FULL: &str = "53100";
 
-/// How often a server that does not take connections yet is tried.
+/// How often a server that does not accept connections yet is tried.
 const PAUSE: Duration = Duration::from_millis(10);
 
-/// Longest wait for one connection, and the least that it gets however late it is.
+/// Longest wait for one connection, and the shortest wait, even after the deadline.
 const CONNECT: Duration = Duration::from_secs(5);
 const LEAST_CONNECT: Duration = Duration::from_secs(1);
 
 /// Longest run of one statement.
 const STATEMENT: Duration = Duration::from_secs(60);
 
-/// By how many seconds a server's own start time may be later than the one in
-/// `postmaster.pid`: between the two it takes its shared memory and removes what a
-/// former one has left.
+/// Allowed difference, in seconds, between the server's own start time and the one in
+/// `postmaster.pid`. In between the server creates its shared memory and removes files of a
+/// former server.
 const START_SLACK: std::ops::RangeInclusive<i64> = -5..=600;
 
 impl Cluster {
@@ -63,12 +63,12 @@ impl Cluster {
         .await
     }
 
-    /// Waits until the running server takes connections, and sees that it is the one
-    /// on record: identifier, data directory and start time, and that it has its
-    /// database. At the deadline it is given up, whatever it waits for.
+    /// Waits until the running server accepts connections, and checks that it is the one on
+    /// record: by its system identifier, data directory and start time. Creates its database if
+    /// it is missing. Gives up at the deadline.
     pub(crate) async fn verify(&self, deadline: Instant) -> Result<()> {
         loop {
-            // A server that is frozen takes the connection and does not answer.
+            // A frozen server accepts the connection but does not answer.
             let left = deadline.saturating_duration_since(Instant::now());
             let limit = left.clamp(LEAST_CONNECT, CONNECT);
             let error = match self.connect_within(self.database, limit).await {
@@ -82,7 +82,7 @@ impl Cluster {
                 let why = "it refuses the password of howdah_admin";
                 return Err(self.mismatch(why).with_source(error));
             }
-            // Every place is taken, howdah_admin's too: it does run.
+            // All connections are in use, even the reserved ones. So the server does run.
             if error.sqlstate() == Some(TOO_MANY) {
                 return Ok(());
             }
@@ -107,7 +107,7 @@ impl Cluster {
         }
     }
 
-    /// Makes the database on a server that has just been made.
+    /// Creates the database on a new server.
     async fn make_database(&self) -> Result<()> {
         let failed = |error: pg::Error| away().with_source(error);
         let client = self.connect(FIRST_DATABASE).await.map_err(failed)?;
@@ -122,6 +122,7 @@ impl Cluster {
         }
     }
 
+    /// Compares what the server says about itself with the record and with `postmaster.pid`.
     async fn examine(&self, client: &Client) -> Result<()> {
         let row = client
             .query_one(
@@ -138,17 +139,18 @@ impl Cluster {
             return Err(self.mismatch("its system identifier is another one"));
         }
         let data = self.data();
-        if !identity::same(Path::new(&found.1), &data) {
+        if !processes::same(Path::new(&found.1), &data) {
             return Err(self.mismatch("its data directory is another one"));
         }
-        // Told by the server itself, so that a clock that was set since does not
-        // matter: both times were taken when it started.
+        // The server itself reports both times, and took both when it started. So it does not
+        // matter if the clock was set since.
         match self.look().await? {
             Found::Running(file) => match file.started {
                 Some(started) if !START_SLACK.contains(&(found.2 - started)) => {
                     Err(self.mismatch("postmaster.pid is not its own"))
                 }
-                // Without that time, the process is known by its command line.
+                // If the file does not say the time, the process was identified by its command
+                // line.
                 Some(_) | None => Ok(()),
             },
             _ => Err(away()),
@@ -156,8 +158,8 @@ impl Cluster {
     }
 }
 
-/// Gives statements up at the deadline, and not sooner than the least wait: a server that
-/// freezes after the login answers none, and its own timeouts end none.
+/// Runs statements until the deadline, but at least for the shortest wait. A server that freezes
+/// after the login answers nothing, and its own timeouts do not end a statement either.
 async fn within(deadline: Instant, work: impl Future<Output = Result<()>>) -> Result<()> {
     let end = deadline.max(Instant::now() + LEAST_CONNECT);
     let ended = tokio::time::timeout_at(end, Box::pin(work)).await;

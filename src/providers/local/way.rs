@@ -1,7 +1,8 @@
-//! The way to a server: its Unix socket, or TCP where the socket is gone.
+//! Chooses how to connect to a server: by its Unix socket, or by TCP if the socket is gone.
 //!
-//! A socket lives in a directory that others clean up: a user's runtime directory ends
-//! with the last session, and /tmp is swept. The server runs on and does not notice.
+//! Other programs clean up the directories that sockets lie in: a user's runtime directory
+//! disappears with the last session, and /tmp is swept. The server keeps running and does not
+//! notice.
 
 use std::{
     fs,
@@ -17,27 +18,27 @@ use tokio::net::UnixStream;
 use super::{
     control::{Cluster, Found},
     directory::Directory,
-    identity::PidFile,
+    processes::PidFile,
 };
 use crate::{
     domain::{Error, Reason, Result},
     pg::Host,
 };
 
-/// Longest wait for whoever listens on a socket that a server is about to make.
+/// Longest wait for an answer on a socket that a server is about to create.
 const LISTENER: Duration = Duration::from_secs(1);
 
-/// How a server can be reached from this machine.
+/// How this machine can connect to a server.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum Way {
-    /// By its socket.
+    /// By its Unix socket.
     Socket,
-    /// Its socket is gone; by TCP on this loopback address, which it has bound.
+    /// By TCP on this loopback address, on which the server listens. The socket is gone.
     Loopback(IpAddr),
     /// By its socket in this directory, where a former `local.run_directory` put it: it
     /// listens on no loopback address.
     Elsewhere(PathBuf),
-    /// Its socket is gone, or was not made yet, and it listens on no loopback address.
+    /// Not at all: there is no socket, and the server does not listen on a loopback address.
     None,
 }
 
@@ -76,7 +77,7 @@ impl Cluster {
         (directory != &self.socket_directory && ours && there).then(|| directory.clone())
     }
 
-    /// Where to connect to it.
+    /// The host to connect to.
     pub(crate) fn host(&self) -> Host {
         match self.way() {
             Way::Loopback(address) => Host::Tcp(address.to_string()),
@@ -85,12 +86,12 @@ impl Cluster {
         }
     }
 
-    /// Whether its socket is there, whoever listens on it.
+    /// Whether the file of its socket exists. Another process may listen on it.
     pub(crate) fn has_socket(&self) -> bool {
         self.socket().exists()
     }
 
-    /// That it cannot be reached for want of its socket.
+    /// The error for a server that cannot be reached because its socket is gone.
     pub(crate) fn unreachable(&self) -> Error {
         let message = format!(
             "the server runs, but its Unix socket {} is gone and it does not listen on a loopback \
@@ -100,21 +101,21 @@ impl Cluster {
         Error::new(Reason::ServerUnavailable, message)
     }
 
-    /// Removes the socket of a former server and its lock file, whatever they say:
-    /// PostgreSQL would refuse to start where the lock file is damaged or its process id
-    /// was reused. Only for a server that is down, whose socket is of no use.
+    /// Removes the socket of a former server and the socket's lock file. PostgreSQL would refuse
+    /// to start if that lock file is damaged or names a pid that was reused. Only for a server
+    /// that is down, because its socket is useless then.
     ///
     /// # Errors
-    /// PORT_TAKEN when a process listens there, such as a server on a copy of the data;
-    /// DATA_DIR_DAMAGED when a directory is in the place.
+    /// PORT_TAKEN when a process listens on the socket, for example a server on a copy of the
+    /// data; DATA_DIR_DAMAGED when a directory is in the place of the socket.
     pub(crate) async fn clear_socket(&self, directory: &Directory) -> Result<()> {
         let socket = self.socket();
         let connected = tokio::time::timeout(LISTENER, UnixStream::connect(&socket)).await;
-        // One that a former process began to start is there now.
+        // A start of a former process has come up in the meantime.
         if matches!(self.look().await?, Found::Running(_)) {
             return Ok(());
         }
-        // One that does not answer is there nevertheless.
+        // No answer within the limit also means that a process listens.
         if !matches!(connected, Ok(Err(_))) {
             let message = format!(
                 "another process listens on the server's socket {}: stop it, it may be a server \
@@ -137,8 +138,8 @@ impl Cluster {
     }
 }
 
-/// The loopback address to reach a server on that listens there, or everywhere. Only
-/// those two are open to `howdah_admin`. Others could be bound by another process.
+/// The loopback address of a server that listens on it or on all addresses. Only `127.0.0.1` and
+/// `::1` are open to `howdah_admin`. On another one a different process may listen.
 fn loopback(listens_on: &str) -> Option<IpAddr> {
     let near = [
         IpAddr::from(Ipv4Addr::LOCALHOST),

@@ -1,7 +1,7 @@
-//! What PostgreSQL said of a start that failed, for the caller.
+//! Extracts from PostgreSQL's log why a start failed, to show it to the caller.
 //!
-//! The log is written by a user's server. So what is shown of it is bounded, holds no control
-//! characters, and never a line that speaks of a password.
+//! A user's server writes the log, so its contents are not trusted. What is shown is bounded,
+//! has no control characters, and never comes from a line that may hold a password.
 
 use std::collections::BTreeMap;
 
@@ -16,20 +16,22 @@ const COMPLAINTS_MOST: usize = 3;
 /// Most parameters that are named.
 const PARAMETERS_MOST: usize = 3;
 
-/// Shorter values are quoted by chance.
+/// Least length of a quoted value that is matched with parameters. Shorter values match by
+/// chance.
 const QUOTED_LEAST: usize = 3;
 
-/// Words of lines that are not shown: a value in them may be a secret.
+/// Words that mark a line as secret: the values in it may be passwords.
 const SECRET: &[&str] = &["passw", "secret", "credential", "scram-sha"];
 
-/// How a line of the server begins that it writes before it has read its configuration.
+/// Prefix of messages that the server writes before it has read its configuration.
 const PROGRAM: &str = "postgres: ";
 
-/// What is shown in the place of such a line.
+/// Text that replaces a secret line.
 const HIDDEN: &str = "PostgreSQL's message is not shown, because it may hold a secret";
 
-/// A line of the postmaster, or of a process of its own. Lines of sessions name their user
-/// between the process and the level: they say why a client was turned away.
+/// A line of the postmaster or of a background process. A line of a session has a user between
+/// the process and the level. It is not parsed, because it says why a client was refused and not
+/// why the server ended.
 struct Line<'a> {
     process: &'a str,
     level: &'a str,
@@ -37,7 +39,7 @@ struct Line<'a> {
 }
 
 impl<'a> Line<'a> {
-    /// Reads `TIME [PROCESS] LEVEL:  TEXT`.
+    /// Parses `TIME [PROCESS] LEVEL:  TEXT`, the form that `log_line_prefix` in `configure` gives.
     fn read(line: &'a str) -> Option<Self> {
         let (head, rest) = line.split_once("] ")?;
         let (_, process) = head.split_once('[')?;
@@ -55,8 +57,8 @@ impl<'a> Line<'a> {
     }
 }
 
-/// Why a server ended, by its log since it was started: its last words, and which of
-/// `parameters` they are about. None where it said nothing.
+/// Why a server ended: its last message in the log since its start, and those of `parameters`
+/// that the message is about. None if the log has no such message.
 pub(super) fn last(log: &str, parameters: &BTreeMap<String, String>) -> Option<String> {
     let lines: Vec<Line<'_>> = log.lines().filter_map(Line::read).collect();
     let Some(place) = lines.iter().rposition(Line::is_last) else {
@@ -78,7 +80,8 @@ pub(super) fn last(log: &str, parameters: &BTreeMap<String, String>) -> Option<S
             said = complaints;
         }
     }
-    // They are long, and advise what may not help here; only what they name is taken.
+    // Hints and details are long, and may give wrong advice here. Only the parameters that they
+    // name are used.
     let advice = lines.iter().skip(place).filter(of_process);
     let advice = advice.filter(|line| matches!(line.level, "HINT" | "DETAIL"));
     let named = of_parameters(&said, advice.map(|line| line.text), parameters);
@@ -89,12 +92,12 @@ pub(super) fn last(log: &str, parameters: &BTreeMap<String, String>) -> Option<S
     })
 }
 
-/// Whether the postmaster refused its configuration: the lines before it say what is wrong.
+/// Whether the postmaster refused its configuration. The lines before this one name the errors.
 fn is_about_configuration(text: &str) -> bool {
     text.starts_with("configuration file") && text.ends_with("contains errors")
 }
 
-/// The line of a program such as initdb that says why it failed.
+/// The error message in the output of a program such as initdb.
 pub(super) fn complaint(output: &str) -> Option<String> {
     let marks = [": error: ", ": fatal: ", "FATAL:  ", "ERROR:  "];
     let text = output.lines().find_map(|line| {
@@ -121,7 +124,7 @@ fn is_secret(text: &str) -> bool {
     SECRET.iter().any(|word| text.contains(word))
 }
 
-/// The parameters of the user that the words name, or whose value they quote.
+/// The user's parameters that the messages name, or whose value they quote.
 fn of_parameters<'a>(
     said: &[&'a str],
     advice: impl Iterator<Item = &'a str>,
@@ -148,7 +151,7 @@ fn of_parameters<'a>(
         .collect()
 }
 
-/// Whether `name` is one of the words of `text`.
+/// Whether `name` occurs in `text` as a whole word.
 fn names(text: &str, name: &str) -> bool {
     let is_part = |char: char| char.is_alphanumeric() || matches!(char, '_' | '.');
     let mut words = text.split(|char| !is_part(char));
@@ -224,7 +227,7 @@ mod tests {
         }
     }
 
-    /// What the postmaster writes before it knows how its log is written.
+    /// The postmaster writes this form before it knows its `log_line_prefix`.
     #[test]
     fn an_early_refusal_is_shown() {
         let said = "superuser_reserved_connections (3) must be less than max_connections (1)";

@@ -11,9 +11,9 @@ use super::{
     },
     Json, Record, StageRecord,
 };
-use crate::domain::{Error, Result, list::Place, name::Id, operation::Operation};
+use crate::domain::{Error, Result, list::Position, name::Id, operation::Operation};
 
-/// An operation that is next in a list.
+/// One operation of the next page, without its contents.
 struct FoundOperation {
     id: Uuid,
     create_time: DateTime<Utc>,
@@ -21,9 +21,9 @@ struct FoundOperation {
 }
 
 impl Store {
-    /// A part of a project's operations, newest first, after `after` and `limit` at most;
-    /// only those that are done or only those that are not, if `done` says so. It ends
-    /// before its message is larger than [`PAGE_BYTES`](crate::store::listing::PAGE_BYTES).
+    /// A page of a project's operations, newest first: those after `after`, at most `limit`.
+    /// `done` selects those that have ended or have not. The page ends before its message is
+    /// larger than [`PAGE_BYTES`](crate::store::listing::PAGE_BYTES).
     ///
     /// # Errors
     /// METADATA_UNAVAILABLE.
@@ -31,7 +31,7 @@ impl Store {
         &self,
         project: &Id,
         done: Option<bool>,
-        after: Option<&Place>,
+        after: Option<&Position>,
         limit: usize,
     ) -> Result<Part<Operation>> {
         let mut found = self.find_operations(project, done, after, limit).await?;
@@ -52,26 +52,28 @@ impl Store {
                 .into_iter()
                 .map(Record::operation)
                 .collect::<Result<_>>()?,
-            next: last.map(|last| Place {
+            next: last.map(|last| Position {
                 time: last.create_time,
                 id: last.id.to_string(),
             }),
         })
     }
 
-    /// Which operations are next, one more than `limit`, and no less than the bytes of
-    /// each one's message. The length of a stored answer is known without reading it.
+    /// Finds the operations of the next page and one more, with an upper bound on the bytes of
+    /// each one's message. The database knows the length of a stored response without reading
+    /// it.
     async fn find_operations(
         &self,
         project: &Id,
         done: Option<bool>,
-        after: Option<&Place>,
+        after: Option<&Position>,
         limit: usize,
     ) -> Result<Vec<FoundOperation>> {
-        let time = after.map_or(DateTime::<Utc>::MAX_UTC, |place| place.time);
-        let id = after.and_then(|place| Uuid::try_parse(&place.id).ok());
+        let time = after.map_or(DateTime::<Utc>::MAX_UTC, |position| position.time);
+        let id = after.and_then(|position| Uuid::try_parse(&position.id).ok());
         let more = i64::try_from(limit).map_err(|_| Error::internal("page size"))? + 1;
-        // One text for each index: a condition with a parameter would fit none of them.
+        // Each condition is part of the query's text. A parameter would prevent the use of the
+        // partial indexes.
         macro_rules! find {
             ($which:literal) => {
                 sqlx::query_as!(

@@ -1,4 +1,4 @@
-//! The keys on record: which ones are needed, and which one is the newest.
+//! The record of secret keys: which ones are needed, and which one is the newest.
 
 use secrecy::SecretString;
 use sqlx::PgConnection;
@@ -13,32 +13,32 @@ use crate::{
     },
 };
 
-/// What is sealed to tell a wrong key at start.
+/// Text that is sealed with each key on record, to detect a wrong key at start.
 const CHECK: &str = "howdah";
 
 /// A key on record.
 #[derive(Clone, Debug)]
 pub struct RegisteredKey {
-    /// A part of its hash.
+    /// Id of the key: a part of its hash.
     pub id: String,
-    /// No living process seals with it.
+    /// Whether no living process seals with it.
     pub idle: bool,
 }
 
-/// A key on record with the number of values that are sealed with it.
+/// A key on record, with the number of values that are sealed with it.
 #[derive(Clone, Debug)]
 pub struct KeyUse {
-    /// A part of its hash.
+    /// Id of the key: a part of its hash.
     pub id: String,
-    /// Values that need it.
+    /// Number of values that need the key.
     pub values: i64,
-    /// No living process seals with it.
+    /// Whether no living process seals with it.
     pub idle: bool,
 }
 
 impl Store {
-    /// Checks that every key on record is in the ring, and records the ring's sealing
-    /// key. Checks of several processes come one after the other.
+    /// Checks that every key on record is in the ring, and records the key that the ring seals
+    /// with. Processes that check at the same time wait for each other.
     ///
     /// # Errors
     /// SECRET_KEY_INVALID when a key is missing or wrong; LOCK_TIMEOUT;
@@ -53,9 +53,9 @@ impl Store {
         tx.commit().await
     }
 
-    /// Checks the keys again after the metadata was away, and shows that the ring's sealing
-    /// key is in use if it is on record. It is recorded only where no key is: one that was
-    /// rotated out meanwhile must not become the newest again.
+    /// Checks the keys again after an outage of the metadata, and records that the ring's
+    /// sealing key is in use. If that key is not on record it is added only if no key is: a key
+    /// that was rotated out meanwhile must not become the newest again.
     ///
     /// # Errors
     /// As [`Store::check_keys`].
@@ -69,8 +69,8 @@ impl Store {
         tx.commit().await
     }
 
-    /// Shows that a process that seals with this key is alive. False when the key is
-    /// not on record any more.
+    /// Records that a living process seals with this key. Returns `false` if the key is not on
+    /// record any more.
     ///
     /// # Errors
     /// METADATA_UNAVAILABLE.
@@ -100,8 +100,8 @@ impl Store {
         .await
     }
 
-    /// Makes a key the newest in place of `former`, if that still is and is idle: the
-    /// rotation to it was taken back. Answers whether it was done.
+    /// Makes a key the newest again, because the rotation to `former` was reverted. Only if
+    /// `former` is still the newest and is idle. Returns whether that was done.
     ///
     /// # Errors
     /// LOCK_TIMEOUT; METADATA_UNAVAILABLE.
@@ -123,8 +123,8 @@ impl Store {
         Ok(promoted.rows_affected() == 1)
     }
 
-    /// Forgets the idle keys that no value is sealed with. The newest one stays.
-    /// Answers their ids.
+    /// Deletes the records of idle keys that no value is sealed with, except the newest. Returns
+    /// their ids.
     ///
     /// # Errors
     /// LOCK_TIMEOUT; METADATA_UNAVAILABLE.
@@ -137,8 +137,8 @@ impl Store {
     }
 }
 
-/// The keys on record with the number of values that each one opens, the newest first.
-/// None on record where the database was not migrated yet.
+/// The keys on record with the number of values that each opens, the newest first. Empty if the
+/// database was not migrated yet.
 ///
 /// # Errors
 /// METADATA_UNAVAILABLE.
@@ -164,8 +164,8 @@ pub async fn key_uses(connection: &mut PgConnection) -> Result<Vec<KeyUse>> {
 }
 
 impl Tx {
-    /// Keeps other processes from checking, recording and forgetting keys until the
-    /// transaction ends. Storing of sealed values goes on.
+    /// Prevents other processes from checking, recording and deleting keys until the transaction
+    /// ends. Sealed values can still be stored.
     async fn lock_keys(&mut self) -> Result<()> {
         sqlx::query!("lock table sealing_keys in share row exclusive mode")
             .execute(self.connection())
@@ -174,8 +174,8 @@ impl Tx {
         Ok(())
     }
 
-    /// Forgets what can be forgotten, except for the keys in `kept`. A key that a
-    /// transaction under way seals with is locked by it, and left for the next time.
+    /// Deletes the records of keys that are not needed, except those in `kept`. A transaction
+    /// that seals with a key locks its record; such a key is left for the next time.
     async fn forget_idle_keys(&mut self, kept: &[String]) -> Result<Vec<String>> {
         let forgotten = sqlx::query_scalar!(
             "delete from sealing_keys where key_id in (
@@ -193,14 +193,14 @@ impl Tx {
         .raw("sealing.forget_keys")
         .await;
         forgotten.map_err(|error| match broken_constraint(&error) {
-            // Something was sealed with it between the look and the deletion.
+            // A value was sealed with the key between the query and the deletion.
             Some(_) => Error::new(Reason::LockTimeout, "a key to forget is in use again")
                 .with_source(error),
             None => classify(error),
         })
     }
 
-    /// Answers the ids of the keys on record, the newest first.
+    /// Checks that the ring has every key on record. Returns their ids, the newest first.
     async fn check_registered_keys(&mut self, keys: &Keyring) -> Result<Vec<String>> {
         let known =
             sqlx::query!("select key_id, check_value from sealing_keys order by number desc")
@@ -248,7 +248,7 @@ fn missing(lacking: &[&str], keys: &Keyring) -> Error {
     Error::new(Reason::SecretKeyInvalid, message)
 }
 
-/// The error for a sealed value that could not be stored.
+/// The error for a sealed value that the database has refused.
 pub(in crate::store) fn refused(error: sqlx::Error) -> Error {
     match broken_constraint(&error) {
         Some("servers_sealing_key_fkey" | "roles_sealing_key_fkey") => Error::new(

@@ -1,4 +1,4 @@
-//! Values that are sealed with a former key are sealed anew with the newest one.
+//! Seals values again with the newest key, after a rotation.
 
 use uuid::Uuid;
 
@@ -9,29 +9,29 @@ use crate::{
     store::{Store, Tx, fault::Measured},
 };
 
-/// Most rows of one transaction: others wait for them.
+/// Most rows in one transaction, because others wait for the locked rows.
 const BATCH: usize = 100;
 
-/// What is stored sealed.
+/// Kinds of sealed values.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Sealed {
-    /// Passwords of `howdah_admin`, one for each server.
+    /// Passwords of `howdah_admin`, one per server.
     AdminPasswords,
-    /// Passwords of roles.
+    /// Passwords of database roles.
     RolePasswords,
 }
 
-/// What the value of a row is bound to.
-pub type Identity = fn(Uuid) -> String;
+/// Makes the label that the value of a row is bound to.
+pub type Label = fn(Uuid) -> String;
 
-/// What became of a bounded number of values.
+/// Result of one batch.
 #[derive(Debug, Default)]
 pub struct Batch {
-    /// Values that are sealed with the newest key now.
+    /// Number of values that are now sealed with the newest key.
     pub resealed: usize,
-    /// Rows whose values do not open, and why. They stay as they are.
+    /// Rows whose values do not open, with the error. They are not changed.
     pub unopened: Vec<(Uuid, Error)>,
-    /// The row after which the next batch begins; none after the last batch.
+    /// Row after which the next batch begins; none after the last batch.
     pub next: Option<Uuid>,
 }
 
@@ -42,9 +42,9 @@ struct Row {
 }
 
 impl Store {
-    /// Seals values anew that a former key has sealed, in rows after `after`, as long as
-    /// the sealing key of `keys` is the newest. Rows that others hold are left for the
-    /// next time.
+    /// Seals a batch of values again that an older key has sealed, in rows after `after`. Does
+    /// nothing if the sealing key of `keys` is not the newest. Skips locked rows until the next
+    /// time.
     ///
     /// # Errors
     /// LOCK_TIMEOUT; METADATA_UNAVAILABLE.
@@ -52,7 +52,7 @@ impl Store {
         &self,
         what: Sealed,
         keys: &Keyring,
-        identity: Identity,
+        label: Label,
         after: Uuid,
     ) -> Result<Batch> {
         let mut tx = self.begin().await?;
@@ -69,11 +69,11 @@ impl Store {
         };
         let (mut uids, mut values) = (Vec::new(), Vec::new());
         for row in rows {
-            let identity = identity(row.uid);
-            match keys.open(&row.value, &identity) {
+            let label = label(row.uid);
+            match keys.open(&row.value, &label) {
                 Ok(secret) => {
                     uids.push(row.uid);
-                    values.push(keys.seal(&secret, &identity)?);
+                    values.push(keys.seal(&secret, &label)?);
                 }
                 Err(error) => batch.unopened.push((row.uid, error)),
             }
@@ -88,7 +88,7 @@ impl Store {
 }
 
 impl Tx {
-    /// Whether this key is the newest. It is not forgotten until the transaction ends.
+    /// Whether this key is the newest. Its record cannot be deleted until the transaction ends.
     async fn hold_newest_key(&mut self, id: &str) -> Result<bool> {
         let newest = sqlx::query_scalar!(
             "select key_id from sealing_keys order by number desc limit 1 for key share"

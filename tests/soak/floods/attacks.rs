@@ -11,7 +11,7 @@ use tokio::{
     time::sleep,
 };
 
-use super::Target;
+use super::Victim;
 use crate::{
     edge::frames::{self, CONTINUATION, Framed, HEADERS, PING, SETTINGS, call, cancelled, frame},
     support::howdah::{PROJECT, instance_name},
@@ -39,7 +39,7 @@ pub struct Attack {
     pub name: &'static str,
     /// How many do it at the same time.
     pub attackers: usize,
-    pub run: fn(Target) -> Attacking,
+    pub run: fn(Victim) -> Attacking,
 }
 
 macro_rules! attacks {
@@ -47,7 +47,7 @@ macro_rules! attacks {
         &[$(Attack {
             name: $name,
             attackers: $attackers,
-            run: |target| Box::pin(again(target, $run)),
+            run: |victim| Box::pin(again(victim, $run)),
         }),*]
     };
 }
@@ -73,13 +73,13 @@ pub const ATTACKS: &[Attack] = attacks! {
 };
 
 /// Attacks until nobody wants it any more; who is thrown out comes back.
-async fn again<F>(target: Target, attack: impl Fn(Target) -> F)
+async fn again<F>(victim: Victim, attack: impl Fn(Victim) -> F)
 where
     F: Future<Output = io::Result<()>>,
 {
     loop {
         // That an attack is cut off is what should happen.
-        let _ = attack(target).await;
+        let _ = attack(victim).await;
         sleep(PAUSE).await;
     }
 }
@@ -121,36 +121,36 @@ async fn connect_and_wait(address: SocketAddr, first: &[u8]) -> io::Result<()> {
     to_the_end(&mut stream).await
 }
 
-async fn silent(target: Target) -> io::Result<()> {
-    connect_and_wait(target.api, b"").await
+async fn silent(victim: Victim) -> io::Result<()> {
+    connect_and_wait(victim.api, b"").await
 }
 
-async fn silent_at_the_admin_port(target: Target) -> io::Result<()> {
-    connect_and_wait(target.admin, b"").await
+async fn silent_at_the_admin_port(victim: Victim) -> io::Result<()> {
+    connect_and_wait(victim.admin, b"").await
 }
 
-async fn half_a_request_at_the_admin_port(target: Target) -> io::Result<()> {
-    connect_and_wait(target.admin, b"GET /metrics HTTP/1.1\r\nho").await
+async fn half_a_request_at_the_admin_port(victim: Victim) -> io::Result<()> {
+    connect_and_wait(victim.admin, b"GET /metrics HTTP/1.1\r\nho").await
 }
 
-async fn come_and_go(target: Target) -> io::Result<()> {
+async fn come_and_go(victim: Victim) -> io::Result<()> {
     for _ in 0..50 {
-        drop(Framed::try_connect(target.api, WINDOW).await?);
+        drop(Framed::try_connect(victim.api, WINDOW).await?);
     }
     Ok(())
 }
 
 /// Begins a stream on each odd number, and waits.
-async fn begin_streams(target: Target, first: impl Fn(u32) -> BytesMut) -> io::Result<()> {
-    let mut framed = Framed::try_connect(target.api, WINDOW).await?;
+async fn begin_streams(victim: Victim, first: impl Fn(u32) -> BytesMut) -> io::Result<()> {
+    let mut framed = Framed::try_connect(victim.api, WINDOW).await?;
     for number in 0..STREAMS {
         framed.0.write_all(&first(1 + 2 * number)).await?;
     }
     to_the_end(&mut framed.0).await
 }
 
-async fn half_sent_headers(target: Target) -> io::Result<()> {
-    let mut framed = Framed::try_connect(target.api, WINDOW).await?;
+async fn half_sent_headers(victim: Victim) -> io::Result<()> {
+    let mut framed = Framed::try_connect(victim.api, WINDOW).await?;
     let headers = frames::headers(1, GET);
     let (_, block) = headers.split_at(9);
     let half = frame(HEADERS, 0, 1, block);
@@ -158,8 +158,8 @@ async fn half_sent_headers(target: Target) -> io::Result<()> {
     to_the_end(&mut framed.0).await
 }
 
-async fn half_sent_messages(target: Target) -> io::Result<()> {
-    begin_streams(target, |stream| {
+async fn half_sent_messages(victim: Victim) -> io::Result<()> {
+    begin_streams(victim, |stream| {
         let mut begun = frames::headers(stream, GET);
         let mut body = get();
         body.truncate(body.len() - 1);
@@ -169,17 +169,17 @@ async fn half_sent_messages(target: Target) -> io::Result<()> {
     .await
 }
 
-async fn watches(target: Target) -> io::Result<()> {
-    begin_streams(target, |stream| call(stream, WATCH, &[0; 5])).await
+async fn watches(victim: Victim) -> io::Result<()> {
+    begin_streams(victim, |stream| call(stream, WATCH, &[0; 5])).await
 }
 
-async fn reflections(target: Target) -> io::Result<()> {
-    begin_streams(target, |stream| frames::headers(stream, REFLECT)).await
+async fn reflections(victim: Victim) -> io::Result<()> {
+    begin_streams(victim, |stream| frames::headers(stream, REFLECT)).await
 }
 
 /// Asks for as many large answers as one connection can.
-async fn ask(target: Target, window: u32) -> io::Result<Framed> {
-    let mut framed = Framed::try_connect(target.api, window).await?;
+async fn ask(victim: Victim, window: u32) -> io::Result<Framed> {
+    let mut framed = Framed::try_connect(victim.api, window).await?;
     let list = list();
     for number in 0..STREAMS {
         framed
@@ -195,13 +195,13 @@ async fn open_window(framed: &mut Framed) -> io::Result<()> {
     framed.0.write_all(&frames::wide_open()).await
 }
 
-async fn closed_windows(target: Target) -> io::Result<()> {
-    let mut framed = ask(target, 0).await?;
+async fn closed_windows(victim: Victim) -> io::Result<()> {
+    let mut framed = ask(victim, 0).await?;
     to_the_end(&mut framed.0).await
 }
 
-async fn unread_socket(target: Target) -> io::Result<()> {
-    let mut framed = ask(target, WIDE).await?;
+async fn unread_socket(victim: Victim) -> io::Result<()> {
+    let mut framed = ask(victim, WIDE).await?;
     open_window(&mut framed).await?;
     // Nothing is read; what is written now fails when the connection is closed.
     loop {
@@ -210,8 +210,8 @@ async fn unread_socket(target: Target) -> io::Result<()> {
     }
 }
 
-async fn slow_reader(target: Target) -> io::Result<()> {
-    let mut framed = ask(target, WIDE).await?;
+async fn slow_reader(victim: Victim) -> io::Result<()> {
+    let mut framed = ask(victim, WIDE).await?;
     open_window(&mut framed).await?;
     let mut buffer = [0; 1024];
     while framed.0.read(&mut buffer).await? > 0 {
@@ -220,8 +220,8 @@ async fn slow_reader(target: Target) -> io::Result<()> {
     Ok(())
 }
 
-async fn resets(target: Target) -> io::Result<()> {
-    let mut framed = Framed::try_connect(target.api, WINDOW).await?;
+async fn resets(victim: Victim) -> io::Result<()> {
+    let mut framed = Framed::try_connect(victim.api, WINDOW).await?;
     for round in 0..1000 {
         let streams = (0..50).map(|number| 1 + 2 * (50 * round + number));
         let burst: Vec<u8> = streams.flat_map(|stream| cancelled(stream, GET)).collect();
@@ -231,8 +231,8 @@ async fn resets(target: Target) -> io::Result<()> {
 }
 
 /// Writes the same frames for ever, and reads what comes.
-async fn repeat(target: Target, begin: &[u8], frames: &[u8]) -> io::Result<()> {
-    let framed = Framed::try_connect(target.api, WINDOW).await?;
+async fn repeat(victim: Victim, begin: &[u8], frames: &[u8]) -> io::Result<()> {
+    let framed = Framed::try_connect(victim.api, WINDOW).await?;
     let (mut reader, mut writer) = framed.0.into_split();
     let writes = async {
         writer.write_all(begin).await?;
@@ -251,24 +251,24 @@ async fn repeat(target: Target, begin: &[u8], frames: &[u8]) -> io::Result<()> {
     }
 }
 
-async fn pings(target: Target) -> io::Result<()> {
-    repeat(target, b"", &frame(PING, 0, 0, b"are you?").repeat(100)).await
+async fn pings(victim: Victim) -> io::Result<()> {
+    repeat(victim, b"", &frame(PING, 0, 0, b"are you?").repeat(100)).await
 }
 
-async fn settings(target: Target) -> io::Result<()> {
-    repeat(target, b"", &frame(SETTINGS, 0, 0, b"").repeat(100)).await
+async fn settings(victim: Victim) -> io::Result<()> {
+    repeat(victim, b"", &frame(SETTINGS, 0, 0, b"").repeat(100)).await
 }
 
-async fn continuations(target: Target) -> io::Result<()> {
+async fn continuations(victim: Victim) -> io::Result<()> {
     // A header as literals, again and again, of a block that never ends.
     let mut header = BytesMut::from(&b"\0\x01x\x7e"[..]);
     header.extend_from_slice(&[b'v'; 0x7e]);
     let begin = frame(HEADERS, 0, 1, &header);
     let more = frame(CONTINUATION, 0, 1, &header.repeat(20));
-    repeat(target, &begin, &more.repeat(10)).await
+    repeat(victim, &begin, &more.repeat(10)).await
 }
 
-async fn garbage(target: Target) -> io::Result<()> {
-    connect_and_wait(target.api, &b"GET / HTTP/1.1\r\n\r\n".repeat(200)).await?;
-    repeat(target, b"", &[0x5a; 4096]).await
+async fn garbage(victim: Victim) -> io::Result<()> {
+    connect_and_wait(victim.api, &b"GET / HTTP/1.1\r\n\r\n".repeat(200)).await?;
+    repeat(victim, b"", &[0x5a; 4096]).await
 }

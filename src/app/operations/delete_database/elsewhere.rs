@@ -1,4 +1,4 @@
-//! What a database's owner role has outside of its database.
+//! Finds and drops what a database's owner role owns outside of the database.
 
 use super::super::{
     super::admin::{Session, execute, fetch},
@@ -9,8 +9,8 @@ use crate::{
     pg::sql::quote_identifier,
 };
 
-/// What depends on the role, but for its own database and what is in it. Objects of one
-/// database are counted together; those of the whole server are under an empty name.
+/// Objects that depend on the role `$1`, without the database `$2` and its contents. Objects
+/// that belong to the whole server, not to a database, have no row in `pg_database`.
 const DEPENDENCIES: &str = "
     from pg_shdepend s left join pg_database d on d.oid = s.dbid
     where s.refclassid = 'pg_authid'::regclass
@@ -19,15 +19,16 @@ const DEPENDENCIES: &str = "
     and not (s.classid = 'pg_database'::regclass
         and s.objid is not distinct from (select oid from pg_database where datname = $2))";
 
-/// What a role owns and was granted in other databases.
+/// What a role owns, or has been granted, in other databases.
 pub(super) struct Elsewhere {
     role: String,
     database: String,
-    /// Such as `billing (3 objects)`; none if there is nothing.
+    /// Databases and numbers of objects, such as `billing (3 objects)`; none if there are no
+    /// objects.
     listed: Option<String>,
-    /// What of the whole server it owns, such as another database or a tablespace.
+    /// Objects of the whole server that the role owns, such as another database or a tablespace.
     shared: Option<String>,
-    /// Where there is something of it to drop.
+    /// Databases in which DROP OWNED has something to drop.
     places: Vec<String>,
 }
 
@@ -43,7 +44,7 @@ impl Elsewhere {
             "select string_agg(pg_describe_object(s.classid, s.objid, 0), ', ')
              {DEPENDENCIES} and s.deptype = 'o' and s.dbid = 0"
         );
-        // What is of the whole server can be dropped from any database.
+        // DROP OWNED removes grants on objects of the whole server from within any database.
         let places = format!(
             "select coalesce(array_agg(distinct coalesce(d.datname, 'postgres')::text),
                 array[]::text[]) {DEPENDENCIES}"
@@ -59,7 +60,7 @@ impl Elsewhere {
         })
     }
 
-    /// Refuses to drop what cannot be dropped, or not without `force`.
+    /// Refuses what cannot be dropped at all, and without `force` what needs it.
     pub(super) fn refuse(&self, database: &Database, force: bool) -> Result<()> {
         let role = &self.role;
         let message = match (&self.listed, &self.shared) {
@@ -72,8 +73,8 @@ impl Elsewhere {
         Err(Error::new(Reason::RoleInUse, message).with_resource(database.name.to_string()))
     }
 
-    /// Drops the role's objects in other databases and revokes its grants there. A trial
-    /// run, rolled back, comes first: if one database refuses, no database is changed.
+    /// Drops the role's objects in other databases and revokes its grants there. A trial run
+    /// with ROLLBACK comes first: if one database refuses, no database is changed.
     pub(super) async fn drop_owned(&self, context: &Context) -> Result<()> {
         let instance = context.instance().await?;
         let drop = format!("drop owned by {}", quote_identifier(&self.role));
@@ -96,8 +97,8 @@ impl Elsewhere {
         self.keep_rights(context).await
     }
 
-    /// Grants the role its rights on its own database again, which DROP OWNED revokes: the
-    /// database may stay if the drop fails later.
+    /// Grants the role its privileges on its own database again, because DROP OWNED has revoked
+    /// them. The database may survive if a later statement fails.
     async fn keep_rights(&self, context: &Context) -> Result<()> {
         let instance = context.instance().await?;
         let client = context

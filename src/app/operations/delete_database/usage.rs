@@ -1,4 +1,4 @@
-//! Who uses a database that is to be dropped.
+//! Finds what uses a database that is to be dropped.
 
 use super::super::{
     super::admin::{Session, execute, fetch},
@@ -9,8 +9,8 @@ use crate::{
     pg::sql::quote_literal,
 };
 
-/// What uses a database: what it is called, how it is counted, and whether `force` ends
-/// it.
+/// Possible users of a database: their name in messages, the query that counts them, and whether
+/// `force` ends them.
 const USERS: [(&str, &str, bool); 4] = [
     (
         "sessions",
@@ -37,7 +37,7 @@ const USERS: [(&str, &str, bool); 4] = [
     ),
 ];
 
-/// Refuses to drop what is used, and names by what.
+/// Refuses to drop a database that is used; the message names the users.
 pub(super) async fn refuse(client: &Session, database: &Database, force: bool) -> Result<()> {
     let mut users = Vec::new();
     for (what, count, ended_by_force) in USERS {
@@ -58,7 +58,7 @@ pub(super) async fn refuse(client: &Session, database: &Database, force: bool) -
     Err(Error::new(Reason::DatabaseInUse, message).with_resource(database.name.to_string()))
 }
 
-/// Ends what stops even a forced drop: active slots and prepared transactions.
+/// Ends what blocks even DROP DATABASE WITH (FORCE): active slots and prepared transactions.
 pub(super) async fn end(context: &Context, client: &Session, database: &Database) -> Result<()> {
     let name = database.postgresql_name.as_str();
     let ended = "select count(pg_terminate_backend(active_pid, 2000)) from pg_replication_slots
@@ -69,7 +69,7 @@ pub(super) async fn end(context: &Context, client: &Session, database: &Database
     let Some(prepared) = prepared.flatten() else {
         return Ok(());
     };
-    // A prepared transaction can be ended in its own database alone.
+    // A prepared transaction can only be ended in its own database.
     let instance = context.instance().await?;
     let inside = context
         .engine

@@ -1,4 +1,4 @@
-//! Backups of the metadata: archives in the custom format of `pg_dump`.
+//! Backups of the metadata, as archives in the custom format of `pg_dump`.
 
 use std::{
     fs::{File, OpenOptions},
@@ -23,44 +23,44 @@ use crate::{
     },
 };
 
-/// What an archive begins with.
+/// First bytes of every archive.
 const MAGIC: &[u8] = b"PGDMP";
 
-/// Longest that a dump or a restore takes. It is there to end what hangs: the metadata
-/// of thousands of databases takes seconds.
+/// Longest run of a dump or a restore, to end a program that hangs. The metadata of thousands of
+/// databases takes seconds.
 const LIMIT: Duration = Duration::from_secs(4 * 60 * 60);
 
-/// Longest wait of a dump for a lock, such as one that a migration holds.
+/// How long a dump waits for a table lock, such as one that a migration holds.
 const LOCK_WAIT: &str = "--lock-wait-timeout=60s";
 
-/// Most that is read of an archive's table of contents, in bytes.
+/// Most bytes that are read of an archive's table of contents.
 const MOST: usize = 4 * 1024 * 1024;
 
-/// Tables by which a backup of the metadata is recognised.
+/// Tables that identify a backup as one of Howdah's metadata.
 const TABLES: [&str; 2] = [
     " TABLE public _sqlx_migrations ",
     " TABLE public sealing_keys ",
 ];
 
-/// A backup file that begins as one. Whether the rest is whole shows when it is restored.
+/// A backup file with a valid table of contents. Damage to the rest shows only at the restore.
 #[derive(Debug)]
 pub struct Archive {
     file: File,
     path: PathBuf,
-    /// The `pg_dump` that made it.
+    /// Version of the `pg_dump` that made the archive.
     made_by: Version,
-    /// The server that it was taken from.
+    /// Version of the server that the archive was made from.
     taken_from: Version,
-    /// Every `pg_restore` at hand, oldest first.
+    /// All installed versions of `pg_restore`, oldest first.
     readers: Vec<ClientProgram>,
     run_as: RunAs,
 }
 
 impl Archive {
-    /// Opens a file and reads its table of contents with the newest `pg_restore`.
+    /// Opens a file, and reads its table of contents with the newest `pg_restore`.
     ///
     /// # Errors
-    /// BACKUP_NOT_FOUND; BACKUP_INVALID; TOOL_MISSING without a `pg_restore` that can read it.
+    /// BACKUP_NOT_FOUND; BACKUP_INVALID; TOOL_MISSING if no installed `pg_restore` can read it.
     pub async fn open(options: &Options, path: &Path) -> Result<Self> {
         let run_as = RunAs::resolve(options.run_as.as_deref())?;
         let file = open(path)?;
@@ -84,15 +84,15 @@ impl Archive {
         })
     }
 
-    /// Version of the server that it was taken from.
+    /// Version of the server that the archive was made from.
     #[must_use]
     pub fn taken_from(&self) -> Version {
         self.taken_from
     }
 
-    /// The `pg_restore` to use with a server of that major version: of the same one if
-    /// it can read the archive, else the oldest that can. A newer one may ask for
-    /// settings that the server does not know.
+    /// Chooses the `pg_restore` for a server of that major version: the same major version if it
+    /// can read the archive, otherwise the oldest one that can. A newer `pg_restore` may set
+    /// parameters that the server does not know.
     fn reader(&self, major: u16) -> Result<&ClientProgram> {
         let least = self.made_by.major;
         fitting(&self.readers, major.max(least))
@@ -102,7 +102,7 @@ impl Archive {
 }
 
 impl Embedded {
-    /// Writes a backup of the metadata, as it is at one moment.
+    /// Writes a consistent backup of the metadata.
     ///
     /// # Errors
     /// TOOL_MISSING, METADATA_UNAVAILABLE, DISK_FULL, POSTGRESQL_REFUSED.
@@ -131,7 +131,7 @@ impl Embedded {
             .with_context(done.errors.trim()))
     }
 
-    /// Writes the content of a backup into an empty database: all of it or nothing.
+    /// Restores a backup into an empty database, in one transaction.
     ///
     /// # Errors
     /// TOOL_MISSING, BACKUP_INVALID, METADATA_UNAVAILABLE, DISK_FULL,
@@ -160,8 +160,8 @@ impl Embedded {
             .with_context(done.errors.trim()))
     }
 
-    /// A client program that connects as `howdah_admin`. Its environment can be read by
-    /// the user that the server runs as, who can read the data anyway.
+    /// Builds a client program that connects as `howdah_admin`. The user that the server runs as
+    /// can read its environment with the password. That user can read the data directory anyway.
     fn client(&self, program: &Path, run_as: RunAs) -> Command {
         let access = self.access();
         let mut client = command(program, run_as);
@@ -175,7 +175,7 @@ impl Embedded {
     }
 }
 
-/// What the table of contents says.
+/// Versions in the table of contents of an archive.
 #[derive(Debug, PartialEq, Eq)]
 struct Contents {
     made_by: Version,
@@ -183,7 +183,8 @@ struct Contents {
 }
 
 impl Contents {
-    /// Reads what `pg_restore --list` prints; none if it is not of Howdah's metadata.
+    /// Parses the output of `pg_restore --list`; none if the archive is not of Howdah's
+    /// metadata.
     fn parse(list: &str) -> Option<Self> {
         let version = |label: &str| {
             let (_, rest) = list.split_once(label)?;
@@ -200,22 +201,22 @@ impl Contents {
     }
 }
 
-/// The newest program of the oldest major version that is not older than `least`.
+/// Of the lowest major version that is at least `least`, the newest program.
 fn fitting(clients: &[ClientProgram], least: u16) -> Option<&ClientProgram> {
     let majors = clients.iter().map(|client| client.version.major);
     let major = majors.filter(|major| *major >= least).min()?;
     clients.iter().rfind(|client| client.version.major == major)
 }
 
-/// Runs a program to its end, out of reach of a Ctrl-C that is meant for Howdah, which
-/// then ends it.
+/// Runs a program to its end, in a process group of its own. A Ctrl-C in the terminal reaches
+/// only Howdah, which then ends the program.
 async fn run(command: &mut Command, program: &Path, most: usize) -> Result<Finished> {
     command.process_group(0);
     let done = command::run(command, LIMIT, most).await;
     done.map_err(|error| failure::program(error, program))
 }
 
-/// Whether a program's output is a pipe whose reader has gone.
+/// Whether a program failed because the reader of its output pipe has closed it.
 fn nobody_reads(done: &Finished) -> bool {
     let by_signal = done.status.signal() == Some(rustix::process::Signal::PIPE.as_raw());
     by_signal || done.errors.contains("Broken pipe")
@@ -226,7 +227,7 @@ fn open(path: &Path) -> Result<File> {
         let message = format!("{} cannot be read: {why}", path.display());
         Error::new(Reason::BackupInvalid, message)
     };
-    // Without waiting: a pipe that nobody writes to would hold the open for ever.
+    // Without NONBLOCK, opening a FIFO without a writer would block for ever.
     let opened = OpenOptions::new()
         .read(true)
         .custom_flags(rustix::fs::OFlags::NONBLOCK.bits().cast_signed())
@@ -248,8 +249,8 @@ fn open(path: &Path) -> Result<File> {
     }
 }
 
-/// The archive as the standard input of a program. Who it runs as may have no right to
-/// open it.
+/// The archive as the standard input of a program, whose user may have no right to open the
+/// file.
 fn input(mut file: &File, path: &Path) -> Result<Stdio> {
     let copied = file.rewind().and_then(|()| file.try_clone());
     copied
@@ -267,7 +268,7 @@ fn damaged(path: &Path) -> Error {
     Error::new(Reason::BackupInvalid, message)
 }
 
-/// The table of contents could not be read by the newest `pg_restore`.
+/// The error for a table of contents that the newest `pg_restore` cannot read.
 fn unreadable(errors: &str, path: &Path, newest: Version) -> Error {
     if errors.contains("unsupported version") {
         let message = format!(
@@ -297,7 +298,7 @@ fn missing(tool: &str, least: u16) -> Error {
     Error::new(Reason::ToolMissing, message).with_metadata("tool", tool)
 }
 
-/// What a program's complaints mean that are not about the archive.
+/// Recognises failures of a program that have nothing to do with the archive.
 fn failed(what: &str, errors: &str) -> Option<Error> {
     let any = |words: &[&str]| words.iter().any(|word| errors.contains(word));
     if any(&["No space left on device", "Disk quota exceeded"]) {

@@ -1,4 +1,4 @@
-//! The PostgreSQL programs that the metadata server runs with.
+//! Chooses the PostgreSQL programs that the metadata server runs with.
 
 use std::{
     path::{Path, PathBuf},
@@ -19,21 +19,21 @@ use crate::{
     },
 };
 
-/// File that says which programs it was started with last.
+/// File that records the programs of the last start.
 pub(super) const MARKER: &str = "metadata.engine";
 
-/// Which programs it was started with last.
+/// The programs of the last start.
 #[derive(Debug, PartialEq, Eq, Serialize, Deserialize)]
 struct Marker {
     directory: PathBuf,
     major: u16,
     minor: u16,
-    /// When `postgres` there was written, in nanoseconds since 1970: installed anew,
-    /// it may be another version.
+    /// When `postgres` in `directory` was last written, in nanoseconds since 1970. A different
+    /// time means that another version may be installed there.
     modified: u128,
 }
 
-/// The programs for the data that is there.
+/// The programs for existing data: those of the last start if they are unchanged.
 pub(super) async fn of_data(place: &Directory, discovery: &Discovery) -> Result<Programs> {
     let major = match place.grandchild(HOME, DATA)? {
         Some(data) => initialize::major(&data)?,
@@ -45,7 +45,7 @@ pub(super) async fn of_data(place: &Directory, discovery: &Discovery) -> Result<
     }
 }
 
-/// The programs for new data: the newest.
+/// The programs for new data: those of the newest installed version.
 pub(super) async fn newest(discovery: &Discovery) -> Result<Programs> {
     let engines = discovery.engines().await?;
     let newest = discover::by_major(&engines).into_values().next_back();
@@ -56,7 +56,7 @@ pub(super) async fn newest(discovery: &Discovery) -> Result<Programs> {
     Ok(engine.into())
 }
 
-/// Programs and what they are.
+/// A directory of programs and their version.
 #[derive(Debug)]
 pub(super) struct Programs {
     pub(super) directory: PathBuf,
@@ -84,7 +84,7 @@ impl From<&Engine> for Programs {
     }
 }
 
-/// The newest programs of the data's major version.
+/// Finds the newest programs of the data's major version, and records them.
 async fn find(place: &Directory, discovery: &Discovery, major: Option<u16>) -> Result<Programs> {
     let engines = discovery.engines().await?;
     let newest = major.and_then(|major| discover::by_major(&engines).remove(&major));
@@ -100,14 +100,14 @@ async fn find(place: &Directory, discovery: &Discovery, major: Option<u16>) -> R
     Ok(programs)
 }
 
-/// The programs of the last start, if they are still the same.
+/// The recorded programs, if they were not replaced since.
 fn marker(place: &Directory) -> Result<Option<Marker>> {
     let bytes = place.read(MARKER)?.unwrap_or_default();
     let marker = serde_json::from_slice::<Marker>(&bytes).ok();
     Ok(marker.filter(|marker| modified(&marker.directory) == Some(marker.modified)))
 }
 
-/// Writes the marker.
+/// Records the programs of this start.
 pub(super) fn remember(place: &Directory, programs: &Programs) -> Result<()> {
     let marker = Marker {
         directory: programs.directory.clone(),

@@ -1,4 +1,4 @@
-//! A restored database takes the place of the one that is there.
+//! Replaces the metadata database by a restored one, and back.
 
 use super::{DATABASE, Embedded};
 use crate::{
@@ -11,16 +11,16 @@ use crate::{
 /// Database that a backup is restored into.
 pub const RESTORED: &str = "howdah_restore";
 
-/// Database with what was there before the last restore.
+/// Database that was the metadata before the last restore.
 pub const FORMER: &str = "howdah_before_restore";
 
-/// Ends the sessions of a database, which could not be renamed otherwise. No process serves
-/// from it: the sessions are of a backup, or of an operator.
+/// Ends all other sessions of a database, because PostgreSQL renames only databases without
+/// sessions. No process serves from it now: such a session is a backup's or an operator's.
 const END_SESSIONS: &str = "select pg_terminate_backend(pid) from pg_stat_activity \
      where datname = $1 and pid <> pg_backend_pid()";
 
 impl Embedded {
-    /// Makes an empty database for a restore. What a former try left is dropped.
+    /// Creates an empty database for a restore. Drops what an earlier attempt has left.
     ///
     /// # Errors
     /// METADATA_UNAVAILABLE, DISK_FULL, POSTGRESQL_REFUSED.
@@ -28,7 +28,7 @@ impl Embedded {
         let client = self.administer().await?;
         drop_database(&client, RESTORED).await?;
         let name = quote_identifier(RESTORED);
-        // What somebody put into template1 is none of the backup's.
+        // `template1` may hold objects that somebody added; they are not part of the backup.
         run(
             &client,
             &format!("create database {name} template template0"),
@@ -36,7 +36,7 @@ impl Embedded {
         .await
     }
 
-    /// Drops what a restore that failed has left.
+    /// Drops what a failed restore has left.
     ///
     /// # Errors
     /// As [`Embedded::prepare_restore`].
@@ -44,8 +44,8 @@ impl Embedded {
         drop_database(&self.administer().await?, RESTORED).await
     }
 
-    /// Puts the restored database in the place of the metadata, which is kept as
-    /// [`FORMER`]. One transaction renames both: a crash leaves the one or the other.
+    /// Makes the restored database the metadata, and keeps the old one as [`FORMER`]. One
+    /// transaction renames both, so that after a crash one of the two is the metadata.
     ///
     /// # Errors
     /// As [`Embedded::prepare_restore`].
@@ -58,7 +58,7 @@ impl Embedded {
         Ok(())
     }
 
-    /// Refuses when there is nothing to put back.
+    /// Returns an error if there is no former database to put back.
     ///
     /// # Errors
     /// METADATA_NOT_FOUND; as [`Embedded::prepare_restore`].
@@ -76,8 +76,7 @@ impl Embedded {
         }
     }
 
-    /// Puts back what was there before the last restore; what is there now is kept in
-    /// its place.
+    /// Makes the former database the metadata again, and keeps the present one as [`FORMER`].
     ///
     /// # Errors
     /// As [`Embedded::find_former`].
@@ -120,7 +119,7 @@ async fn run(client: &Client, sql: &str) -> Result<()> {
     done.map_err(|error| refused(error.into()))
 }
 
-/// By SQLSTATE, see the appendix "PostgreSQL Error Codes".
+/// Maps a failure by its SQLSTATE (PostgreSQL's appendix "PostgreSQL Error Codes").
 fn refused(error: pg::Error) -> Error {
     let code = error.sqlstate().unwrap_or_default().to_owned();
     let failed = match code.as_str() {

@@ -1,4 +1,4 @@
-//! The password of the metadata server, in the file `metadata.password`.
+//! The password of the metadata server, kept in the file `metadata.password`.
 
 use std::path::Path;
 
@@ -18,21 +18,22 @@ use crate::{
 
 const FILE: &str = "metadata.password";
 
-/// Length of what [`Random::password`] makes.
+/// Length of the passwords that [`Random::password`] generates.
 const LENGTH: usize = 32;
 
-/// The password to be used.
+/// The password to connect with.
 #[derive(Debug)]
 pub(super) enum Password {
-    /// On the disk, and of a server that is made with it or was.
+    /// Read from the file, or written to it for a server that will be made with it.
     Kept(SecretString),
-    /// Generated now, for a server whose password was lost. The server does not have it yet.
+    /// Generated now because the file was lost. The server does not know it yet.
     Lost(SecretString),
 }
 
 impl Password {
-    /// The password on the disk. Without one, a new one: on the disk before a server is
-    /// made with it, but not before a server that is there (`present`) has taken it.
+    /// Loads the password, or generates one. For a new server it is written to the file before
+    /// the server is made. For an existing server (`present`) it is written after the server has
+    /// accepted it: see [`replace`].
     pub(super) fn load(place: &Directory, present: bool) -> Result<Self> {
         if let Some(password) = read(place)? {
             return Ok(Self::Kept(password));
@@ -53,7 +54,7 @@ impl Password {
     }
 }
 
-/// What the file holds; none if it is not there, empty, cut or something else.
+/// The password in the file; none if the file is missing, empty, truncated or malformed.
 pub(super) fn read(place: &Directory) -> Result<Option<SecretString>> {
     let bytes = place.read(FILE).map_err(|error| {
         let path = place.path().join(FILE);
@@ -76,15 +77,15 @@ pub(super) fn write(place: &Directory, password: &SecretString) -> Result<()> {
     place.replace(FILE, text, 0o600, RunAs::Ourselves, || ())
 }
 
-/// Gives the server the password `made` in the place of the one that was lost. The file
-/// comes last: after a crash before that, the next start begins anew.
+/// Sets the password `made` on a server whose password was lost. The file is written last: a
+/// crash before that makes the next start repeat the replacement.
 pub(super) async fn replace(
     cluster: &Cluster,
     plan: &Plan,
     place: &Directory,
     made: &SecretString,
 ) -> Result<()> {
-    // A process that was killed may have left it running.
+    // A killed process may have left the server running; a standalone backend needs it stopped.
     cluster.stop(LIMIT).await?;
     standalone::set_password(plan, cluster.data(), made).await?;
     failpoint::hit("embedded.password.after_replace");
@@ -93,7 +94,7 @@ pub(super) async fn replace(
     Ok(())
 }
 
-/// The file is not there while the server runs.
+/// The error for a running server whose password file is missing.
 pub(super) fn lost(place: &Path) -> Error {
     let message = format!(
         "{} is missing or damaged: the next start of `howdah serve` makes a new one",
@@ -102,7 +103,7 @@ pub(super) fn lost(place: &Path) -> Error {
     Error::new(Reason::DataDirDamaged, message)
 }
 
-/// The error of a start, or a better one if the server refuses the password.
+/// Replaces the error of a start by a clearer one if the server refuses the password.
 pub(super) async fn explain(cluster: &Cluster, place: &Path, error: Error) -> Error {
     if error.reason() != Reason::ServerMismatch {
         return error;

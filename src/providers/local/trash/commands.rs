@@ -1,4 +1,4 @@
-//! What an operator does with the trash, beside a process that serves or without one.
+//! Commands of an operator on the trash. They work with and without a running process.
 
 use std::{collections::BTreeSet, fs, os::unix::fs::MetadataExt, path::PathBuf, time::Duration};
 
@@ -24,26 +24,26 @@ use super::{
 };
 use crate::domain::{Error, Reason, Result};
 
-/// Longest wait for a process that works on the same server.
+/// Longest wait for the lock of a server.
 const LOCK: Duration = Duration::from_secs(60);
 
-/// Longest fast shutdown of a server that is thrown away: its data is kept.
+/// Time for a fast shutdown of a server whose data goes to the trash.
 const PATIENCE: Duration = Duration::from_secs(60);
 
-/// The data of one removed server.
+/// The data of one removed server, in the trash.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Entry {
-    /// The server.
+    /// Unique id of the server.
     pub uid: Uuid,
-    /// When it was thrown away, to the second.
+    /// When it was thrown away, in whole seconds.
     pub throw_time: DateTime<Utc>,
     /// When it will be deleted; none while it is being deleted.
     pub delete_time: Option<DateTime<Utc>>,
-    /// What it takes on the disk.
+    /// Bytes that it takes on the disk.
     pub bytes: u64,
 }
 
-/// The trash of a host, and what else lies where its servers do.
+/// The trash of a host, and the data of servers that no record knows.
 #[derive(Clone, Debug)]
 pub struct Trash {
     settings: Settings,
@@ -51,10 +51,10 @@ pub struct Trash {
 }
 
 impl Trash {
-    /// The trash below a root directory; none if there is no such directory.
+    /// Opens the trash below a root directory; none if the directory does not exist.
     ///
     /// # Errors
-    /// CONFIG_INVALID; DATA_DIR_UNWRITABLE for another user than the one that serves.
+    /// CONFIG_INVALID; DATA_DIR_UNWRITABLE if the directory belongs to another user.
     pub fn open(mut settings: Settings) -> Result<Option<Self>> {
         let run_as = RunAs::resolve(settings.run_as.as_deref())?;
         let root = match settings.root.canonicalize() {
@@ -62,7 +62,7 @@ impl Trash {
             found => found.map_err(|error| failure::file(error, &settings.root))?,
         };
         let owner = fs::metadata(&root).map_err(|error| failure::file(error, &root))?;
-        // Locks made by another user would keep the one that serves out.
+        // Lock files made by another user would be closed to the process that serves.
         if owner.uid() != geteuid().as_raw() {
             let message = format!(
                 "{} belongs to the user {}: run this as that user",
@@ -75,7 +75,7 @@ impl Trash {
         Ok(Some(Self { settings, run_as }))
     }
 
-    /// The identity of the host, if it has one.
+    /// The id of the host; none if it has none yet.
     ///
     /// # Errors
     /// DATA_DIR_DAMAGED.
@@ -89,10 +89,10 @@ impl Trash {
         Owner::of(self.settings.root.clone())
     }
 
-    /// What is in the trash, the oldest first.
+    /// The entries of the trash, the oldest first.
     ///
     /// # Errors
-    /// DATA_DIR_UNWRITABLE when it cannot be looked into.
+    /// DATA_DIR_UNWRITABLE when the trash cannot be read.
     pub async fn entries(&self) -> Result<Vec<Entry>> {
         let this = self.clone();
         blocking(move || {
@@ -104,8 +104,8 @@ impl Trash {
         .await
     }
 
-    /// Deletes the data of these servers, or all, and answers what was deleted. What cannot
-    /// be deleted keeps nothing else; the first error is answered.
+    /// Deletes the entries of these servers, or all entries, and returns what was deleted. If an
+    /// entry cannot be deleted the others are still deleted; the first error is returned.
     ///
     /// # Errors
     /// SERVER_DATA_NOT_FOUND, before anything is deleted; DATA_DIR_UNWRITABLE.
@@ -140,7 +140,8 @@ impl Trash {
         .await
     }
 
-    /// Moves the newest data of a server back to its place, and answers that.
+    /// Moves the newest data of a server from the trash back to its directory, and returns that
+    /// path.
     ///
     /// # Errors
     /// SERVER_DATA_NOT_FOUND, SERVER_DATA_EXISTS, LOCK_TIMEOUT, DATA_DIR_UNWRITABLE.
@@ -185,17 +186,19 @@ impl Trash {
     /// The servers whose data is on this host.
     ///
     /// # Errors
-    /// DATA_DIR_UNWRITABLE when they cannot be looked at.
+    /// DATA_DIR_UNWRITABLE when the directories cannot be read.
     pub async fn present(&self) -> Result<Vec<Present>> {
         let root = self.settings.root.clone();
         blocking(move || orphans::present(&root)).await
     }
 
-    /// Stops a server that no record knows, and moves its data to the trash.
+    /// Stops a server that the metadata does not know, and moves its data to the trash.
+    /// `unknown` asks the metadata: it returns the present time if no record has the server,
+    /// otherwise none.
     ///
     /// # Errors
-    /// SERVER_DATA_NOT_FOUND; SERVER_ON_RECORD unless `unknown` answers the metadata's time; its own errors;
-    /// LOCK_TIMEOUT, SERVER_NOT_STOPPED, DATA_DIR_UNWRITABLE.
+    /// SERVER_DATA_NOT_FOUND; SERVER_ON_RECORD if `unknown` returns none; the errors of
+    /// `unknown`; LOCK_TIMEOUT, SERVER_NOT_STOPPED, DATA_DIR_UNWRITABLE.
     pub async fn throw(
         &self,
         uid: Uuid,
@@ -243,7 +246,7 @@ impl Trash {
         Lock::acquire(path, LOCK).await
     }
 
-    /// The server as something to stop.
+    /// The server as a [`Cluster`] that can only be stopped.
     fn cluster(&self, uid: Uuid) -> Cluster {
         let socket_directory =
             sockets::of(&self.settings.run_directory, &uid.as_simple().to_string());
@@ -251,7 +254,7 @@ impl Trash {
         Cluster::to_stop(home, socket_directory, self.run_as)
     }
 
-    /// The directory, if a process has served here.
+    /// The directory of the trash; none if no process has ever served here.
     fn directory(&self) -> Result<Option<Directory>> {
         Directory::open(&self.settings.root)?.child("trash")
     }
@@ -282,7 +285,7 @@ fn not_in_trash(uid: Uuid) -> Error {
     Error::new(Reason::ServerDataNotFound, message)
 }
 
-/// Refuses an entry that is not the directory of a server: a link or a file.
+/// Refuses an entry that is not the directory of a server, for example a link or a file.
 fn refuse_foreign(trash: &Directory, entry: &str) -> Result<()> {
     match trash.grandchild(entry, DATA) {
         Ok(Some(_)) => Ok(()),

@@ -1,26 +1,26 @@
-//! Names of the entries.
+//! Names of the entries in the trash.
 
 use std::fmt;
 
 use chrono::{DateTime, Utc};
 use uuid::Uuid;
 
-/// End of the name of an entry that is being deleted.
+/// Suffix of the name of an entry that is being deleted.
 const DELETING: &str = "deleting";
 
-/// The name of an entry: `{uid}.{seconds}`, and `.deleting` behind it.
+/// Name of an entry: `{uid}.{seconds}`, with `.deleting` appended while it is being deleted.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub(super) struct Name {
-    /// The server.
+    /// Unique id of the server.
     pub(super) server: Uuid,
-    /// When it was thrown away, to the second.
+    /// When it was thrown away, in whole seconds.
     pub(super) time: DateTime<Utc>,
     /// Whether it is being deleted.
     pub(super) deleting: bool,
 }
 
 impl Name {
-    /// Of what is thrown away now, and kept.
+    /// Name for data that is thrown away now and kept for a while.
     pub(super) fn kept(server: Uuid, now: DateTime<Utc>) -> Self {
         Self {
             server,
@@ -29,7 +29,7 @@ impl Name {
         }
     }
 
-    /// The same while it is being deleted.
+    /// Name of the same entry while it is being deleted.
     pub(super) fn deleting(self) -> Self {
         Self {
             deleting: true,
@@ -37,7 +37,7 @@ impl Name {
         }
     }
 
-    /// Reads a name; none if it is another thing's.
+    /// Parses a name; none if it is not the name of an entry.
     pub(super) fn parse(name: &str) -> Option<Self> {
         let (uid, rest) = name.split_once('.')?;
         let (seconds, deleting) = match rest.split_once('.') {
@@ -50,7 +50,7 @@ impl Name {
             time: DateTime::from_timestamp(seconds.parse().ok()?, 0)?,
             deleting,
         };
-        // An entry is found by its name: one that is written otherwise is not ours.
+        // Entries are found by their formatted name, so only names in that exact form count.
         (found.to_string() == name).then_some(found)
     }
 }

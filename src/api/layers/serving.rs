@@ -1,5 +1,5 @@
-//! Nothing is served before the start is complete: until the migrations ran and the
-//! secret key was checked, a call could meet absent tables or seal with a wrong key.
+//! Serves nothing before the start is complete. Until the migrations have run and the secret key
+//! was checked, a call could find no tables, or seal with a wrong key.
 
 use std::{
     sync::{
@@ -18,22 +18,22 @@ use crate::{
 
 use super::{gate::Check, method_of};
 
-/// The start waits for the metadata database with pauses of this length.
+/// Pause of the start between attempts to reach the metadata database.
 const RETRY_DELAY: Duration = Duration::from_secs(1);
 
-/// Whether the start is complete and the metadata can be used; without, only public
-/// methods are served.
+/// Whether the start is complete and the metadata can be used. Otherwise only public methods are
+/// served.
 #[derive(Clone, Debug, Default)]
-pub struct Started(Arc<AtomicBool>);
+pub struct ServingState(Arc<AtomicBool>);
 
-impl Started {
-    /// Says whether calls are served from now on.
+impl ServingState {
+    /// Sets whether calls are served from now on.
     pub fn set(&self, serves: bool) {
         self.0.store(serves, Ordering::Release);
     }
 }
 
-impl Check for Started {
+impl Check for ServingState {
     fn check<B>(&self, request: &mut Request<B>) -> Result<()> {
         let public = method_of(request).is_some_and(|method| Method::is_public(method));
         if public || self.0.load(Ordering::Acquire) {

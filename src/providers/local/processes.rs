@@ -1,4 +1,4 @@
-//! Which process a data directory belongs to.
+//! Decides which process serves a data directory.
 
 use std::{
     collections::HashMap,
@@ -11,39 +11,40 @@ use std::{
 use super::{control::Found, directory::Directory, failure, user::RunAs};
 use crate::domain::{Reason, Result};
 
-/// Name of the file, in the data directory.
+/// The postmaster's pid file in the data directory.
 pub(crate) const PID_FILE: &str = "postmaster.pid";
 
-/// Most bytes that are read of it.
+/// Most bytes that are read of the pid file.
 const PID_FILE_MOST: u64 = 64 * 1024;
 
-/// Where Linux shows its processes.
+/// Where Linux lists processes.
 const PROCESSES: &str = "/proc";
 
-/// What `postmaster.pid` says (PostgreSQL's `src/include/utils/pidfile.h`).
+/// Contents of `postmaster.pid` (PostgreSQL's `src/include/utils/pidfile.h`).
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct PidFile {
     /// Process id of the postmaster.
     pub(crate) pid: i32,
-    /// When it started, in seconds since 1970; none if that is missing.
+    /// Start time in seconds since 1970; none if the line is missing.
     pub(crate) started: Option<i64>,
-    /// The port that it listens on, if that is there.
+    /// TCP port of the postmaster; none if the line is missing.
     pub(crate) port: Option<u16>,
     /// Directory of its Unix socket, if that is there.
     pub(crate) socket_directory: Option<PathBuf>,
-    /// The first address that it listens on, or `*`; empty where it listens on none.
+    /// First address that it listens on, or `*`; empty if it does not listen by TCP.
     pub(crate) listens_on: String,
-    /// Key and id of its shared memory, once it has some.
+    /// Key and id of its System V shared memory; none before it has created that.
     pub(crate) shared_memory: Option<(u64, u64)>,
-    /// Whether it takes connections.
+    /// Whether it accepts connections.
     pub(crate) ready: bool,
 }
 
 impl PidFile {
-    /// Reads the file; none if it begins with no process id. What was cut off is missing.
+    /// Parses the file; none if it does not begin with a process id. Missing lines give empty
+    /// fields.
     pub(crate) fn parse(text: &str) -> Option<Self> {
         let line = |index: usize| text.lines().nth(index).map(str::trim);
-        // A standalone backend writes its pid negated.
+        // A standalone backend writes its pid as a negative number.
         let pid = line(0)?.parse::<i32>().ok()?.checked_abs()?;
         let shared_memory = line(6).and_then(|both| {
             let (key, id) = both.split_once(char::is_whitespace)?;
@@ -63,7 +64,7 @@ impl PidFile {
         .filter(|file| file.pid > 0)
     }
 
-    /// That of a postmaster whose file says nothing.
+    /// A pid file of which only the pid is known.
     pub(crate) fn of(pid: i32) -> Self {
         Self {
             pid,
@@ -77,21 +78,21 @@ impl PidFile {
     }
 }
 
-/// What is in the place of `postmaster.pid`.
+/// What exists under the name `postmaster.pid`.
 #[derive(Debug)]
 pub(crate) struct Note {
-    /// What it says, if that can be made out.
+    /// Contents of the file; none if they cannot be parsed.
     pub(crate) file: Option<PidFile>,
-    /// Whether PostgreSQL starts if no process is found by it: there is nothing, or a file
-    /// that it can read and removes.
+    /// Whether PostgreSQL would start if no process matches the pid file: the file is missing,
+    /// or is one that PostgreSQL can read and remove.
     passable: bool,
 }
 
 impl Note {
-    /// Reads it in a data directory.
+    /// Reads `postmaster.pid` in a data directory.
     ///
     /// # Errors
-    /// When the file system fails; not for foreign files.
+    /// Errors of the file system. A foreign or damaged file is not an error.
     pub(crate) fn read(data: &Directory, run_as: RunAs) -> Result<Self> {
         let blocking = Self {
             file: None,
@@ -124,8 +125,9 @@ impl Note {
         })
     }
 
-    /// What is found where no process of the server works; `reused` if a process of the
-    /// server's user has the id now that the file names.
+    /// The state of a server without processes. `reused` says that the pid in the file now
+    /// belongs to another process of the server's user, which PostgreSQL would take for a
+    /// postmaster.
     pub(crate) fn found(self, reused: bool) -> Found {
         match self.passable && !reused {
             true => Found::Stopped,
@@ -134,25 +136,25 @@ impl Note {
     }
 }
 
-/// What a process has to do with a data directory.
+/// Relation of a process to a data directory.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Process {
     /// There is no such process.
     Gone,
-    /// It is `postgres` on that directory.
+    /// The process is the postmaster of that directory.
     Postmaster,
-    /// It works in that directory, such as a backend whose postmaster was killed.
+    /// The process works in that directory, for example a backend whose postmaster was killed.
     Inside,
-    /// It is another process, of that user: the pid was reused, or the process has ended and
-    /// was not reaped yet.
+    /// An unrelated process: the pid was reused, or the process has ended and was not reaped
+    /// yet.
     Stranger {
-        /// Its user.
+        /// User id of the process.
         uid: u32,
     },
 }
 
-/// What the process `pid` has to do with the directory `data`.
-pub(crate) fn process(pid: i32, data: &Path) -> Process {
+/// Finds the relation of the process `pid` to the directory `data`.
+pub(crate) fn of_pid(pid: i32, data: &Path) -> Process {
     let directory = PathBuf::from(format!("{PROCESSES}/{pid}"));
     let Ok(facts) = fs::metadata(&directory) else {
         return Process::Gone;
@@ -168,12 +170,12 @@ pub(crate) fn process(pid: i32, data: &Path) -> Process {
     Process::Stranger { uid: facts.uid() }
 }
 
-/// The processes of a PostgreSQL server on the directory `data`. Other programs that
-/// have it as working directory, such as a shell, are not among them.
+/// The processes of the PostgreSQL server on `data` that run as `uid`. Other programs with that
+/// working directory, such as a shell, are not included.
 ///
 /// # Errors
-/// When the processes of this machine cannot be listed: that a server has none must not
-/// be concluded then.
+/// When the processes of this machine cannot be listed. The caller must not conclude then that
+/// the server has no processes.
 pub(crate) fn of_server(data: &Path, uid: u32) -> Result<Vec<i32>> {
     let failed = |error| failure::file(error, Path::new(PROCESSES));
     let mut pids = Vec::new();
@@ -185,12 +187,12 @@ pub(crate) fn of_server(data: &Path, uid: u32) -> Result<Vec<i32>> {
     Ok(pids)
 }
 
-/// The postmaster among the processes of a server. A backend that was forked just now has
-/// the command line of its postmaster, which is its parent.
+/// The postmaster among the processes of a server. A backend that was just forked still has the
+/// command line of the postmaster, but the postmaster is its parent.
 pub(crate) fn postmaster_among(pids: &[i32], data: &Path) -> Option<i32> {
     let serving = pids
         .iter()
-        .filter(|pid| process(**pid, data) == Process::Postmaster);
+        .filter(|pid| of_pid(**pid, data) == Process::Postmaster);
     let parents: HashMap<i32, Option<i32>> = serving.map(|pid| (*pid, parent(*pid))).collect();
     let is_forked =
         |parent: &Option<i32>| parent.is_some_and(|parent| parents.contains_key(&parent));
@@ -198,25 +200,25 @@ pub(crate) fn postmaster_among(pids: &[i32], data: &Path) -> Option<i32> {
     found.map(|(pid, _)| *pid)
 }
 
-/// The parent of a process: the second field after its name in parentheses (proc(5)).
+/// Parent of a process: the second field after the name in parentheses (proc(5)).
 pub(super) fn parent(pid: i32) -> Option<i32> {
     let stat = fs::read_to_string(format!("{PROCESSES}/{pid}/stat")).ok()?;
     let (_, fields) = stat.rsplit_once(')')?;
     fields.split_whitespace().nth(1)?.parse().ok()
 }
 
-/// Whether a process is one of a PostgreSQL server on the directory `data`.
+/// Whether a process belongs to the PostgreSQL server on `data`, and runs as `uid`.
 pub(crate) fn is_of_server(pid: i32, data: &Path, uid: u32) -> bool {
     let directory = PathBuf::from(format!("{PROCESSES}/{pid}"));
     let owned = fs::metadata(&directory).is_ok_and(|facts| facts.uid() == uid);
     let command = fs::read(directory.join("cmdline")).unwrap_or_default();
     owned
         && calls_itself_postgres(&command)
-        && matches!(process(pid, data), Process::Inside | Process::Postmaster)
+        && matches!(of_pid(pid, data), Process::Inside | Process::Postmaster)
 }
 
-/// Whether a command line is that of a postmaster or of one of its processes, such as
-/// "postgres: checkpointer".
+/// Whether a command line is that of a postmaster or of its child processes, which call
+/// themselves for example "postgres: checkpointer".
 fn calls_itself_postgres(command: &[u8]) -> bool {
     let first = command.split(|byte| *byte == 0).next().unwrap_or_default();
     let first = std::str::from_utf8(first).unwrap_or_default();
@@ -226,12 +228,12 @@ fn calls_itself_postgres(command: &[u8]) -> bool {
             .is_some_and(|name| name == "postgres")
 }
 
-/// Whether a command line, arguments ended by NUL, is that of `postgres -D data`.
+/// Whether a command line, with arguments ended by NUL, is that of `postgres -D data`.
 fn serves(command: &[u8], data: &Path) -> bool {
     let mut arguments = command
         .split(|byte| *byte == 0)
         .map(|argument| Path::new(std::str::from_utf8(argument).unwrap_or_default()));
-    // Its own processes overwrite theirs: "postgres: checkpointer".
+    // Child processes overwrite their command line: "postgres: checkpointer".
     let program = arguments.next().and_then(Path::file_name);
     let postgres = program.is_some_and(|name| name == "postgres" || name == "postmaster");
     postgres
@@ -241,19 +243,19 @@ fn serves(command: &[u8], data: &Path) -> bool {
         && arguments.next().is_some_and(|given| same(given, data))
 }
 
-/// Whether two paths lead to the same place.
+/// Whether two paths refer to the same file or directory.
 pub(crate) fn same(one: &Path, other: &Path) -> bool {
     one == other || matches!((one.canonicalize(), other.canonicalize()), (Ok(a), Ok(b)) if a == b)
 }
 
-/// Whether a process is attached to that System V shared memory.
+/// Whether any process is attached to a System V shared memory segment, given by key and id.
 pub(crate) fn attached(memory: (u64, u64)) -> bool {
     let table = fs::read_to_string("/proc/sysvipc/shm").unwrap_or_default();
     table.lines().any(|line| in_use(line, memory))
 }
 
-/// Reads a line of `/proc/sysvipc/shm` (proc(5)): key, shmid, perms, size, cpid,
-/// lpid, nattch and more. The key is signed there.
+/// Parses a line of `/proc/sysvipc/shm` (proc(5)): key, shmid, perms, size, cpid, lpid, nattch
+/// and more. The key is printed as a signed number.
 fn in_use(line: &str, (key, id): (u64, u64)) -> bool {
     let mut fields = line.split_whitespace();
     let mut number = |skip| fields.nth(skip).and_then(|field| field.parse::<i64>().ok());
@@ -342,13 +344,13 @@ mod tests {
     fn tells_processes_apart() {
         let pid = std::process::id().cast_signed();
         let here = std::env::current_dir().unwrap();
-        assert_eq!(process(pid, &here), Process::Inside);
+        assert_eq!(of_pid(pid, &here), Process::Inside);
         let uid = rustix::process::geteuid().as_raw();
         assert_eq!(
-            process(pid, Path::new("/nowhere")),
+            of_pid(pid, Path::new("/nowhere")),
             Process::Stranger { uid }
         );
-        assert_eq!(process(i32::MAX, &here), Process::Gone);
+        assert_eq!(of_pid(i32::MAX, &here), Process::Gone);
     }
 
     #[test]

@@ -57,8 +57,8 @@ impl Watch<'_> {
     pub(super) async fn run(self) -> ! {
         let mut probe = self.store.probe(self.app.worker());
         let mut trouble: Option<Error> = None;
-        // The start has verified what its first connection leads to.
-        let mut verified = 1;
+        // Also the first connection: the database may have been exchanged since the start.
+        let mut verified = 0;
         loop {
             let interval = trouble.as_ref().map_or(INTERVAL, |_| AWAY_INTERVAL);
             tokio::time::sleep(interval).await;

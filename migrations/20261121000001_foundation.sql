@@ -1,5 +1,14 @@
 -- The metadata of Howdah. Forward only: expand first, contract one release later.
 
+-- Which metadata this is, from its making on, also after a restore. Each `local.root` says in a
+-- file which metadata its servers are on record in.
+create table metadata (
+    id uuid not null default gen_random_uuid(),
+    -- There is one row.
+    single boolean primary key default true check (single)
+);
+insert into metadata default values;
+
 create table projects (
     id text primary key,
     create_time timestamptz not null default now()

@@ -8,8 +8,10 @@ mod edge;
 mod identity;
 mod keys;
 mod metadata;
+mod orphans;
 mod output_file;
 mod restore;
+mod root;
 mod trash;
 mod watch;
 mod welcome;
@@ -33,6 +35,7 @@ use uuid::Uuid;
 use self::{
     data_dir::DataDir,
     metadata::Metadata,
+    root::Root,
     watch::{Signals, Watch},
 };
 use crate::{
@@ -65,7 +68,9 @@ pub use backup::{Backup, Destination, backup};
 pub use dev::Dev;
 pub use doctor::{Listening, doctor, listening};
 pub use identity::principal;
+pub use orphans::{orphans_drop, orphans_list};
 pub use restore::{Restored, restore, restore_former};
+pub use root::{Adopted, adopt_root};
 pub use trash::{host_here, trash_empty, trash_list, trash_restore, trash_throw};
 
 /// File in the data directory that holds the endpoint of the API while the process serves.
@@ -175,7 +180,7 @@ async fn run(
     let listener = edge::listener(config, &telemetry.meter()).await?;
     let admin = admin_listener(config).await?;
     let metadata = Metadata::open(config, &data_dir).await?;
-    let host = local.host();
+    let (host, root) = (local.host(), Root::of(&local));
     let store = metadata.store.clone();
     telemetry::pool::observe(&telemetry.meter(), move || store.pool_standing());
     let clock: Arc<dyn Clock> = Arc::new(SystemClock);
@@ -194,7 +199,10 @@ async fn run(
         telemetry,
         &data_dir,
         &app,
-        &keyring,
+        Kept {
+            root: &root,
+            keyring: &keyring,
+        },
         Doors {
             listener,
             admin,
@@ -206,6 +214,12 @@ async fn run(
     app.stop(WORKERS_STOP).await;
     metadata.close().await;
     served
+}
+
+/// What metadata has to fit.
+struct Kept<'a> {
+    root: &'a Root,
+    keyring: &'a Keyring,
 }
 
 /// The listeners, and the greeting for when they serve.
@@ -246,7 +260,7 @@ async fn attend(
     telemetry: &Telemetry,
     data_dir: &DataDir,
     app: &App,
-    keyring: &Keyring,
+    Kept { root, keyring }: Kept<'_>,
     Doors {
         listener,
         admin,
@@ -277,7 +291,7 @@ async fn attend(
         started: started.clone(),
     };
     let opening = async {
-        bring_up(&app.store(), keyring, app).await?;
+        bring_up(&app.store(), Kept { root, keyring }, app).await?;
         // Before the files are written, because a client that finds them expects calls to be
         // served.
         signals.serving();
@@ -290,6 +304,7 @@ async fn attend(
         let watch = Watch {
             app,
             store: &app.store(),
+            root,
             keyring,
             signals,
         };
@@ -317,12 +332,13 @@ async fn attend(
     outcome
 }
 
-/// Waits for the metadata, migrates it, checks the keys, and starts the workers. No call is
-/// admitted before that.
-async fn bring_up(store: &Store, keyring: &Keyring, app: &App) -> Result<()> {
+/// Waits for the metadata, migrates it, checks the keys and `metadata-id`, and starts the
+/// workers. No call is admitted before that.
+async fn bring_up(store: &Store, Kept { root, keyring }: Kept<'_>, app: &App) -> Result<()> {
     let prepare = async || {
         store.migrate().await?;
         store.check_keys(keyring).await?;
+        root.claim(store).await?;
         app.take_over().await
     };
     metadata::wait_for(prepare).await?;

@@ -10,9 +10,11 @@ use std::{
 };
 
 use tokio::{
-    io::{AsyncRead, AsyncWrite, ReadBuf},
+    io::AsyncWrite,
     time::{Sleep, sleep},
 };
+
+use super::stream::delegate_read;
 
 /// A stream that returns an error if a write makes no progress in time.
 #[derive(Debug)]
@@ -52,15 +54,7 @@ impl<S> Writing<S> {
     }
 }
 
-impl<S: AsyncRead + Unpin> AsyncRead for Writing<S> {
-    fn poll_read(
-        self: Pin<&mut Self>,
-        context: &mut Context<'_>,
-        buffer: &mut ReadBuf<'_>,
-    ) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.get_mut().stream).poll_read(context, buffer)
-    }
-}
+delegate_read!(Writing<S>, S: Writing { stream, .. } => stream);
 
 impl<S: AsyncWrite + Unpin> AsyncWrite for Writing<S> {
     fn poll_write(

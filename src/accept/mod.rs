@@ -25,6 +25,7 @@ pub use deadline::Writing;
 pub use doors::{Doors, Entry, Full};
 pub use seats::{Seat, Seats};
 pub use socket::{Accepted, BindAddress, Socket};
+pub(crate) use stream::delegate_read;
 pub use stream::{Plain, Prefaced, Stream};
 pub use tls::{Certificates, ClientAuth, Tls};
 pub use verified::Verified;

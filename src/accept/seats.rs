@@ -88,8 +88,12 @@ impl Taken {
     }
 
     fn greatest(&self) -> Option<IpAddr> {
-        let addresses = self.seats.values().map(|sitter| sitter.address);
-        addresses.max_by_key(|address| self.of(*address))
+        let mut counts: HashMap<IpAddr, usize> = HashMap::new();
+        for sitter in self.seats.values() {
+            *counts.entry(sitter.address).or_default() += 1;
+        }
+        let greatest = counts.into_iter().max_by_key(|(_, count)| *count);
+        greatest.map(|(address, _)| address)
     }
 
     fn idlest(&self, among: impl Fn(&Sitter) -> bool) -> Option<u64> {

@@ -30,19 +30,24 @@ pub enum Stream {
     Tls(Box<TlsStream<Plain>>),
 }
 
+/// Reads from the stream inside, of a type that may have one type of stream as its parameter.
 macro_rules! delegate_read {
-    ($enum:ty: $($variant:pat => $stream:ident),*) => {
-        impl AsyncRead for $enum {
+    ($type:ty $(, $inner:ident)?: $($variant:pat => $stream:ident),*) => {
+        impl<$($inner: tokio::io::AsyncRead + Unpin)?> tokio::io::AsyncRead for $type {
             fn poll_read(
-                self: Pin<&mut Self>,
-                context: &mut Context<'_>,
-                buffer: &mut ReadBuf<'_>,
-            ) -> Poll<io::Result<()>> {
-                match self.get_mut() { $($variant => Pin::new($stream).poll_read(context, buffer),)* }
+                self: std::pin::Pin<&mut Self>,
+                context: &mut std::task::Context<'_>,
+                buffer: &mut tokio::io::ReadBuf<'_>,
+            ) -> std::task::Poll<std::io::Result<()>> {
+                match self.get_mut() {
+                    $($variant => std::pin::Pin::new($stream).poll_read(context, buffer),)*
+                }
             }
         }
     };
 }
+
+pub(crate) use delegate_read;
 
 macro_rules! delegate_write {
     ($enum:ty: $($variant:pat => $stream:ident),*) => {

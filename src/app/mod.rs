@@ -26,7 +26,7 @@ mod supervision;
 mod tasks;
 mod withdrawal;
 
-use std::{sync::Arc, time::Duration};
+use std::{collections::BTreeSet, sync::Arc, time::Duration};
 
 use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
@@ -62,7 +62,10 @@ pub use self::{
     tasks::{HELD, Held, shutting_down},
 };
 use crate::{
-    domain::{Result, clock::Clock, operation::Encode, provider::Providers, random::Random},
+    domain::{
+        Result, clock::Clock, name::InstanceName, operation::Encode, provider::Providers,
+        random::Random,
+    },
     store::{Store, processes::Process, sealing::Keyring},
 };
 
@@ -300,6 +303,26 @@ impl App {
             notifier,
             supervisor,
         }
+    }
+
+    /// What no record knows on the active server of an instance, each as `kind/name`.
+    ///
+    /// # Errors
+    /// INSTANCE_NOT_FOUND, HOST_ELSEWHERE, HOST_UNAVAILABLE, SERVER_UNAVAILABLE.
+    pub async fn list_unknown_objects(&self, name: &InstanceName) -> Result<Vec<String>> {
+        self.objects.list_unknown(name).await
+    }
+
+    /// Drops these of them, or all, and answers what was dropped.
+    ///
+    /// # Errors
+    /// ORPHAN_NOT_FOUND; those of [`App::list_unknown_objects`], and why PostgreSQL refuses.
+    pub async fn drop_unknown_objects(
+        &self,
+        name: &InstanceName,
+        only: Option<&BTreeSet<String>>,
+    ) -> Result<Vec<String>> {
+        self.objects.drop_unknown(name, only).await
     }
 
     /// The metadata database.

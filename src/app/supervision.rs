@@ -54,6 +54,10 @@ const ENDED: &str = "SERVER_ENDED";
 /// Reason of the condition `Available` of a server that can be reached by TCP only.
 const SOCKET_GONE: &str = "SOCKET_GONE";
 
+/// Reason of the condition `Available` of a server whose socket is in another directory than
+/// the settings say.
+const SOCKET_ELSEWHERE: &str = "SOCKET_ELSEWHERE";
+
 /// The servers that this process watches, and their recent recoveries.
 #[derive(Debug, Default)]
 pub(super) struct Watched {
@@ -260,7 +264,7 @@ impl Supervisor {
                 self.conditions.cannot_watch(&instance, server, error).await;
             }
             let presence = presence?;
-            let up = matches!(presence, Presence::Running | Presence::SocketGone);
+            let up = !matches!(presence, Presence::Missing | Presence::Stopped);
             // A server that came up after its recovery has failed must make its instance READY
             // again.
             if !up || server.is_active() && instance.state == State::Failed {
@@ -274,7 +278,7 @@ impl Supervisor {
             tokio::select! {
                 changed = provider.changed(&spec, presence) => changed?,
                 () = wake.notified() => {}
-                () = tokio::time::sleep(INSPECTION) => {}
+                () = tokio::time::sleep(failpoint::pause("supervision.inspection", INSPECTION)) => {}
             }
             let Some(now) = self.store.instance_by_uid(instance.uid).await? else {
                 return Ok(());
@@ -287,15 +291,13 @@ impl Supervisor {
     async fn is_up(&self, instance: &Instance, presence: Presence) -> Result<()> {
         let active = instance.active()?;
         let outdated = |condition: &Condition| {
-            condition.is_available()
-                && (condition.status != Status::True || condition.reason == SOCKET_GONE)
+            let noted = [SOCKET_GONE, SOCKET_ELSEWHERE].contains(&condition.reason.as_str());
+            condition.is_available() && (condition.status != Status::True || noted)
         };
-        if presence == Presence::SocketGone {
-            tracing::warn!(instance = %instance.name, "the Unix socket of a server is gone");
-            let message = "the server takes connections by TCP, but its Unix socket is gone: a \
-                 restart of the instance makes it anew";
+        if let Some((reason, message)) = socket_trouble(presence) {
+            tracing::warn!(instance = %instance.name, reason, "the Unix socket of a server is not in its place");
             self.conditions
-                .record_available(instance, active, Status::True, SOCKET_GONE, message)
+                .record_available(instance, active, Status::True, reason, message)
                 .await?;
         } else if instance.conditions.iter().any(outdated) {
             let message = "the server takes connections";
@@ -439,6 +441,23 @@ impl Supervisor {
             .await?;
         self.watched.paces().recovers(uid);
         Ok(())
+    }
+}
+
+/// What there is to say of the socket of a server that is up: a reason and a message.
+fn socket_trouble(presence: Presence) -> Option<(&'static str, &'static str)> {
+    match presence {
+        Presence::SocketGone => Some((
+            SOCKET_GONE,
+            "the server takes connections by TCP, but its Unix socket is gone: a restart of the \
+             instance makes it anew",
+        )),
+        Presence::SocketElsewhere => Some((
+            SOCKET_ELSEWHERE,
+            "the server takes connections, and its Unix socket is where a former \
+             local.run_directory put it: a restart of the instance moves it",
+        )),
+        Presence::Missing | Presence::Stopped | Presence::Running => None,
     }
 }
 

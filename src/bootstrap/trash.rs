@@ -1,6 +1,6 @@
 //! `howdah trash`: the data of removed servers, and servers that no record knows.
 
-use std::{collections::BTreeSet, path::PathBuf};
+use std::{collections::BTreeSet, path::PathBuf, time::Duration};
 
 use chrono::{DateTime, Utc};
 use uuid::Uuid;
@@ -20,6 +20,9 @@ use crate::{
     store::Source as Database,
 };
 
+/// Longest wait for metadata that need not be there.
+const LIMIT: Duration = Duration::from_secs(5);
+
 /// Lists the entries of the trash, the oldest first.
 ///
 /// # Errors
@@ -37,12 +40,15 @@ pub fn host_here(config: &Config) -> Option<Uuid> {
 /// Deletes the data of these servers; of all servers if none are named.
 ///
 /// # Errors
-/// SERVER_DATA_NOT_FOUND, CONFIG_INVALID, DATA_DIR_UNWRITABLE.
+/// SERVER_DATA_NOT_FOUND, CONFIG_INVALID, DATA_DIR_UNWRITABLE; LOCAL_ROOT_MISMATCH where the
+/// metadata runs and the root belongs to other metadata.
 pub async fn trash_empty(
     config: Config,
     only: Option<BTreeSet<Uuid>>,
 ) -> anyhow::Result<Vec<Entry>> {
-    Ok(open(&config)?.empty(only).await?)
+    let trash = open(&config)?;
+    refuse_other_metadata(&config, &trash).await?;
+    Ok(trash.empty(only).await?)
 }
 
 /// Moves the data of a server from the trash back, and returns its path.
@@ -64,31 +70,39 @@ pub async fn trash_throw(config: Config, uid: Uuid) -> anyhow::Result<()> {
     let trash = open(&config)?;
     let host = trash.host()?.ok_or_else(nothing)?;
     let unknown = async || {
-        let (recorded, now) = recorded(&config, host).await?;
-        Ok((!recorded.contains(&uid)).then_some(now))
+        let records = records(&config, host).await?;
+        trash.owner().verify(records.metadata)?;
+        Ok((!records.servers.contains(&uid)).then_some(records.now))
     };
     Box::pin(trash.throw(uid, unknown)).await?;
     Ok(())
 }
 
-/// The servers on record for a host, and the metadata's time. Starts the embedded metadata
-/// server if no process serves from it.
-async fn recorded(config: &Config, host: Uuid) -> Result<(Vec<Uuid>, DateTime<Utc>)> {
+/// What the metadata says of a host, at one time.
+pub(super) struct Records {
+    /// The id of the metadata.
+    pub(super) metadata: Uuid,
+    /// The servers on record for the host.
+    pub(super) servers: Vec<Uuid>,
+    /// The metadata's time.
+    now: DateTime<Utc>,
+}
+
+/// What the metadata says of a host. Starts the embedded metadata server if no process serves
+/// from it.
+pub(super) async fn records(config: &Config, host: Uuid) -> Result<Records> {
     if let Some(url) = &config.database_url {
         return read(config, external(url.clone())?, host).await;
     }
     let source = Box::pin(Source::reach(config)).await?;
     let database = fixed(of_embedded(&source.embedded.access()));
-    let recorded = read(config, database, host).await;
+    let records = read(config, database, host).await;
     source.close().await?;
-    recorded
+    records
 }
 
-/// Like [`recorded`], but starts nothing: none if the embedded metadata server does not run.
-pub(super) async fn recorded_where_served(
-    config: &Config,
-    host: Uuid,
-) -> Result<Option<Vec<Uuid>>> {
+/// Like [`records`], but starts nothing: none if the embedded metadata server does not run.
+pub(super) async fn records_where_served(config: &Config, host: Uuid) -> Result<Option<Records>> {
     let database = match &config.database_url {
         Some(url) => external(url.clone())?,
         None => {
@@ -99,26 +113,40 @@ pub(super) async fn recorded_where_served(
             }
         }
     };
-    let (recorded, _) = read(config, database, host).await?;
-    Ok(Some(recorded))
+    Ok(Some(read(config, database, host).await?))
 }
 
-async fn read(
-    config: &Config,
-    database: Database,
-    host: Uuid,
-) -> Result<(Vec<Uuid>, DateTime<Utc>)> {
+async fn read(config: &Config, database: Database, host: Uuid) -> Result<Records> {
     let store = store(config, database);
     let read = async {
-        let recorded = store.servers_on(host).await?;
-        Ok((recorded, store.now().await?))
+        Ok(Records {
+            metadata: store.metadata_id().await?,
+            servers: store.servers_on(host).await?,
+            now: store.now().await?,
+        })
     };
     let read = read.await;
     store.close().await;
     read
 }
 
-fn open(config: &Config) -> Result<Trash> {
+/// Refuses to empty the trash of other metadata, where this metadata runs. Without it the
+/// trash can be emptied: a full disk may be what keeps the metadata from running.
+async fn refuse_other_metadata(config: &Config, trash: &Trash) -> Result<()> {
+    let Some(host) = trash.host()? else {
+        return Ok(());
+    };
+    let looked = tokio::time::timeout(LIMIT, records_where_served(config, host)).await;
+    let Ok(Ok(Some(records))) = looked else {
+        return Ok(());
+    };
+    match trash.owner().verify(records.metadata) {
+        Err(error) if error.reason() == Reason::LocalRootMismatch => Err(error),
+        _ => Ok(()),
+    }
+}
+
+pub(super) fn open(config: &Config) -> Result<Trash> {
     Trash::open(local_settings(config))?.ok_or_else(nothing)
 }
 

@@ -3,6 +3,7 @@
 
 use std::time::Duration;
 
+use super::root::Root;
 use crate::{
     admin::Readiness,
     api::{health::Reporter, server::ServingState},
@@ -31,6 +32,7 @@ pub(super) struct Signals {
 pub(super) struct Watch<'a> {
     pub(super) app: &'a App,
     pub(super) store: &'a Store,
+    pub(super) root: &'a Root,
     pub(super) keyring: &'a Keyring,
     pub(super) signals: Signals,
 }
@@ -55,14 +57,28 @@ impl Watch<'_> {
     pub(super) async fn run(self) -> ! {
         let mut probe = self.store.probe(self.app.worker());
         let mut trouble: Option<Error> = None;
+        // Also the first connection: the database may have been exchanged since the start.
+        let mut verified = 0;
         loop {
             let interval = trouble.as_ref().map_or(INTERVAL, |_| AWAY_INTERVAL);
             tokio::time::sleep(interval).await;
             self.store.reap();
             let looked = probe.look().await;
             let lost_tables = looked.as_ref().is_err_and(is_without_tables);
+            let connections = probe.connections();
             let looked = match looked {
-                Ok(()) if trouble.is_some() => self.verify().await,
+                Ok(()) if trouble.is_some() || connections > verified => {
+                    let found = self.verify().await;
+                    if found.is_ok() {
+                        verified = connections;
+                    }
+                    match found {
+                        // The probe has just found the database there: the next look tries
+                        // again.
+                        Err(error) if trouble.is_none() && error.retryable() => Ok(()),
+                        found => found,
+                    }
+                }
                 looked => looked,
             };
             let looked = looked.and_then(|()| self.app.keys.fit());
@@ -87,7 +103,8 @@ impl Watch<'_> {
     async fn verify(&self) -> Result<()> {
         let verified = async {
             self.store.migrate().await?;
-            self.store.check_keys_again(self.keyring).await
+            self.store.check_keys_again(self.keyring).await?;
+            self.root.claim(self.store).await
         };
         let verified = verified.await;
         if verified.as_ref().is_err_and(|error| !error.retryable()) {
@@ -107,7 +124,8 @@ impl Watch<'_> {
         if lost_tables {
             tracing::error!(
                 "the metadata database has lost its tables: it is used again when they are \
-                 restored; one that is to begin anew, empty, is filled at the next start"
+                 restored; one that is to begin anew, empty, is filled at the next start, and \
+                 `howdah metadata adopt-root` gives it this local.root"
             );
         }
         self.signals.not_serving();

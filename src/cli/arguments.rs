@@ -6,8 +6,8 @@ use clap::{Args, Parser, Subcommand, ValueEnum, ValueHint};
 use clap_complete::Shell;
 
 use super::{
-    audit, config, connection, databases, exit, explain, instances, metadata, operations, psql,
-    streams, trash,
+    audit, config, connection, databases, exit, explain, instances, metadata, operations, orphans,
+    psql, streams, trash,
 };
 use crate::config::{BriefArguments, ServeArguments};
 
@@ -98,6 +98,9 @@ pub(super) enum Command {
     /// Look after the data of removed servers on this host
     #[command(subcommand)]
     Trash(trash::Command),
+    /// Drop what Howdah has made on servers of this host and no record knows
+    #[command(subcommand)]
+    Orphans(orphans::Command),
     /// Say what this machine lacks to serve, and what to do about it
     Doctor(BriefArguments),
     /// Name the servers that are called

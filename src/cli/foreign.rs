@@ -12,6 +12,7 @@ const LOCAL: &[&str] = &[
     "migrate",
     "metadata",
     "trash",
+    "orphans",
     "doctor",
     "config",
     "explain",
@@ -31,7 +32,14 @@ pub(super) fn refuse(matches: &ArgMatches) -> Result<(), Failure> {
     if !LOCAL.contains(&command) && !is_context {
         return Ok(());
     }
-    match OF_CALLS.iter().find(|option| is_typed(of_command, option)) {
+    // The instance of `orphans` may be given by a short name.
+    let options = OF_CALLS
+        .iter()
+        .filter(|option| (command, **option) != ("orphans", "project"));
+    match options
+        .into_iter()
+        .find(|option| is_typed(of_command, option))
+    {
         None => Ok(()),
         Some(option) => Err(refusal(command, option)),
     }

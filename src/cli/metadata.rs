@@ -15,7 +15,7 @@ use super::{
     to_its_end,
 };
 use crate::{
-    bootstrap::{self, Destination},
+    bootstrap::{self, Adopted, Destination},
     config::{BriefArguments, Config},
 };
 
@@ -25,6 +25,8 @@ pub(super) enum Command {
     Backup(Backup),
     /// Put a backup in the place of the embedded metadata, which nobody may serve
     Restore(Restore),
+    /// Make `local.root` that of the present metadata, after other metadata was lost
+    AdoptRoot(BriefArguments),
 }
 
 #[derive(Debug, Args)]
@@ -63,6 +65,7 @@ pub(super) fn run(command: Command, output: Output) -> Result<Exit, Failure> {
     let report = match command {
         Command::Backup(arguments) => backup(arguments)?,
         Command::Restore(arguments) => restore(arguments)?,
+        Command::AdoptRoot(arguments) => adopt_root(&arguments)?,
     };
     // The command has succeeded even if this output cannot be written.
     let _ = match output {
@@ -161,6 +164,25 @@ fn restore(arguments: Restore) -> Result<Told, Failure> {
     Ok(Told {
         text,
         json,
+        stdout_is_taken: false,
+    })
+}
+
+fn adopt_root(settings: &BriefArguments) -> Result<Told, Failure> {
+    let config = Config::load(settings)?;
+    let root = config.local.root.display().to_string();
+    let Adopted { metadata, former } = to_its_end(bootstrap::adopt_root(config))?;
+    let mut text = match former {
+        Some(former) if former == metadata => format!("{root} belonged to this metadata before\n"),
+        Some(former) => format!(
+            "{root} belongs to this metadata now ({metadata}), and not to {former} any more\n"
+        ),
+        None => format!("{root} belongs to this metadata now ({metadata})\n"),
+    };
+    text.push_str("start `howdah serve`; `howdah doctor` names servers that no record knows\n");
+    Ok(Told {
+        text,
+        json: json!({ "localRoot": root, "metadata": metadata, "formerMetadata": former }),
         stdout_is_taken: false,
     })
 }

@@ -20,6 +20,7 @@ mod metadata;
 mod mutation;
 mod names;
 mod operations;
+mod orphans;
 mod output;
 mod progress;
 mod psql;
@@ -96,6 +97,7 @@ fn dispatch(arguments: Arguments) -> Result<Exit, Failure> {
         }
         Command::Metadata(command) => metadata::run(command, global.output),
         Command::Trash(command) => trash::run(command, global.output),
+        Command::Orphans(command) => orphans::run(command, global),
         Command::Doctor(settings) => runtime()?.block_on(doctor::run(&settings, global.output)),
         Command::Context(command) => context::run(command, global),
         Command::Config(command) => config::run(&command, global.output),

@@ -220,6 +220,8 @@ pub enum Presence {
     /// As `Running`, but by TCP alone: its Unix socket is gone, and comes back with a
     /// restart.
     SocketGone,
+    /// As `Running`. Its Unix socket is where former settings put it, and moves with a restart.
+    SocketElsewhere,
 }
 
 /// What becomes of the data of a server that is removed.

@@ -181,6 +181,10 @@ reasons! {
     DataDirInUse = "DATA_DIR_IN_USE", FailedPrecondition;
     /// A file that Howdah keeps in its data directory is missing or damaged.
     DataDirDamaged = "DATA_DIR_DAMAGED", FailedPrecondition;
+    /// No such object is on the server without a record.
+    OrphanNotFound = "ORPHAN_NOT_FOUND", NotFound;
+    /// The `local.root` belongs to other metadata.
+    LocalRootMismatch = "LOCAL_ROOT_MISMATCH", FailedPrecondition;
     /// A backup cannot be written to its place.
     BackupUnwritable = "BACKUP_UNWRITABLE", FailedPrecondition;
     /// The PostgreSQL that the embedded metadata was made with is gone.

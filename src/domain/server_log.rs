@@ -12,6 +12,8 @@ pub const LINES_MOST: usize = 10_000;
 /// A place in a log. What it is made of is the provider's affair.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Position {
+    /// Order of the file: that of a later one is greater.
+    pub order: u64,
     /// The file.
     pub file: u64,
     /// Bytes before the place.
@@ -20,7 +22,12 @@ pub struct Position {
 
 impl fmt::Display for Position {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(formatter, "{:x}-{:x}", self.file, self.offset)
+        let Self {
+            order,
+            file,
+            offset,
+        } = self;
+        write!(formatter, "{order:x}-{file:x}-{offset:x}")
     }
 }
 
@@ -29,12 +36,17 @@ impl FromStr for Position {
 
     fn from_str(text: &str) -> Result<Self, Error> {
         let number = |text: &str| u64::from_str_radix(text, 16).ok();
-        let read = text.split_once('-').and_then(|(file, offset)| {
-            Some(Self {
-                file: number(file)?,
-                offset: number(offset)?,
-            })
-        });
+        let parts: Vec<&str> = text.splitn(4, '-').collect();
+        let read = match parts.as_slice() {
+            [order, file, offset] => (|| {
+                Some(Self {
+                    order: number(order)?,
+                    file: number(file)?,
+                    offset: number(offset)?,
+                })
+            })(),
+            _ => None,
+        };
         read.ok_or_else(|| {
             let message = "the position is not one that a former answer gave";
             Error::new(Reason::FieldInvalid, message).with_field("position")
@@ -67,11 +79,20 @@ mod tests {
     #[test]
     fn a_position_is_read_as_it_was_written() {
         let position = Position {
+            order: 20_787,
             file: u64::MAX,
-            offset: 10,
+            offset: u64::MAX,
         };
         assert_eq!(position.to_string().parse::<Position>().unwrap(), position);
-        for bad in ["", "-", "1", "1-", "g-1", "1-2-3", "11111111111111111-1"] {
+        for bad in [
+            "",
+            "--",
+            "1-2",
+            "1-2-",
+            "g-1-1",
+            "1-2-3-4",
+            "11111111111111111-1-1",
+        ] {
             assert!(bad.parse::<Position>().is_err(), "{bad}");
         }
     }

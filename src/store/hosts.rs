@@ -6,6 +6,17 @@ use super::{Store, Tx, fault::Measured};
 use crate::domain::{Error, Reason, Result, version::Version};
 
 impl Store {
+    /// The id of the metadata: from its making on, also after a restore.
+    ///
+    /// # Errors
+    /// METADATA_UNAVAILABLE.
+    pub async fn metadata_id(&self) -> Result<Uuid> {
+        sqlx::query_scalar!("select id from metadata")
+            .fetch_one(&self.pool)
+            .named("hosts.metadata_id")
+            .await
+    }
+
     /// Name of a host, as reported by its operating system.
     ///
     /// # Errors

@@ -29,6 +29,7 @@ pub struct Probe {
     pool: Pool,
     worker: Uuid,
     connection: Option<PgConnection>,
+    connections: u64,
 }
 
 impl Store {
@@ -40,11 +41,19 @@ impl Store {
             pool: self.pool.clone(),
             worker,
             connection: None,
+            connections: 0,
         }
     }
 }
 
 impl Probe {
+    /// How many connections it has made. Each may lead to another database than the one
+    /// before.
+    #[must_use]
+    pub fn connections(&self) -> u64 {
+        self.connections
+    }
+
     /// Writes once. If the present connection fails, a new one is tried before the metadata
     /// counts as unavailable. Takes at most 15 s.
     ///
@@ -60,6 +69,7 @@ impl Probe {
         self.pool.doubt();
         let connecting = self.connector.connect(LIMIT);
         let connection = connecting.named("probe.connect").await?;
+        self.connections += 1;
         self.write(connection).await
     }
 

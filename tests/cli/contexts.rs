@@ -72,6 +72,8 @@ fn the_endpoint_comes_from_the_nearest_place_that_names_one() {
     user.calls(&["--context", "prod"], &[test], "unix:/nowhere/prod");
     let variable = ("HOWDAH_ENDPOINT", "unix:/nowhere/variable");
     user.calls(&[], &[variable, test], "unix:/nowhere/variable");
+    // What is typed comes before a variable.
+    user.calls(&["--context", "prod"], &[variable], "unix:/nowhere/prod");
     let flag = ["--endpoint", "unix:/nowhere/flag"];
     user.calls(&flag, &[variable, test], "unix:/nowhere/flag");
     // An empty variable is as good as none.
@@ -172,4 +174,18 @@ fn contexts_are_kept_listed_and_removed() {
     let damaged = user.run(&["context", "list"], &[]);
     assert_eq!(damaged.code, 2, "{damaged:?}");
     assert!(damaged.stderr.contains("contexts.toml"), "{damaged:?}");
+}
+
+/// Each command reads the file and writes it whole: none may undo what another one does.
+#[test]
+fn contexts_are_added_side_by_side() {
+    let user = User::new();
+    let names: Vec<String> = (0..12).map(|number| format!("c{number:02}")).collect();
+    std::thread::scope(|scope| {
+        for name in &names {
+            scope.spawn(|| user.does(&["context", "add", name, "--endpoint", "unix:/x"]));
+        }
+    });
+    let listed = user.does(&["context", "list", "-o", "name"]);
+    assert_eq!(listed.lines().collect::<Vec<_>>(), names);
 }

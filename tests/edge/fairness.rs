@@ -21,7 +21,12 @@ use howdah::{
 use http_body::Frame;
 use http_body_util::{BodyExt as _, StreamBody};
 use prost::Message as _;
-use tokio::{io::AsyncReadExt as _, net::TcpStream, task::JoinSet, time::timeout};
+use tokio::{
+    io::{AsyncReadExt as _, AsyncWriteExt as _},
+    net::TcpStream,
+    task::JoinSet,
+    time::timeout,
+};
 use tonic::{Code, Response, Status, Streaming, body::Body};
 use tonic_health::pb::{HealthCheckRequest, health_client::HealthClient};
 use tonic_types::StatusExt as _;
@@ -500,4 +505,42 @@ async fn connections_of_one_address_leave_room_for_others() {
     drop(silent);
     edge.measured(&["howdah_connections_open", " 1"]).await;
     answered(&edge.connect().await).await;
+}
+
+/// Clients that begin a handshake and say no more. Those that finish theirs are let in beside
+/// them, from the same address.
+#[tokio::test]
+async fn unfinished_handshakes_leave_room_at_their_own_address() {
+    let edge = Edge::start(Setup {
+        settings: Settings {
+            max_connections_per_address: 8,
+            // Longer than the test.
+            handshake_timeout: 10 * BOUND,
+            ..Settings::default()
+        },
+        ..Setup::default()
+    })
+    .await;
+    let mut silent = Vec::new();
+    for _ in 0..8 {
+        let mut stream = TcpStream::connect(edge.port()).await.unwrap();
+        stream.write_all(b"PRI *").await.unwrap();
+        silent.push(stream);
+    }
+    // The oldest two have given way.
+    for stream in &mut silent[..2] {
+        let read = timeout(BOUND, stream.read(&mut [0])).await;
+        assert!(matches!(read.expect("it is closed"), Ok(0) | Err(_)));
+    }
+    let clients = [edge.connect().await, edge.connect().await];
+    for client in &clients {
+        answered(client).await;
+    }
+    // A connection that is established gives way to nobody.
+    for _ in 0..8 {
+        silent.push(TcpStream::connect(edge.port()).await.unwrap());
+    }
+    for client in &clients {
+        answered(client).await;
+    }
 }

@@ -365,6 +365,45 @@ async fn a_server_outlives_its_socket() {
     assert_eq!(local.inspect(&spec).await.unwrap(), Presence::Missing);
 }
 
+/// The directory of the sockets was changed, and the server has its own where it was.
+#[tokio::test]
+async fn a_socket_where_former_settings_put_it_is_found() {
+    let (place, _, spec) = started().await;
+    let former = place.path().join("run").join(spec.uid.simple().to_string());
+    let local = |loopback: bool| {
+        let address = if loopback { "127.0.0.1" } else { "127.0.0.2" };
+        let settings = Settings {
+            run_directory: place.path().join("other"),
+            listen_addresses: vec![address.parse().unwrap()],
+            ..place.settings()
+        };
+        Local::new(settings).unwrap()
+    };
+    let moved = local(true);
+    let presence = moved.inspect(&spec).await.unwrap();
+    assert_eq!(presence, Presence::SocketElsewhere);
+    assert_eq!(moved.address(&spec).host, "127.0.0.1");
+    moved.stop(&spec).await.unwrap();
+    moved.configure(&spec).await.unwrap();
+    moved.start(&spec).await.unwrap();
+    assert_eq!(moved.inspect(&spec).await.unwrap(), Presence::Running);
+
+    // One that listens on no loopback address is reached by the socket.
+    moved.stop(&spec).await.unwrap();
+    let settings = Settings {
+        listen_addresses: vec!["127.0.0.2".parse().unwrap()],
+        ..place.settings()
+    };
+    let first = Local::new(settings).unwrap();
+    first.configure(&spec).await.unwrap();
+    first.start(&spec).await.unwrap();
+    let moved = local(false);
+    let presence = moved.inspect(&spec).await.unwrap();
+    assert_eq!(presence, Presence::SocketElsewhere);
+    assert_eq!(moved.address(&spec).socket_directory, Some(former));
+    moved.stop(&spec).await.unwrap();
+}
+
 /// One that listens nowhere else says what is missing and how to get it back.
 #[tokio::test]
 async fn a_server_without_socket_and_loopback_says_so() {
@@ -386,4 +425,44 @@ async fn a_server_without_socket_and_loopback_says_so() {
     );
     local.stop(&spec).await.unwrap();
     assert_eq!(local.start(&spec).await.unwrap(), Started::Now);
+}
+
+/// A template is only a copy of what initdb makes: one that is damaged, or gone with its
+/// directory, is made anew.
+#[tokio::test]
+async fn a_damaged_or_lost_template_is_made_anew() {
+    let place = Place::new();
+    let local = place.local();
+    let ephemeral = || {
+        let mut spec = server(&local);
+        spec.ephemeral = true;
+        spec
+    };
+    let templates = place.path().join("local/templates");
+    local.initialize(&ephemeral()).await.unwrap();
+    let template = || {
+        let mut entries = fs::read_dir(&templates).unwrap();
+        let entry = entries.next().unwrap().unwrap();
+        assert!(entries.next().is_none(), "nothing is left beside it");
+        entry.path().join("data")
+    };
+    fs::remove_file(template().join("global/pg_control")).unwrap();
+    local.initialize(&ephemeral()).await.unwrap();
+    fs::remove_file(template().join("PG_VERSION")).unwrap();
+    local.initialize(&ephemeral()).await.unwrap();
+    // Found only by who uses the copy.
+    fs::remove_dir_all(template().join("base")).unwrap();
+    local.initialize(&ephemeral()).await.unwrap();
+    for name in ["templates", "trash", "parameters"] {
+        fs::remove_dir_all(place.path().join("local").join(name)).unwrap();
+    }
+    let mut spec = ephemeral();
+    spec.system_identifier = Some(local.initialize(&spec).await.unwrap());
+    local.configure(&spec).await.unwrap();
+    local.start(&spec).await.unwrap();
+    local
+        .remove(&spec, Disposal::Trash(chrono::Utc::now()))
+        .await
+        .unwrap();
+    assert_eq!(local.inspect(&spec).await.unwrap(), Presence::Missing);
 }

@@ -1,5 +1,7 @@
 //! What is said of a host on which no process has been seen for a minute.
 
+use std::fs;
+
 use howdah::pb::{
     google::longrunning::{CancelOperationRequest, ListOperationsRequest, Operation},
     v1::{
@@ -18,7 +20,7 @@ use super::{
 use crate::{
     soak::crash::world::metadata,
     support::howdah::{
-        Howdah, PROJECT, create_database, create_instance, eventually, instance_name,
+        Howdah, PROJECT, create_database, create_instance, eventually, instance_name, signal,
     },
 };
 
@@ -143,4 +145,30 @@ fn names(status: &Status, host: &str) {
     let metadata = &details.error_info().unwrap().metadata;
     assert_eq!(metadata["host"], host);
     assert_eq!(metadata["host_name"], "kiln");
+}
+
+/// The root of a host is lost with its servers. The process that served there serves for a new
+/// host, and its own signs of life are none of the former one.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_host_whose_root_is_lost_is_gone() {
+    let mut howdah = Howdah::serve(options().await).await;
+    let instance = howdah.instance("orders").await;
+    howdah.stop().await;
+    for server in howdah.servers() {
+        signal(server, "KILL");
+    }
+    eventually("the server has ended", async || howdah.servers().is_empty()).await;
+    fs::remove_dir_all(howdah.data_dir().join("local")).unwrap();
+    howdah.start("").await;
+    let store = metadata(&howdah.options).await;
+    let host = &instance.servers[0].host;
+    let silent =
+        format!("update processes set seen_time = now() - interval '1 hour' where host = '{host}'");
+    assert_eq!(store.execute(&silent, &[]).await.unwrap(), 1);
+    let request = StopInstanceRequest {
+        name: instance_name("orders"),
+        ..StopInstanceRequest::default()
+    };
+    let answer = howdah.instances().await.stop_instance(request).await;
+    refused(answer, Code::FailedPrecondition, "HOST_UNAVAILABLE");
 }

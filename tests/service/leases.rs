@@ -301,3 +301,63 @@ async fn a_host_is_there_while_one_of_its_processes_is() {
     })
     .await;
 }
+
+/// A clock that was far ahead is set right: who has died cannot hold a lease until then.
+#[tokio::test(flavor = "multi_thread")]
+async fn leases_far_ahead_end_when_the_clock_was_set_back() {
+    let mut howdah = Howdah::serve(patient().await).await;
+    howdah.instance("orders").await;
+    howdah.stop().await;
+    let metadata = Metadata::of(&howdah).await;
+    let ahead = "update leases set until = now() + interval '2 days', worker = gen_random_uuid()";
+    metadata.execute(ahead).await;
+    let before = howdah.log().matches(SUPERVISES).count();
+    howdah.start("").await;
+    eventually("it supervises", async || {
+        howdah.log().matches(SUPERVISES).count() > before
+    })
+    .await;
+    assert!(
+        howdah
+            .log()
+            .contains("the metadata database's clock was set back")
+    );
+    // One that is only long is left alone: an operation's lease may be an hour.
+    howdah.stop().await;
+    let long = "update leases set until = now() + interval '1 hour', worker = gen_random_uuid()";
+    metadata.execute(long).await;
+    howdah.start("").await;
+    eventually("it stands by", async || howdah.log().contains("serving")).await;
+    assert_eq!(
+        metadata
+            .count("leases where until > now() + interval '50 minutes'")
+            .await,
+        2
+    );
+}
+
+/// An owner may have the sessions in the database run as another role.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_role_of_the_database_is_not_that_of_howdah() {
+    let howdah = serve().await;
+    howdah.instance("orders").await;
+    let shop = howdah.database("orders", "shop").await;
+    // Not of that role, which could not publish it.
+    let admin = superuser(&howdah, "orders", "shop").await;
+    let table = "create table public.items (id int primary key)";
+    admin.batch_execute(table).await.unwrap();
+    run_sql(&shop, "alter database shop set role = shop_user");
+    let mut stream = subscribe(&howdah, &shop).await;
+    let insert = "insert into public.items values (1)";
+    admin.batch_execute(insert).await.unwrap();
+    super::rig::next_row(&mut stream).await;
+    drop(stream);
+    let request = howdah::pb::v1::DeleteDatabaseRequest {
+        name: format!("{}/databases/shop", instance_name("orders")),
+        force: true,
+        ..Default::default()
+    };
+    let accepted = howdah.databases().await.delete_database(request).await;
+    let done = howdah.wait(accepted.unwrap().get_ref()).await;
+    assert!(crate::soak::crash::world::is_success(&done), "{done:?}");
+}

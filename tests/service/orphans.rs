@@ -1,18 +1,9 @@
 //! What Howdah has made on the servers of instances and no record knows any more.
 
-use std::{
-    fs,
-    os::unix::{fs::MetadataExt as _, process::CommandExt as _},
-    process::Command,
-};
-
 use howdah::pb::v1::{Condition, GetInstanceRequest, condition::Status};
 
 use super::rig::{Metadata, labelled, serve, superuser};
-use crate::support::{
-    howdah::{Howdah, eventually, instance_name},
-    postgres::server,
-};
+use crate::support::howdah::{Howdah, eventually, instance_name};
 
 async fn unknown_objects(howdah: &Howdah) -> Option<Condition> {
     let request = GetInstanceRequest {
@@ -28,52 +19,20 @@ async fn count(howdah: &Howdah, kind: &str) -> Option<u64> {
     labelled(howdah, "howdah_orphans", &format!("howdah_kind=\"{kind}\"")).await
 }
 
-/// The server's uid, from where the page says that it is.
-fn uid(howdah: &Howdah) -> String {
-    let page = include_str!("../../docs/servers.md");
-    assert!(page.contains("`servers[0].uid` in `howdah instances get orders -o json`"));
-    let endpoint = howdah.endpoint();
-    let words = ["instances", "get", "orders", "-o", "json"];
-    let shown = howdah.run(&[&words[..], &["--endpoint", &endpoint]].concat(), "");
-    let shown: serde_json::Value = serde_json::from_slice(&shown.stdout).unwrap();
-    shown["servers"][0]["uid"].as_str().unwrap().to_owned()
+/// Exit code and all output of `howdah orphans`.
+fn orphans(howdah: &Howdah, words: &[&str]) -> (i32, String) {
+    let output = howdah.run(&[&["orphans"], words].concat(), "");
+    let text = [output.stdout, output.stderr].map(|bytes| String::from_utf8(bytes).unwrap());
+    (output.status.code().unwrap(), text.concat())
 }
 
-/// Runs the lines of `docs/servers.md`, those of PostgreSQL as the user of the servers.
-fn remove_as_documented(howdah: &Howdah, mark: &str) {
+/// The lines that the page says to type.
+fn documented() -> Vec<Vec<&'static str>> {
     let page = include_str!("../../docs/servers.md");
-    let (_, script) = page.split_once("```sh\nhowdah instances stop").unwrap();
-    let (script, _) = script.split_once("```").unwrap();
-    let home = howdah.data_dir().join("local/servers").join(uid(howdah));
-    let script = format!("howdah instances stop{script}")
-        .replace(
-            "drop publication howdah_tmp_...",
-            &format!("drop publication howdah_tmp_{mark}_0_inserts"),
-        )
-        .replace("howdah_tmp_...", &format!("howdah_tmp_{mark}"));
-    for line in script.lines().filter(|line| !line.starts_with("cd ")) {
-        let mut command = Command::new("sh");
-        command.args(["-c", &format!("set -e; {line}")]);
-        match line.strip_prefix("howdah ") {
-            Some(rest) => {
-                command = Command::new(env!("CARGO_BIN_EXE_howdah"));
-                command
-                    .args(rest.split(' '))
-                    .env("HOWDAH_ENDPOINT", howdah.endpoint());
-            }
-            None => {
-                let data = fs::metadata(home.join("data")).unwrap();
-                let path = format!("{}:/usr/bin:/bin", server(15).bin.display());
-                command.current_dir(&home).env("PATH", path).uid(data.uid());
-            }
-        }
-        let done = command.output().unwrap();
-        let told = String::from_utf8_lossy(&done.stderr).into_owned();
-        assert!(
-            done.status.success() && !told.contains("ERROR"),
-            "{line}: {told}"
-        );
-    }
+    let lines = page
+        .lines()
+        .filter_map(|line| line.strip_prefix("howdah orphans "));
+    lines.map(|line| line.split(' ').collect()).collect()
 }
 
 /// As after a restore of metadata that is older than a database and a subscription.
@@ -122,8 +81,42 @@ async fn what_no_record_knows_is_named_and_left_alone() {
         assert_eq!(count(&howdah, kind).await, Some(0), "{kind}");
     }
 
+    let [list, some, all] = &documented()[..] else {
+        panic!("{:?}", documented());
+    };
+    let publication = format!("publication/howdah_tmp_{mark}_0_inserts in shop");
+    let (role, slot) = ("role/shop_user", format!("slot/howdah_tmp_{mark}"));
+    let listed = format!("database/shop\n{publication}\n{role}\n{slot}\n");
+    assert_eq!(orphans(&howdah, list), (0, listed));
+    for other in [
+        "database/kept",
+        "role/kept_user",
+        "role/stranger",
+        "nonsense",
+    ] {
+        let (code, text) = orphans(&howdah, &["drop", "orders", &slot, other]);
+        assert!(code == 3 && text.contains("ORPHAN_NOT_FOUND"), "{text}");
+    }
+    // Nothing was dropped, nor is it with a session in the database.
+    let (code, text) = orphans(&howdah, some);
+    assert!(
+        code != 0 && text.contains("database/shop was not dropped"),
+        "{text}"
+    );
     drop(shop);
-    remove_as_documented(&howdah, mark);
+    let dropped = format!("{slot}\n");
+    assert_eq!(orphans(&howdah, &["drop", "orders", &slot]), (0, dropped));
+    let (code, text) = orphans(&howdah, all);
+    assert_eq!(
+        (code, text),
+        (0, format!("{publication}\ndatabase/shop\n{role}\n"))
+    );
+    assert_eq!(orphans(&howdah, list), (0, String::new()));
+    howdah.database("orders", "kept2").await;
+    let roles = superuser(&howdah, "orders", "kept").await;
+    let kept = "select count(*) from pg_roles where rolname in ('kept_user', 'stranger')";
+    let kept: i64 = roles.query_one(kept, &[]).await.unwrap().get(0);
+    assert_eq!(kept, 2);
     howdah.stop().await;
     howdah.start("").await;
     eventually("it is taken back", async || {

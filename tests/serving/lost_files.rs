@@ -60,6 +60,12 @@ async fn serves(howdah: &mut Howdah) {
     howdah.stop().await;
 }
 
+/// The servers go to the metadata that is there now.
+fn adopt_root(howdah: &Howdah) {
+    let adopted = howdah.run(&["metadata", "adopt-root"], "");
+    assert!(adopted.status.success(), "{adopted:?}");
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn a_lost_or_damaged_secret_key_is_named() {
     let mut howdah = stopped().await;
@@ -207,6 +213,8 @@ async fn lost_metadata_is_named_and_not_begun_anew() {
     fs::write(&key, kept).unwrap();
 
     fs::remove_file(howdah.data_dir().join("metadata.engine")).unwrap();
+    assert!(!howdah.run(&["serve"], "").status.success());
+    adopt_root(&howdah);
     howdah.start("").await;
     howdah.stop().await;
     assert!(
@@ -215,6 +223,7 @@ async fn lost_metadata_is_named_and_not_begun_anew() {
     );
     fs::remove_dir_all(&home).unwrap();
     fs::rename(&aside, &home).unwrap();
+    adopt_root(&howdah);
     serves(&mut howdah).await;
 }
 

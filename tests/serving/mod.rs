@@ -1,6 +1,7 @@
 //! How the program can be served: as whom, where, and with which metadata.
 
 mod backup;
+mod collector;
 mod dev;
 mod doctor;
 mod embedded;

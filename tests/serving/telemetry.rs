@@ -1,49 +1,26 @@
 //! What leaves the program to be looked at: traces, metrics, logs, the audit.
 
 use howdah::pb::v1::ListInstancesRequest;
-use opentelemetry_proto::tonic::{
-    collector::trace::v1::{
-        ExportTraceServiceRequest, ExportTraceServiceResponse,
-        trace_service_server::{TraceService, TraceServiceServer},
-    },
-    common::v1::any_value::Value,
-};
+use opentelemetry_proto::tonic::{common::v1::any_value::Value, trace::v1::ResourceSpans};
 use tokio::{
     io::{AsyncReadExt as _, AsyncWriteExt as _},
-    net::{TcpListener, TcpStream},
-    sync::mpsc,
-    task::JoinSet,
+    net::TcpStream,
     time::timeout,
 };
-use tokio_stream::wrappers::TcpListenerStream;
-use tonic::{
-    Request, Response, Status,
-    transport::{Identity, Server, ServerTlsConfig},
-};
+use tonic::{Request, transport::Identity};
 
-use super::tls::Files;
+use super::{collector::Collector, tls::Files};
 use crate::support::howdah::{Howdah, LIMIT, Options, PROJECT};
 
 const TRACE: &str = "4bf92f3577b34da6a3ce929d0e0e4736";
 
-/// Passes on which process sends traces.
-struct Collector(mpsc::UnboundedSender<String>);
-
-#[tonic::async_trait]
-impl TraceService for Collector {
-    async fn export(
-        &self,
-        request: Request<ExportTraceServiceRequest>,
-    ) -> Result<Response<ExportTraceServiceResponse>, Status> {
-        for spans in request.into_inner().resource_spans {
-            let attributes = spans.resource.unwrap().attributes.into_iter();
-            let mut found = attributes.filter(|entry| entry.key == "service.instance.id");
-            match found.next().and_then(|entry| entry.value?.value) {
-                Some(Value::StringValue(id)) => self.0.send(id).unwrap(),
-                other => panic!("no id: {other:?}"),
-            }
-        }
-        Ok(Response::new(Default::default()))
+/// Which process has sent traces.
+fn sender(spans: ResourceSpans) -> String {
+    let attributes = spans.resource.unwrap().attributes.into_iter();
+    let mut found = attributes.filter(|entry| entry.key == "service.instance.id");
+    match found.next().and_then(|entry| entry.value?.value) {
+        Some(Value::StringValue(id)) => id,
+        other => panic!("no id: {other:?}"),
     }
 }
 
@@ -63,17 +40,8 @@ async fn replicas_are_told_apart_by_a_collector_with_tls() {
     let files = Files::new();
     let read = |name: &str| std::fs::read_to_string(files.path(name)).unwrap();
     let identity = Identity::from_pem(read("server.pem"), read("server.key"));
-    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-    let port = listener.local_addr().unwrap().port();
-    let (ids, mut seen) = mpsc::unbounded_channel();
-    let mut tasks = JoinSet::new();
-    tasks.spawn(
-        Server::builder()
-            .tls_config(ServerTlsConfig::new().identity(identity))
-            .unwrap()
-            .add_service(TraceServiceServer::new(Collector(ids)))
-            .serve_with_incoming(TcpListenerStream::new(listener)),
-    );
+    let mut collector = Collector::start(Some(identity)).await;
+    let port = collector.port;
     let options = Options::external()
         .await
         .with("HOWDAH_OTLP_ENDPOINT", format!("https://localhost:{port}"))
@@ -84,10 +52,10 @@ async fn replicas_are_told_apart_by_a_collector_with_tls() {
         call(&howdah).await;
         // What it still holds is sent at the end.
         assert!(howdah.stop().await.success());
-        let id = timeout(LIMIT, seen.recv()).await;
-        replicas.push(id.expect("it is exported").unwrap());
-        while let Ok(id) = seen.try_recv() {
-            assert_eq!(replicas.last(), Some(&id));
+        let spans = timeout(LIMIT, collector.received.recv()).await;
+        replicas.push(sender(spans.expect("it is exported").unwrap()));
+        while let Ok(spans) = collector.received.try_recv() {
+            assert_eq!(replicas.last(), Some(&sender(spans)));
         }
     }
     assert_ne!(replicas[0], replicas[1]);

@@ -104,6 +104,22 @@ async fn a_client_certificate_opens_a_door_that_others_find_shut() {
     howdah.endpoint_host("127.0.0.1");
     list(&known, &howdah).await.unwrap();
     list(&bare, &howdah).await.unwrap_err();
+    // The client's library may not say why: the server's log does.
+    let stranger = Files::new();
+    let unknown = ClientOptions {
+        certificate: Some(stranger.path("client.pem").into()),
+        key: Some(stranger.path("client.key").into()),
+        ..bare.clone()
+    };
+    list(&unknown, &howdah).await.unwrap_err();
+    for why in ["BadSignature", "peer sent no certificates"] {
+        eventually("the refusal is logged", async || {
+            let log = howdah.log();
+            let mut lines = log.lines();
+            lines.any(|line| line.contains("client certificate was refused") && line.contains(why))
+        })
+        .await;
+    }
     let nobody = ClientOptions {
         certificate: Some(files.path("ambiguous.pem").into()),
         key: Some(files.path("ambiguous.key").into()),

@@ -4,39 +4,16 @@ use std::collections::BTreeSet;
 
 use howdah::pb::v1::Database;
 use opentelemetry_proto::tonic::{
-    collector::trace::v1::{
-        ExportTraceServiceRequest, ExportTraceServiceResponse,
-        trace_service_server::{TraceService, TraceServiceServer},
-    },
     common::v1::any_value::Value,
     trace::v1::{Span, status::StatusCode},
 };
-use tokio::{net::TcpListener, sync::mpsc, task::JoinSet};
-use tokio_stream::wrappers::TcpListenerStream;
-use tonic::{Request, Response, Status, transport::Server};
+use tonic::Request;
 
+use super::collector::Collector;
 use crate::support::howdah::{Howdah, Options, create_database, failed};
 
 const TRACE: &str = "4bf92f3577b34da6a3ce929d0e0e4736";
 const CREATE: &str = "howdah.v1.DatabaseService/CreateDatabase";
-
-/// Passes on the spans that it gets.
-struct Collector(mpsc::UnboundedSender<Span>);
-
-#[tonic::async_trait]
-impl TraceService for Collector {
-    async fn export(
-        &self,
-        request: Request<ExportTraceServiceRequest>,
-    ) -> Result<Response<ExportTraceServiceResponse>, Status> {
-        let resources = request.into_inner().resource_spans.into_iter();
-        let scopes = resources.flat_map(|resource| resource.scope_spans);
-        for span in scopes.flat_map(|scope| scope.spans) {
-            self.0.send(span).unwrap();
-        }
-        Ok(Response::new(Default::default()))
-    }
-}
 
 /// The text of an attribute.
 fn attribute<'a>(span: &'a Span, name: &str) -> Option<&'a str> {
@@ -61,15 +38,8 @@ fn failed_with(span: &Span) -> Option<&str> {
 /// log that leaves most lines out.
 #[tokio::test(flavor = "multi_thread")]
 async fn spans_say_what_failed_and_where_it_came_from() {
-    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-    let port = listener.local_addr().unwrap().port();
-    let (sender, mut receiver) = mpsc::unbounded_channel();
-    let mut tasks = JoinSet::new();
-    tasks.spawn(
-        Server::builder()
-            .add_service(TraceServiceServer::new(Collector(sender)))
-            .serve_with_incoming(TcpListenerStream::new(listener)),
-    );
+    let mut collector = Collector::start(None).await;
+    let port = collector.port;
     let options = Options::external()
         .await
         .with("HOWDAH_OTLP_ENDPOINT", format!("http://127.0.0.1:{port}"))
@@ -99,8 +69,9 @@ async fn spans_say_what_failed_and_where_it_came_from() {
     // What it still holds is sent at the end.
     assert!(howdah.stop().await.success());
     let mut spans = Vec::new();
-    while let Ok(span) = receiver.try_recv() {
-        spans.push(span);
+    while let Ok(received) = collector.received.try_recv() {
+        let scopes = received.scope_spans.into_iter();
+        spans.extend(scopes.flat_map(|scope| scope.spans));
     }
 
     let named = |name: &str| {

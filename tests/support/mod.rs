@@ -8,4 +8,5 @@ pub mod ports;
 pub mod postgres;
 pub mod proxy;
 pub mod scratch;
+pub mod small_disk;
 pub mod templates;

@@ -12,7 +12,9 @@ use std::{
 };
 
 use bytes::{Buf as _, BytesMut};
-use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::io::AsyncWrite;
+
+use crate::accept::delegate_read;
 
 /// Most bytes that wait for a flush. Larger writes are passed through.
 const CAPACITY: usize = 8 * 1024;
@@ -48,15 +50,7 @@ impl<S: AsyncWrite + Unpin> Coalesced<S> {
     }
 }
 
-impl<S: AsyncRead + Unpin> AsyncRead for Coalesced<S> {
-    fn poll_read(
-        self: Pin<&mut Self>,
-        context: &mut Context<'_>,
-        buffer: &mut ReadBuf<'_>,
-    ) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.get_mut().stream).poll_read(context, buffer)
-    }
-}
+delegate_read!(Coalesced<S>, S: Coalesced { stream, .. } => stream);
 
 impl<S: AsyncWrite + Unpin> AsyncWrite for Coalesced<S> {
     fn poll_write(

@@ -1,11 +1,8 @@
 //! The life of a connection: HTTP/2, and what ends it: age, certificate, drain.
 
-use std::{convert::Infallible, future, sync::Arc, time::Duration};
+use std::{future, sync::Arc, time::Duration};
 
-use bytes::Bytes;
-use http::{Request, Response};
-use http_body::Body;
-use hyper::{body::Incoming, server::conn::http2};
+use hyper::server::conn::http2;
 use hyper_util::{
     rt::{TokioIo, TokioTimer},
     service::TowerToHyperService,
@@ -14,7 +11,6 @@ use opentelemetry::trace::TraceId;
 use opentelemetry_sdk::trace::{IdGenerator as _, RandomIdGenerator};
 use tokio::time::{Instant, sleep, sleep_until};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
-use tower::{BoxError, Service};
 
 use crate::{
     accept::{Prefaced, Tasks, Verified, Writing},
@@ -26,7 +22,7 @@ use crate::{
 };
 
 use super::{
-    STREAM_WINDOW, Settings,
+    HttpService, STREAM_WINDOW, Settings,
     calls::{FromCaller, Tracked},
     coalesce::Coalesced,
 };
@@ -44,20 +40,11 @@ pub(super) struct Life {
 
 impl Life {
     /// Serves HTTP/2 until the client leaves, or until the grace after GOAWAY is over.
-    pub(super) async fn converse<S, B>(
+    pub(super) async fn converse<S: HttpService>(
         mut self,
         stream: Prefaced,
         service: FromCaller<S>,
-    ) -> Result<(), hyper::Error>
-    where
-        S: Service<Request<Incoming>, Response = Response<B>, Error = Infallible>
-            + Clone
-            + Send
-            + Sync
-            + 'static,
-        S::Future: Send + 'static,
-        B: Body<Data = Bytes, Error: Into<BoxError>> + Send + 'static,
-    {
+    ) -> Result<(), hyper::Error> {
         let settings = Arc::clone(&self.settings);
         let (calls, drain) = (self.calls.clone(), self.tasks.drain.clone());
         let service = TowerToHyperService::new(service);

@@ -7,26 +7,23 @@ mod calls;
 mod coalesce;
 mod connection;
 mod life;
+mod service;
 mod settings;
 
-use std::{convert::Infallible, sync::Arc};
+use std::sync::Arc;
 
-use bytes::Bytes;
-use http::{Request, Response};
-use http_body::Body;
-use hyper::body::Incoming;
 use opentelemetry::metrics::{Meter, UpDownCounter};
 use tokio_util::sync::CancellationToken;
-use tower::{BoxError, Service};
 
 use crate::{
-    accept::{self, Certificates, Doors, Socket},
+    accept::{self, Certificates, Doors, Seats, Socket},
     api::budget::{Accounts, Refusals},
     domain::Result,
     telemetry::names,
 };
 
 pub use crate::accept::{BindAddress, ClientAuth, Tls};
+pub use service::HttpService;
 pub use settings::{STREAM_WINDOW, Settings};
 
 use connection::Edge;
@@ -81,16 +78,7 @@ impl Listener {
     /// Serves until `drain` is cancelled. Then it stops accepting, sends GOAWAY to every client,
     /// waits for running calls for at most `settings.drain_timeout`, and aborts the rest.
     /// Dropping the future aborts all connections.
-    pub async fn run<S, B>(self, service: S, drain: CancellationToken)
-    where
-        S: Service<Request<Incoming>, Response = Response<B>, Error = Infallible>
-            + Clone
-            + Send
-            + Sync
-            + 'static,
-        S::Future: Send + 'static,
-        B: Body<Data = Bytes, Error: Into<BoxError>> + Send + 'static,
-    {
+    pub async fn run<S: HttpService>(self, service: S, drain: CancellationToken) {
         let settings = Arc::new(self.settings);
         let certificates = self.certificates.clone();
         let edge = Edge {
@@ -99,6 +87,10 @@ impl Listener {
                 settings.max_connections,
                 settings.max_connections_per_address,
                 &settings.proxies,
+            ),
+            greeting: Seats::new(
+                share(settings.max_connections),
+                share(settings.max_connections_per_address),
             ),
             accounts: Accounts::new(&settings.proxies),
             settings: Arc::clone(&settings),
@@ -115,4 +107,10 @@ impl Listener {
         let serve = accept::serve(self.socket, edge, drain.clone(), settings.drain_timeout);
         tokio::join!(serve, watch);
     }
+}
+
+/// How many of so many connections may be in their handshakes: three quarters. Of more the
+/// oldest is closed, so that half-sent handshakes leave places for clients that finish theirs.
+fn share(connections: usize) -> usize {
+    connections - connections / 4
 }

@@ -1,6 +1,8 @@
 //! Finds objects on servers that Howdah has created and no record knows: roles, databases,
 //! publications and slots that were created after the backup of metadata that was restored.
 
+mod drop;
+
 use std::{
     collections::{BTreeMap, BTreeSet},
     sync::Arc,

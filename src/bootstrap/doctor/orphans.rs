@@ -6,7 +6,7 @@ use uuid::Uuid;
 
 use super::{LIMIT, down, silent};
 use crate::{
-    bootstrap::{local_settings, trash::recorded_where_served},
+    bootstrap::{local_settings, trash::records_where_served},
     config::{Config, Finding},
     domain::{Reason, Result},
     providers::local::{Present, Trash},
@@ -36,6 +36,10 @@ pub(super) async fn check(config: &Config) -> Vec<Finding> {
         // Another check reports that the metadata cannot be reached.
         Err(_) => vec![silent(CHECK)],
         Ok(Err(error)) if error.reason() == Reason::MetadataUnavailable => vec![silent(CHECK)],
+        Ok(Err(error)) if error.reason() == Reason::LocalRootMismatch => {
+            let remedy = "see docs/errors/LOCAL_ROOT_MISMATCH.md";
+            vec![Finding::fail(CHECK, error.message(), remedy)]
+        }
         Ok(Err(error)) if error.reason() == Reason::DataDirDamaged => {
             let message = "not checked: files of the data directory are damaged or missing";
             let remedy = "see the findings on the data files, and run this again";
@@ -59,12 +63,13 @@ async fn orphans(config: &Config) -> Result<Search> {
     if before.is_empty() {
         return Ok(Search::NoServers);
     }
-    let Some(recorded) = recorded_where_served(config, host).await? else {
+    let Some(records) = records_where_served(config, host).await? else {
         return Ok(Search::NoRecords);
     };
+    trash.owner().verify(records.metadata)?;
     // A server that is removed between the two listings loses its record and its data.
     let mut orphans = trash.present().await?;
-    orphans.retain(|server| before.contains(&server.uid) && !recorded.contains(&server.uid));
+    orphans.retain(|server| before.contains(&server.uid) && !records.servers.contains(&server.uid));
     Ok(Search::Orphans(orphans))
 }
 

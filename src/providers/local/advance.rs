@@ -10,7 +10,8 @@ use super::{
     configure::{self, ACCESS, CERTIFICATE, Contents, FILE, KEY, access, is_wide},
     control::{DATA, Found},
     directory::{Directory, blocking},
-    server::Local,
+    failure,
+    server::{Local, TRASH},
     sockets, template, trash,
     way::Way,
 };
@@ -91,6 +92,12 @@ impl Local {
                 waits_for: "its start".into(),
                 pursued: true,
             })),
+            // PostgreSQL tries its recovery again and again then, and is never ready.
+            Err(error)
+                if error.reason() == Reason::ServerUnavailable && self.is_full(server).await? =>
+            {
+                Err(failure::full(&self.found(server).home).with_source(error))
+            }
             Err(error) if self.is_starting(server, &error).await => {
                 tracing::info!(server = %server.uid, %error, "a server is still starting");
                 Ok(Advance::later(Wait {
@@ -249,7 +256,15 @@ impl Local {
             (None, Some(_)) => Err(self.found(server).mismatch("its data directory is gone")),
             (None, None) if server.ephemeral => {
                 let template = self.template(&engine).await?;
-                template::clone(&plan, template, &server.admin_password).await
+                match template::clone(&plan, template, &server.admin_password).await {
+                    Err(error) if template::may_be_damaged(&error) => {
+                        tracing::warn!(%error, "a copy of a template is of no use, it is made anew");
+                        self.discard_template(&engine).await?;
+                        let template = self.template(&engine).await?;
+                        template::clone(&plan, template, &server.admin_password).await
+                    }
+                    cloned => cloned,
+                }
             }
             (None, None) => plan.initdb(&server.admin_password).await,
         }
@@ -308,6 +323,7 @@ impl Local {
         let lock = self.lock_server(server.uid).await?;
         // Another process may have started the server again since it was stopped.
         self.found(server).stop_at_any_cost(NO_PATIENCE).await?;
+        self.make_directory(TRASH)?;
         let root = self.settings.root.clone();
         let run_directory = self.settings.run_directory.clone();
         let (uid, now) = (server.uid, self.settings.clock.now());

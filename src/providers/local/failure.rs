@@ -125,8 +125,8 @@ fn failed(what: &str, path: &Path, output: &str) -> Error {
     let shown = path.display();
     // A full disk may also have cut off the program's message, so free space is checked too.
     let (reason, message) = if output.contains("No space left on device") || is_full(path) {
-        (Reason::DiskFull, format!("no space is left for {shown}"))
-    } else if output.contains("Permission denied") || output.contains("Read-only file system") {
+        return full(path).with_context(output.trim());
+    } else if is_denied(path, output) {
         let message = format!("{shown} cannot be written by the user that servers run as");
         (Reason::DataDirUnwritable, message)
     } else {
@@ -135,11 +135,34 @@ fn failed(what: &str, path: &Path, output: &str) -> Error {
     Error::new(reason, message).with_context(output.trim())
 }
 
+/// Whether a file below `path`, or one without a name, could not be written. What is denied
+/// elsewhere, such as a file of the installation, is said in the program's own words.
+fn is_denied(path: &Path, output: &str) -> bool {
+    let denied = ["Permission denied", "Read-only file system"];
+    let mut lines = output
+        .lines()
+        .filter(|line| denied.iter().any(|words| line.contains(words)));
+    lines.any(|line| {
+        let mut quoted = line.split(['"', '\'']).skip(1).step_by(2);
+        let elsewhere = |name: &str| name.starts_with('/') && !Path::new(name).starts_with(path);
+        !quoted.any(elsewhere)
+    })
+}
+
+/// That a server has no space for its data.
+pub(crate) fn full(path: &Path) -> Error {
+    let message = format!("no space is left for {}", path.display());
+    Error::new(Reason::DiskFull, message)
+}
+
 /// Whether the file system of `path` has too little space left for a start.
-fn is_full(path: &Path) -> bool {
+pub(crate) fn is_full(path: &Path) -> bool {
     let place = path.ancestors().find(|place| place.exists());
     let found = place.and_then(|place| rustix::fs::statvfs(place).ok());
-    found.is_some_and(|found| found.f_bavail.saturating_mul(found.f_frsize) < SPACE_TO_START)
+    // A file system without blocks, such as a tmpfs without a limit, does not count them.
+    found.is_some_and(|found| {
+        found.f_blocks > 0 && found.f_bavail.saturating_mul(found.f_frsize) < SPACE_TO_START
+    })
 }
 
 /// The error for a server that did not start. The reason is found in its new log lines and in
@@ -191,6 +214,17 @@ mod tests {
         assert_eq!(reason(io::ErrorKind::InvalidInput), Reason::Internal);
         let full = output("initdb", path, "initdb: x: No space left on device\n");
         assert_eq!(full.reason(), Reason::DiskFull);
+        let denied = |file: &str| {
+            let said = format!(
+                "initdb: error: could not open file \"{file}\" for reading: Permission denied\n"
+            );
+            output("initdb", path, &said)
+        };
+        assert_eq!(denied("/x/data/base").reason(), Reason::DataDirUnwritable);
+        assert_eq!(denied("base").reason(), Reason::DataDirUnwritable);
+        let other = denied("/opt/pg/share/postgres.bki");
+        assert_eq!(other.reason(), Reason::ServerStartFailed);
+        assert!(other.message().contains("postgres.bki"), "{other:?}");
         let taken = start("LOG: could not bind: Address already in use");
         assert_eq!(taken.reason(), Reason::PortTaken);
         assert_eq!(taken.message(), "port 7000 is in use by another process");

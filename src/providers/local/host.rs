@@ -1,10 +1,8 @@
 //! The id of this host. Each root directory has one, which never changes.
 
-use std::{fs, io, path::Path};
-
 use uuid::Uuid;
 
-use super::{directory::Directory, failure, user::RunAs};
+use super::{directory::Directory, once};
 use crate::domain::{
     Error, Reason, Result,
     random::{Random, SystemSource},
@@ -12,8 +10,8 @@ use crate::domain::{
 
 const FILE: &str = "host-id";
 
-/// Directory that holds the servers' homes.
-const SERVERS: &str = "servers";
+/// Directory of the servers' homes.
+pub(super) const SERVERS: &str = "servers";
 
 /// The id of the host with this root directory. The first process that asks creates it.
 pub(super) fn id(root: &Directory) -> Result<Uuid> {
@@ -21,19 +19,7 @@ pub(super) fn id(root: &Directory) -> Result<Uuid> {
         return Ok(present);
     }
     refuse_lost(root)?;
-    let random = SystemSource::default();
-    let made = random.uuid()?;
-    let unfinished = format!("{FILE}.{}", random.uuid()?);
-    root.create(
-        &unfinished,
-        format!("{made}\n").as_bytes(),
-        0o644,
-        RunAs::Ourselves,
-    )?;
-    let linked = link(&root.path().join(&unfinished), &root.path().join(FILE));
-    root.unlink(&unfinished)?;
-    linked?;
-    root.sync()?;
+    once::write(root, FILE, SystemSource::default().uuid()?)?;
     read(root)?.ok_or_else(|| Error::internal("the host id is gone"))
 }
 
@@ -62,24 +48,12 @@ fn refuse_lost(root: &Directory) -> Result<()> {
     Err(Error::new(Reason::DataDirDamaged, message))
 }
 
-/// Gives the file its final name. A hard link never replaces a file, so of several processes the
-/// first one wins.
-fn link(unfinished: &Path, path: &Path) -> Result<()> {
-    match fs::hard_link(unfinished, path) {
-        Err(error) if error.kind() != io::ErrorKind::AlreadyExists => {
-            Err(failure::file(error, path))
-        }
-        _ => Ok(()),
-    }
-}
-
-/// Reads the id of the host; none if there is none yet.
+/// The identity of the host, if it has one.
 pub(super) fn read(root: &Directory) -> Result<Option<Uuid>> {
-    let Some(bytes) = root.read(FILE)? else {
+    let Some(parsed) = once::read(root, FILE)? else {
         return Ok(None);
     };
-    let text = String::from_utf8_lossy(&bytes);
-    Uuid::try_parse(text.trim()).map(Some).map_err(|error| {
+    parsed.map(Some).map_err(|error| {
         let message = format!(
             "{} holds no host id: put it back from a backup; without it, this is another host, \
              and the servers here are not its own",
@@ -91,6 +65,8 @@ pub(super) fn read(root: &Directory) -> Result<Option<Uuid>> {
 
 #[cfg(test)]
 mod tests {
+    use std::fs;
+
     use super::*;
 
     #[test]

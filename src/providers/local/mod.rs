@@ -21,7 +21,9 @@ mod initialize;
 mod known_parameters;
 mod lock;
 mod log;
+mod once;
 mod orphans;
+mod owner;
 mod processes;
 mod read_log;
 mod server;
@@ -39,6 +41,7 @@ mod words;
 
 pub use discover::installations;
 pub use orphans::Present;
+pub use owner::Owner;
 pub use server::{Local, damages};
 pub use settings::{Settings, TlsFiles, default_run_directory};
 pub use trash::{Entry, Trash};

@@ -29,6 +29,8 @@ pub(crate) struct PidFile {
     pub(crate) started: Option<i64>,
     /// TCP port of the postmaster; none if the line is missing.
     pub(crate) port: Option<u16>,
+    /// Directory of its Unix socket, if that is there.
+    pub(crate) socket_directory: Option<PathBuf>,
     /// First address that it listens on, or `*`; empty if it does not listen by TCP.
     pub(crate) listens_on: String,
     /// Key and id of its System V shared memory; none before it has created that.
@@ -52,6 +54,9 @@ impl PidFile {
             pid,
             started: line(2).and_then(|text| text.parse().ok()),
             port: line(3).and_then(|text| text.parse().ok()),
+            socket_directory: line(4)
+                .filter(|text| text.starts_with('/'))
+                .map(PathBuf::from),
             listens_on: line(5).unwrap_or_default().to_owned(),
             shared_memory,
             ready: matches!(line(7), Some("ready" | "standby")),
@@ -65,6 +70,7 @@ impl PidFile {
             pid,
             started: None,
             port: None,
+            socket_directory: None,
             listens_on: String::new(),
             shared_memory: None,
             ready: false,
@@ -276,6 +282,7 @@ mod tests {
             pid: 25895,
             started: Some(1_795_236_321),
             port: Some(7777),
+            socket_directory: Some("/tmp".into()),
             listens_on: "localhost".into(),
             shared_memory: Some((9_994_243, 29)),
             ready: true,

@@ -22,7 +22,9 @@ use super::{
     failure, holders, host, initialize,
     known_parameters::KnownParameters,
     lock::Lock,
-    orphans, read_log,
+    orphans,
+    owner::Owner,
+    read_log,
     settings::{self, Settings},
     sockets, template,
     trash::Emptying,
@@ -61,10 +63,15 @@ const LOCK_PAUSE: Duration = Duration::from_secs(2);
 const VERIFY: Duration = Duration::from_secs(5);
 
 /// Directories below the root that belong to the user that servers run as.
-const DIRECTORIES: [&str; 4] = ["servers", "trash", "templates", "parameters"];
+const DIRECTORIES: [&str; 4] = ["servers", TRASH, TEMPLATES, PARAMETERS];
 
-/// Directory of lock files, which belongs to Howdah's own user.
-const LOCKS: &str = "locks";
+/// Those that hold nothing which could not be made anew, or nothing at first.
+pub(super) const TRASH: &str = "trash";
+const TEMPLATES: &str = "templates";
+const PARAMETERS: &str = "parameters";
+
+/// The one of lock files, which belongs to Howdah's own user.
+pub(super) const LOCKS: &str = "locks";
 
 /// The errors that a start would find below the root directory, if it exists. Changes nothing.
 #[must_use]
@@ -137,6 +144,12 @@ impl Local {
     #[must_use]
     pub fn host(&self) -> Uuid {
         self.host
+    }
+
+    /// Which metadata the root directory belongs to.
+    #[must_use]
+    pub fn owner(&self) -> Owner {
+        Owner::of(self.settings.root.clone())
     }
 
     /// Chooses the installation for a server: its exact version, otherwise the newest minor
@@ -230,6 +243,12 @@ impl Local {
         }
     }
 
+    /// Whether no space is left to speak of for the data of a server.
+    pub(super) async fn is_full(&self, server: &ServerSpec) -> Result<bool> {
+        let data = self.found(server).data();
+        blocking(move || Ok(failure::is_full(&data))).await
+    }
+
     /// The server as a [`Cluster`]. Only a start needs `programs`.
     pub(super) fn cluster(&self, server: &ServerSpec, programs: PathBuf) -> Cluster {
         Cluster {
@@ -274,8 +293,27 @@ impl Local {
     pub(super) async fn template(&self, engine: &Engine) -> Result<PathBuf> {
         let name = template::name(engine);
         let lock = self.lock(&format!("template-{name}"), SHARED_LOCK).await?;
-        let templates = self.settings.root.join("templates");
+        let templates = self.make_directory(TEMPLATES)?;
         template::ensure(engine, templates, name, self.run_as, lock).await
+    }
+
+    /// Removes the template of an installation; the next use makes it anew.
+    pub(super) async fn discard_template(&self, engine: &Engine) -> Result<()> {
+        let name = template::name(engine);
+        let lock = self.lock(&format!("template-{name}"), SHARED_LOCK).await?;
+        let templates = self.settings.root.join(TEMPLATES);
+        blocking(move || {
+            let _lock = lock;
+            template::discard(&templates, &name)
+        })
+        .await
+    }
+
+    /// A directory below the root, made if somebody has removed it.
+    pub(super) fn make_directory(&self, name: &str) -> Result<PathBuf> {
+        let root = Directory::open(&self.settings.root)?;
+        let made = root.make(name, PRIVATE, self.run_as)?;
+        Ok(made.path().to_owned())
     }
 
     /// Checks that the data directory belongs to the server on record, by its system identifier.
@@ -320,6 +358,15 @@ impl Local {
     }
 }
 
+/// Of a server that takes connections: where its socket is.
+fn present(cluster: &Cluster) -> Presence {
+    match (cluster.has_socket(), cluster.socket_elsewhere()) {
+        (true, _) => Presence::Running,
+        (false, Some(_)) => Presence::SocketElsewhere,
+        (false, None) => Presence::SocketGone,
+    }
+}
+
 /// Whether there is data, but no postmaster works on it.
 fn is_down(found: &Found) -> bool {
     matches!(found, Found::Stopped | Found::Blocked(_) | Found::Lingering)
@@ -348,15 +395,22 @@ impl Provider for Local {
             configure::check_text(name, value)?;
         }
         let engine = self.engine(version).await?;
+        self.make_directory(PARAMETERS)?;
         let file = KnownParameters::file(&self.settings.root, &engine);
         let known = match self.known_parameters.known(&file)? {
             Some(known) => known,
             None => {
                 let template = self.template(&engine).await?;
-                let lock = self.lock("parameters", SHARED_LOCK).await?;
-                self.known_parameters
-                    .read(&engine, &template, file, self.run_as, lock)
-                    .await?
+                let lock = self.lock(PARAMETERS, SHARED_LOCK).await?;
+                let parameters = &self.known_parameters;
+                let read = parameters.read(&engine, &template, file, self.run_as, lock);
+                match read.await {
+                    Err(error) if template::may_be_damaged(&error) => {
+                        self.discard_template(&engine).await?;
+                        return Err(error);
+                    }
+                    read => read?,
+                }
             }
         };
         parameters
@@ -404,17 +458,18 @@ impl Provider for Local {
                 match verified {
                     // The server has ended during the inspection.
                     Err(_) if is_down(&cluster.look().await?) => Ok(Presence::Stopped),
-                    verified => verified.map(|()| match cluster.has_socket() {
-                        true => Presence::Running,
-                        false => Presence::SocketGone,
-                    }),
+                    Err(error) if error.reason() != Reason::ServerUnavailable => Err(error),
+                    // Sessions that are open can read, others are refused sooner or later.
+                    _ if self.is_full(server).await? => Err(failure::full(&cluster.home)),
+                    Ok(()) => Ok(present(&cluster)),
+                    Err(error) => Err(error),
                 }
             }
         }
     }
 
     async fn changed(&self, server: &ServerSpec, from: Presence) -> Result<()> {
-        let had_socket = from != Presence::SocketGone;
+        let had_socket = from == Presence::Running;
         self.found(server).changed(had_socket).await
     }
 
@@ -428,6 +483,10 @@ impl Provider for Local {
             Way::Loopback(address) => ServerAddress {
                 host: address.to_string(),
                 socket_directory: None,
+                ..for_clients
+            },
+            Way::Elsewhere(directory) => ServerAddress {
+                socket_directory: Some(directory),
                 ..for_clients
             },
             Way::Socket | Way::None => for_clients,
@@ -445,6 +504,7 @@ impl Provider for Local {
     }
 
     async fn empty_trash(&self, now: DateTime<Utc>) -> Result<()> {
+        self.make_directory(TRASH)?;
         let root = self.settings.root.clone();
         let kept = self.settings.trash_retention;
         let emptying = self.emptying.clone();

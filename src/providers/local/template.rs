@@ -1,6 +1,9 @@
 //! Template data directories. Ephemeral servers are created as copies of a template.
 
-use std::{path::PathBuf, time::Duration};
+use std::{
+    path::{Path, PathBuf},
+    time::Duration,
+};
 
 use aws_lc_rs::digest;
 use secrecy::SecretString;
@@ -9,7 +12,7 @@ use super::{
     TEMPLATE,
     command::{self, command},
     control::DATA,
-    directory::blocking,
+    directory::{Directory, blocking},
     failure,
     initialize::Plan,
     lock::Lock,
@@ -18,7 +21,7 @@ use super::{
 };
 use crate::{
     domain::{
-        Result,
+        Error, Reason, Result,
         engine::Engine,
         random::{Random, SystemSource},
     },
@@ -68,11 +71,43 @@ pub(super) async fn ensure(
         points: &TEMPLATE,
         lock,
     };
-    if plan.present(engine.version.major).await?.is_none() {
-        // Not stored: each copy gets a password of its own.
+    let present = match plan.present(engine.version.major).await {
+        Err(error) if may_be_damaged(&error) => {
+            tracing::warn!(%error, template = plan.name, "a template is damaged, it is made anew");
+            let (templates, name) = (plan.parent.clone(), plan.name.clone());
+            blocking(move || discard(&templates, &name)).await?;
+            None
+        }
+        present => present?,
+    };
+    if present.is_none() {
+        // This password is not kept: each copy gets its own.
         plan.initdb(&random.password()?).await?;
     }
     Ok(home)
+}
+
+/// Whether a copy may have failed because its template is damaged.
+pub(super) fn may_be_damaged(error: &Error) -> bool {
+    [
+        Reason::ServerStartFailed,
+        Reason::ServerMismatch,
+        Reason::DataDirDamaged,
+    ]
+    .contains(&error.reason())
+}
+
+/// Removes a template, under its lock. It is renamed first, to what the next creation sweeps:
+/// half a template is not copied.
+pub(super) fn discard(templates: &Path, name: &str) -> Result<()> {
+    let Some(templates) = Directory::below(templates)? else {
+        return Ok(());
+    };
+    let doomed = format!("{name}.{}", SystemSource::default().uuid()?.as_simple());
+    if templates.rename_present(name, &templates, &doomed)? {
+        templates.remove_tree(&doomed)?;
+    }
+    Ok(())
 }
 
 /// Creates the planned home as a copy of a template, with its own password. Returns its system

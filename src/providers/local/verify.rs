@@ -7,7 +7,7 @@ use tokio::time::Instant;
 use super::{
     ADMIN,
     control::{Cluster, Found},
-    processes,
+    failure, processes,
     way::Way,
 };
 use crate::{
@@ -18,10 +18,12 @@ use crate::{
 /// Database that every server has from the beginning.
 pub(crate) const FIRST_DATABASE: &str = "postgres";
 
-/// SQLSTATEs: `invalid_catalog_name`, `duplicate_database`, `too_many_connections`.
+/// SQLSTATEs: `invalid_catalog_name`, `duplicate_database`, `too_many_connections`,
+/// `disk_full`.
 const NO_DATABASE: &str = "3D000";
 const DUPLICATE: &str = "42P04";
 const TOO_MANY: &str = "53300";
+const DISK_FULL: &str = "53100";
 
 /// How often a server that does not accept connections yet is tried.
 const PAUSE: Duration = Duration::from_millis(10);
@@ -84,6 +86,9 @@ impl Cluster {
             if error.sqlstate() == Some(TOO_MANY) {
                 return Ok(());
             }
+            if error.sqlstate() == Some(DISK_FULL) {
+                return Err(failure::full(&self.home).with_source(error));
+            }
             if !error.is_connection() {
                 return Err(away().with_source(error));
             }
@@ -94,7 +99,7 @@ impl Cluster {
             if Instant::now() >= deadline {
                 let away = match self.way() {
                     Way::None => self.unreachable(),
-                    Way::Socket | Way::Loopback(_) => away(),
+                    Way::Socket | Way::Loopback(_) | Way::Elsewhere(_) => away(),
                 };
                 return Err(away.with_source(error));
             }

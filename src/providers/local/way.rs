@@ -4,13 +4,21 @@
 //! disappears with the last session, and /tmp is swept. The server keeps running and does not
 //! notice.
 
-use std::{net::IpAddr, net::Ipv4Addr, net::Ipv6Addr, path::PathBuf, time::Duration};
+use std::{
+    fs,
+    net::{IpAddr, Ipv4Addr, Ipv6Addr},
+    os::unix::fs::MetadataExt as _,
+    path::PathBuf,
+    time::Duration,
+};
 
+use rustix::process::geteuid;
 use tokio::net::UnixStream;
 
 use super::{
     control::{Cluster, Found},
     directory::Directory,
+    processes::PidFile,
 };
 use crate::{
     domain::{Error, Reason, Result},
@@ -27,6 +35,9 @@ pub(crate) enum Way {
     Socket,
     /// By TCP on this loopback address, on which the server listens. The socket is gone.
     Loopback(IpAddr),
+    /// By its socket in this directory, where a former `local.run_directory` put it: it
+    /// listens on no loopback address.
+    Elsewhere(PathBuf),
     /// Not at all: there is no socket, and the server does not listen on a loopback address.
     None,
 }
@@ -39,16 +50,38 @@ impl Cluster {
         }
         match self.look_here() {
             Ok(Found::Running(file)) if file.port == Some(self.port) => {
-                loopback(&file.listens_on).map_or(Way::None, Way::Loopback)
+                let elsewhere = || self.other_socket_directory(&file).map(Way::Elsewhere);
+                let way = loopback(&file.listens_on).map(Way::Loopback);
+                way.or_else(elsewhere).unwrap_or(Way::None)
             }
             Ok(_) | Err(_) => Way::None,
         }
+    }
+
+    /// The directory that the running server has its socket in, if that is another one than
+    /// the settings give it: they were changed since its start.
+    pub(crate) fn socket_elsewhere(&self) -> Option<PathBuf> {
+        match self.look_here() {
+            Ok(Found::Running(file)) => self.other_socket_directory(&file),
+            Ok(_) | Err(_) => None,
+        }
+    }
+
+    /// The user of the server writes the file. Only a directory of that user or of ours is
+    /// taken from it.
+    fn other_socket_directory(&self, file: &PidFile) -> Option<PathBuf> {
+        let directory = file.socket_directory.as_ref()?;
+        let facts = fs::symlink_metadata(directory).ok()?;
+        let ours = [self.run_as.uid(), geteuid().as_raw()].contains(&facts.uid());
+        let there = directory.join(self.socket_name()).exists();
+        (directory != &self.socket_directory && ours && there).then(|| directory.clone())
     }
 
     /// The host to connect to.
     pub(crate) fn host(&self) -> Host {
         match self.way() {
             Way::Loopback(address) => Host::Tcp(address.to_string()),
+            Way::Elsewhere(directory) => Host::Unix(directory),
             Way::Socket | Way::None => Host::Unix(self.socket_directory.clone()),
         }
     }

@@ -1,11 +1,7 @@
 //! The disk of the metadata is full.
 
 use std::{
-    fs::File,
-    io::Write as _,
-    os::unix::process::CommandExt as _,
-    path::{Path, PathBuf},
-    process::{Child, Command, Stdio},
+    path::Path,
     time::{Duration, Instant},
 };
 
@@ -23,67 +19,11 @@ use crate::support::{
     howdah::{create_database, instance_name},
     metadata_server::{DATABASE, MetadataServer},
     postgres::own,
+    small_disk::{SmallDisk, may_mount},
 };
 
 /// Most mutations until one does not fit any more.
 const MOST: usize = 60;
-
-/// A file system in memory. A shell that waits on a pipe from this process takes it away
-/// when the pipe closes, however that comes.
-struct SmallDisk {
-    place: PathBuf,
-    watchdog: Child,
-}
-
-impl SmallDisk {
-    fn mount() -> Self {
-        let directory = tempfile::Builder::new().prefix("howdah-disk-").tempdir();
-        let place = directory.unwrap().keep();
-        let mounted = Command::new("mount")
-            .args(["-t", "tmpfs", "-o", "size=24m", "tmpfs"])
-            .arg(&place)
-            .status();
-        let script = "trap '' INT TERM HUP; cat; umount -l \"$0\"; rmdir \"$0\"";
-        let mut watchdog = Command::new("sh");
-        watchdog.args(["-c", script]).arg(&place);
-        watchdog.stdin(Stdio::piped()).stdout(Stdio::null());
-        let disk = Self {
-            watchdog: watchdog.process_group(0).spawn().unwrap(),
-            place,
-        };
-        assert!(mounted.unwrap().success(), "a tmpfs is not mounted");
-        own(&disk.place);
-        disk
-    }
-
-    /// Fills it with a file.
-    fn fill(&self) -> PathBuf {
-        let path = self.place.join("filler");
-        let mut file = File::create(&path).unwrap();
-        for size in [64 * 1024, 4096] {
-            let block = vec![0; size];
-            while file.write_all(&block).is_ok() {}
-        }
-        path
-    }
-}
-
-impl Drop for SmallDisk {
-    fn drop(&mut self) {
-        drop(self.watchdog.stdin.take());
-        let _ = self.watchdog.wait();
-    }
-}
-
-/// Says so where it cannot be run, and fails there if that is CI.
-fn may_mount() -> bool {
-    let may = rustix::process::geteuid().is_root();
-    if !may {
-        eprintln!("NOT RUN: only root can mount a small disk");
-        assert!(std::env::var_os("CI").is_none(), "CI runs as root");
-    }
-    may
-}
 
 /// The metadata with their tables on a small disk, the log elsewhere: a server whose log
 /// has no room ends itself.
@@ -126,8 +66,10 @@ async fn its_disk_is_full() {
     if !may_mount() {
         return;
     }
-    let disk = SmallDisk::mount();
-    let serving = Serving::start(on(&disk.place).await).await;
+    let place = tempfile::Builder::new().prefix("howdah-disk-").tempdir();
+    let disk = SmallDisk::mount(place.unwrap().keep(), "24m");
+    own(disk.place());
+    let serving = Serving::start(on(disk.place()).await).await;
     let filler = disk.fill();
     let accepted = until_it_is_full(&serving).await;
     serving.is_told(Instant::now()).await;

@@ -104,6 +104,12 @@ async fn an_empty_database_takes_its_place() {
     assert_eq!(tables.get::<_, i64>(0), 0);
 
     serving.howdah.stop().await;
+    // The servers are on record in the former metadata.
+    let began = serving.howdah.run(&["serve"], "");
+    let said = String::from_utf8_lossy(&began.stderr);
+    assert!(said.contains("LOCAL_ROOT_MISMATCH"), "{said}");
+    let adopted = serving.howdah.run(&["metadata", "adopt-root"], "");
+    assert!(adopted.status.success(), "{adopted:?}");
     serving.howdah.start("").await;
     let name = instance_name(INSTANCE);
     let request = GetInstanceRequest { name };

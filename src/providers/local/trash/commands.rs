@@ -13,6 +13,7 @@ use super::{
         failure, host,
         lock::Lock,
         orphans::{self, Present},
+        owner::Owner,
         settings::Settings,
         sockets,
         user::RunAs,
@@ -80,6 +81,12 @@ impl Trash {
     /// DATA_DIR_DAMAGED.
     pub fn host(&self) -> Result<Option<Uuid>> {
         host::read(&Directory::open(&self.settings.root)?)
+    }
+
+    /// Which metadata the root directory belongs to.
+    #[must_use]
+    pub fn owner(&self) -> Owner {
+        Owner::of(self.settings.root.clone())
     }
 
     /// The entries of the trash, the oldest first.

@@ -232,6 +232,73 @@ create index databases_irregular on databases (uid) where
     or octet_length(postgresql_name) not between 1 and 63
     or octet_length(owner) not between 1 and 63;
 
+-- Durable change streams. Each has a replication slot on a server, and publications in its
+-- database: its own, or the one that its user has named.
+create table change_streams (
+    uid uuid primary key,
+    instance_uid uuid not null references instances on delete cascade,
+    -- In the order of the bytes, whatever the collation of the database is.
+    id text collate "C" not null,
+    revision bigint not null default 1,
+    labels jsonb not null,
+    create_time timestamptz not null default now(),
+    update_time timestamptz not null default now(),
+    state text not null check (state in ('CREATING', 'READY', 'DELETING', 'FAILED', 'LOST')),
+    -- Name in PostgreSQL.
+    database text not null,
+    -- Either tables, or the name of a publication that exists.
+    tables jsonb not null,
+    publication text not null,
+    -- Names of the publications that it is read through, once they are there.
+    publications jsonb not null default '[]',
+    publish text not null check (publish in ('ALL', 'INSERTS')),
+    on_change text not null check (on_change in ('END', 'FOLLOW')),
+    slot text not null,
+    -- Whether the slot existed before: it is not dropped with the stream.
+    slot_adopted boolean not null,
+    max_retained_bytes bigint not null check (max_retained_bytes >= 0),
+    drop_when_exceeded boolean not null,
+    -- The server that the slot is on, recorded before it is made there.
+    server_uid uuid references servers on delete set null,
+    -- The epoch of the instance, PostgreSQL's system identifier as decimal text, and the timeline,
+    -- when the slot was made.
+    epoch bigint,
+    system_identifier text,
+    timeline bigint,
+    -- What subscribers have stored: everything before this position of the log, and so many
+    -- events of the transaction whose commit is there. It only rises.
+    acknowledged_lsn bigint not null default 0 check (acknowledged_lsn >= 0),
+    acknowledged_events bigint not null default 0 check (acknowledged_events >= 0),
+    conditions jsonb not null default '[]',
+    -- As in instances.
+    message_bytes integer not null generated always as (2560
+        + octet_length(labels::text) / 16 * 17 + octet_length(tables::text)
+        + octet_length(conditions::text)) stored,
+    unique (instance_uid, id),
+    unique (instance_uid, slot),
+    check (greatest(create_time, update_time) < '10000-01-01 UTC' and least(create_time, update_time) >= '0001-01-01 UTC')
+);
+create index change_streams_created on change_streams (instance_uid, create_time, id);
+create index change_streams_updated on change_streams (instance_uid, update_time, id);
+create index change_streams_server on change_streams (server_uid);
+-- For the metrics.
+create index change_streams_state on change_streams (state);
+create index change_streams_irregular on change_streams (uid) where
+    id !~ '^[a-z]([a-z0-9-]{0,61}[a-z0-9])?$'
+    or state <> all ('{CREATING,READY,DELETING,FAILED,LOST}')
+    or publish <> all ('{ALL,INSERTS}')
+    or on_change <> all ('{END,FOLLOW}')
+    or jsonb_typeof(labels) <> 'object'
+    or labels @? 'strict $.* ? (@.type() <> "string")'
+    or jsonb_typeof(tables) <> 'array'
+    or tables @? 'strict $[*] ? (@.type() <> "string")'
+    or jsonb_typeof(publications) <> 'array'
+    or publications @? 'strict $[*] ? (@.type() <> "string")'
+    or jsonb_typeof(conditions) <> 'array'
+    or octet_length(database) not between 1 and 63
+    or octet_length(publication) > 63
+    or system_identifier !~ '^[0-9]{1,19}$';
+
 create table roles (
     uid uuid primary key,
     instance_uid uuid not null references instances on delete cascade,

@@ -10,10 +10,15 @@ use std::{
 use futures::Stream;
 use tonic::{Request, Response, Status, async_trait};
 
-use super::{admit::admit, budget, convert};
+use super::{
+    admit::admit,
+    answer::answer,
+    budget,
+    convert::{self, change_stream},
+};
 use crate::{
-    app::{Changes, Permit, Subscriptions},
-    domain::{Error, Reason, Result, postgres::PostgresName},
+    app::{self, Changes, DeleteChangeStream, List, Permit, Subscriptions},
+    domain::{Error, Reason, Result, postgres::PostgresName, recorded::Recorded},
     pb::{
         EncodedBatch,
         encoded::change_stream_service_server::ChangeStreamService,
@@ -36,7 +41,12 @@ const HEARTBEAT: Duration = Duration::from_secs(10);
 
 /// The service for these use cases.
 #[derive(Clone)]
-pub struct ChangeStreams(pub Subscriptions);
+pub struct ChangeStreams {
+    /// Durable streams.
+    pub durable: app::ChangeStreams,
+    /// Temporary subscriptions.
+    pub subscriptions: Subscriptions,
+}
 
 #[async_trait]
 impl ChangeStreamService for ChangeStreams {
@@ -55,7 +65,7 @@ impl ChangeStreamService for ChangeStreams {
         let instance = request.instance.parse()?;
         let database = PostgresName::parse(&request.database, "database")?;
         let changes = self
-            .0
+            .subscriptions
             .subscribe(
                 &instance,
                 &database,
@@ -70,40 +80,72 @@ impl ChangeStreamService for ChangeStreams {
         &self,
         request: Request<CreateChangeStreamRequest>,
     ) -> Result<Response<Operation>, Status> {
-        admit(request)?;
-        Err(unimplemented().into())
+        let mut admitted = admit(request)?;
+        let mutation = admitted.mutation()?;
+        let new = change_stream::create(admitted.message)?;
+        answer(self.durable.create(mutation, new).await)
     }
 
     async fn get_change_stream(
         &self,
         request: Request<GetChangeStreamRequest>,
     ) -> Result<Response<ChangeStream>, Status> {
-        admit(request)?;
-        Err(unimplemented().into())
+        let name = admit(request)?.message.name.parse()?;
+        let found = self.durable.get(&name).await?;
+        let progress = match &found {
+            Recorded::Whole(stream) => self.durable.progress(stream).await,
+            Recorded::Unreadable(_) => None,
+        };
+        let mut stream = change_stream::recorded_to_wire(found);
+        stream.progress = progress.map(change_stream::progress_to_wire);
+        Ok(Response::new(stream))
     }
 
     async fn list_change_streams(
         &self,
         request: Request<ListChangeStreamsRequest>,
     ) -> Result<Response<ListChangeStreamsResponse>, Status> {
-        admit(request)?;
-        Err(unimplemented().into())
+        let request = admit(request)?.message;
+        let list = List {
+            page_size: request.page_size,
+            page_token: request.page_token,
+            filter: request.filter,
+            order_by: request.order_by,
+            show_deleted: false,
+        };
+        let page = self.durable.list(&request.parent.parse()?, list).await?;
+        let streams = page.items.into_iter();
+        Ok(Response::new(ListChangeStreamsResponse {
+            change_streams: streams.map(change_stream::recorded_to_wire).collect(),
+            next_page_token: page.next_page_token,
+        }))
     }
 
     async fn delete_change_stream(
         &self,
         request: Request<DeleteChangeStreamRequest>,
     ) -> Result<Response<Operation>, Status> {
-        admit(request)?;
-        Err(unimplemented().into())
+        let mut admitted = admit(request)?;
+        let mutation = admitted.mutation()?;
+        let request = admitted.message;
+        let delete = DeleteChangeStream {
+            name: request.name.parse()?,
+            etag: request.etag,
+            force: request.force,
+        };
+        answer(self.durable.delete(mutation, delete).await)
     }
 
     async fn acknowledge(
         &self,
         request: Request<AcknowledgeRequest>,
     ) -> Result<Response<AcknowledgeResponse>, Status> {
-        admit(request)?;
-        Err(unimplemented().into())
+        let request = admit(request)?.message;
+        let name = request.change_stream.parse()?;
+        let position = self.durable.acknowledge(&name, &request.token).await?;
+        Ok(Response::new(AcknowledgeResponse {
+            acknowledged: position.lsn,
+        }))
     }
 }
 

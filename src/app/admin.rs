@@ -1,6 +1,6 @@
 //! Connections of Howdah to users' servers, as `howdah_admin`.
 
-use std::{ops::Deref, sync::Arc, time::Duration};
+use std::{error::Error as _, ops::Deref, sync::Arc, time::Duration};
 
 use tokio_postgres::Row;
 use uuid::Uuid;
@@ -72,7 +72,15 @@ impl AdminAccess {
         pg::client::administer(target, login, name, CONNECT_LIMIT, STATEMENT_LIMIT).await
     }
 
-    async fn session(self, name: &str) -> Result<Session> {
+    /// A connection whose statements have no end of their own: they wait for transactions of
+    /// users.
+    pub(super) async fn patient(&self, name: &str) -> Result<Client> {
+        let (target, login) = (&self.target, &self.login);
+        let client = pg::client::administer(target, login, name, CONNECT_LIMIT, Duration::ZERO);
+        client.await.map_err(classify)
+    }
+
+    pub(super) async fn session(self, name: &str) -> Result<Session> {
         let client = self.log_in(name).await.map_err(classify)?;
         Ok(Session {
             client,
@@ -260,6 +268,17 @@ impl Servers {
         access.session(SHORT).await
     }
 
+    /// As [`Servers::short_connection`], to any server of the instance.
+    pub(super) async fn look_at(
+        &self,
+        instance: &Instance,
+        server: &Server,
+        database: &str,
+    ) -> Result<Session> {
+        let access = self.access_to(instance, server, database).await?;
+        access.session(SHORT).await
+    }
+
     /// Revokes CONNECT on `postgres` and `template1` from PUBLIC: an open transaction of a
     /// database owner in them would block CREATE DATABASE and DROP DATABASE. Returns the
     /// connection to `postgres` that it used.
@@ -269,18 +288,32 @@ impl Servers {
         Ok(client)
     }
 
-    /// A connection that holds an advisory lock on the claim's resource, so that no
-    /// statement of an older claim still runs on it. Closing it releases the lock.
-    ///
-    /// A frozen process would hold the lock for ever, so the sessions of older claims are
-    /// terminated first. The step then finds their finished work or does it again.
+    /// As [`Servers::exclusive_connection_to`], for the active server.
     pub(super) async fn exclusive_connection(
         &self,
         instance: &Instance,
         database: &str,
         claim: &Claim,
     ) -> Result<Session> {
-        let access = self.admin_access(instance, database).await?;
+        let active = instance.active()?;
+        self.exclusive_connection_to(instance, active, database, claim)
+            .await
+    }
+
+    /// A connection that holds an advisory lock on the claim's resource, so that no
+    /// statement of an older claim still runs on it. Closing it releases the lock. The lock
+    /// is one of the database: all of a resource's steps name the same.
+    ///
+    /// A frozen process would hold the lock for ever, so the sessions of older claims are
+    /// terminated first. The step then finds their finished work or does it again.
+    pub(super) async fn exclusive_connection_to(
+        &self,
+        instance: &Instance,
+        server: &Server,
+        database: &str,
+        claim: &Claim,
+    ) -> Result<Session> {
+        let access = self.access_to(instance, server, database).await?;
         let ((resource, _), (_, operation)) =
             (claim.target_uid.as_u64_pair(), claim.id.as_u64_pair());
         let (key, operation) = (format!("{resource:016x}"), format!("{operation:016x}"));
@@ -334,6 +367,15 @@ pub(super) async fn rows(session: &Session, sql: &str) -> Result<Vec<Row>> {
     session.answer(session.query(sql, &[])).await
 }
 
+/// All rows of a query with parameters.
+pub(super) async fn read_rows(
+    session: &Session,
+    sql: &str,
+    parameters: &[&(dyn tokio_postgres::types::ToSql + Sync)],
+) -> Result<Vec<Row>> {
+    session.answer(session.query(sql, parameters)).await
+}
+
 /// Runs a query and returns the first column of its only row; none without a row.
 pub(super) async fn fetch<T>(
     session: &Session,
@@ -346,6 +388,11 @@ where
     let row = session.answer(session.query_opt(sql, parameters)).await?;
     let value = row.map(|row| row.try_get(0)).transpose();
     value.map_err(|error| Error::internal("column of a query").with_source(error))
+}
+
+/// What the server itself said, if it was the server that said it.
+pub(super) fn sqlstate(error: &Error) -> Option<&str> {
+    error.source()?.downcast_ref::<pg::Error>()?.sqlstate()
 }
 
 /// Translates an error of a user's server.

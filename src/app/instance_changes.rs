@@ -193,6 +193,12 @@ impl Instances {
                 format!("the instance has {databases} databases; `force` deletes them too");
             return refuse(Reason::InstanceHasDatabases, message);
         }
+        let streams = accepting.tx.count_change_streams(instance.uid).await?;
+        if streams > 0 && instance.delete_time.is_none() {
+            let message =
+                format!("the instance has {streams} change streams; `force` deletes them too");
+            return refuse(Reason::InstanceHasChangeStreams, message);
+        }
         Ok(())
     }
 

@@ -4,6 +4,7 @@
 mod admin;
 mod audit;
 mod census;
+mod change_streams;
 mod conditions;
 mod databases;
 mod engines;
@@ -35,6 +36,7 @@ use uuid::Uuid;
 use self::{
     admin::Servers,
     census::Counting,
+    change_streams::look_after::LookAfter,
     conditions::Conditions,
     hosts::{Answers, Hosts},
     housekeeping::Housekeeping,
@@ -49,6 +51,9 @@ use self::{
 };
 pub use self::{
     audit::{Audit, Origin},
+    change_streams::{
+        ChangeStreams, CreateChangeStream, DeleteChangeStream, acknowledge::Acknowledgements,
+    },
     databases::{CreateDatabase, Databases, DeleteDatabase},
     engines::Engines,
     instance_changes::{ChangeInstance, DeleteInstance},
@@ -115,6 +120,8 @@ pub struct App {
     pub instances: Instances,
     /// Databases and how to connect to them.
     pub databases: Databases,
+    /// Durable change streams.
+    pub change_streams: ChangeStreams,
     /// Long-running operations.
     pub operations: Operations,
     /// Subscriptions to changes.
@@ -137,6 +144,8 @@ pub struct App {
     orphans: Orphans,
     objects: Objects,
     counting: Counting,
+    acknowledgements: Acknowledgements,
+    look_after_streams: LookAfter,
 }
 
 impl App {
@@ -197,6 +206,16 @@ impl App {
             tasks: tasks.clone(),
             health: Arc::default(),
         };
+        let acknowledgements = Acknowledgements::new(store.clone(), tasks.clone());
+        let look_after_streams = LookAfter {
+            store: store.clone(),
+            clock: Arc::clone(&clock),
+            host,
+            servers: servers.clone(),
+            supervisor: supervisor.clone(),
+            tasks: tasks.clone(),
+            acknowledgements: acknowledgements.clone(),
+        };
         let beside = settings.workers.saturating_mul(operations::LONG_FOR_EACH);
         Self {
             instances: Instances {
@@ -220,6 +239,14 @@ impl App {
                 clock: Arc::clone(&clock),
                 hosts: hosts.clone(),
                 mutations: mutations.clone(),
+            },
+            change_streams: ChangeStreams {
+                store: store.clone(),
+                random: Arc::clone(&random),
+                hosts: hosts.clone(),
+                servers: servers.clone(),
+                mutations: mutations.clone(),
+                acknowledgements: acknowledgements.clone(),
             },
             operations: Operations {
                 store: store.clone(),
@@ -295,6 +322,8 @@ impl App {
                 held: Arc::default(),
                 long_operations: Arc::new(Semaphore::new(beside)),
             },
+            acknowledgements,
+            look_after_streams,
             engines,
             keys,
             store,
@@ -362,6 +391,9 @@ impl App {
         tasks.keep_running("task.orphans", &self.orphans, Orphans::run);
         tasks.keep_running("task.objects", &self.objects, Objects::run);
         tasks.keep_running("task.counting", &self.counting, Counting::run);
+        let (streams, acknowledged) = (&self.look_after_streams, &self.acknowledgements);
+        tasks.keep_running("task.change_streams", streams, LookAfter::run);
+        tasks.keep_running("task.acknowledgements", acknowledged, Acknowledgements::run);
         tasks.keep_running("task.keys", &self.keys, Keys::run);
         tasks.keep_running(
             "task.subscriptions",

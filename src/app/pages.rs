@@ -133,13 +133,18 @@ fn value(item: &impl Listed, name: &str) -> Value {
 
 #[cfg(test)]
 mod tests {
-    use super::super::{audit, databases, instances};
+    use super::super::{audit, change_streams, databases, instances};
     use crate::store::listing;
 
     #[test]
     fn each_field_of_a_filter_has_a_column() {
-        let names = [instances::FIELDS, databases::FIELDS, audit::FIELDS]
-            .map(|fields| fields.iter().map(|(name, _)| *name).collect::<Vec<_>>());
+        let all = [
+            instances::FIELDS,
+            databases::FIELDS,
+            change_streams::FIELDS,
+            audit::FIELDS,
+        ];
+        let names = all.map(|fields| fields.iter().map(|(name, _)| *name).collect::<Vec<_>>());
         assert_eq!(names, listing::fields());
     }
 }

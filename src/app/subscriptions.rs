@@ -2,7 +2,6 @@
 
 use std::{
     collections::HashMap,
-    error::Error as _,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
     task::{Context, Poll},
     time::Duration,
@@ -13,7 +12,7 @@ use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
 
 use super::{
-    admin::{Servers, Session, execute, fetch},
+    admin::{Servers, Session, execute, fetch, sqlstate},
     shutting_down,
     tasks::Tasks,
 };
@@ -23,7 +22,7 @@ use crate::{
         random::Random,
     },
     failpoint,
-    pg::{self, sql::quote_identifier},
+    pg::sql::quote_identifier,
     store::{Store, leases::Held, subscriptions::Subscription as Record},
     streams::{EncodedBatch, Feed, Opening, Request, Source},
 };
@@ -319,11 +318,6 @@ fn lease_lost() -> Error {
     let message = "this process has shown no sign of life of the subscription for a minute, and \
          another one has removed it: subscribe again";
     Error::new(Reason::ServerUnavailable, message).with_retry_after(Duration::from_secs(1))
-}
-
-/// SQLSTATE of an error that the server itself has sent.
-fn sqlstate(error: &Error) -> Option<&str> {
-    error.source()?.downcast_ref::<pg::Error>()?.sqlstate()
 }
 
 fn log_failure(ended: Result<()>) {

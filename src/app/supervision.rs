@@ -187,6 +187,11 @@ impl Supervisor {
         }
     }
 
+    /// Whether this process supervises that server now.
+    pub(super) fn has_term(&self, server: &Server) -> bool {
+        self.terms.of(server).is_some()
+    }
+
     /// Forgets the history of a server: its next recovery starts without a pause.
     pub(super) fn forget(&self, server: Uuid) {
         self.watched.forget(server);

@@ -56,7 +56,10 @@ pub(super) fn routes(app: &App, health: &Reporter, max_message: usize) -> Result
         logs: app.logs.clone(),
     });
     let databases = DatabaseServiceServer::new(Databases(app.databases.clone()));
-    let streams = ChangeStreamServiceServer::new(ChangeStreams(app.subscriptions.clone()));
+    let streams = ChangeStreamServiceServer::new(ChangeStreams {
+        durable: app.change_streams.clone(),
+        subscriptions: app.subscriptions.clone(),
+    });
     let audit = AuditServiceServer::new(Audit(app.audit.clone()));
     let operations = OperationsServer::new(Operations(app.operations.clone()));
     macro_rules! set {

@@ -10,10 +10,12 @@ use crate::pb::{
         ListOperationsResponse, Operation, operations_client::OperationsClient,
     },
     v1::{
-        AuditRecord, ChangeBatch, Connection, CreateDatabaseRequest, CreateInstanceRequest,
-        Database, DeleteDatabaseRequest, DeleteInstanceRequest, GetConnectionRequest,
-        GetDatabaseRequest, GetInstanceRequest, Instance, ListAuditRecordsRequest,
-        ListAuditRecordsResponse, ListDatabasesRequest, ListDatabasesResponse, ListEnginesRequest,
+        AcknowledgeRequest, AcknowledgeResponse, AuditRecord, ChangeBatch, ChangeStream,
+        Connection, CreateChangeStreamRequest, CreateDatabaseRequest, CreateInstanceRequest,
+        Database, DeleteChangeStreamRequest, DeleteDatabaseRequest, DeleteInstanceRequest,
+        GetChangeStreamRequest, GetConnectionRequest, GetDatabaseRequest, GetInstanceRequest,
+        Instance, ListAuditRecordsRequest, ListAuditRecordsResponse, ListChangeStreamsRequest,
+        ListChangeStreamsResponse, ListDatabasesRequest, ListDatabasesResponse, ListEnginesRequest,
         ListEnginesResponse, ListInstancesRequest, ListInstancesResponse, ReadInstanceLogRequest,
         ReadInstanceLogResponse, RestartInstanceRequest, StartInstanceRequest, StopInstanceRequest,
         SubscribeRequest, UndeleteInstanceRequest, audit_service_client::AuditServiceClient,
@@ -109,6 +111,15 @@ reads! { DatabaseServiceClient:
     get_connection(GetConnectionRequest) -> Connection;
 }
 
+reads! { ChangeStreamServiceClient:
+    /// Gets a change stream, with how far it is.
+    get_change_stream(GetChangeStreamRequest) -> ChangeStream;
+    /// Lists a page of change streams.
+    list_change_streams(ListChangeStreamsRequest) -> ListChangeStreamsResponse;
+    /// Acknowledges what was stored: an older token changes nothing.
+    acknowledge(AcknowledgeRequest) -> AcknowledgeResponse;
+}
+
 reads! { AuditServiceClient:
     /// Lists a page of audit records.
     list_audit_records(ListAuditRecordsRequest) -> ListAuditRecordsResponse;
@@ -143,11 +154,20 @@ mutations! { DatabaseServiceClient:
     delete_database(DeleteDatabaseRequest);
 }
 
+mutations! { ChangeStreamServiceClient:
+    /// Creates a change stream.
+    create_change_stream(CreateChangeStreamRequest);
+    /// Deletes a change stream.
+    delete_change_stream(DeleteChangeStreamRequest);
+}
+
 lists! {
     /// Lists instances to the end, or the first `limit`.
     all_instances = list_instances(ListInstancesRequest).instances -> Instance;
     /// Lists databases to the end, or the first `limit`.
     all_databases = list_databases(ListDatabasesRequest).databases -> Database;
+    /// Lists change streams to the end, or the first `limit`.
+    all_change_streams = list_change_streams(ListChangeStreamsRequest).change_streams -> ChangeStream;
     /// Lists operations to the end, or the first `limit`.
     all_operations = list_operations(ListOperationsRequest).operations -> Operation;
     /// Lists audit records to the end, or the first `limit`.

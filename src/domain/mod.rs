@@ -2,6 +2,7 @@
 
 pub mod access;
 pub mod audit;
+pub mod change_stream;
 pub mod clock;
 pub mod database;
 pub mod engine;
@@ -21,6 +22,7 @@ pub mod recorded;
 pub mod server_log;
 pub mod sqlstate;
 pub(crate) mod states;
+pub mod token;
 pub mod version;
 
 pub use error::Error;

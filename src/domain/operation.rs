@@ -4,7 +4,10 @@ use chrono::{DateTime, SecondsFormat, Utc};
 use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
-use super::{database::Database, instance::Instance, name::OperationName, states::states};
+use super::{
+    change_stream::ChangeStream, database::Database, instance::Instance, name::OperationName,
+    states::states,
+};
 
 states! {
     /// Where an operation stands.
@@ -83,6 +86,8 @@ pub enum Outcome {
     Instance(Box<Instance>),
     /// A database.
     Database(Box<Database>),
+    /// A change stream.
+    ChangeStream(Box<ChangeStream>),
     /// Nothing is left to show.
     Empty,
 }

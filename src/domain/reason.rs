@@ -112,6 +112,10 @@ reasons! {
     TableNotFound = "TABLE_NOT_FOUND", NotFound;
     /// The publication does not exist.
     PublicationNotFound = "PUBLICATION_NOT_FOUND", NotFound;
+    /// The change stream does not exist.
+    ChangeStreamNotFound = "CHANGE_STREAM_NOT_FOUND", NotFound;
+    /// The replication slot does not exist.
+    SlotNotFound = "SLOT_NOT_FOUND", NotFound;
     /// No service of that name is served here.
     ServiceNotFound = "SERVICE_NOT_FOUND", NotFound;
     /// The host does not exist.
@@ -129,6 +133,8 @@ reasons! {
     InstanceExists = "INSTANCE_EXISTS", AlreadyExists;
     /// A database of that id or PostgreSQL name exists.
     DatabaseExists = "DATABASE_EXISTS", AlreadyExists;
+    /// A change stream of that id exists, or has the slot.
+    ChangeStreamExists = "CHANGE_STREAM_EXISTS", AlreadyExists;
     /// A role of that PostgreSQL name exists and is not Howdah's.
     RoleExists = "ROLE_EXISTS", AlreadyExists;
     /// A file is there already where a backup is to be written.
@@ -215,6 +221,16 @@ reasons! {
     TableReplaced = "TABLE_REPLACED", FailedPrecondition;
     /// The server has given up the slot of the stream.
     SlotLost = "SLOT_LOST", FailedPrecondition;
+    /// The change stream is not READY.
+    ChangeStreamNotReady = "CHANGE_STREAM_NOT_READY", FailedPrecondition;
+    /// The instance has change streams, and the request does not delete them too.
+    InstanceHasChangeStreams = "INSTANCE_HAS_CHANGE_STREAMS", FailedPrecondition;
+    /// A replication slot cannot be used for a change stream.
+    SlotUnsuitable = "SLOT_UNSUITABLE", FailedPrecondition;
+    /// A token is of another stream, cluster or history.
+    TokenForeign = "TOKEN_FOREIGN", FailedPrecondition;
+    /// A token is ahead of the end of the server's log.
+    TokenAhead = "TOKEN_AHEAD", FailedPrecondition;
 
     /// The etag is not that of the resource.
     EtagMismatch = "ETAG_MISMATCH", Aborted;
@@ -222,6 +238,8 @@ reasons! {
     ResourceBusy = "RESOURCE_BUSY", Aborted;
     /// The connection that the stream came through was lost.
     StreamLost = "STREAM_LOST", Aborted;
+    /// Another program reads from the replication slot.
+    SlotInUse = "SLOT_IN_USE", Aborted;
 
     /// No port of the configured range is free.
     PortsExhausted = "PORTS_EXHAUSTED", ResourceExhausted;

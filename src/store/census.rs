@@ -3,11 +3,11 @@
 use super::{Store, fault::Measured};
 use crate::{
     domain::Result,
-    telemetry::census::{Census, Instances, Operations, Servers},
+    telemetry::census::{Census, ChangeStreams, Instances, Operations, Servers},
 };
 
 impl Store {
-    /// Counts instances by state, servers by role and goal, and open operations by kind and
+    /// Counts instances and change streams by state, servers by role and goal, and open operations by kind and
     /// state. A count of 10 000 means "that or more": counting stops there, so no table is read
     /// completely.
     ///
@@ -22,6 +22,15 @@ impl Store {
         )
         .fetch_all(&self.pool)
         .named("census.instances")
+        .await?;
+        let change_streams = sqlx::query!(
+            r#"select state as "state!", (select count(*) from (
+                    select from change_streams c where c.state = known.state limit 10000) as c)
+                    as "count!"
+                from unnest('{CREATING,READY,DELETING,FAILED,LOST}'::text[]) as known (state)"#
+        )
+        .fetch_all(&self.pool)
+        .named("census.change_streams")
         .await?;
         let servers = sqlx::query!(
             r#"select role as "role!", goal as "goal!", (select count(*) from (
@@ -48,6 +57,13 @@ impl Store {
             instances: instances
                 .into_iter()
                 .map(|row| Instances {
+                    state: row.state,
+                    count: count(row.count),
+                })
+                .collect(),
+            change_streams: change_streams
+                .into_iter()
+                .map(|row| ChangeStreams {
                     state: row.state,
                     count: count(row.count),
                 })

@@ -1,4 +1,5 @@
-//! Lists of instances, databases and audit records: filters become SQL conditions.
+//! Lists of instances, databases, change streams and audit records: filters become SQL
+//! conditions.
 //!
 //! Most lists are read in two steps. [`find`] builds a statement for the filter, and finds the
 //! ids of the next records. A query that was checked at compile time then reads those records. A
@@ -178,6 +179,35 @@ pub(super) const DATABASES: Table = Table {
     )],
 };
 
+pub(super) const CHANGE_STREAMS: Table = Table {
+    name: "change_streams",
+    live: "",
+    fields: &[
+        ("change_stream_id", "w.id", true),
+        ("state", "w.state", false),
+        ("database", "w.database", false),
+        ("create_time", "w.create_time", true),
+    ],
+    irregular: &[(
+        "change_streams",
+        "uid",
+        r#"id !~ '^[a-z]([a-z0-9-]{0,61}[a-z0-9])?$'
+        or state <> all ('{CREATING,READY,DELETING,FAILED,LOST}')
+        or publish <> all ('{ALL,INSERTS}')
+        or on_change <> all ('{END,FOLLOW}')
+        or jsonb_typeof(labels) <> 'object'
+        or labels @? 'strict $.* ? (@.type() <> "string")'
+        or jsonb_typeof(tables) <> 'array'
+        or tables @? 'strict $[*] ? (@.type() <> "string")'
+        or jsonb_typeof(publications) <> 'array'
+        or publications @? 'strict $[*] ? (@.type() <> "string")'
+        or jsonb_typeof(conditions) <> 'array'
+        or octet_length(database) not between 1 and 63
+        or octet_length(publication) > 63
+        or system_identifier !~ '^[0-9]{1,19}$'"#,
+    )],
+};
+
 /// Every release can show what another one has written, so no row is irregular.
 pub(super) const AUDIT_RECORDS: Table = Table {
     name: "audit_records",
@@ -197,11 +227,16 @@ pub(super) const AUDIT_RECORDS: Table = Table {
     irregular: &[],
 };
 
-/// The fields that filters of instances, databases and audit records can use.
+/// The fields that filters of instances, databases, change streams and audit records can use.
 #[cfg(test)]
-pub(crate) fn fields() -> [Vec<&'static str>; 3] {
+pub(crate) fn fields() -> [Vec<&'static str>; 4] {
     let names = |table: &Table| table.fields.iter().map(|(name, ..)| *name).collect();
-    [names(&INSTANCES), names(&DATABASES), names(&AUDIT_RECORDS)]
+    [
+        names(&INSTANCES),
+        names(&DATABASES),
+        names(&CHANGE_STREAMS),
+        names(&AUDIT_RECORDS),
+    ]
 }
 
 /// Finds the unique ids of a slice's records, in order.
@@ -441,7 +476,7 @@ mod tests {
     #[test]
     fn indexes_find_what_may_be_unreadable() {
         let migrations = migrations();
-        for (table, belongs_by, condition) in [INSTANCES, DATABASES]
+        for (table, belongs_by, condition) in [INSTANCES, DATABASES, CHANGE_STREAMS]
             .iter()
             .flat_map(|table| table.irregular)
         {

@@ -6,6 +6,7 @@
 pub mod audit;
 mod batch;
 mod census;
+pub mod change_streams;
 pub mod changes;
 mod connect;
 pub mod databases;

@@ -239,7 +239,10 @@ impl Tx {
                 from ended where s.operation_id = ended.id and s.state = 'RUNNING'),
              unfinished as (
                 update databases d set state = 'FAILED', revision = revision + 1,
-                    update_time = now() from ended where d.uid = ended.target_uid)
+                    update_time = now() from ended where d.uid = ended.target_uid),
+             unfinished_streams as (
+                update change_streams c set state = 'FAILED', revision = revision + 1,
+                    update_time = now() from ended where c.uid = ended.target_uid)
              select pg_notify($3, id::text) from ended",
             instance,
             Json(why) as _,

@@ -52,12 +52,16 @@ pub struct OnRecord {
     pub databases: Vec<String>,
     /// Unique ids of subscriptions. They are part of the names of publications and slots.
     pub subscriptions: Vec<Uuid>,
+    /// Change streams, whose publications and slots are named after them.
+    pub change_streams: Vec<Uuid>,
+    /// Slots of change streams, adopted ones included.
+    pub slots: Vec<String>,
 }
 
 impl Store {
-    /// The objects on record for a server: roles and databases of its instance, and its own
-    /// subscriptions. Each object is recorded before it is created on the server, and its record
-    /// is deleted after it was removed there.
+    /// The objects on record for a server: roles, databases and change streams of its instance, and
+    /// its own subscriptions. Each object is recorded before it is created on the server, and its
+    /// record is deleted after it was removed there.
     ///
     /// # Errors
     /// METADATA_UNAVAILABLE.
@@ -70,7 +74,11 @@ impl Store {
                 array(select postgresql_name from databases
                     where instance_uid in (select * from owner)) as "databases!",
                 array(select uid from subscriptions where server_uid = $1)
-                    as "subscriptions!""#,
+                    as "subscriptions!",
+                array(select uid from change_streams
+                    where instance_uid in (select * from owner)) as "change_streams!",
+                array(select slot from change_streams
+                    where instance_uid in (select * from owner)) as "slots!""#,
             server,
         )
         .fetch_one(&self.pool)

@@ -18,6 +18,8 @@ use super::names;
 pub struct Census {
     /// Instances by state.
     pub instances: Vec<Instances>,
+    /// Change streams by state.
+    pub change_streams: Vec<ChangeStreams>,
     /// Servers by role and goal.
     pub servers: Vec<Servers>,
     /// Operations under way by kind and state.
@@ -27,6 +29,15 @@ pub struct Census {
 /// Instances in a state.
 #[derive(Clone, Debug)]
 pub struct Instances {
+    /// Their state.
+    pub state: String,
+    /// How many there are.
+    pub count: u64,
+}
+
+/// Change streams in a state.
+#[derive(Clone, Debug)]
+pub struct ChangeStreams {
     /// Their state.
     pub state: String,
     /// How many there are.
@@ -71,6 +82,19 @@ pub(super) fn install(meter: &Meter) {
             read(observer, |census, observer| {
                 for it in &census.instances {
                     let state = KeyValue::new(names::INSTANCE_STATE, it.state.clone());
+                    observer.observe(it.count, &[state]);
+                }
+            });
+        })
+        .build();
+    meter
+        .u64_observable_gauge(names::CHANGE_STREAMS)
+        .with_unit("{stream}")
+        .with_description("Change streams, by their state.")
+        .with_callback(|observer| {
+            read(observer, |census, observer| {
+                for it in &census.change_streams {
+                    let state = KeyValue::new(names::CHANGE_STREAM_STATE, it.state.clone());
                     observer.observe(it.count, &[state]);
                 }
             });

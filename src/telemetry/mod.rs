@@ -5,6 +5,7 @@
 //! and flushes at the end.
 
 pub mod census;
+pub mod change_streams;
 pub mod fields;
 pub mod flood;
 pub mod logs;
@@ -115,6 +116,7 @@ pub fn init(settings: &Settings) -> Result<Telemetry, Error> {
     sql::install(&metrics.meter());
     pool::install(&metrics.meter());
     census::install(&metrics.meter());
+    change_streams::install(&metrics.meter());
     process::install(&metrics.meter());
     panics::install(&metrics.meter());
     orphans::install(&metrics.meter());

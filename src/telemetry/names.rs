@@ -79,6 +79,19 @@ pub const DB_CLIENT_CONNECTION_TIMEOUTS: &str = "db.client.connection.timeouts";
 pub const INSTANCES: &str = "howdah.instances";
 /// State of an instance.
 pub const INSTANCE_STATE: &str = "howdah.instance.state";
+/// Change streams (Howdah's own), by [`CHANGE_STREAM_STATE`].
+pub const CHANGE_STREAMS: &str = "howdah.change_streams";
+/// State of a change stream.
+pub const CHANGE_STREAM_STATE: &str = "howdah.change_stream.state";
+/// Log between its end and how far a change stream is, in bytes (Howdah's own), by
+/// [`INSTANCE_NAME`], [`CHANGE_STREAM`] and [`RUNG`].
+pub const CHANGE_STREAMS_LAG: &str = "howdah.change_streams.lag";
+/// Id of an instance.
+pub const INSTANCE_NAME: &str = "howdah.instance.id";
+/// Id of a change stream.
+pub const CHANGE_STREAM: &str = "howdah.change_stream.id";
+/// How far: `sent`, `received`, `acknowledged`, `confirmed` or `retained`.
+pub const RUNG: &str = "howdah.rung";
 /// Servers (Howdah's own), by [`SERVER_ROLE`] and [`SERVER_GOAL`].
 pub const SERVERS: &str = "howdah.servers";
 /// What a server is to its instance.

@@ -5,6 +5,7 @@ mod audit;
 mod availability;
 mod cancel;
 mod cancellation;
+mod change_streams;
 mod command_line;
 mod completion;
 mod crash;

@@ -1,9 +1,11 @@
 //! What Howdah has made on the servers of instances and no record knows any more.
 
-use howdah::pb::v1::{Condition, GetInstanceRequest, condition::Status};
+use howdah::pb::v1::{
+    ChangeStream, Condition, CreateChangeStreamRequest, GetInstanceRequest, condition::Status,
+};
 
 use super::rig::{Metadata, labelled, serve, superuser};
-use crate::support::howdah::{Howdah, eventually, instance_name};
+use crate::support::howdah::{Howdah, eventually, instance_name, succeeded};
 
 async fn unknown_objects(howdah: &Howdah) -> Option<Condition> {
     let request = GetInstanceRequest {
@@ -48,11 +50,30 @@ async fn what_no_record_knows_is_named_and_left_alone() {
         format!("select pg_create_logical_replication_slot('howdah_tmp_{mark}', 'pgoutput')");
     let publications = format!(
         "create publication howdah_tmp_{mark}_0_inserts; create publication howdah_tmp_mine;
-         create role stranger"
+         create publication howdah_{mark}_0; create role stranger"
     );
     for statements in [slot, publications] {
         shop.batch_execute(&statements).await.unwrap();
     }
+    // What a change stream on record has is known.
+    let kept = superuser(&howdah, "orders", "kept").await;
+    kept.batch_execute("create table items (id int primary key)")
+        .await
+        .unwrap();
+    drop(kept);
+    let request = CreateChangeStreamRequest {
+        parent: instance_name("orders"),
+        change_stream_id: "audit".into(),
+        change_stream: Some(ChangeStream {
+            database: "kept".into(),
+            tables: vec!["items".into()],
+            ..ChangeStream::default()
+        }),
+        ..CreateChangeStreamRequest::default()
+    };
+    let mut streams = howdah.streams().await;
+    let accepted = streams.create_change_stream(request).await.unwrap();
+    let _: ChangeStream = succeeded(&howdah.wait(accepted.get_ref()).await);
     let metadata = Metadata::of(&howdah).await;
     metadata
         .execute("delete from databases where id = 'shop'")
@@ -68,12 +89,18 @@ async fn what_no_record_knows_is_named_and_left_alone() {
     assert_eq!(condition.reason, "NO_RECORD");
     let expected = format!(
         "no record knows what Howdah has made on the server: database `shop`, publication \
-         `howdah_tmp_{mark}_0_inserts in shop`, role `shop_user`, slot `howdah_tmp_{mark}`"
+         `howdah_{mark}_0 in shop`, publication `howdah_tmp_{mark}_0_inserts in shop`, role \
+         `shop_user`, slot `howdah_tmp_{mark}`"
     );
     assert_eq!(condition.message, expected);
-    for kind in ["database", "publication", "role", "slot"] {
+    for (kind, all) in [
+        ("database", 1),
+        ("publication", 2),
+        ("role", 1),
+        ("slot", 1),
+    ] {
         eventually("it is counted", async || {
-            count(&howdah, kind).await == Some(1)
+            count(&howdah, kind).await == Some(all)
         })
         .await;
     }
@@ -86,7 +113,8 @@ async fn what_no_record_knows_is_named_and_left_alone() {
     };
     let publication = format!("publication/howdah_tmp_{mark}_0_inserts in shop");
     let (role, slot) = ("role/shop_user", format!("slot/howdah_tmp_{mark}"));
-    let listed = format!("database/shop\n{publication}\n{role}\n{slot}\n");
+    let of_stream = format!("publication/howdah_{mark}_0 in shop");
+    let listed = format!("database/shop\n{of_stream}\n{publication}\n{role}\n{slot}\n");
     assert_eq!(orphans(&howdah, list), (0, listed));
     for other in [
         "database/kept",
@@ -109,7 +137,10 @@ async fn what_no_record_knows_is_named_and_left_alone() {
     let (code, text) = orphans(&howdah, all);
     assert_eq!(
         (code, text),
-        (0, format!("{publication}\ndatabase/shop\n{role}\n"))
+        (
+            0,
+            format!("{of_stream}\n{publication}\ndatabase/shop\n{role}\n")
+        )
     );
     assert_eq!(orphans(&howdah, list), (0, String::new()));
     howdah.database("orders", "kept2").await;

@@ -30,6 +30,7 @@ const CONTENT: &str = "select concat_ws(' ',
     (select md5(string_agg(t::text, ',' order by t::text)) from servers t),
     (select md5(string_agg(t::text, ',' order by t::text)) from databases t),
     (select md5(string_agg(t::text, ',' order by t::text)) from roles t),
+    (select md5(string_agg(t::text, ',' order by t::text)) from change_streams t),
     (select md5(string_agg(t::text, ',' order by t::text)) from operations t),
     (select md5(string_agg(t::text, ',' order by t::text)) from requests t))";
 

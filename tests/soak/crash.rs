@@ -65,6 +65,9 @@ async fn run(world: &mut World, scenario: &Scenario, crash: &Crash) -> Picture {
         Act::CreateShop | Act::DeleteShop => {
             format!("{}/databases/shop", instance_name(&subject.id))
         }
+        Act::CreateStream | Act::DeleteStream => {
+            format!("{}/changeStreams/audit", instance_name(&subject.id))
+        }
         _ => instance_name(&subject.id),
     };
     let ask_again = request_id();

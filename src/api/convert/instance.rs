@@ -133,7 +133,7 @@ fn endpoint(address: ServerAddress) -> v1::Endpoint {
     }
 }
 
-fn condition(condition: Condition) -> v1::Condition {
+pub(super) fn condition(condition: Condition) -> v1::Condition {
     let status = match condition.status {
         Status::True => v1::condition::Status::True,
         Status::False => v1::condition::Status::False,

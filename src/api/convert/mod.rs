@@ -1,6 +1,7 @@
 //! Conversions between messages and the domain. They are the last check of a request.
 
 pub(super) mod audit;
+pub(super) mod change_stream;
 pub(super) mod database;
 pub(super) mod instance;
 pub(super) mod operation;

@@ -3,7 +3,7 @@
 use prost::{Message, Name};
 use prost_types::Any;
 
-use super::{database, instance, timestamp};
+use super::{change_stream, database, instance, timestamp};
 use crate::{
     api::{method, status},
     domain::{
@@ -116,6 +116,7 @@ pub(in crate::api) fn encode(outcome: Outcome) -> Result<Response> {
     match outcome {
         Outcome::Instance(found) => without_secrets(&instance::to_wire(*found)),
         Outcome::Database(found) => without_secrets(&database::to_wire(*found)),
+        Outcome::ChangeStream(found) => without_secrets(&change_stream::to_wire(*found)),
         Outcome::Empty => Ok(Response {
             type_url: type_url("google.protobuf.Empty"),
             value: Vec::new(),

@@ -6,6 +6,7 @@ use super::{dispatch::StepEngine, plan::Step, plans};
 use crate::{
     domain::{
         Error, Result,
+        change_stream::ChangeStream,
         database::Database,
         instance::{Instance, Server},
         provider::ServerSpec,
@@ -45,6 +46,13 @@ impl Context {
         let uid = self.claim.target_uid;
         let found = self.engine.store.database_by_uid(uid).await?;
         found.ok_or_else(|| Error::internal(format!("database {uid} of an operation is gone")))
+    }
+
+    /// The change stream that the operation is about, as it is now.
+    pub(crate) async fn change_stream(&self) -> Result<ChangeStream> {
+        let uid = self.claim.target_uid;
+        let found = self.engine.store.change_stream_by_uid(uid).await?;
+        found.ok_or_else(|| Error::internal(format!("change stream {uid} of an operation is gone")))
     }
 
     /// The server that the operation works on: the server that is its target, otherwise the

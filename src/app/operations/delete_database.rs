@@ -12,11 +12,11 @@ use super::{
     super::admin::{Session, execute},
     context::Context,
     create_database::{connect, owns_database, owns_role},
-    plan::{self, End, Plan, Step, commit, nothing},
+    plan::{self, End, Plan, Step, commit},
 };
 use crate::{
     domain::{
-        Error, Reason, Result,
+        Error, Reason, Result, change_stream,
         database::{Database, State},
         operation::{Failure, GivesWay, Outcome},
         provider::Wait,
@@ -119,9 +119,12 @@ async fn drop_database(context: &Context) -> Result<End> {
     let client = connect(context).await?;
     let name = database.postgresql_name.as_str();
     match owns_database(&client, &database, &role).await? {
-        None => return Ok(nothing()),
+        None => return Ok(dropped(database)),
         Some(false) => return Err(lost(&format!("database `{name}`"), &database)),
         Some(true) => {}
+    }
+    if !parameters.force {
+        refuse_followed(context, &database).await?;
     }
     let elsewhere = Elsewhere::of(&client, &role.postgresql_name, name).await?;
     // All checks come before the first change. From here on the role must be droppable too.
@@ -134,7 +137,45 @@ async fn drop_database(context: &Context) -> Result<End> {
     record_drop_sent(context).await?;
     drop_in_time(&client, &database, parameters.force).await?;
     failpoint::hit("database.delete.database.after_sql");
-    Ok(nothing())
+    Ok(dropped(database))
+}
+
+/// The end of a step after which the database is gone, and with it the slots of its change
+/// streams.
+fn dropped(database: Database) -> End {
+    commit(move |tx| {
+        Box::pin(async move {
+            let message = "the database was deleted, and the replication slot with it";
+            let (instance, name) = (database.instance_uid, database.postgresql_name);
+            tx.lose_change_streams_of(instance, name.as_str(), "DATABASE_DELETED", message)
+                .await
+        })
+    })
+}
+
+/// Most change streams that a refusal names.
+const NAMED: usize = 5;
+
+/// Refuses to drop a database whose changes are followed, and names by which streams.
+async fn refuse_followed(context: &Context, database: &Database) -> Result<()> {
+    let name = database.postgresql_name.as_str();
+    let store = &context.engine.store;
+    let mut streams = store.change_streams_of(database.instance_uid, name).await?;
+    streams.retain(|stream| stream.state != change_stream::State::Lost);
+    if streams.is_empty() {
+        return Ok(());
+    }
+    let named = streams.iter().take(NAMED);
+    let named: Vec<String> = named.map(|it| format!("`{}`", it.name.stream)).collect();
+    let more = match streams.len().saturating_sub(NAMED) {
+        0 => String::new(),
+        more => format!(" and {more} more"),
+    };
+    let message = format!(
+        "the database is used by change streams: {}{more}",
+        named.join(", ")
+    );
+    Err(Error::new(Reason::DatabaseInUse, message).with_resource(database.name.to_string()))
 }
 
 /// Drops a database within [`DROP_LIMIT`]; `force` also ends the sessions that use it.

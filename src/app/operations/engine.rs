@@ -22,7 +22,7 @@ use super::{
     context::Context,
     dispatch::StepEngine,
     keeper::{Lease, keep},
-    plan::{Commit, End, LONGEST_WAIT, Plan, Step},
+    plan::{Commit, End, LONGEST_WAIT, Plan, Step, WITHOUT_END},
     plans,
     retry::{Verdict, after_panic, delay, verdict},
 };
@@ -211,7 +211,7 @@ async fn advance(context: &Context, plan: &'static Plan, lease: &Lease) -> Resul
     let work = match acted {
         End::Done(work) => work,
         End::Later(work, wait) => {
-            refuse_endless(claim, &wait)?;
+            refuse_endless(claim, plan, &wait)?;
             return wait_outside(context, plan, current, work, wait).await;
         }
     };
@@ -278,13 +278,13 @@ async fn checked(context: &Context, plan: &Plan) -> Result<Tx> {
 }
 
 /// Whether the step has waited longer than [`LONGEST_WAIT`]. It is not retried then.
-fn has_waited_enough(claim: &Claim) -> bool {
-    claim.waited > LONGEST_WAIT
+fn has_waited_enough(claim: &Claim, plan: &Plan) -> bool {
+    plan.tries != WITHOUT_END && claim.waited > LONGEST_WAIT
 }
 
 /// Ends a wait that has lasted too long, with an error that says what was waited for.
-fn refuse_endless(claim: &Claim, wait: &Wait) -> Result<()> {
-    if !has_waited_enough(claim) {
+fn refuse_endless(claim: &Claim, plan: &Plan, wait: &Wait) -> Result<()> {
+    if !has_waited_enough(claim, plan) {
         return Ok(());
     }
     let (minutes, what) = (claim.waited.as_secs() / 60, &wait.waits_for);
@@ -495,7 +495,9 @@ async fn failed(
     let undoing = claim.state == State::Undoing;
     let verdict = match panicked {
         true => after_panic(claim.attempt, plan.tries),
-        false if has_waited_enough(claim) && error.reason() != Reason::MetadataUnavailable => {
+        false
+            if has_waited_enough(claim, plan) && error.reason() != Reason::MetadataUnavailable =>
+        {
             Verdict::GiveUp
         }
         false => verdict(&error, claim.attempt, plan.tries),

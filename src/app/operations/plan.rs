@@ -18,6 +18,9 @@ use crate::{
 /// Default number of attempts at a step. With the pauses this takes about four minutes.
 pub(crate) const TRIES: i32 = 15;
 
+/// Attempts at a step that is retried for as long as time may help, and may wait without a limit.
+pub(crate) const WITHOUT_END: i32 = i32::MAX;
+
 /// The writes of a step, in the transaction that marks the step as done.
 pub(crate) type Commit = Box<dyn for<'a> FnOnce(&'a mut Tx) -> BoxFuture<'a, Result<()>> + Send>;
 
@@ -34,7 +37,7 @@ pub(crate) enum End {
 pub(crate) type Act = for<'a> fn(&'a Context) -> BoxFuture<'a, Result<End>>;
 
 /// Longest time that a step waits for something outside, from its first look. An undo waits
-/// without a limit.
+/// without a limit, and so does a plan with [`WITHOUT_END`].
 pub(crate) const LONGEST_WAIT: Duration = Duration::from_secs(3600);
 
 /// A kind of long operation.

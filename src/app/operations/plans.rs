@@ -1,7 +1,8 @@
 //! The plans of all kinds of operations.
 
 use super::{
-    create_database, create_instance, delete_database, delete_instance,
+    create_change_stream, create_database, create_instance, delete_change_stream, delete_database,
+    delete_instance,
     plan::{Plan, Step},
     purge_instance, run_instance,
 };
@@ -19,9 +20,11 @@ pub(crate) static PURGE_INSTANCE: Plan = purge_instance::PURGE_PLAN;
 pub(crate) static ABANDON_INSTANCE: Plan = purge_instance::ABANDON_PLAN;
 pub(crate) static CREATE_DATABASE: Plan = create_database::PLAN;
 pub(crate) static DELETE_DATABASE: Plan = delete_database::PLAN;
+pub(crate) static CREATE_CHANGE_STREAM: Plan = create_change_stream::PLAN;
+pub(crate) static DELETE_CHANGE_STREAM: Plan = delete_change_stream::PLAN;
 
 /// All plans that this release can execute.
-pub(super) static ALL: [&Plan; 12] = [
+pub(super) static ALL: [&Plan; 14] = [
     &CREATE_INSTANCE,
     &START_INSTANCE,
     &STOP_INSTANCE,
@@ -34,6 +37,8 @@ pub(super) static ALL: [&Plan; 12] = [
     &ABANDON_INSTANCE,
     &CREATE_DATABASE,
     &DELETE_DATABASE,
+    &CREATE_CHANGE_STREAM,
+    &DELETE_CHANGE_STREAM,
 ];
 
 /// Finds the plan of a kind and version. When a plan changes, its former version must stay here

@@ -50,13 +50,13 @@ const SHARED: &str = "with ours as (select oid, rolname::text as name,
     union all select 'database', datname::text, mark from pg_database join ours on ours.oid = datdba
         where mark is not null
     union all select 'slot', slot_name::text,
-        substring(slot_name::text from '^howdah_tmp_([0-9a-f]{32})$')
-        from pg_replication_slots where slot_name ~ '^howdah_tmp_[0-9a-f]{32}$'";
+        substring(slot_name::text from '^howdah_(?:tmp_)?([0-9a-f]{32})$')
+        from pg_replication_slots where slot_name ~ '^howdah_(tmp_)?[0-9a-f]{32}$'";
 
 /// Objects of a single database.
 const OWN: &str = "select 'publication', pubname::text || ' in ' || current_database(),
-        substring(pubname::text from '^howdah_tmp_([0-9a-f]{32})')
-    from pg_publication where pubname ~ '^howdah_tmp_[0-9a-f]{32}(_[0-9]{1,4}(_inserts)?)?$'";
+        substring(pubname::text from '^howdah_(?:tmp_)?([0-9a-f]{32})')
+    from pg_publication where pubname ~ '^howdah_(tmp_)?[0-9a-f]{32}(_[0-9]{1,4}(_inserts)?)?$'";
 
 const DATABASES: &str = "select datname::text from pg_database where datallowconn
     and not datistemplate and datname <> 'postgres'";
@@ -77,7 +77,11 @@ impl Marked {
         match self.kind.as_str() {
             "role" => known.roles.contains(&self.mark),
             "database" => known.roles.contains(&self.mark) || known.databases.contains(&self.name),
-            _ => known.subscriptions.contains(&self.mark),
+            _ => {
+                known.subscriptions.contains(&self.mark)
+                    || known.change_streams.contains(&self.mark)
+                    || self.kind == "slot" && known.slots.contains(&self.name)
+            }
         }
     }
 }

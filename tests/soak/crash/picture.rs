@@ -4,7 +4,10 @@
 use howdah::{
     pb::{
         google::longrunning::{Operation, operation::Result},
-        v1::{Connection, Instance, OperationMetadata, instance, operation_metadata::stage},
+        v1::{
+            Connection, GetChangeStreamRequest, Instance, OperationMetadata, instance,
+            operation_metadata::stage,
+        },
     },
     pg,
 };
@@ -26,6 +29,7 @@ pub struct Picture {
     /// The same of all that is simulated, whether it runs or not.
     simulated: Vec<String>,
     shop: String,
+    stream: String,
 }
 
 impl Picture {
@@ -49,6 +53,7 @@ impl Picture {
                 None => Vec::new(),
             },
             shop: shop(world, subject).await,
+            stream: stream(world, subject).await,
         }
     }
 }
@@ -111,7 +116,9 @@ async fn inside(keeper: &Connection) -> Vec<String> {
     let idle = "select (select count(*) from pg_locks where locktype = 'advisory')
         + (select count(*) from pg_stat_activity where usename = 'howdah_admin'
             and datname is not null)
-        + (select count(*) from pg_prepared_xacts) + (select count(*) from pg_replication_slots)";
+        + (select count(*) from pg_prepared_xacts)
+        + (select count(*) from pg_replication_slots
+            where active or confirmed_flush_lsn is null or slot_name !~ '^howdah_[0-9a-f]{32}$')";
     eventually("nobody works on the server", async || {
         one::<i64>(&client, idle).await == 0
     })
@@ -126,7 +133,11 @@ pub async fn roles_and_databases(client: &pg::Client) -> Vec<String> {
         union all select 'database ' || datname || ' ' || pg_get_userbyid(datdba) || ' '
             || (datname ~ '^(template|postgres)' or has_database_privilege(
                 'pg_monitor', datname, 'connect,temporary'))
-            from pg_database order by 1";
+            from pg_database
+        union all select 'slot ' || left(slot_name, 7) || ' of ' || database
+            from pg_replication_slots
+        union all select 'publication ' || left(pubname, 7) || right(pubname, 2)
+            from pg_publication order by 1";
     let rows = client.query(sql, &[]).await.unwrap();
     rows.iter().map(|row| row.get(0)).collect()
 }
@@ -141,6 +152,22 @@ async fn shop(world: &World, subject: &Subject) -> String {
     }
     let client = connect(&connection).await;
     one(&client, "select current_user || '@' || current_database()").await
+}
+
+async fn stream(world: &World, subject: &Subject) -> String {
+    let request = GetChangeStreamRequest {
+        name: format!("{}/changeStreams/audit", instance_name(&subject.id)),
+    };
+    match world
+        .howdah
+        .streams()
+        .await
+        .get_change_stream(request)
+        .await
+    {
+        Ok(stream) => stream.get_ref().state().as_str_name().to_owned(),
+        Err(status) => format!("{:?}", status.code()),
+    }
 }
 
 async fn one<T>(client: &pg::Client, sql: &str) -> T

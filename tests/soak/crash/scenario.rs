@@ -18,6 +18,10 @@ pub enum Act {
     CreateShop,
     /// Deletes the database `shop`.
     DeleteShop,
+    /// Creates the change stream `audit` of the database `keeper`.
+    CreateStream,
+    /// Deletes the change stream `audit`.
+    DeleteStream,
     Start,
     Stop,
     Restart,
@@ -152,5 +156,15 @@ pub const SCENARIOS: &[Scenario] = &[
         "database.delete",
         &[EPHEMERAL, Act::CreateKeeper, Act::CreateShop],
         Act::DeleteShop,
+    ),
+    scenario(
+        "change_stream.create",
+        &[EPHEMERAL, Act::CreateKeeper],
+        Act::CreateStream,
+    ),
+    scenario(
+        "change_stream.delete",
+        &[EPHEMERAL, Act::CreateKeeper, Act::CreateStream],
+        Act::DeleteStream,
     ),
 ];

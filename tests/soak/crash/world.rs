@@ -6,9 +6,11 @@ use howdah::{
     pb::{
         google::longrunning::Operation,
         v1::{
-            Connection, CreateInstanceRequest, DeleteDatabaseRequest, DeleteInstanceRequest,
+            ChangeStream, Connection, CreateChangeStreamRequest, CreateInstanceRequest,
+            DeleteChangeStreamRequest, DeleteDatabaseRequest, DeleteInstanceRequest,
             GetConnectionRequest, GetInstanceRequest, Instance, RestartInstanceRequest,
             StartInstanceRequest, StopInstanceRequest, UndeleteInstanceRequest,
+            change_stream_service_client::ChangeStreamServiceClient,
             database_service_client::DatabaseServiceClient,
             instance_service_client::InstanceServiceClient,
         },
@@ -182,6 +184,9 @@ impl World {
                 };
                 instances.delete_instance(request).await
             }
+            Act::CreateStream | Act::DeleteStream => {
+                return self.ask_for_stream(&name, act, request_id).await;
+            }
             other => return self.ask_for_database(&name, other, request_id).await,
         };
         answer.map(tonic::Response::into_inner)
@@ -212,6 +217,41 @@ impl World {
                 databases.delete_database(request).await
             }
             other => panic!("nothing to ask for: {other:?}"),
+        };
+        answer.map(tonic::Response::into_inner)
+    }
+
+    async fn ask_for_stream(
+        &self,
+        instance: &str,
+        act: Act,
+        request_id: String,
+    ) -> Result<Operation, Status> {
+        let mut streams = ChangeStreamServiceClient::new(self.channel());
+        let answer = match act {
+            Act::CreateStream => {
+                let stream = ChangeStream {
+                    database: "keeper".into(),
+                    tables: vec!["kept".into()],
+                    ..ChangeStream::default()
+                };
+                let request = CreateChangeStreamRequest {
+                    parent: instance.to_owned(),
+                    change_stream_id: "audit".into(),
+                    change_stream: Some(stream),
+                    request_id,
+                    ..CreateChangeStreamRequest::default()
+                };
+                streams.create_change_stream(request).await
+            }
+            _ => {
+                let request = DeleteChangeStreamRequest {
+                    name: format!("{instance}/changeStreams/audit"),
+                    request_id,
+                    ..DeleteChangeStreamRequest::default()
+                };
+                streams.delete_change_stream(request).await
+            }
         };
         answer.map(tonic::Response::into_inner)
     }

@@ -1,0 +1,11 @@
+//! Durable change streams as resources: made, shown, listed and deleted.
+
+mod acknowledgements;
+mod adoption;
+mod health;
+mod lifecycle;
+mod lists;
+mod making;
+mod refusals;
+pub(super) mod rig;
+mod waiting;

@@ -22,7 +22,7 @@ use super::{
     exit::{Exit, Failure},
     session::Session,
 };
-use crate::pb::v1::{ListDatabasesRequest, ListInstancesRequest};
+use crate::pb::v1::{ListChangeStreamsRequest, ListDatabasesRequest, ListInstancesRequest};
 
 /// Variable by which a shell requests completion.
 const VARIABLE: &str = "_HOWDAH_COMPLETE";
@@ -69,7 +69,33 @@ pub(super) fn instances() -> ArgValueCandidates {
 
 /// Completes the name of a database: first the instance, then the database in it.
 pub(super) fn databases() -> ArgValueCompleter {
-    ArgValueCompleter::new(|typed: &OsStr| {
+    inside(async |session, parent| {
+        let request = ListDatabasesRequest {
+            parent,
+            ..ListDatabasesRequest::default()
+        };
+        let found = session.client.all_databases(request, MOST).await?;
+        Ok(found.into_iter().map(|it| it.name).collect())
+    })
+}
+
+/// The same for a change stream.
+pub(super) fn change_streams() -> ArgValueCompleter {
+    inside(async |session, parent| {
+        let request = ListChangeStreamsRequest {
+            parent,
+            ..ListChangeStreamsRequest::default()
+        };
+        let found = session.client.all_change_streams(request, MOST).await?;
+        Ok(found.into_iter().map(|it| it.name).collect())
+    })
+}
+
+/// Completes the name of something in an instance, of which `list` answers the whole names.
+fn inside(
+    list: impl AsyncFn(&Session, String) -> Result<Vec<String>, Failure> + Send + Sync + 'static,
+) -> ArgValueCompleter {
+    ArgValueCompleter::new(move |typed: &OsStr| {
         let typed = typed.to_str().unwrap_or_default();
         let found = match typed.split_once('/') {
             None => candidates(async |session| {
@@ -77,13 +103,9 @@ pub(super) fn databases() -> ArgValueCompleter {
                 Ok(names.into_iter().map(|name| format!("{name}/")).collect())
             }),
             Some((instance, _)) => candidates(async |session| {
-                let request = ListDatabasesRequest {
-                    parent: session.names.instance(instance)?,
-                    ..ListDatabasesRequest::default()
-                };
-                let found = session.client.all_databases(request, MOST).await?;
-                let name = |it: crate::pb::v1::Database| session.names.short(&it.name);
-                Ok(found.into_iter().map(name).collect())
+                let names = list(session, session.names.instance(instance)?).await?;
+                let names = names.iter().map(|name| session.names.short(name));
+                Ok(names.collect())
             }),
         };
         let begins = |it: &CompletionCandidate| it.get_value().to_string_lossy().starts_with(typed);

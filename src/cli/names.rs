@@ -1,4 +1,4 @@
-//! Short names: `orders` for an instance, `orders/shop` for a database.
+//! Short names: `orders` for an instance, `orders/shop` for a database or a change stream.
 
 use super::exit::{Exit, Failure};
 
@@ -39,6 +39,18 @@ impl Names {
                 self.project()
             )),
             _ => Err(wrong(text, "a database", "orders/shop")),
+        }
+    }
+
+    /// The name of a change stream, of `orders/audit` or the whole name.
+    pub(super) fn change_stream(&self, text: &str) -> Result<String, Failure> {
+        match text.split('/').collect::<Vec<_>>().as_slice() {
+            ["projects", _, "instances", _, "changeStreams", _] => Ok(text.to_owned()),
+            [instance, id] if !instance.is_empty() && !id.is_empty() => Ok(format!(
+                "{}/instances/{instance}/changeStreams/{id}",
+                self.project()
+            )),
+            _ => Err(wrong(text, "a change stream", "orders/audit")),
         }
     }
 
@@ -86,6 +98,11 @@ mod tests {
         assert_eq!(names.database("orders/shop").unwrap(), database);
         assert_eq!(names.database(database).unwrap(), database);
         assert_eq!(names.short(database), "orders/shop");
+        let stream = "projects/p/instances/orders/changeStreams/audit";
+        assert_eq!(names.change_stream("orders/audit").unwrap(), stream);
+        assert_eq!(names.change_stream(stream).unwrap(), stream);
+        assert_eq!(names.short(stream), "orders/audit");
+        assert!(names.change_stream(database).is_err());
         assert_eq!(names.short(instance), "orders");
         let other = "projects/q/instances/orders";
         assert_eq!(names.short(other), other);

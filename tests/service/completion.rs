@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 use super::{command_line::User, rig::serve};
 
 /// What can be typed in the place of the last word, as bash hears it.
-async fn completed(user: &User, words: &str) -> Vec<String> {
+pub(super) async fn completed(user: &User, words: &str) -> Vec<String> {
     let index = words.split(' ').count() - 1;
     let output = user
         .command(&format!("-- {words}"))

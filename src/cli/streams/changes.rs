@@ -172,7 +172,7 @@ fn identifier(name: &str) -> String {
 }
 
 /// An LSN in PostgreSQL's format.
-fn lsn(lsn: u64) -> String {
+pub(super) fn lsn(lsn: u64) -> String {
     format!("{:X}/{:X}", lsn >> 32, lsn & 0xFFFF_FFFF)
 }
 

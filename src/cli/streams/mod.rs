@@ -1,6 +1,8 @@
 //! `howdah streams`.
 
 mod changes;
+mod durable;
+mod sheet;
 mod text;
 
 use std::io::{self, Write};
@@ -15,6 +17,18 @@ use crate::pb::v1::{
 
 #[derive(Debug, Subcommand)]
 pub(super) enum Command {
+    /// Create a durable change stream, with a replication slot of its own
+    Create(durable::Create),
+    /// Show a change stream, and how far it is
+    Get(durable::Get),
+    /// Wait until a change stream can be subscribed to, or is gone
+    Wait(durable::Wait),
+    /// List the change streams of an instance
+    List(durable::List),
+    /// Delete a change stream with its slot and its publications
+    Delete(durable::Delete),
+    /// Acknowledge what was stored, so that the server may remove its log
+    Ack(durable::Ack),
     /// Print the changes of tables as they are committed, a line each
     Subscribe(Subscribe),
 }
@@ -44,8 +58,19 @@ pub(super) struct Subscribe {
 }
 
 pub(super) async fn run(session: Session, command: Command) -> Result<(), Failure> {
-    let Command::Subscribe(subscribe) = command;
-    let (instance, database) = source(&session, &subscribe).await?;
+    match command {
+        Command::Create(create) => create.run(&session).await,
+        Command::Get(get) => get.run(&session).await,
+        Command::Wait(wait) => wait.run(&session).await,
+        Command::List(list) => list.run(&session).await,
+        Command::Delete(delete) => delete.run(&session).await,
+        Command::Ack(ack) => ack.run(&session).await,
+        Command::Subscribe(subscribe) => follow(&session, subscribe).await,
+    }
+}
+
+async fn follow(session: &Session, subscribe: Subscribe) -> Result<(), Failure> {
+    let (instance, database) = source(session, &subscribe).await?;
     let request = SubscribeRequest {
         instance,
         database,
@@ -59,9 +84,9 @@ pub(super) async fn run(session: Session, command: Command) -> Result<(), Failur
         ..SubscribeRequest::default()
     };
     let mut stream = session.client.subscribe(request).await?;
-    let mut printer = Printer::new(&session, &subscribe);
+    let mut printer = Printer::new(session, &subscribe);
     while let Some(batch) = stream.message().await.map_err(crate::client::Error::from)? {
-        printer.greet(&session, &batch);
+        printer.greet(session, &batch);
         let mut ordinals = Ordinals::of(&batch);
         for event in batch.changes.iter().filter_map(|it| it.event.as_ref()) {
             if printer.print(event, ordinals.next(event))? {

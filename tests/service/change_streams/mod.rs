@@ -2,6 +2,7 @@
 
 mod acknowledgements;
 mod adoption;
+mod command_line;
 mod health;
 mod lifecycle;
 mod lists;

@@ -17,16 +17,16 @@ use super::{
     convert::{self, change_stream},
 };
 use crate::{
-    app::{self, Changes, DeleteChangeStream, List, Permit, Subscriptions},
+    app::{self, Changes, DeleteChangeStream, List, Permit, SubscribeChangeStream, Subscriptions},
     domain::{Error, Reason, Result, postgres::PostgresName, recorded::Recorded},
     pb::{
         EncodedBatch,
         encoded::change_stream_service_server::ChangeStreamService,
         google::longrunning::Operation,
         v1::{
-            AcknowledgeRequest, AcknowledgeResponse, ChangeStream, CreateChangeStreamRequest,
-            DeleteChangeStreamRequest, GetChangeStreamRequest, LargeChanges,
-            ListChangeStreamsRequest, ListChangeStreamsResponse, OnChange, Publish,
+            AckPolicy, AcknowledgeRequest, AcknowledgeResponse, ChangeStream,
+            CreateChangeStreamRequest, DeleteChangeStreamRequest, GetChangeStreamRequest,
+            LargeChanges, ListChangeStreamsRequest, ListChangeStreamsResponse, OnChange, Publish,
             SubscribeRequest, ValueFormat,
         },
     },
@@ -59,19 +59,16 @@ impl ChangeStreamService for ChangeStreams {
         let admitted = admit(request)?;
         let permit = admitted.extensions.get::<Arc<budget::Permit>>().cloned();
         let request = admitted.message;
+        let permit = permit.map(|it| it as Permit);
         if !request.change_stream.is_empty() {
-            return Err(unimplemented().into());
+            let changes = self.durable.subscribe(durable(request)?, permit).await?;
+            return Ok(Response::new(Batches(changes)));
         }
         let instance = request.instance.parse()?;
         let database = PostgresName::parse(&request.database, "database")?;
         let changes = self
             .subscriptions
-            .subscribe(
-                &instance,
-                &database,
-                asked(request)?,
-                permit.map(|it| it as Permit),
-            )
+            .subscribe(&instance, &database, asked(request)?, permit)
             .await?;
         Ok(Response::new(Batches(changes)))
     }
@@ -149,11 +146,27 @@ impl ChangeStreamService for ChangeStreams {
     }
 }
 
-fn unimplemented() -> Error {
-    Error::new(
-        Reason::Unimplemented,
-        "durable change streams are not there yet",
-    )
+/// A request that names a change stream.
+fn durable(request: SubscribeRequest) -> Result<SubscribeChangeStream> {
+    let refused = [
+        ("instance", !request.instance.is_empty()),
+        ("database", !request.database.is_empty()),
+        ("tables", !request.tables.is_empty()),
+        ("publication", !request.publication.is_empty()),
+        ("publish", request.publish() != Publish::Unspecified),
+        ("on_change", request.on_change() != OnChange::Unspecified),
+    ];
+    if let Some((field, _)) = refused.iter().find(|(_, given)| *given) {
+        let message = format!("`{field}` is a property of the change stream");
+        return Err(Error::new(Reason::FieldInvalid, message).with_field(*field));
+    }
+    Ok(SubscribeChangeStream {
+        name: request.change_stream.parse()?,
+        resume_token: request.resume_token.to_vec(),
+        on_delivery: request.ack_policy() == AckPolicy::OnDelivery,
+        take_over: request.take_over,
+        request: form(request)?,
+    })
 }
 
 fn asked(request: SubscribeRequest) -> Result<streams::Request> {
@@ -161,6 +174,19 @@ fn asked(request: SubscribeRequest) -> Result<streams::Request> {
         let message = "give either `tables` or `publication`";
         return Err(Error::new(Reason::FieldInvalid, message).with_field("tables"));
     }
+    let durable_only = [
+        ("resume_token", !request.resume_token.is_empty()),
+        ("ack_policy", request.ack_policy() != AckPolicy::Unspecified),
+        ("take_over", request.take_over),
+    ];
+    if let Some((field, _)) = durable_only.iter().find(|(_, given)| *given) {
+        let message = format!("`{field}` needs a change stream");
+        return Err(Error::new(Reason::FieldInvalid, message).with_field(*field));
+    }
+    form(request)
+}
+
+fn form(request: SubscribeRequest) -> Result<streams::Request> {
     let binary = request.value_format() == ValueFormat::Binary;
     let publication = match request.publication.as_str() {
         "" => None,

@@ -4,6 +4,7 @@ pub(super) mod acknowledge;
 pub(super) mod look_after;
 pub(super) mod objects;
 pub(super) mod slot;
+pub(super) mod subscribe;
 mod view;
 
 use std::{collections::BTreeMap, slice, sync::Arc, time::Duration};
@@ -11,7 +12,7 @@ use std::{collections::BTreeMap, slice, sync::Arc, time::Duration};
 use serde_json::json;
 use uuid::Uuid;
 
-use self::{acknowledge::Acknowledgements, view::View};
+use self::{acknowledge::Acknowledgements, subscribe::Reading, view::View};
 use super::{
     Mutation,
     admin::Servers,
@@ -94,6 +95,7 @@ pub struct ChangeStreams {
     pub(super) servers: Servers,
     pub(super) mutations: Mutations,
     pub(super) acknowledgements: Acknowledgements,
+    pub(super) reading: Reading,
 }
 
 /// Longest that a call waits for what a server shows of a slot.

@@ -36,7 +36,7 @@ use uuid::Uuid;
 use self::{
     admin::Servers,
     census::Counting,
-    change_streams::look_after::LookAfter,
+    change_streams::{look_after::LookAfter, subscribe::Reading},
     conditions::Conditions,
     hosts::{Answers, Hosts},
     housekeeping::Housekeeping,
@@ -53,6 +53,7 @@ pub use self::{
     audit::{Audit, Origin},
     change_streams::{
         ChangeStreams, CreateChangeStream, DeleteChangeStream, acknowledge::Acknowledgements,
+        subscribe::SubscribeChangeStream,
     },
     databases::{CreateDatabase, Databases, DeleteDatabase},
     engines::Engines,
@@ -216,6 +217,7 @@ impl App {
             tasks: tasks.clone(),
             acknowledgements: acknowledgements.clone(),
         };
+        let open = Arc::<subscriptions::Open>::default();
         let beside = settings.workers.saturating_mul(operations::LONG_FOR_EACH);
         Self {
             instances: Instances {
@@ -247,6 +249,11 @@ impl App {
                 servers: servers.clone(),
                 mutations: mutations.clone(),
                 acknowledgements: acknowledgements.clone(),
+                reading: Reading {
+                    worker,
+                    open: Arc::clone(&open),
+                    tasks: tasks.clone(),
+                },
             },
             operations: Operations {
                 store: store.clone(),
@@ -263,7 +270,7 @@ impl App {
                 tasks: tasks.clone(),
                 host,
                 worker,
-                open: Arc::default(),
+                open,
             },
             logs: Logs {
                 store: store.clone(),

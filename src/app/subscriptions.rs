@@ -30,7 +30,7 @@ use crate::{
 /// Length of a subscription's lease. Another process removes a subscription whose lease has
 /// expired. It is also the limit of one removal, so that a server that does not answer does not
 /// delay the others.
-const LEASE: Duration = Duration::from_secs(60);
+pub(super) const LEASE: Duration = Duration::from_secs(60);
 
 /// Pause between two rounds of renewals and removals.
 const INTERVAL: Duration = Duration::from_secs(10);
@@ -45,11 +45,11 @@ pub(super) struct Open(Mutex<HashMap<Held, CancellationToken>>);
 
 impl Open {
     /// Registers a subscription. Returns a token that is cancelled when its lease is lost.
-    fn insert(&self, held: Held) -> CancellationToken {
+    pub(super) fn insert(&self, held: Held) -> CancellationToken {
         self.all().entry(held).or_default().clone()
     }
 
-    fn remove(&self, held: Held) {
+    pub(super) fn remove(&self, held: Held) {
         self.all().remove(&held);
     }
 
@@ -65,6 +65,20 @@ impl Open {
         }
     }
 
+    /// Whether this process holds it.
+    pub(super) fn holds(&self, resource: Uuid) -> bool {
+        self.all().keys().any(|held| held.resource == resource)
+    }
+
+    /// Ends what holds a resource with another token.
+    pub(super) fn end_others(&self, held: Held) {
+        let all = self.all();
+        let others = all
+            .iter()
+            .filter(|(other, _)| other.resource == held.resource && other.token != held.token);
+        others.for_each(|(_, ended)| ended.cancel());
+    }
+
     fn all(&self) -> MutexGuard<'_, HashMap<Held, CancellationToken>> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -75,7 +89,7 @@ pub type Permit = Arc<dyn Send + Sync>;
 
 /// The changes of a subscription. Dropping it ends the subscription.
 #[derive(Debug)]
-pub struct Changes(Feed);
+pub struct Changes(pub(super) Feed);
 
 impl Changes {
     /// The next batch; it may be a heartbeat. Nothing follows after an error.

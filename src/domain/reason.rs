@@ -231,6 +231,8 @@ reasons! {
     TokenForeign = "TOKEN_FOREIGN", FailedPrecondition;
     /// A token is ahead of the end of the server's log.
     TokenAhead = "TOKEN_AHEAD", FailedPrecondition;
+    /// The token is behind what is acknowledged.
+    TokenStale = "TOKEN_STALE", FailedPrecondition;
 
     /// The etag is not that of the resource.
     EtagMismatch = "ETAG_MISMATCH", Aborted;

@@ -48,6 +48,28 @@ impl Store {
         Ok(token.map(|token| Held { resource, token }))
     }
 
+    /// Takes a lease for `seconds`, whoever holds it: the holder finds at its next write that its
+    /// token is not the one in the row.
+    ///
+    /// # Errors
+    /// METADATA_UNAVAILABLE.
+    pub async fn seize_lease(&self, resource: Uuid, worker: Uuid, seconds: f64) -> Result<Held> {
+        let token = sqlx::query_scalar!(
+            "insert into leases (resource, worker, until)
+             values ($1, $2, now() + make_interval(secs => $3))
+             on conflict (resource) do update set worker = excluded.worker,
+                token = excluded.token, until = excluded.until
+             returning token",
+            resource,
+            worker,
+            seconds,
+        )
+        .fetch_one(&self.pool)
+        .named("leases.seize_lease")
+        .await?;
+        Ok(Held { resource, token })
+    }
+
     /// Makes leases end in `seconds` from now; with 0 they are free at once. Returns those that
     /// were still held with their token. The others were taken by another process.
     ///

@@ -2,12 +2,19 @@
 
 use std::task::{Context, Poll};
 
-use tokio::{sync::mpsc, task::JoinSet};
+use tokio::{
+    sync::{mpsc, watch},
+    task::JoinSet,
+};
 
+use super::position::Position;
 use crate::{
-    domain::{Error, Reason, Result},
+    domain::{Error, Reason, Result, change_stream},
     pb::EncodedBatch,
 };
+
+/// A batch, with the position that it ends at.
+type Placed = (EncodedBatch, Position);
 
 /// Capacity of the queue in batches. While it is full, the reader waits.
 const DEPTH: usize = 2;
@@ -15,7 +22,11 @@ const DEPTH: usize = 2;
 /// The batches of a subscription. Dropping it ends the subscription.
 #[derive(Debug)]
 pub struct Feed {
-    batches: mpsc::Receiver<Result<EncodedBatch>>,
+    batches: mpsc::Receiver<Result<Placed>>,
+    /// The end of the batch that was taken last.
+    last: Position,
+    /// What was taken by the connection, and followed by another batch that was taken.
+    taken: watch::Sender<change_stream::Position>,
     // Aborted when dropped.
     _pump: JoinSet<()>,
 }
@@ -51,35 +62,57 @@ impl Feed {
         });
         Self {
             batches,
+            last: Position::default(),
+            taken: watch::Sender::default(),
             _pump: pump,
         }
     }
 
-    /// The next batch, heartbeats included. Nothing follows an error.
-    pub async fn next(&mut self) -> Option<Result<EncodedBatch>> {
-        self.batches.recv().await
+    /// Follows how far the connection has taken batches: up to the end of a batch when it takes
+    /// the next one.
+    #[must_use]
+    pub fn taken(&self) -> watch::Receiver<change_stream::Position> {
+        self.taken.subscribe()
     }
 
-    /// As [`Feed::next`], for use as a stream.
+    /// The next batch, heartbeats included. Nothing follows an error.
     pub fn poll_next(&mut self, context: &mut Context<'_>) -> Poll<Option<Result<EncodedBatch>>> {
-        self.batches.poll_recv(context)
+        let next = self.batches.poll_recv(context);
+        next.map(|next| {
+            next.map(|next| {
+                let (batch, end) = next?;
+                let before = std::mem::replace(&mut self.last, end);
+                self.taken.send_replace(before.into());
+                Ok(batch)
+            })
+        })
     }
 }
 
 /// Where a pump sends its batches.
 #[derive(Debug)]
-pub(super) struct Output(mpsc::Sender<Result<EncodedBatch>>);
+pub(super) struct Output(mpsc::Sender<Result<Placed>>);
 
 impl Output {
-    pub(super) async fn send(&mut self, batch: EncodedBatch) -> Result<()> {
+    /// Sends the batch that ends at a position.
+    pub(super) async fn send_at(&mut self, batch: EncodedBatch, position: Position) -> Result<()> {
         let gone = |_| Error::new(Reason::StreamLost, "the subscriber is gone");
-        self.0.send(Ok(batch)).await.map_err(gone)
+        self.0.send(Ok((batch, position))).await.map_err(gone)
+    }
+
+    /// Sends a batch from before the first position.
+    pub(super) async fn send(&mut self, batch: EncodedBatch) -> Result<()> {
+        self.send_at(batch, Position::default()).await
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    async fn next(feed: &mut Feed) -> Option<Result<EncodedBatch>> {
+        std::future::poll_fn(|context| feed.poll_next(context)).await
+    }
 
     /// Says when it is dropped.
     struct Guard(Option<tokio::sync::oneshot::Sender<()>>);
@@ -104,12 +137,12 @@ mod tests {
             Error::new(Reason::ShuttingDown, "over")
         };
         let mut feed = Feed::start(work, stop, Guard(Some(dropped)));
-        assert!(feed.next().await.unwrap().is_ok());
+        assert!(next(&mut feed).await.unwrap().is_ok());
         end.send(()).unwrap();
         // The subscriber does not read.
         seen.await.unwrap();
         let mut last = None;
-        while let Some(next) = feed.next().await {
+        while let Some(next) = next(&mut feed).await {
             last = Some(next);
         }
         assert_eq!(last.unwrap().unwrap_err().reason(), Reason::ShuttingDown);

@@ -9,6 +9,7 @@
 
 mod batch;
 mod catalog;
+mod durable;
 mod element;
 mod encode;
 mod fault;
@@ -29,6 +30,7 @@ use std::time::Duration;
 
 use uuid::Uuid;
 
+pub use durable::{Durable, follow};
 pub use feed::Feed;
 pub use publication::publish;
 pub use slot::Opening;

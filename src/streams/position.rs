@@ -2,10 +2,67 @@
 
 use uuid::Uuid;
 
-use crate::pg::Lsn;
+use crate::{
+    domain::{
+        change_stream::{self, Log},
+        token::Token,
+    },
+    pg::Lsn,
+};
+
+/// What the tokens of a stream are about.
+#[derive(Clone, Copy, Debug)]
+pub(super) enum Tokens {
+    /// A temporary subscription: its tokens only tell positions apart.
+    Temporary(Uuid),
+    /// A change stream, with the log that its positions are in and the hash of its options.
+    Durable(Uuid, Log, u32),
+}
+
+impl Tokens {
+    /// The unique id of the stream.
+    pub(super) fn uid(&self) -> Uuid {
+        match self {
+            Self::Temporary(uid) | Self::Durable(uid, ..) => *uid,
+        }
+    }
+
+    /// The token of a position.
+    pub(super) fn of(&self, position: Position) -> Vec<u8> {
+        match *self {
+            Self::Temporary(uid) => position.token(uid),
+            Self::Durable(stream, log, options) => Token {
+                stream,
+                log,
+                options,
+                position: position.into(),
+            }
+            .encode(),
+        }
+    }
+}
+
+impl From<change_stream::Position> for Position {
+    fn from(position: change_stream::Position) -> Self {
+        Self {
+            lsn: Lsn::new(position.lsn),
+            events: position.events,
+        }
+    }
+}
+
+impl From<Position> for change_stream::Position {
+    fn from(position: Position) -> Self {
+        Self {
+            lsn: position.lsn.get(),
+            events: position.events,
+        }
+    }
+}
 
 /// Comprises all transactions whose commit record starts below `lsn`, and the first `events`
-/// events of the transaction whose commit record starts at `lsn`. Events are rows, truncates
+/// events of the transaction whose commit record starts at `lsn`. A message that belongs to no
+/// transaction is the first event at its own position. Events are rows, truncates
 /// and transactional messages, counted before the filters of the request. The position of a stream
 /// never goes back.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]

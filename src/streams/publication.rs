@@ -10,11 +10,14 @@
 //! published as their root's would have the identity of the root, and the truncation of a
 //! partition would not be published at all.
 
-use std::{collections::BTreeSet, time::Duration};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    time::Duration,
+};
 
 use super::{
     Publish, Request, Source,
-    catalog::Table,
+    catalog::{self, Encoding, Table},
     fault,
     preflight::{self, Database, get},
     session::Session,
@@ -212,6 +215,20 @@ pub(super) fn member(publication: &str, verb: &str, table: u32) -> String {
             end if;
          end $$"
     )
+}
+
+/// The tables of these names that are there, by oid.
+pub(super) async fn followed(
+    session: &mut Session,
+    encoding: Encoding,
+    names: &[TableName],
+) -> Result<BTreeMap<u32, Table>> {
+    if names.is_empty() {
+        return Ok(BTreeMap::new());
+    }
+    let oids = catalog::oids(session, names).await?;
+    let oids: Vec<u32> = oids.into_iter().flatten().collect();
+    catalog::tables(session, encoding, &oids).await
 }
 
 /// Checks that the publications existed when the slot was created. From then on, the loss of a

@@ -4,8 +4,10 @@ mod large;
 
 use std::time::Duration;
 
-use tokio::time::{Instant, sleep_until};
-use uuid::Uuid;
+use tokio::{
+    sync::watch,
+    time::{Instant, sleep_until},
+};
 
 use super::{
     LargeChanges, Request,
@@ -14,18 +16,18 @@ use super::{
     fault,
     feed::Output,
     note::{self, End, Note},
-    position::Position,
+    position::{Position, Tokens},
     relation::Relations,
     session::Session,
     watch::Shared,
 };
 use crate::{
-    domain::{Error, Reason, Result},
+    domain::{Error, Reason, Result, change_stream},
     pb::v1::{ChangeBatch, Marker, ServerPosition, Truncate, change::Event},
     pg::{
         self, Lsn, ServerError,
         pgoutput::{self, Begin, Commit, Decoder, LogicalMessage, Message},
-        replication::{Item, ReplicationStream, Segment},
+        replication::{Acknowledger, Item, ReplicationStream, Segment},
     },
 };
 
@@ -45,7 +47,12 @@ pub(super) struct Pump {
     decoder: Decoder,
     batch: Batch,
     out: Output,
-    uid: Uuid,
+    tokens: Tokens,
+    acknowledge: Acknowledge,
+    /// The position to go on behind: what comes up to it was sent before.
+    resume: Position,
+    /// Whether the transaction at that position was begun in this call.
+    begun: bool,
     /// The prefix of the watch's notes.
     notes: String,
     heartbeat: Duration,
@@ -70,19 +77,31 @@ struct Transaction {
     open: bool,
     origin: String,
     events: u64,
+    /// So many of its events were sent before.
+    skip: u64,
     /// What notes in it ask for, once it has ended.
     markers: Vec<Marker>,
     end: Option<End>,
 }
 
+/// How the server learns what it may forget.
+#[derive(Debug)]
+pub(super) enum Acknowledge {
+    /// A temporary slot: nobody can resume from it, so what was handed to the subscriber's queue
+    /// is acknowledged at once, under a backlog too.
+    Sent,
+    /// A change stream: what is on record.
+    Recorded(watch::Receiver<change_stream::Position>),
+}
+
 impl Pump {
-    /// Over a stream from a slot that was made at `consistent_point`.
+    /// Over a stream from a slot. It goes on behind `resume`.
     pub(super) fn new(
-        (stream, consistent_point): (ReplicationStream, Lsn),
+        (stream, resume): (ReplicationStream, Position),
         session: Session,
         relations: Relations,
         request: &Request,
-        uid: Uuid,
+        (tokens, acknowledge): (Tokens, Acknowledge),
         out: Output,
     ) -> Self {
         Self {
@@ -92,22 +111,25 @@ impl Pump {
             decoder: Decoder::new(),
             batch: Batch::new(request.max_batch_bytes),
             out,
-            uid,
-            notes: note::prefix(uid),
+            tokens,
+            acknowledge,
+            resume,
+            begun: false,
+            notes: note::prefix(tokens.uid()),
             heartbeat: request.heartbeat,
             large: request.large_changes,
             due: Instant::now(),
             oldest: None,
             transaction: None,
-            wal_end: consistent_point,
-            position: Position::at(consistent_point),
+            wal_end: resume.lsn,
+            position: resume,
             element_id: String::new(),
         }
     }
 
     /// Runs until the stream ends or the subscriber is gone. The first batch is empty: it says
     /// that the slot has been created.
-    pub(super) async fn run(mut self, shared: &Shared) -> Result<()> {
+    pub(super) async fn run(&mut self, shared: &Shared) -> Result<()> {
         // Notes from before the slot are not in its stream.
         let end = {
             let state = shared.state.lock().await;
@@ -123,10 +145,34 @@ impl Pump {
         if let Some(end) = end {
             return Err(ended(end));
         }
+        self.read(shared).await
+    }
+
+    /// Reads until the stream ends or the subscriber is gone.
+    pub(super) async fn read(&mut self, shared: &Shared) -> Result<()> {
         let ended = self.follow(shared).await;
         // Changes that were decoded before the error are still correct: send them first.
         self.flush().await?;
         ended
+    }
+
+    /// Goes on with another connection, behind what was sent.
+    pub(super) fn reconnect(&mut self, stream: ReplicationStream, session: Session) {
+        self.stream = stream;
+        self.session = session;
+        self.decoder = Decoder::new();
+        let open = self.transaction.take().is_some_and(|it| it.open);
+        // A transaction may have been begun before and not reached again yet.
+        self.begun = open || (self.begun && self.resume == self.position);
+        self.resume = self.position;
+    }
+
+    /// Sends a heartbeat while there is no connection.
+    pub(super) async fn beat(&mut self) -> Result<()> {
+        match Instant::now() >= self.due {
+            true => self.send(Filled::default()).await,
+            false => Ok(()),
+        }
     }
 
     async fn follow(&mut self, shared: &Shared) -> Result<()> {
@@ -134,9 +180,11 @@ impl Pump {
             let oldest = self.oldest.map(|at| at + OLDEST);
             let wake = oldest.map_or(self.due, |at| at.min(Instant::now() + LINGER));
             // Safe to cancel: a segment is returned whole or stays in the stream.
+            let acknowledger = self.stream.acknowledger();
             let next = tokio::select! {
                 biased;
                 next = self.stream.next() => Some(next),
+                () = recorded(&mut self.acknowledge, &acknowledger) => continue,
                 () = sleep_until(wake) => None,
             };
             let idle = next.is_none();
@@ -164,9 +212,15 @@ impl Pump {
             self.flush().await?;
         }
         if self.batch.is_empty() {
-            self.stream.acknowledge(self.position.lsn);
+            self.acknowledge_sent();
         }
         Ok(())
+    }
+
+    fn acknowledge_sent(&self) {
+        if let Acknowledge::Sent = self.acknowledge {
+            self.stream.acknowledge(self.position.lsn);
+        }
     }
 
     /// The error that ends the stream.
@@ -252,11 +306,18 @@ impl Pump {
     }
 
     fn begin(&mut self, begin: Begin) {
+        let resume = self.resume;
+        let (skip, open) = match begin.commit_lsn.cmp(&resume.lsn) {
+            std::cmp::Ordering::Less => (u64::MAX, false),
+            std::cmp::Ordering::Equal => (resume.events, self.begun),
+            std::cmp::Ordering::Greater => (0, false),
+        };
         self.transaction = Some(Transaction {
             begin,
-            open: false,
+            open,
             origin: String::new(),
             events: 0,
+            skip,
             markers: Vec::new(),
             end: None,
         });
@@ -271,14 +332,20 @@ impl Pump {
             let event = Event::Commit(encode::commit(xid, commit, transaction.origin));
             self.add(event, 0).await?;
         }
+        let before = transaction.begin.commit_lsn < self.resume.lsn;
         self.reach(Position::at(commit.end_lsn));
-        for marker in transaction.markers {
+        // They were sent before, too.
+        let markers = transaction.markers.into_iter().filter(|_| !before);
+        for marker in markers {
             self.add(Event::Marker(marker), 0).await?;
         }
         transaction.end.map_or(Ok(()), |end| Err(ended(end)))
     }
 
     async fn row(&mut self, oid: u32, image: &Image<'_>) -> Result<()> {
+        if self.is_behind()? {
+            return self.count();
+        }
         self.announce_schema(oid).await?;
         let ordinal = self.next_ordinal().await?;
         let mut id = std::mem::take(&mut self.element_id);
@@ -304,6 +371,9 @@ impl Pump {
     }
 
     async fn truncate(&mut self, truncate: &pgoutput::Truncate<'_>) -> Result<()> {
+        if self.is_behind()? {
+            return self.count();
+        }
         let mut announced = Vec::new();
         for oid in truncate.relations() {
             self.announce_schema(oid).await?;
@@ -334,14 +404,29 @@ impl Pump {
             self.note(message);
             return Ok(());
         }
+        if message.transactional && self.is_behind()? {
+            return self.count();
+        }
         let event = Event::Message(encode::message(message));
         if message.transactional {
             return self.event(event).await;
         }
         // It belongs to no transaction, and is an event of its own between two of them.
-        self.add(event, 0).await?;
-        self.reach(Position::at(message.lsn));
+        let position = Position {
+            lsn: message.lsn,
+            events: 1,
+        };
+        if position > self.resume {
+            self.add(event, 0).await?;
+            self.reach(position);
+        }
         Ok(())
+    }
+
+    /// Whether the next event of the transaction was sent before.
+    fn is_behind(&mut self) -> Result<bool> {
+        let transaction = transaction(&mut self.transaction)?;
+        Ok(transaction.events < transaction.skip)
     }
 
     /// Takes a note of the watch. Those of other subscriptions mean nothing here.
@@ -433,7 +518,7 @@ impl Pump {
 
     async fn send(&mut self, filled: Filled) -> Result<()> {
         let around = ChangeBatch {
-            resume_token: self.position.token(self.uid),
+            resume_token: self.tokens.of(self.position),
             server_position: Some(ServerPosition {
                 server_wal_end: self.wal_end.get(),
                 received: self.stream.received().get(),
@@ -443,13 +528,23 @@ impl Pump {
             send_time: Some(now()),
             ..ChangeBatch::default()
         };
-        self.out.send(filled.seal(around)).await?;
+        self.out.send_at(filled.seal(around), self.position).await?;
         self.due = Instant::now() + self.heartbeat;
         self.oldest = None;
-        // The slot is temporary: nobody can resume from it, so what was handed to the
-        // subscriber's queue is acknowledged at once, under a backlog too.
-        self.stream.acknowledge(self.position.lsn);
+        self.acknowledge_sent();
         Ok(())
+    }
+}
+
+/// Tells the server what is on record, when that rises.
+async fn recorded(acknowledge: &mut Acknowledge, stream: &Acknowledger) {
+    let Acknowledge::Recorded(recorded) = acknowledge else {
+        return std::future::pending().await;
+    };
+    match recorded.changed().await {
+        Ok(()) => stream.acknowledge(Lsn::new(recorded.borrow_and_update().lsn)),
+        // The process ends.
+        Err(_) => std::future::pending().await,
     }
 }
 

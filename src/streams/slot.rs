@@ -6,9 +6,10 @@ use prost_types::Timestamp;
 
 use super::{
     Feed, Request, Source, fault, feed,
+    position::{Position, Tokens},
     preflight::{self, Database},
     publication,
-    pump::Pump,
+    pump::{Acknowledge, Pump},
     relation::Relations,
     session::Session,
     watch::Watch,
@@ -26,18 +27,18 @@ use crate::{
 };
 
 /// Longest wait for a connection.
-const CONNECT_LIMIT: Duration = Duration::from_secs(10);
+pub(super) const CONNECT_LIMIT: Duration = Duration::from_secs(10);
 
 /// Time after which the server ends a connection without feedback (`wal_sender_timeout`). Set
 /// for our session, so that our interval of feedback fits it whatever the server's value is.
-const WAL_SENDER_TIMEOUT: Duration = Duration::from_secs(30);
+pub(super) const WAL_SENDER_TIMEOUT: Duration = Duration::from_secs(30);
 
 /// Bytes that are buffered for a subscriber before reading from the server pauses.
-const BUFFER: usize = 4 << 20;
+pub(super) const BUFFER: usize = 4 << 20;
 
 /// Largest message that is read from the server, in bytes. A change that fits here and not
 /// into a batch is refused with CHANGE_TOO_LARGE when it is decoded.
-const LARGEST_MESSAGE: usize = 64 << 20;
+pub(super) const LARGEST_MESSAGE: usize = 64 << 20;
 
 /// A subscription whose tables were checked and whose publications exist.
 #[derive(Debug)]
@@ -118,11 +119,13 @@ impl Opening {
         let streaming = async {
             let canceller = connection.canceller().map(CancelOnDrop::new);
             let making = start(connection, &source, &request, &published);
-            let stream = wait(making, &mut session, &request, &mut out).await?;
+            let (stream, made) = wait(making, &mut session, &request, &mut out).await?;
             canceller.into_iter().for_each(CancelOnDrop::disarm);
             publication::check(&mut session, &published).await?;
             let relations = Relations::new(request.key_columns.clone(), encoding);
-            let pump = Pump::new(stream, session, relations, &request, source.uid, out);
+            let kind = (Tokens::Temporary(source.uid), Acknowledge::Sent);
+            let begin = (stream, Position::at(made));
+            let mut pump = Pump::new(begin, session, relations, &request, kind, out);
             pump.run(&shared).await
         };
         // The watch begins before the slot exists: the publications already affect the

@@ -173,6 +173,7 @@ impl Subscriptions {
         let record = &subscription.record;
         let source = Source {
             uid: record.uid,
+            secret: self.random.uuid()?,
             target: access.target,
             login: access.login,
             slot: record.slot.clone(),

@@ -21,8 +21,10 @@ pub(super) struct Storage {
     pub(super) file: u32,
     /// Changes with each change of a column, and not with TRUNCATE, VACUUM FULL or CLUSTER.
     pub(super) columns: String,
-    /// Number of columns with a value for the rows that are older than the column.
-    pub(super) missing: i64,
+    /// Columns with a value for the rows that are older than the column, by number.
+    pub(super) missing: Vec<i16>,
+    /// Of a partition: another one after it was detached and attached again.
+    pub(super) since: String,
 }
 
 /// A table that is followed.
@@ -30,6 +32,8 @@ pub(super) struct Storage {
 pub(super) struct Table {
     pub(super) namespace: String,
     pub(super) name: String,
+    /// Its columns, in their order; none of a table that is not partitioned.
+    pub(super) columns: Vec<String>,
     /// `relkind` is `p`.
     pub(super) partitioned: bool,
     /// `relpersistence` is `p`, and it is an ordinary or a partitioned table.
@@ -70,6 +74,13 @@ pub(super) fn name(row: &Row, at: usize) -> Result<String> {
     Ok(Name(bytes.unwrap_or_default()).to_string())
 }
 
+/// Names that were read by [`Encoding::bytes`] into an array.
+pub(super) fn names(row: &Row, at: usize) -> Result<Vec<String>> {
+    let names: Vec<&[u8]> = get(row, at)?;
+    let names = names.into_iter();
+    Ok(names.map(|name| Name(name).to_string()).collect())
+}
+
 /// The columns of [`Storage`], of `pg_class` as `c`.
 ///
 /// Updates of a table with REPLICA IDENTITY FULL fail while it is published and has a virtual
@@ -89,7 +100,7 @@ fn storage(encoding: Encoding) -> String {
          c.relfilenode,
          (select coalesce(md5(string_agg(a.xmin::text, ' ' order by a.attnum)), '')
             from pg_attribute a where a.attrelid = c.oid and a.attnum > 0),
-         (select count(*) from pg_attribute a where a.attrelid = c.oid and a.atthasmissing)"
+         array(select a.attnum from pg_attribute a where a.attrelid = c.oid and a.atthasmissing)"
     )
 }
 
@@ -101,6 +112,7 @@ fn stored(row: &Row, at: usize) -> Result<Storage> {
         file: get(row, at + 2)?,
         columns: get(row, at + 3)?,
         missing: get(row, at + 4)?,
+        since: String::new(),
     })
 }
 
@@ -128,10 +140,12 @@ pub(super) async fn tables(
     oids: &[u32],
 ) -> Result<BTreeMap<u32, Table>> {
     let (namespace, table) = (encoding.bytes("n.nspname"), encoding.bytes("c.relname"));
-    let storage = storage(encoding);
+    let (storage, column) = (storage(encoding), encoding.bytes("a.attname"));
     let query = format!(
         "select c.oid, {namespace}, {table}, c.relkind = 'p',
-            c.relkind in ('r', 'p') and c.relpersistence = 'p', {storage}
+            c.relkind in ('r', 'p') and c.relpersistence = 'p', {storage},
+            array(select {column} from pg_attribute a where c.relkind = 'p' and a.attrelid = c.oid
+                and a.attnum > 0 and not a.attisdropped order by a.attnum)
          from pg_class c join pg_namespace n on n.oid = c.relnamespace
          where c.oid = any($1)"
     );
@@ -141,6 +155,7 @@ pub(super) async fn tables(
         let table = Table {
             namespace: name(&row, 1)?,
             name: name(&row, 2)?,
+            columns: names(&row, 10)?,
             partitioned: get(&row, 3)?,
             followable: get(&row, 4)?,
             storage: stored(&row, 5)?,
@@ -148,12 +163,17 @@ pub(super) async fn tables(
         };
         found.insert(get(&row, 0)?, table);
     }
+    // `pg_partition_tree` would lock each partition: a lock on one of them would blind the watch.
     let query = format!(
-        "select r.oid, c.oid, {storage}
-         from unnest($1::oid[]) as r (oid)
-         cross join lateral pg_partition_tree(r.oid) t
-         join pg_class c on c.oid = t.relid join pg_namespace n on n.oid = c.relnamespace
-         where t.isleaf and c.relkind = 'r' and c.relpersistence = 'p' and c.oid <> r.oid"
+        "with recursive tree (root, oid, since) as (
+            select i.inhparent, i.inhrelid, i.xmin::text from pg_inherits i
+            where i.inhparent = any ($1)
+            union all
+            select t.root, i.inhrelid, t.since || ' ' || i.xmin::text
+            from tree t join pg_inherits i on i.inhparent = t.oid)
+         select t.root, c.oid, {storage}, t.since
+         from tree t join pg_class c on c.oid = t.oid join pg_namespace n on n.oid = c.relnamespace
+         where c.relispartition and c.relkind = 'r' and c.relpersistence = 'p'"
     );
     let roots: Vec<u32> = found
         .iter()
@@ -165,7 +185,11 @@ pub(super) async fn tables(
     let rows = session.query(&query, &[&roots]).await;
     for row in rows.map_err(fault::of_setup)? {
         if let Some(root) = found.get_mut(&get(&row, 0)?) {
-            root.leaves.insert(get(&row, 1)?, stored(&row, 2)?);
+            let leaf = Storage {
+                since: get(&row, 7)?,
+                ..stored(&row, 2)?
+            };
+            root.leaves.insert(get(&row, 1)?, leaf);
         }
     }
     Ok(found)

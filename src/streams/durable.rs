@@ -11,6 +11,7 @@ use tokio_postgres::Row;
 use super::{
     Feed, Request, Source, fault,
     feed::Output,
+    note::Root,
     position::{Position, Tokens},
     preflight::{self, Database, get},
     publication,
@@ -202,7 +203,7 @@ impl Reader {
         let tokens = Tokens::Durable(self.durable.source.uid, log, options);
         let acknowledge = Acknowledge::Recorded(self.durable.recorded.clone());
         let begin = (stream, self.resume());
-        let kind = (tokens, acknowledge);
+        let kind = (tokens, acknowledge, self.durable.source.secret);
         let pump = Pump::new(begin, session, relations, &self.request, kind, out);
         self.pump.insert(pump).run(&self.shared).await
     }
@@ -222,6 +223,14 @@ impl Reader {
             state.followed.push(oid);
             let published = publication::published(oid, &table, self.request.publish);
             state.published.extend(published);
+            let root = Root {
+                oid,
+                namespace: table.namespace,
+                name: table.name,
+                columns: table.columns,
+            };
+            let leaves = table.leaves.keys();
+            state.roots.extend(leaves.map(|leaf| (*leaf, root.clone())));
         }
         Ok(())
     }

@@ -102,6 +102,8 @@ pub struct Request {
 pub struct Source {
     /// Unique id of the subscription.
     pub uid: Uuid,
+    /// By which the notes of its watch are known in the log.
+    pub secret: Uuid,
     /// How to reach the server.
     pub target: Target,
     /// As whom to log in, to the database of the tables.

@@ -15,9 +15,10 @@ use crate::{
 /// Prefixes that begin with this are Howdah's own.
 pub(super) const RESERVED: &[u8] = b"howdah.";
 
-/// The prefix of the notes of a subscription.
-pub(super) fn prefix(uid: Uuid) -> String {
-    format!("howdah.{}", uid.simple())
+/// The prefix of the notes of a subscription. Anybody may write a message with any prefix, so it
+/// is a secret, and not the unique id that the names of slots and publications have.
+pub(super) fn prefix(secret: Uuid) -> String {
+    format!("howdah.{}", secret.simple())
 }
 
 /// A message for the pump of one subscription.
@@ -29,12 +30,25 @@ pub(super) struct Note {
     /// Tables that are followed from here on, by oid.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub(super) followed: Vec<u32>,
+    /// Partitions and the tables that they belong to from here on.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub(super) roots: Vec<(u32, Root)>,
     /// Markers to send.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub(super) markers: Vec<Seen>,
     /// Why the stream has to end here.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(super) end: Option<End>,
+}
+
+/// The table that a partition belongs to, as rows name it.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(super) struct Root {
+    pub(super) oid: u32,
+    pub(super) namespace: String,
+    pub(super) name: String,
+    /// Its columns, in their order.
+    pub(super) columns: Vec<String>,
 }
 
 /// A marker, as a note has it.
@@ -107,7 +121,7 @@ impl Note {
     }
 
     /// A statement that writes the note into the log, as a part of the transaction.
-    pub(super) fn statement(&self, uid: Uuid) -> String {
+    pub(super) fn statement(&self, secret: Uuid) -> String {
         // It has strings and numbers only, which always serialize.
         let text = serde_json::to_vec(self).unwrap_or_default();
         let hex = text.iter().fold(String::new(), |mut hex, byte| {
@@ -117,7 +131,7 @@ impl Note {
         // As bytes: text would be stored in the encoding of the database.
         format!(
             "select pg_logical_emit_message(true, '{}', decode('{hex}', 'hex'))",
-            prefix(uid)
+            prefix(secret)
         )
     }
 

@@ -20,13 +20,6 @@ pub(super) enum Tokens {
 }
 
 impl Tokens {
-    /// The unique id of the stream.
-    pub(super) fn uid(&self) -> Uuid {
-        match self {
-            Self::Temporary(uid) | Self::Durable(uid, ..) => *uid,
-        }
-    }
-
     /// The token of a position.
     pub(super) fn of(&self, position: Position) -> Vec<u8> {
         match *self {

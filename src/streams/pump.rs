@@ -8,6 +8,7 @@ use tokio::{
     sync::watch,
     time::{Instant, sleep_until},
 };
+use uuid::Uuid;
 
 use super::{
     LargeChanges, Request,
@@ -101,7 +102,7 @@ impl Pump {
         session: Session,
         relations: Relations,
         request: &Request,
-        (tokens, acknowledge): (Tokens, Acknowledge),
+        (tokens, acknowledge, secret): (Tokens, Acknowledge, Uuid),
         out: Output,
     ) -> Self {
         Self {
@@ -115,7 +116,7 @@ impl Pump {
             acknowledge,
             resume,
             begun: false,
-            notes: note::prefix(tokens.uid()),
+            notes: note::prefix(secret),
             heartbeat: request.heartbeat,
             large: request.large_changes,
             due: Instant::now(),
@@ -134,6 +135,8 @@ impl Pump {
         let end = {
             let state = shared.state.lock().await;
             self.relations.follow(state.followed.iter().copied());
+            let roots = state.roots.iter();
+            self.relations.belong(roots.map(|(leaf, root)| (*leaf, root.clone())));
             if !state.followed.is_empty() {
                 let published = state.published.iter();
                 self.relations
@@ -441,6 +444,7 @@ impl Pump {
             return;
         };
         self.relations.follow(note.followed);
+        self.relations.belong(note.roots);
         self.relations.publish(note.published);
         let markers = note.markers.into_iter().map(note::Seen::marker);
         transaction.markers.extend(markers);

@@ -10,7 +10,7 @@ mod key;
 use std::collections::{HashMap, HashSet};
 
 use self::facts::Facts;
-use super::{catalog::Encoding, element, fault, session::Session};
+use super::{catalog::Encoding, element, fault, note::Root, session::Session};
 use crate::{
     domain::Result,
     pb::v1::{Schema, schema},
@@ -64,6 +64,8 @@ pub(super) struct Relations {
     encoding: Encoding,
     /// Tables that were asked for, by oid. Their partitions are named as they are.
     followed: HashSet<u32>,
+    /// The tables that partitions belong to.
+    roots: HashMap<u32, Root>,
     /// Tables and partitions, and whether all of their events are published; none with a
     /// publication of somebody else.
     published: Option<HashMap<u32, bool>>,
@@ -79,6 +81,7 @@ impl Relations {
             key_columns,
             encoding,
             followed: HashSet::new(),
+            roots: HashMap::new(),
             published: None,
         }
     }
@@ -86,6 +89,18 @@ impl Relations {
     /// Follows these tables in addition.
     pub(super) fn follow(&mut self, tables: impl IntoIterator<Item = u32>) {
         self.followed.extend(tables);
+    }
+
+    /// Records which tables partitions belong to from here on.
+    pub(super) fn belong(&mut self, roots: impl IntoIterator<Item = (u32, Root)>) {
+        for (leaf, root) in roots {
+            if let Some(entry) = self.entries.get_mut(&leaf)
+                && self.roots.get(&leaf) != Some(&root)
+            {
+                entry.stale = true;
+            }
+            self.roots.insert(leaf, root);
+        }
     }
 
     /// Records what of tables is published from here on. A table whose events change is announced
@@ -185,10 +200,9 @@ impl Relations {
 
     /// The schema of a relation, from the log and from what the catalogs say.
     fn describe(&self, oid: u32, logged: Logged, facts: &Facts) -> Known {
-        let order = match facts.root.is_some() {
-            true => order(&logged.columns, &facts.columns),
-            false => None,
-        };
+        // As it was when the partition was first seen: by now it may have been detached.
+        let root = self.roots.get(&oid).or(facts.root.as_ref());
+        let order = root.and_then(|root| order(&logged.columns, &root.columns));
         let mut columns: Vec<schema::Column> = match &order {
             Some(order) => order
                 .iter()
@@ -199,7 +213,7 @@ impl Relations {
         for column in &mut columns {
             self.name_type(column, facts);
         }
-        let published = self.published(oid, facts.root.as_ref().map(|root| root.oid));
+        let published = self.published(oid, root.map(|root| root.oid));
         let omitted = facts.omitted(&columns, self.published.is_none());
         let (key, key_source) = key::of(&key::Table {
             asked: &self.key_columns,
@@ -211,7 +225,7 @@ impl Relations {
         });
         let name = |at: &usize| columns.get(*at).map(|column| column.name.clone());
         let key_columns = key.iter().filter_map(name).collect();
-        let (namespace, table, partition) = match &facts.root {
+        let (namespace, table, partition) = match root {
             Some(root) => (
                 root.namespace.clone(),
                 root.name.clone(),
@@ -240,7 +254,7 @@ impl Relations {
             },
             key,
             order,
-            root: facts.root.as_ref().map(|root| root.oid),
+            root: root.map(|root| root.oid),
         }
     }
 

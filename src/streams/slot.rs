@@ -123,7 +123,11 @@ impl Opening {
             canceller.into_iter().for_each(CancelOnDrop::disarm);
             publication::check(&mut session, &published).await?;
             let relations = Relations::new(request.key_columns.clone(), encoding);
-            let kind = (Tokens::Temporary(source.uid), Acknowledge::Sent);
+            let kind = (
+                Tokens::Temporary(source.uid),
+                Acknowledge::Sent,
+                source.secret,
+            );
             let begin = (stream, Position::at(made));
             let mut pump = Pump::new(begin, session, relations, &request, kind, out);
             pump.run(&shared).await

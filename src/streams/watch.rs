@@ -23,7 +23,7 @@ use tokio::sync::Mutex;
 use self::{named::Named, tables::Tables};
 use super::{
     Request, Source, fault,
-    note::{End, Note},
+    note::{End, Note, Root},
     preflight::{Database, get},
     session::Session,
 };
@@ -40,6 +40,8 @@ pub(super) struct State {
     pub(super) published: HashMap<u32, bool>,
     /// The tables that are followed.
     pub(super) followed: Vec<u32>,
+    /// The tables that partitions belong to.
+    pub(super) roots: HashMap<u32, Root>,
     /// Why the stream has to end.
     pub(super) end: Option<End>,
 }
@@ -135,9 +137,10 @@ impl<'a> Watch<'a> {
             session,
             source: self.source,
             shared: &self.shared,
+            begun: before,
             now: before,
         };
-        log.now = log.position().await?;
+        log.begun = log.position().await?;
         match &mut self.watched {
             Watched::Tables(tables) => tables.look(&mut log).await,
             Watched::Named(named) => named.look(&mut log).await,
@@ -162,7 +165,9 @@ struct Log<'a> {
     session: &'a mut Session,
     source: &'a Source,
     shared: &'a Shared,
-    /// Its end before the look.
+    /// Its end before the look: what is found later was not there yet.
+    begun: Lsn,
+    /// Its end after the look.
     now: Lsn,
 }
 
@@ -184,12 +189,13 @@ impl Log<'_> {
             sql.push_str(statement);
         }
         sql.push_str(";\n");
-        sql.push_str(&note.statement(self.source.uid));
+        sql.push_str(&note.statement(self.source.secret));
         sql.push_str(";\ncommit");
         let mut state = self.shared.state.lock().await;
         self.session.run(&sql).await.map_err(fault::of_setup)?;
         state.published.extend(note.published.iter().copied());
         state.followed.extend(note.followed.iter().copied());
+        state.roots.extend(note.roots.iter().cloned());
         state.end.clone_from(&note.end);
         Ok(())
     }

@@ -63,6 +63,7 @@ fn holders(permission: &Permission) -> Vec<Role> {
         (_, "get" | "list" | "wait" | "watch") => vec![Role::Viewer, Role::Operator],
         (_, "connect") => vec![Role::Connector],
         (_, "subscribe" | "acknowledge") => vec![Role::Subscriber],
+        ("databases", "get") => vec![Role::Viewer, Role::Subscriber, Role::Operator],
         (_, "create" | "update" | "start" | "stop" | "restart" | "cancel" | "readLogs") => {
             vec![Role::Operator]
         }

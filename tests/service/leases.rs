@@ -181,7 +181,7 @@ async fn subscriptions_of_a_dead_process_are_swept_by_another_one_of_its_host() 
     let mut one = serve().await;
     let (connection, admin) = followed(&one).await;
     let stream = subscribe(&one, &connection).await;
-    assert_eq!(made(&admin).await, 3);
+    assert_eq!(made(&admin).await, 2);
     let elsewhere = Howdah::serve(beside(&one)).await;
     let two = Howdah::serve(on_host_of(&one)).await;
     let metadata = Metadata::of(&one).await;

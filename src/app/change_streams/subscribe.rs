@@ -138,6 +138,7 @@ impl ChangeStreams {
         let access = self.servers.access_to(&instance, server, database).await?;
         Ok(streams::Source {
             uid: stream.uid,
+            secret: self.random.uuid()?,
             target: access.target,
             login: access.login,
             slot: stream.slot.to_string(),

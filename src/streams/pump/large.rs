@@ -57,10 +57,7 @@ impl Pump {
                 Err(fault::too_large(large.bytes, name.as_deref(), lsn))
             }
             LargeChanges::Fragments => self.send_parts(&large.change, ordinal).await,
-            LargeChanges::Skip => {
-                self.skip(&large, name.as_deref(), ordinal);
-                Ok(())
-            }
+            LargeChanges::Skip => self.skip(&large, name.as_deref(), ordinal).await,
         }
     }
 
@@ -77,15 +74,14 @@ impl Pump {
             });
             // It fits: the batch was sent, and a part is smaller than a batch may be.
             let _: Result<Option<Filled>, _> = self.batch.add(fragment, ordinal);
-            if index < last {
-                self.flush().await?;
-            }
+            self.flush().await?;
         }
         Ok(())
     }
 
-    /// The marker follows its transaction.
-    fn skip(&mut self, large: &Large, name: Option<&str>, ordinal: u64) {
+    /// The marker follows its transaction. The ordinals of a batch have no gap: it ends here.
+    async fn skip(&mut self, large: &Large, name: Option<&str>, ordinal: u64) -> Result<()> {
+        self.flush().await?;
         let known = large.oid.and_then(|oid| self.relations.get(oid).ok());
         let (namespace, table) = known.map_or_else(Default::default, |known| {
             let schema = &known.schema;
@@ -105,8 +101,11 @@ impl Pump {
             ),
             ..Marker::default()
         };
-        if let Some(transaction) = &mut self.transaction {
-            transaction.markers.push(marker);
+        match &mut self.transaction {
+            Some(transaction) => transaction.markers.push(marker),
+            // It fits: the batch is empty.
+            None => drop(self.batch.add(Event::Marker(marker), 0)),
         }
+        Ok(())
     }
 }

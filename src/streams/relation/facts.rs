@@ -7,18 +7,11 @@ use tokio_postgres::Row;
 use super::super::{
     catalog::{self, Encoding},
     fault,
+    note::Root,
     preflight::get,
     session::Session,
 };
-use crate::{domain::Result, pb::v1::schema, pg::pgoutput::Name};
-
-/// The partitioned table that a partition belongs to.
-#[derive(Clone, Debug)]
-pub(super) struct Root {
-    pub(super) oid: u32,
-    pub(super) namespace: String,
-    pub(super) name: String,
-}
+use crate::{domain::Result, pb::v1::schema};
 
 /// A type's name.
 #[derive(Clone, Debug)]
@@ -33,7 +26,7 @@ pub(super) struct Named {
 pub(super) struct Facts {
     /// The table that was asked for, of a partition of it.
     pub(super) root: Option<Root>,
-    /// Names of the columns, of the root's where there is one.
+    /// Names of the columns.
     pub(super) columns: Vec<String>,
     /// Columns of the primary key, in the order of the table's columns.
     pub(super) primary_key: Vec<String>,
@@ -90,7 +83,9 @@ pub(super) async fn read(
                 where a.attrelid = c.oid and a.attnum > 0 and not a.attisdropped order by a.attnum),
             {primary}, {identity},
             array(select {column} from pg_attribute a where a.attrelid = own.oid
-                and a.attnum > 0 and a.attgenerated <> '' and not a.attisdropped)
+                and a.attnum > 0 and a.attgenerated <> '' and not a.attisdropped),
+            array(select {column} from pg_attribute a where a.attrelid = own.oid
+                and a.attnum > 0 and not a.attisdropped order by a.attnum)
          from pg_class own
          join pg_class c on c.oid = coalesce((select a.relid from pg_partition_ancestors(own.oid) a
             where a.relid = any($2) and a.relid <> own.oid limit 1), own.oid)
@@ -107,13 +102,14 @@ pub(super) async fn read(
         oid: of,
         namespace: catalog::name(row, 1)?,
         name: catalog::name(row, 2)?,
+        columns: catalog::names(row, 3)?,
     };
     Ok(Facts {
+        columns: catalog::names(row, 7)?,
         root: (of != oid).then_some(root),
-        columns: names(row, 3)?,
-        primary_key: names(row, 4)?,
-        generated_identity: names(row, 5)?,
-        generated: names(row, 6)?,
+        primary_key: catalog::names(row, 4)?,
+        generated_identity: catalog::names(row, 5)?,
+        generated: catalog::names(row, 6)?,
         types: read_types(session, encoding, types).await?,
     })
 }
@@ -138,12 +134,4 @@ async fn read_types(
         Ok((get(row, 0)?, named))
     };
     rows.iter().map(named).collect()
-}
-
-fn names(row: &Row, at: usize) -> Result<Vec<String>> {
-    let names: Vec<&[u8]> = get(row, at)?;
-    Ok(names
-        .into_iter()
-        .map(|name| Name(name).to_string())
-        .collect())
 }

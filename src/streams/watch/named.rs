@@ -47,12 +47,13 @@ impl Named {
         let Some(now) = rows.first().map(|row| get::<String>(row, 0)).transpose()? else {
             return Ok(());
         };
+        log.now = log.position().await?;
         if let Some((before, after)) = &self.last
             && *before != now
         {
             log.write(&[], &self.changed(*after, log.now)).await?;
         }
-        self.last = Some((now, log.now));
+        self.last = Some((now, log.begun));
         Ok(())
     }
 

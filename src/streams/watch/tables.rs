@@ -10,7 +10,7 @@ use crate::{
     streams::{
         OnChange, Publish, Request, Source,
         catalog::{self, Encoding, Storage, Table},
-        note::{End, Note, Seen},
+        note::{End, Note, Root, Seen},
         preflight::Database,
         publication::{self, LOCK_TIMEOUT, Numbered, Wanted},
     },
@@ -69,6 +69,7 @@ impl Tables {
     pub(super) fn begin(&self, state: &mut State) {
         state.published = published(&self.followed, self.publish);
         state.followed = self.followed.iter().map(|it| it.oid).collect();
+        state.roots = self.followed.iter().flat_map(Followed::roots).collect();
     }
 
     pub(super) async fn look(&mut self, log: &mut Log<'_>) -> Result<()> {
@@ -78,9 +79,11 @@ impl Tables {
         let oids: BTreeSet<u32> = oids.chain(named.iter().flatten().copied()).collect();
         let oids: Vec<u32> = oids.into_iter().collect();
         let tables = catalog::tables(log.session, self.encoding, &oids).await?;
+        log.now = log.position().await?;
         let (mut next, mut note) = (self.followed.clone(), Note::default());
         let look = Look {
             tables: &tables,
+            begun: log.begun,
             now: log.now,
             on_change: self.on_change,
         };
@@ -90,8 +93,49 @@ impl Tables {
         if note.end.is_some() {
             return log.write(&[], &note).await;
         }
+        let before = log.shared.state.lock().await.published.clone();
         self.protect(&next, log).await?;
-        self.apply(next, note, log).await
+        self.tell(&next, &mut note, log).await?;
+        self.apply(next, note, before, log).await
+    }
+
+    /// Writes what needs no lock at once: what holds one table up must not hold up the others.
+    async fn tell(
+        &mut self,
+        next: &[Followed],
+        note: &mut Note,
+        log: &mut Log<'_>,
+    ) -> Result<()> {
+        let (later, now): (Vec<Seen>, Vec<Seen>) = std::mem::take(&mut note.markers)
+            .into_iter()
+            .partition(|it| it.relation_oid != 0);
+        note.markers = later;
+        let at_once = Note {
+            markers: now,
+            roots: self.roots(next),
+            ..Note::default()
+        };
+        if !at_once.is_empty() {
+            log.write(&[], &at_once).await?;
+        }
+        for (followed, next) in self.followed.iter_mut().zip(next) {
+            if followed.oid == next.oid {
+                followed.clone_from(next);
+            }
+        }
+        Ok(())
+    }
+
+    /// Partitions that came, or whose table was renamed.
+    fn roots(&self, next: &[Followed]) -> Vec<(u32, Root)> {
+        let pairs = self.followed.iter().zip(next);
+        let changed = pairs.filter(|(was, is)| {
+            was.oid != is.oid
+                || was.table.leaves.len() != is.table.leaves.len()
+                || was.table.leaves.keys().ne(is.table.leaves.keys())
+                || (&was.table.namespace, &was.table.name) != (&is.table.namespace, &is.table.name)
+        });
+        changed.flat_map(|(_, is)| is.roots()).collect()
     }
 
     /// Takes tables out of what publishes their updates at once, without a lock on them: the
@@ -122,23 +166,31 @@ impl Tables {
         &mut self,
         next: Vec<Followed>,
         mut note: Note,
+        before: HashMap<u32, bool>,
         log: &mut Log<'_>,
     ) -> Result<()> {
         let numbered: Vec<Numbered<'_>> = next.iter().map(Followed::numbered).collect();
         let wanted = publication::wanted(&self.prefix, &numbered, self.publish);
         let statements = statements(&self.current, &wanted);
-        let before = log.shared.state.lock().await.published.clone();
+        let now = log.shared.state.lock().await.published.clone();
         let changed = published(&next, self.publish).into_iter();
-        let changed = changed.filter(|(oid, all)| before.get(oid) != Some(all));
-        note.published = changed.collect();
+        let (changed, same): (Vec<_>, Vec<_>) =
+            changed.partition(|(oid, all)| before.get(oid) != Some(all));
+        // What was protected may be published again as before.
+        let back = same.into_iter().filter(|(oid, all)| now.get(oid) != Some(all));
+        let anew: BTreeSet<u32> = changed.iter().map(|(oid, _)| *oid).collect();
+        note.published = changed.into_iter().chain(back).collect();
         note.published.sort_unstable();
-        let anew = next
-            .iter()
-            .filter(|it| it.is_published_anew(&note, &before));
+        let anew = next.iter().filter(|it| it.is_published_anew(&anew, &before));
         let detail = "other events of the table are published from here on";
         let anew = anew.map(|it| it.mark(Kind::PublishedEventsChanged, detail, log.now));
         let anew: Vec<Seen> = anew.collect();
         note.markers.extend(anew);
+        let moved = !statements.is_empty();
+        let open = match moved {
+            true => log.open_transactions().await?,
+            false => Vec::new(),
+        };
         if !statements.is_empty() || !note.is_empty() {
             log.write(&statements, &note).await?;
         }
@@ -147,9 +199,7 @@ impl Tables {
             self.current.push(next);
         }
         self.followed = next;
-        let moved = note.markers.into_iter();
-        let moved = moved.filter(|it| it.kind == i32::from(Kind::PublishedEventsChanged));
-        incomplete(moved.collect(), log).await
+        incomplete(moved, note.markers, open, log).await
     }
 }
 
@@ -184,12 +234,23 @@ impl Followed {
     }
 
     /// Whether other events of the table, or of a partition that was there before, are published.
-    fn is_published_anew(&self, note: &Note, before: &HashMap<u32, bool>) -> bool {
-        let mut changed = note.published.iter().map(|(oid, _)| oid);
-        changed.any(|oid| {
+    fn is_published_anew(&self, changed: &BTreeSet<u32>, before: &HashMap<u32, bool>) -> bool {
+        changed.iter().any(|oid| {
             let ours = *oid == self.oid || self.table.leaves.contains_key(oid);
             ours && before.contains_key(oid)
         })
+    }
+
+    /// Its partitions, and itself as their root.
+    fn roots(&self) -> impl Iterator<Item = (u32, Root)> {
+        let root = Root {
+            oid: self.oid,
+            namespace: self.table.namespace.clone(),
+            name: self.table.name.clone(),
+            columns: self.table.columns.clone(),
+        };
+        let leaves = self.table.leaves.keys();
+        leaves.map(move |leaf| (*leaf, root.clone()))
     }
 
     fn mark(&self, kind: Kind, detail: &str, now: Lsn) -> Seen {
@@ -203,18 +264,25 @@ impl Followed {
     }
 }
 
-/// Says which transactions were open when the events of tables changed: what they did before is
-/// published by the former rule, and what they do now by the new one.
-async fn incomplete(moved: Vec<Seen>, log: &mut Log<'_>) -> Result<()> {
-    if moved.is_empty() {
+/// Says which transactions were open when publications were changed: what they did before is
+/// published by the former rule, and what they do now by the new one. `before` were open before
+/// the change.
+async fn incomplete(
+    moved: bool,
+    markers: Vec<Seen>,
+    before: Vec<u32>,
+    log: &mut Log<'_>,
+) -> Result<()> {
+    if !moved || markers.is_empty() {
         return Ok(());
     }
-    let open = log.open_transactions().await?;
+    let after = log.open_transactions().await?;
+    let open: BTreeSet<u32> = before.into_iter().chain(after).collect();
     if open.is_empty() {
         return Ok(());
     }
-    let markers = moved.into_iter().map(|seen| Seen {
-        incomplete: open.clone(),
+    let markers = markers.into_iter().map(|seen| Seen {
+        incomplete: open.iter().copied().collect(),
         detail: "these transactions were open, and may be published in part".into(),
         ..seen
     });
@@ -264,6 +332,7 @@ fn statements(current: &[Wanted], wanted: &[Wanted]) -> Vec<String> {
 /// One look at the catalogs.
 struct Look<'a> {
     tables: &'a BTreeMap<u32, Table>,
+    begun: Lsn,
     now: Lsn,
     on_change: OnChange,
 }
@@ -282,11 +351,19 @@ impl Look<'_> {
                 );
                 end(followed, message, note);
             }
-            (None, None) => followed.gone = true,
+            (None, None) if followed.gone => {}
+            (None, None) => {
+                followed.gone = true;
+                let what = "the table was dropped; one that takes its name will be followed";
+                note.markers.push(Seen {
+                    former_oid: followed.oid,
+                    ..followed.mark(Kind::TableReplaced, what, self.now)
+                });
+            }
             (None, Some(table)) => {
                 self.changed(followed, table, note);
                 followed.table = table.clone();
-                followed.seen = self.now;
+                followed.seen = self.begun;
             }
         }
     }
@@ -296,7 +373,9 @@ impl Look<'_> {
             "another table has the name {} since a moment between {} and {}",
             followed.asked, followed.seen, self.now
         );
-        if self.on_change == OnChange::End || !table.followable {
+        // It would need publications that the stream does not read.
+        let other_kind = table.partitioned != followed.table.partitioned;
+        if self.on_change == OnChange::End || !table.followable || other_kind {
             return end(followed, what, note);
         }
         note.followed.push(oid);
@@ -308,7 +387,7 @@ impl Look<'_> {
         followed.oid = oid;
         followed.table = table.clone();
         followed.gone = false;
-        followed.seen = self.now;
+        followed.seen = self.begun;
     }
 
     /// What happened to the rows of a table beside the changes that the log has.
@@ -324,7 +403,10 @@ impl Look<'_> {
         };
         let names = |from: &Table, without: &Table| -> Vec<String> {
             let leaves = from.leaves.iter();
-            let gone = leaves.filter(|(oid, _)| !without.leaves.contains_key(oid));
+            let gone = leaves.filter(|(oid, leaf)| {
+                let other = without.leaves.get(oid);
+                other.is_none_or(|other| other.since != leaf.since)
+            });
             gone.map(|(_, leaf)| leaf.name.clone()).collect()
         };
         let attached = "partitions were attached, with the rows that were in them";
@@ -348,7 +430,8 @@ impl Look<'_> {
 /// changed and all rows were written anew, or a column came with a value for the rows that are
 /// there. TRUNCATE, which the log has, VACUUM FULL and CLUSTER change no column.
 fn rewritten(was: &Storage, is: &Storage) -> bool {
-    (was.file != is.file && was.columns != is.columns) || is.missing > was.missing
+    let filled = is.missing.iter().any(|column| !was.missing.contains(column));
+    (was.file != is.file && was.columns != is.columns) || filled
 }
 
 fn end(followed: &Followed, message: String, note: &mut Note) {

@@ -108,10 +108,10 @@ async fn what_a_slot_retains_is_shown_and_bounded() {
         eventually("the slot retains less", async || {
             rig.run(&advance).await;
             let now = get(rig.howdah, &stream.name).await.unwrap();
-            now.progress.unwrap().retained_bytes < 2_000_000
+            let found = condition(&now, "Retaining");
+            found.is_some_and(|it| it.status() == Status::False && it.reason == "BOUND_KEPT")
         })
         .await;
-        observed(&rig, "s", "Retaining", Status::False, "BOUND_KEPT").await;
         delete(rig.howdah, &stream.name, false).await;
     }
 }

@@ -8,7 +8,11 @@ use std::{
 use serde_json::json;
 use tonic::Code;
 
-use super::{arguments::Output, explain, output::data};
+use super::{
+    arguments::Output,
+    explain,
+    output::{clean, data},
+};
 use crate::{
     client,
     config::{self, Kind},
@@ -121,7 +125,8 @@ impl Failure {
     }
 
     fn text(&self) -> String {
-        let mut text = format!("error: {}\n", self.message.replace('\n', "\n       "));
+        let lines: Vec<String> = self.message.split('\n').map(clean).collect();
+        let mut text = format!("error: {}\n", lines.join("\n       "));
         for note in &self.notes {
             text.push_str(&format!("       {note}\n"));
         }

@@ -136,7 +136,8 @@ impl Pump {
             let state = shared.state.lock().await;
             self.relations.follow(state.followed.iter().copied());
             let roots = state.roots.iter();
-            self.relations.belong(roots.map(|(leaf, root)| (*leaf, root.clone())));
+            self.relations
+                .belong(roots.map(|(leaf, root)| (*leaf, root.clone())));
             if !state.followed.is_empty() {
                 let published = state.published.iter();
                 self.relations
@@ -377,21 +378,10 @@ impl Pump {
         if self.is_behind()? {
             return self.count();
         }
-        let mut announced = Vec::new();
+        let mut schema_ids = Vec::new();
         for oid in truncate.relations() {
             self.announce_schema(oid).await?;
-            announced.push(oid);
-        }
-        // With a partitioned table all of its partitions are truncated, and named too.
-        let roots = announced
-            .iter()
-            .filter(|oid| self.relations.is_followed(**oid));
-        let roots: Vec<u32> = roots.copied().collect();
-        let mut schema_ids = Vec::new();
-        for oid in announced {
-            if !self.relations.is_part_of(oid, &roots) {
-                schema_ids.push(self.relations.get(oid)?.schema.schema_id);
-            }
+            schema_ids.push(self.relations.get(oid)?.schema.schema_id);
         }
         let (cascade, restart_identity) = (truncate.cascade, truncate.restart_identity);
         self.event(Event::Truncate(Truncate {

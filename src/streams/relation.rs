@@ -31,8 +31,6 @@ pub(super) struct Known {
     pub(super) order: Option<Vec<usize>>,
     /// What element ids begin with.
     pub(super) prefix: String,
-    /// The table that was asked for, of a partition of it.
-    pub(super) root: Option<u32>,
 }
 
 /// A relation as the log describes it.
@@ -132,17 +130,6 @@ impl Relations {
             quote_identifier(namespace),
             quote_identifier(table)
         ))
-    }
-
-    /// Whether the relation is one of the tables that were asked for.
-    pub(super) fn is_followed(&self, oid: u32) -> bool {
-        self.followed.contains(&oid)
-    }
-
-    /// Whether it was announced as a partition of one of these tables.
-    pub(super) fn is_part_of(&self, oid: u32, roots: &[u32]) -> bool {
-        let root = self.get(oid).ok().and_then(|known| known.root);
-        root.is_some_and(|root| roots.contains(&root))
     }
 
     /// Whether the relation's newest schema was announced.
@@ -254,7 +241,6 @@ impl Relations {
             },
             key,
             order,
-            root: root.map(|root| root.oid),
         }
     }
 

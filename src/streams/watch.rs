@@ -128,10 +128,6 @@ impl<'a> Watch<'a> {
 
     async fn look(&mut self) -> Result<()> {
         self.look_at_slot().await?;
-        if self.shared.state.lock().await.end.is_some() {
-            // The note is in the log.
-            return Ok(());
-        }
         let (session, before) = (&mut self.session, Lsn::ZERO);
         let mut log = Log {
             session,
@@ -196,7 +192,7 @@ impl Log<'_> {
         state.published.extend(note.published.iter().copied());
         state.followed.extend(note.followed.iter().copied());
         state.roots.extend(note.roots.iter().cloned());
-        state.end.clone_from(&note.end);
+        state.end = state.end.take().or_else(|| note.end.clone());
         Ok(())
     }
 

@@ -60,10 +60,10 @@ fn holders(permission: &Permission) -> Vec<Role> {
     let (collection, verb) = permission.as_str().split_once('.').unwrap();
     match (collection, verb) {
         ("audit" | "bindings" | "tokens", _) => vec![],
+        ("databases", "get") => vec![Role::Viewer, Role::Subscriber, Role::Operator],
         (_, "get" | "list" | "wait" | "watch") => vec![Role::Viewer, Role::Operator],
         (_, "connect") => vec![Role::Connector],
         (_, "subscribe" | "acknowledge") => vec![Role::Subscriber],
-        ("databases", "get") => vec![Role::Viewer, Role::Subscriber, Role::Operator],
         (_, "create" | "update" | "start" | "stop" | "restart" | "cancel" | "readLogs") => {
             vec![Role::Operator]
         }

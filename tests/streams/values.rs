@@ -214,11 +214,11 @@ async fn odd_names_are_names() {
         subscriber.told(1).await,
         [
             "schema odd.name.T(K.1*,a,b) default key(K.1)",
-            "insert T -> (1,x) T:1",
+            "insert T -> (1,x) odd\\.name.T:1",
             "schema public.plain(id*) default key(id)",
             "insert plain -> (1) plain:1",
             "schema q\"uote.semi;colon(id*) default key(id)",
-            "insert semi;colon -> (1) semi;colon:1",
+            "insert semi;colon -> (1) q\"uote.semi;colon:1",
         ]
     );
 }
@@ -248,23 +248,25 @@ async fn a_partitioned_table_stands_for_its_partitions() {
     assert_eq!(
         subscriber.told(5).await,
         [
-            "schema public.m(id*,at*,v) default key(id,at)",
+            "schema public.m(id*,at*,v) default key(id,at) partition \"public\".\"m_1\"",
             "insert m -> (1,2026-01-05,a) m:1_2026-01-05",
+            "schema public.m(id*,at*,v) default key(id,at) partition \"public\".\"m_2\"",
             "insert m -> (2,2026-02-05,b) m:2_2026-02-05",
             "update m -> (2,2026-02-05,c) m:2_2026-02-05",
             "delete m (1,2026-01-05,ABSENT) m:1_2026-01-05",
             "insert m -> (1,2026-02-06,a) m:1_2026-02-06",
+            "schema public.m(id*,at*,v) default key(id,at) partition \"public\".\"m_3\"",
             "insert m -> (3,2026-03-05,d) m:3_2026-03-05",
-            "truncate m cascade=false restart=false",
+            "truncate m,m,m cascade=false restart=false",
         ]
     );
     assert_eq!(
         leaf.told(4).await,
         [
-            "schema public.m_2(v,at*,id*) default key(id,at)",
-            "insert m_2 -> (b,2026-02-05,2) m_2:2_2026-02-05",
-            "update m_2 -> (c,2026-02-05,2) m_2:2_2026-02-05",
-            "insert m_2 -> (a,2026-02-06,1) m_2:1_2026-02-06",
+            "schema public.m_2(v,at*,id*) default key(at,id)",
+            "insert m_2 -> (b,2026-02-05,2) m_2:2026-02-05_2",
+            "update m_2 -> (c,2026-02-05,2) m_2:2026-02-05_2",
+            "insert m_2 -> (a,2026-02-06,1) m_2:2026-02-06_1",
             "truncate m_2 cascade=false restart=false",
         ]
     );

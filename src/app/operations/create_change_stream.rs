@@ -103,6 +103,8 @@ async fn publish_tables(
     let access = servers.access_to(&instance, server, database).await?;
     let source = streams::Source {
         uid: stream.uid,
+        // It is not watched here: no notes are written.
+        secret: stream.uid,
         target: access.target,
         login: access.login,
         slot: own_name(stream.uid),

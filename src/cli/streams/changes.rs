@@ -28,6 +28,10 @@ impl Tables {
                     "table": table(schema),
                     "columns": schema.columns.iter().map(|c| c.name.as_str()).collect::<Vec<_>>(),
                     "key": schema.key_columns,
+                    "keySource": schema.key_source().as_str_name(),
+                    "published": schema.published().as_str_name(),
+                    "omitted": schema.omitted_columns,
+                    "partition": schema.partition,
                 })
             }
             Event::Row(row) => self.row(row)?,

@@ -3,16 +3,21 @@
 mod changes;
 mod durable;
 mod sheet;
+mod tail;
 mod text;
 
-use std::io::{self, Write};
+use std::{
+    io::{self, Write},
+    path::PathBuf,
+};
 
 use clap::{Args, Subcommand};
 
 use self::changes::Tables;
 use super::{arguments::Output, exit::Failure, output::data, session::Session};
 use crate::pb::v1::{
-    ChangeBatch, GetDatabaseRequest, SubscribeRequest, change::Event, change_batch::WaitingFor,
+    ChangeBatch, GetDatabaseRequest, OnChange, Publish, SubscribeRequest, change::Event,
+    change_batch::WaitingFor,
 };
 
 #[derive(Debug, Subcommand)]
@@ -36,13 +41,30 @@ pub(super) enum Command {
 #[derive(Debug, Args)]
 pub(super) struct Subscribe {
     /// Instance, such as orders, or database, such as orders/shop
-    #[arg(add = crate::cli::complete::databases())]
-    instance: String,
+    #[arg(required_unless_present = "stream", add = crate::cli::complete::databases())]
+    instance: Option<String>,
     /// Database by its name in PostgreSQL, where the first argument is the instance
     database: Option<String>,
     /// Tables as in SQL, such as public.items; with commas or repeated
-    #[arg(long, required_unless_present = "publication")]
+    #[arg(long, required_unless_present_any = ["publication", "stream"])]
     tables: Vec<String>,
+    /// Durable change stream, such as orders/audit, instead of an instance and tables. What was
+    /// printed is acknowledged
+    #[arg(long, conflicts_with_all = ["instance", "tables", "publication"],
+        add = crate::cli::complete::change_streams())]
+    stream: Option<String>,
+    /// File with the token to go on from, written after each batch that was printed
+    #[arg(long, requires = "stream", value_name = "FILE")]
+    token_file: Option<PathBuf>,
+    /// End the subscriber that the change stream has
+    #[arg(long, requires = "stream")]
+    take_over: bool,
+    /// Publish inserts and truncates only: no UPDATE of the application can fail because of it
+    #[arg(long, conflicts_with_all = ["publication", "stream"])]
+    inserts_only: bool,
+    /// Go on when a table is replaced or the publication is changed, instead of ending
+    #[arg(long, conflicts_with = "stream")]
+    on_change_follow: bool,
     /// Publication that exists in the database, instead of tables
     #[arg(long, conflicts_with = "tables")]
     publication: Option<String>,
@@ -70,8 +92,21 @@ pub(super) async fn run(session: Session, command: Command) -> Result<(), Failur
 }
 
 async fn follow(session: &Session, subscribe: Subscribe) -> Result<(), Failure> {
+    if let Some(stream) = &subscribe.stream {
+        return tail::follow(session, &subscribe, stream).await;
+    }
     let (instance, database) = source(session, &subscribe).await?;
+    let publish = match subscribe.inserts_only {
+        true => Publish::Inserts,
+        false => Publish::Unspecified,
+    };
+    let on_change = match subscribe.on_change_follow {
+        true => OnChange::Follow,
+        false => OnChange::Unspecified,
+    };
     let request = SubscribeRequest {
+        publish: publish.into(),
+        on_change: on_change.into(),
         instance,
         database,
         tables: subscribe
@@ -86,22 +121,16 @@ async fn follow(session: &Session, subscribe: Subscribe) -> Result<(), Failure> 
     let mut stream = session.client.subscribe(request).await?;
     let mut printer = Printer::new(session, &subscribe);
     while let Some(batch) = stream.message().await.map_err(crate::client::Error::from)? {
-        printer.greet(session, &batch);
-        let mut ordinals = Ordinals::of(&batch);
-        for event in batch.changes.iter().filter_map(|it| it.event.as_ref()) {
-            if printer.print(event, ordinals.next(event))? {
-                return Ok(());
-            }
+        if printer.batch(session, &batch)? {
+            return Ok(());
         }
-        // One write per batch, so that lines are not cut.
-        printer.flush()?;
     }
     Ok(())
 }
 
 /// The instance, and the database's name in PostgreSQL, from one argument or two.
 async fn source(session: &Session, subscribe: &Subscribe) -> Result<(String, String), Failure> {
-    let text = &subscribe.instance;
+    let text = subscribe.instance.as_deref().unwrap_or_default();
     if let Some(database) = &subscribe.database {
         return Ok((session.names.instance(text)?, database.clone()));
     }
@@ -132,12 +161,15 @@ fn split(text: &str) -> Vec<String> {
 /// Numbers the events of a batch in their transactions.
 struct Ordinals {
     next: u64,
+    /// Whether an event with an ordinal has come.
+    counted: bool,
 }
 
 impl Ordinals {
     fn of(batch: &ChangeBatch) -> Self {
         Self {
             next: batch.first_ordinal,
+            counted: false,
         }
     }
 
@@ -145,7 +177,9 @@ impl Ordinals {
     fn next(&mut self, event: &Event) -> u64 {
         let counts = match event {
             Event::Begin(_) => {
-                self.next = 1;
+                if self.counted {
+                    self.next = 1;
+                }
                 false
             }
             Event::Row(_) | Event::Truncate(_) => true,
@@ -155,6 +189,7 @@ impl Ordinals {
         };
         match counts {
             true => {
+                self.counted = true;
                 self.next += 1;
                 self.next - 1
             }
@@ -227,6 +262,20 @@ impl Printer {
                 return Ok(true);
             }
         }
+        Ok(false)
+    }
+
+    /// Prints a batch; true when its last event was the last one wanted.
+    fn batch(&mut self, session: &Session, batch: &ChangeBatch) -> Result<bool, Failure> {
+        self.greet(session, batch);
+        let mut ordinals = Ordinals::of(batch);
+        for event in batch.changes.iter().filter_map(|it| it.event.as_ref()) {
+            if self.print(event, ordinals.next(event))? {
+                return Ok(true);
+            }
+        }
+        // One write for a batch: a line that is cut in two helps nobody.
+        self.flush()?;
         Ok(false)
     }
 

@@ -10,7 +10,26 @@ pub(super) fn line(record: &Value) -> String {
     let event = text("event");
     let line = match event {
         "insert" | "update" | "delete" => row(record, event, text("table")),
-        "schema" => format!("schema {} ({})", text("table"), list(record, "columns")),
+        "schema" => {
+            let inserts = match text("published") {
+                "INSERTS" => ", inserts and truncates only",
+                _ => "",
+            };
+            format!(
+                "schema {} ({}){inserts}",
+                text("table"),
+                list(record, "columns")
+            )
+        }
+        "marker" => format!(
+            "marker {} {} {}: {}, between {} and {}",
+            text("kind"),
+            text("table"),
+            list(record, "partitions"),
+            text("detail"),
+            text("afterLsn"),
+            text("beforeLsn")
+        ),
         "truncate" => {
             let flag = |name: &str| record.get(name) == Some(&Value::Bool(true));
             let cascade = if flag("cascade") { " cascade" } else { "" };

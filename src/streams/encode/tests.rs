@@ -24,7 +24,6 @@ fn table(columns: usize, order: Option<Vec<usize>>) -> Known {
         key: vec![0],
         order,
         prefix: "t:".into(),
-        root: None,
     }
 }
 

@@ -50,6 +50,7 @@ impl Named {
         log.now = log.position().await?;
         if let Some((before, after)) = &self.last
             && *before != now
+            && log.shared.state.lock().await.end.is_none()
         {
             log.write(&[], &self.changed(*after, log.now)).await?;
         }

@@ -40,6 +40,8 @@ pub(super) struct Tables {
     followed: Vec<Followed>,
     /// What the publications publish now.
     current: Vec<Wanted>,
+    /// Markers that follow a change of the publications that was not possible yet.
+    later: Vec<Seen>,
 }
 
 impl Tables {
@@ -62,6 +64,7 @@ impl Tables {
             encoding: database.encoding,
             followed: followed.collect(),
             current: publication::wanted(&source.slot, &numbered, request.publish),
+            later: Vec::new(),
         }
     }
 
@@ -90,8 +93,14 @@ impl Tables {
         for (followed, named) in next.iter_mut().zip(named) {
             look.compare(followed, named, &mut note);
         }
-        if note.end.is_some() {
-            return log.write(&[], &note).await;
+        // Also when the stream has to end: the subscriber may not read on for minutes.
+        let ended = log.shared.state.lock().await.end.is_some();
+        if ended || note.end.is_some() {
+            self.protect(&next, log).await?;
+            return match ended {
+                true => Ok(()),
+                false => log.write(&[], &note).await,
+            };
         }
         let before = log.shared.state.lock().await.published.clone();
         self.protect(&next, log).await?;
@@ -100,16 +109,17 @@ impl Tables {
     }
 
     /// Writes what needs no lock at once: what holds one table up must not hold up the others.
-    async fn tell(
-        &mut self,
-        next: &[Followed],
-        note: &mut Note,
-        log: &mut Log<'_>,
-    ) -> Result<()> {
-        let (later, now): (Vec<Seen>, Vec<Seen>) = std::mem::take(&mut note.markers)
-            .into_iter()
-            .partition(|it| it.relation_oid != 0);
-        note.markers = later;
+    async fn tell(&mut self, next: &[Followed], note: &mut Note, log: &mut Log<'_>) -> Result<()> {
+        let attached = i32::from(Kind::PartitionsAttached);
+        let markers = std::mem::take(&mut note.markers).into_iter();
+        let (replaced, markers): (Vec<Seen>, Vec<Seen>) =
+            markers.partition(|it| it.relation_oid != 0);
+        // A new partition may have to be published first.
+        let (later, now): (Vec<Seen>, Vec<Seen>) =
+            markers.into_iter().partition(|it| it.kind == attached);
+        self.later.extend(later);
+        note.markers = replaced;
+        note.markers.extend(self.later.iter().cloned());
         let at_once = Note {
             markers: now,
             roots: self.roots(next),
@@ -177,11 +187,15 @@ impl Tables {
         let (changed, same): (Vec<_>, Vec<_>) =
             changed.partition(|(oid, all)| before.get(oid) != Some(all));
         // What was protected may be published again as before.
-        let back = same.into_iter().filter(|(oid, all)| now.get(oid) != Some(all));
+        let back = same
+            .into_iter()
+            .filter(|(oid, all)| now.get(oid) != Some(all));
         let anew: BTreeSet<u32> = changed.iter().map(|(oid, _)| *oid).collect();
         note.published = changed.into_iter().chain(back).collect();
         note.published.sort_unstable();
-        let anew = next.iter().filter(|it| it.is_published_anew(&anew, &before));
+        let anew = next
+            .iter()
+            .filter(|it| it.is_published_anew(&anew, &before));
         let detail = "other events of the table are published from here on";
         let anew = anew.map(|it| it.mark(Kind::PublishedEventsChanged, detail, log.now));
         let anew: Vec<Seen> = anew.collect();
@@ -199,6 +213,7 @@ impl Tables {
             self.current.push(next);
         }
         self.followed = next;
+        self.later.clear();
         incomplete(moved, note.markers, open, log).await
     }
 }
@@ -430,7 +445,10 @@ impl Look<'_> {
 /// changed and all rows were written anew, or a column came with a value for the rows that are
 /// there. TRUNCATE, which the log has, VACUUM FULL and CLUSTER change no column.
 fn rewritten(was: &Storage, is: &Storage) -> bool {
-    let filled = is.missing.iter().any(|column| !was.missing.contains(column));
+    let filled = is
+        .missing
+        .iter()
+        .any(|column| !was.missing.contains(column));
     (was.file != is.file && was.columns != is.columns) || filled
 }
 

@@ -11,15 +11,13 @@ use tokio_postgres::Row;
 use super::{
     Feed, Request, Source, fault,
     feed::Output,
-    note::Root,
     position::{Position, Tokens},
     preflight::{self, Database, get},
-    publication,
     pump::{Acknowledge, Pump},
     relation::Relations,
     session::Session,
     slot::{BUFFER, CONNECT_LIMIT, LARGEST_MESSAGE, WAL_SENDER_TIMEOUT},
-    watch::Shared,
+    watch::Watch,
 };
 use crate::{
     domain::{
@@ -84,7 +82,6 @@ where
 struct Reader {
     durable: Durable,
     request: Request,
-    shared: Shared,
     pump: Option<Pump>,
 }
 
@@ -93,7 +90,6 @@ impl Reader {
         Self {
             durable,
             request,
-            shared: Shared::default(),
             pump: None,
         }
     }
@@ -182,57 +178,51 @@ impl Reader {
         Ok((stream.map_err(fault::of_slot)?, session, database))
     }
 
-    /// Reads until the connection ends.
+    /// Reads until the connection ends, and watches the tables meanwhile.
     async fn read(
         &mut self,
         stream: ReplicationStream,
-        mut session: Session,
+        session: Session,
         database: Database,
         out: &mut Option<Output>,
     ) -> Result<()> {
-        if let Some(pump) = &mut self.pump {
-            pump.reconnect(stream, session);
-            return pump.read(&self.shared).await;
-        }
-        let Some(out) = out.take() else {
-            return Err(Error::internal("a change stream was begun twice"));
+        let resume = self.resume();
+        let Self {
+            durable,
+            request,
+            pump,
+        } = self;
+        let source = &durable.source;
+        let watcher = Session::connect(source).await.map_err(fault::of_setup)?;
+        let watch = Watch::resume(watcher, source, request, database.encoding).await?;
+        let shared = watch.shared();
+        let reading = async {
+            if let Some(pump) = pump {
+                pump.reconnect(stream, session);
+                return pump.read(&shared).await;
+            }
+            let Some(out) = out.take() else {
+                return Err(Error::internal("a change stream was begun twice"));
+            };
+            let relations = Relations::new(request.key_columns.clone(), database.encoding);
+            let kind = (
+                Tokens::Durable(source.uid, durable.log, durable.options),
+                Acknowledge::Recorded(durable.recorded.clone()),
+                source.secret,
+            );
+            let begun = Pump::new((stream, resume), session, relations, request, kind, out);
+            pump.insert(begun).run(&shared).await
         };
-        self.learn(&mut session, &database).await?;
-        let relations = Relations::new(self.request.key_columns.clone(), database.encoding);
-        let Durable { log, options, .. } = self.durable;
-        let tokens = Tokens::Durable(self.durable.source.uid, log, options);
-        let acknowledge = Acknowledge::Recorded(self.durable.recorded.clone());
-        let begin = (stream, self.resume());
-        let kind = (tokens, acknowledge, self.durable.source.secret);
-        let pump = Pump::new(begin, session, relations, &self.request, kind, out);
-        self.pump.insert(pump).run(&self.shared).await
+        tokio::select! {
+            ended = reading => ended,
+            never = watch.run() => match never {},
+        }
     }
 
     /// Where to go on at first.
     fn resume(&self) -> Position {
         let acknowledged = *self.durable.recorded.borrow();
         self.durable.resume.unwrap_or(acknowledged).into()
-    }
-
-    /// What is published of the tables now.
-    async fn learn(&self, session: &mut Session, database: &Database) -> Result<()> {
-        let mut state = self.shared.state.lock().await;
-        let names = &self.request.tables;
-        let found = publication::followed(session, database.encoding, names).await?;
-        for (oid, table) in found {
-            state.followed.push(oid);
-            let published = publication::published(oid, &table, self.request.publish);
-            state.published.extend(published);
-            let root = Root {
-                oid,
-                namespace: table.namespace,
-                name: table.name,
-                columns: table.columns,
-            };
-            let leaves = table.leaves.keys();
-            state.roots.extend(leaves.map(|leaf| (*leaf, root.clone())));
-        }
-        Ok(())
     }
 
     /// Refuses a slot from which the stream cannot go on without a gap. The server moves a start

@@ -10,14 +10,11 @@
 //! published as their root's would have the identity of the root, and the truncation of a
 //! partition would not be published at all.
 
-use std::{
-    collections::{BTreeMap, BTreeSet},
-    time::Duration,
-};
+use std::{collections::BTreeSet, time::Duration};
 
 use super::{
     Publish, Request, Source,
-    catalog::{self, Encoding, Table},
+    catalog::Table,
     fault,
     preflight::{self, Database, get},
     session::Session,
@@ -217,18 +214,21 @@ pub(super) fn member(publication: &str, verb: &str, table: u32) -> String {
     )
 }
 
-/// The tables of these names that are there, by oid.
-pub(super) async fn followed(
-    session: &mut Session,
-    encoding: Encoding,
-    names: &[TableName],
-) -> Result<BTreeMap<u32, Table>> {
-    if names.is_empty() {
-        return Ok(BTreeMap::new());
-    }
-    let oids = catalog::oids(session, names).await?;
-    let oids: Vec<u32> = oids.into_iter().flatten().collect();
-    catalog::tables(session, encoding, &oids).await
+/// What the publications that begin with `prefix` publish now.
+pub(super) async fn current(session: &mut Session, prefix: &str) -> Result<Vec<Wanted>> {
+    let query = "select p.pubname::text, p.pubupdate,
+            array(select r.prrelid from pg_publication_rel r where r.prpubid = p.oid)
+        from pg_publication p where starts_with(p.pubname::text, $1 || '_')";
+    let rows = session.query(query, &[&prefix]).await;
+    let rows = rows.map_err(fault::of_setup)?;
+    let wanted = rows.iter().map(|row| {
+        Ok(Wanted {
+            name: get(row, 0)?,
+            all: get(row, 1)?,
+            tables: get::<Vec<u32>>(row, 2)?.into_iter().collect(),
+        })
+    });
+    wanted.collect()
 }
 
 /// Checks that the publications existed when the slot was created. From then on, the loss of a

@@ -22,7 +22,9 @@ use tokio::sync::Mutex;
 
 use self::{named::Named, tables::Tables};
 use super::{
-    Request, Source, fault,
+    Request, Source,
+    catalog::Encoding,
+    fault,
     note::{End, Note, Root},
     preflight::{Database, get},
     session::Session,
@@ -102,6 +104,30 @@ impl<'a> Watch<'a> {
             shared,
             watched,
         }
+    }
+
+    /// Over a change stream, whose publications were made before.
+    pub(super) async fn resume(
+        mut session: Session,
+        source: &'a Source,
+        request: &Request,
+        encoding: Encoding,
+    ) -> Result<Self> {
+        let shared = Shared::default();
+        let watched = match &request.publication {
+            Some(publication) => Watched::Named(Named::new(publication, request.on_change)),
+            None => {
+                let tables = Tables::resume(&mut session, source, request, encoding).await?;
+                tables.begin(&mut *shared.state.lock().await);
+                Watched::Tables(tables)
+            }
+        };
+        Ok(Self {
+            session,
+            source,
+            shared,
+            watched,
+        })
     }
 
     /// What it shares with the pump.

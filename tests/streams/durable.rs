@@ -335,3 +335,29 @@ async fn tokens_that_cannot_be_gone_on_from_are_refused() {
         assert_eq!(reason(&status), "FIELD_INVALID", "{status:?}");
     }
 }
+
+#[tokio::test]
+async fn a_stream_watches_its_tables() {
+    for rig in rigs().await {
+        rig.run("create table t (id int not null, v text, constraint k primary key (id))")
+            .await;
+        let name = stream(&rig, "t").await;
+        let mut first = subscribe(&rig, &name, b"").await;
+        rig.run("alter table t drop constraint k").await;
+        first.marked("published_events_changed t()").await;
+        rig.run("update t set v = 'unseen'; insert into t values (1, 'a')")
+            .await;
+        assert_eq!(rows(&mut first, 1).await, ["insert t -> (1,a)"]);
+        drop(first);
+        // While nobody subscribed the key came back, which the next subscriber's watch finds.
+        rig.run("alter table t add constraint k primary key (id)").await;
+        let mut second = subscribe(&rig, &name, b"").await;
+        second.marked("published_events_changed t()").await;
+        rig.run("update t set v = 'b'").await;
+        let last = rows(&mut second, 2).await.pop().unwrap();
+        assert_eq!(last, "update t -> (1,b) t:1");
+        rig.run("drop table t; create table t (id int primary key)").await;
+        let status = second.end().await;
+        assert_eq!(reason(&status), "TABLE_REPLACED", "{status:?}");
+    }
+}

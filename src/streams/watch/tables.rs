@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet, HashMap};
 
 use super::{Log, State};
 use crate::{
-    domain::{Result, postgres::TableName},
+    domain::{Error, Reason, Result, postgres::TableName},
     pb::v1::marker::Kind,
     pg::Lsn,
     streams::{
@@ -13,6 +13,7 @@ use crate::{
         note::{End, Note, Root, Seen},
         preflight::Database,
         publication::{self, LOCK_TIMEOUT, Numbered, Wanted},
+        session::Session,
     },
 };
 
@@ -66,6 +67,63 @@ impl Tables {
             current: publication::wanted(&source.slot, &numbered, request.publish),
             later: Vec::new(),
         }
+    }
+
+    /// Of a change stream: by what its publications hold. A table that was replaced while nobody
+    /// watched is found at the first look.
+    pub(super) async fn resume(
+        session: &mut Session,
+        source: &Source,
+        request: &Request,
+        encoding: Encoding,
+    ) -> Result<Self> {
+        let current = publication::current(session, &source.slot).await?;
+        let named = catalog::oids(session, &request.tables).await?;
+        let mut oids: BTreeSet<u32> = named.iter().flatten().copied().collect();
+        oids.extend(current.iter().flat_map(|it| it.tables.iter().copied()));
+        let oids: Vec<u32> = oids.into_iter().collect();
+        let tables = catalog::tables(session, encoding, &oids).await?;
+        let mut followed = Vec::new();
+        for (number, (asked, named)) in request.tables.iter().zip(named).enumerate() {
+            let name = format!("{}_{number}", source.slot);
+            let members = members(&current, &name);
+            let of_it = |oid: &u32| {
+                let table = tables.get(oid);
+                members.contains(oid)
+                    || table.is_some_and(|it| it.leaves.keys().any(|leaf| members.contains(leaf)))
+            };
+            let former = members.iter().find(|oid| tables.contains_key(oid));
+            let oid = named.filter(of_it).or(former.copied());
+            // One that was dropped has left its publication.
+            let Some(table) = oid.or(named).and_then(|oid| tables.get(&oid)) else {
+                let message = format!("the table {asked} was dropped");
+                return Err(
+                    Error::new(Reason::TableReplaced, message).with_resource(asked.to_string())
+                );
+            };
+            followed.push(Followed {
+                number,
+                asked: asked.clone(),
+                oid: oid.unwrap_or_default(),
+                table: table.clone(),
+                gone: oid.is_none(),
+                seen: Lsn::ZERO,
+            });
+        }
+        let partitions: BTreeSet<u32> = followed
+            .iter()
+            .flat_map(|it| it.table.leaves.keys().copied())
+            .collect();
+        followed.retain(|it| !partitions.contains(&it.oid));
+        Ok(Self {
+            prefix: source.slot.clone(),
+            publish: request.publish,
+            on_change: request.on_change,
+            encoding,
+            followed,
+            current,
+            later: Vec::new(),
+        })
     }
 
     /// What the pump has to know at first.
@@ -216,6 +274,15 @@ impl Tables {
         self.later.clear();
         incomplete(moved, note.markers, open, log).await
     }
+}
+
+/// The tables in the publications of a number.
+fn members(current: &[Wanted], name: &str) -> BTreeSet<u32> {
+    let inserts = format!("{name}_inserts");
+    let ours = current
+        .iter()
+        .filter(|it| it.name == name || it.name == inserts);
+    ours.flat_map(|it| it.tables.iter().copied()).collect()
 }
 
 /// What holds rows of a table: itself or a partition.

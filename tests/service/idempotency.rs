@@ -6,15 +6,16 @@ use futures::future::join_all;
 use howdah::pb::{
     google::longrunning::Operation,
     v1::{
-        CreateDatabaseRequest, CreateInstanceRequest, Database, DeleteDatabaseRequest,
-        DeleteInstanceRequest, Instance, RestartInstanceRequest, StartInstanceRequest,
-        StopInstanceRequest, UndeleteInstanceRequest,
+        ChangeStream, CreateChangeStreamRequest, CreateDatabaseRequest, CreateInstanceRequest,
+        Database, DeleteChangeStreamRequest, DeleteDatabaseRequest, DeleteInstanceRequest,
+        Instance, RestartInstanceRequest, StartInstanceRequest, StopInstanceRequest,
+        UndeleteInstanceRequest,
     },
 };
 use tonic::{Code::InvalidArgument, Status};
 use uuid::Uuid;
 
-use super::rig::{Metadata, refused, serve};
+use super::rig::{Metadata, refused, serve, superuser};
 use crate::support::howdah::{Howdah, create_database, create_instance, instance_name, succeeded};
 
 /// A mutation as it was sent, to be sent again.
@@ -28,6 +29,8 @@ enum Sent {
     RestartInstance(RestartInstanceRequest),
     CreateDatabase(CreateDatabaseRequest),
     DeleteDatabase(DeleteDatabaseRequest),
+    CreateChangeStream(CreateChangeStreamRequest),
+    DeleteChangeStream(DeleteChangeStreamRequest),
 }
 
 impl Sent {
@@ -35,6 +38,7 @@ impl Sent {
         let sent = self.clone();
         let mut instances = howdah.instances().await;
         let mut databases = howdah.databases().await;
+        let mut streams = howdah.streams().await;
         let answer = match sent {
             Self::CreateInstance(request) => instances.create_instance(request).await,
             Self::DeleteInstance(request) => instances.delete_instance(request).await,
@@ -44,6 +48,8 @@ impl Sent {
             Self::RestartInstance(request) => instances.restart_instance(request).await,
             Self::CreateDatabase(request) => databases.create_database(request).await,
             Self::DeleteDatabase(request) => databases.delete_database(request).await,
+            Self::CreateChangeStream(request) => streams.create_change_stream(request).await,
+            Self::DeleteChangeStream(request) => streams.delete_change_stream(request).await,
         };
         answer.map(tonic::Response::into_inner)
     }
@@ -61,6 +67,8 @@ impl Sent {
             Self::RestartInstance(request) => request.etag = etag,
             Self::CreateDatabase(request) => request.database_id.push('x'),
             Self::DeleteDatabase(request) => request.force = !request.force,
+            Self::CreateChangeStream(request) => request.change_stream_id.push('x'),
+            Self::DeleteChangeStream(request) => request.force = !request.force,
         }
         other
     }
@@ -94,6 +102,22 @@ fn mutations() -> Vec<Sent> {
         Sent::CreateDatabase(CreateDatabaseRequest {
             request_id: id(),
             ..create_database("orders", "shop")
+        }),
+        Sent::CreateChangeStream(CreateChangeStreamRequest {
+            parent: name.clone(),
+            change_stream_id: "audit".into(),
+            change_stream: Some(ChangeStream {
+                database: "shop".into(),
+                tables: vec!["items".into()],
+                ..ChangeStream::default()
+            }),
+            request_id: id(),
+            ..CreateChangeStreamRequest::default()
+        }),
+        Sent::DeleteChangeStream(DeleteChangeStreamRequest {
+            name: format!("{name}/changeStreams/audit"),
+            request_id: id(),
+            ..DeleteChangeStreamRequest::default()
         }),
         change!(RestartInstance, RestartInstanceRequest),
         Sent::DeleteDatabase(DeleteDatabaseRequest {
@@ -150,6 +174,11 @@ async fn replays_find_the_first_operation() {
     let mut howdah = serve().await;
     let mut done = Vec::new();
     for sent in mutations() {
+        if let Sent::CreateChangeStream(_) = &sent {
+            let admin = superuser(&howdah, "orders", "shop").await;
+            let table = "create table items (id int primary key)";
+            admin.batch_execute(table).await.unwrap();
+        }
         let first = sent.send(&howdah).await.unwrap();
         // While it may be under way.
         let again = sent.send(&howdah).await.unwrap();
@@ -171,7 +200,7 @@ async fn replays_find_the_first_operation() {
     howdah.start("").await;
     replays_lead_to(&howdah, &done).await;
     assert_eq!(metadata.content().await, before);
-    assert_eq!(metadata.count("requests").await, 8);
+    assert_eq!(metadata.count("requests").await, 10);
 }
 
 /// The answer got lost because the process was killed; whether it was accepted is

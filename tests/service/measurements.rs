@@ -23,7 +23,9 @@ async fn value(howdah: &Howdah, name: &str, labels: &[&str]) -> Option<f64> {
 }
 
 /// Metrics of what does not happen here.
-const RARE: [&str; 6] = [
+const RARE: [&str; 8] = [
+    "howdah_change_streams",
+    "howdah_change_streams_lag_bytes",
     "db_client_connection_timeouts_total",
     "howdah_orphans",
     "howdah_panics_total",

@@ -350,13 +350,15 @@ async fn a_stream_watches_its_tables() {
         assert_eq!(rows(&mut first, 1).await, ["insert t -> (1,a)"]);
         drop(first);
         // While nobody subscribed the key came back, which the next subscriber's watch finds.
-        rig.run("alter table t add constraint k primary key (id)").await;
+        rig.run("alter table t add constraint k primary key (id)")
+            .await;
         let mut second = subscribe(&rig, &name, b"").await;
         second.marked("published_events_changed t()").await;
         rig.run("update t set v = 'b'").await;
         let last = rows(&mut second, 2).await.pop().unwrap();
         assert_eq!(last, "update t -> (1,b) t:1");
-        rig.run("drop table t; create table t (id int primary key)").await;
+        rig.run("drop table t; create table t (id int primary key)")
+            .await;
         let status = second.end().await;
         assert_eq!(reason(&status), "TABLE_REPLACED", "{status:?}");
     }

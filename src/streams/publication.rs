@@ -70,7 +70,10 @@ pub(super) fn wanted(prefix: &str, tables: &[Numbered<'_>], publish: Publish) ->
         let Some(table) = table else { continue };
         let name = format!("{prefix}_{number}");
         let inserts = publish == Publish::Inserts;
-        let whole = !table.partitioned || inserts || table.identified();
+        // Without a key of the root, a partition that is attached may have none: it must not be
+        // published with its updates before that is known.
+        let keyed = table.storage.identified && table.identified();
+        let whole = !table.partitioned || inserts || keyed;
         let (mut tables, mut others) = (BTreeSet::from([*oid]), BTreeSet::new());
         if !whole {
             let leaf = |identified: bool| {

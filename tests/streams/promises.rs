@@ -208,10 +208,10 @@ async fn a_slot_that_the_server_gives_up_is_named_so() {
         rig.run("select pg_reload_conf()").await;
         let mut subscriber = rig.follow("t").await;
         // It does not read, and the log grows.
-        for round in 0..8 {
-            let from = round * 500;
+        for round in 0..4 {
+            let from = round * 300;
             rig.run(&format!(
-                "insert into t select i, repeat('x', 60000) from generate_series({from}, {from} + 499) i"
+                "insert into t select i, repeat('x', 60000) from generate_series({from}, {from} + 299) i"
             ))
             .await;
             rig.run("select pg_switch_wal()").await;

@@ -103,11 +103,14 @@ impl Subscriber {
     }
 
     pub async fn change(&mut self) -> Numbered {
+        // Heartbeats are batches, too: they must not make it wait for ever.
+        let start = std::time::Instant::now();
         loop {
             match self.changes.pop_front() {
                 Some(change) => return change,
                 None => drop(self.batch().await.unwrap()),
             }
+            assert!(start.elapsed() < 3 * LIMIT, "a change in time");
         }
     }
 

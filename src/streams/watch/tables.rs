@@ -128,9 +128,29 @@ impl Tables {
 
     /// What the pump has to know at first.
     pub(super) fn begin(&self, state: &mut State) {
-        state.published = published(&self.followed, self.publish);
+        state.published = self.published_now();
         state.followed = self.followed.iter().map(|it| it.oid).collect();
         state.roots = self.followed.iter().flat_map(Followed::roots).collect();
+    }
+
+    /// What the publications publish of each table and partition.
+    fn published_now(&self) -> HashMap<u32, bool> {
+        let of = |oid: u32, root: u32| {
+            let mut current = self.current.iter();
+            let found = current.find(|it| it.tables.contains(&oid) || it.tables.contains(&root));
+            found.is_some_and(|it| it.all)
+        };
+        let tables = self.followed.iter().flat_map(|followed| {
+            let leaves = followed.table.leaves.keys();
+            let leaves = leaves.map(|leaf| (*leaf, of(*leaf, followed.oid)));
+            let all = leaves.clone().all(|(_, all)| all);
+            let own = match followed.table.partitioned {
+                true => all && followed.table.identified(),
+                false => of(followed.oid, followed.oid),
+            };
+            leaves.chain([(followed.oid, own)]).collect::<Vec<_>>()
+        });
+        tables.collect()
     }
 
     pub(super) async fn look(&mut self, log: &mut Log<'_>) -> Result<()> {

@@ -42,7 +42,7 @@ async fn stream(rig: &Rig<'_>, tables: &str) -> String {
 fn request(name: &str, token: &[u8]) -> SubscribeRequest {
     SubscribeRequest {
         change_stream: name.into(),
-        resume_token: token.to_vec().into(),
+        resume_token: token.to_vec(),
         heartbeat_interval: Some(prost_types::Duration {
             seconds: 0,
             nanos: 100_000_000,
@@ -71,7 +71,7 @@ async fn subscribe(rig: &Rig<'_>, name: &str, token: &[u8]) -> Subscriber {
 async fn acknowledge(rig: &Rig<'_>, name: &str, token: &[u8]) -> Result<u64, Status> {
     let request = AcknowledgeRequest {
         change_stream: name.into(),
-        token: token.to_vec().into(),
+        token: token.to_vec(),
     };
     let answer = rig.howdah.streams().await.acknowledge(request).await?;
     Ok(answer.into_inner().acknowledged)

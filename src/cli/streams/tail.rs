@@ -23,8 +23,8 @@ pub(super) async fn follow(
         key_columns: subscribe.key_columns.clone(),
         take_over: subscribe.take_over,
         resume_token: match &subscribe.token_file {
-            Some(file) => read(file)?.into(),
-            None => Vec::new().into(),
+            Some(file) => read(file)?,
+            None => Vec::new(),
         },
         ..SubscribeRequest::default()
     };

@@ -58,7 +58,7 @@ impl Message for EncodedBatch {
         buffer.put_slice(&self.0);
     }
 
-    /// Nobody decodes it: the server only sends it.
+    /// Unused: the server only sends this message.
     fn merge_field(
         &mut self,
         tag: u32,

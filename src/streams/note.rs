@@ -135,7 +135,7 @@ impl Note {
         )
     }
 
-    /// Reads a note. None for what is no note: the prefix can be used by anybody.
+    /// Reads a note. Returns none if the content is not a note.
     pub(super) fn read(content: &[u8]) -> Option<Self> {
         serde_json::from_slice(content).ok()
     }

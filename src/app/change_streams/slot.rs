@@ -49,7 +49,7 @@ impl Slot {
         self.restart_lsn.as_deref()?.parse().ok()
     }
 
-    /// Since when nobody has read from it, as far as its version says.
+    /// When its last reader left, if this version of PostgreSQL says it.
     pub(in crate::app) fn inactive_since(&self) -> Option<DateTime<Utc>> {
         let time = DateTime::parse_from_rfc3339(self.inactive_since.as_deref()?);
         time.ok().map(|time| time.to_utc())

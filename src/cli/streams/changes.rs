@@ -62,7 +62,7 @@ impl Tables {
                 "incompleteXids": marker.incomplete_xids,
                 "detail": marker.detail,
             }),
-            // They are asked for by nobody here.
+            // This command never asks for fragments.
             Event::Fragment(_) => return None,
         };
         if let (Some((xid, commit_lsn)), Some(record)) = (&self.transaction, record.as_object_mut())

@@ -274,7 +274,7 @@ impl Printer {
                 return Ok(true);
             }
         }
-        // One write for a batch: a line that is cut in two helps nobody.
+        // One write for a batch: readers of the output never see half a line.
         self.flush()?;
         Ok(false)
     }
